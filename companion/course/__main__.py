@@ -1,0 +1,48 @@
+"""``python -m companion.course``: make the notebooks, run them, measure them."""
+
+import argparse
+import sys
+
+from companion.course.manifest import PROFILES, read_book
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m companion.course", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    notebooks = commands.add_parser("notebooks", help="make solutions/*.ipynb and the learner's notebooks")
+    solutions = commands.add_parser("solutions", help="run every solution on this machine and report")
+    measure = commands.add_parser("measure", help="measure time, memory and bands into book.toml")
+    for command in (notebooks, solutions, measure):
+        command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder (default: all)")
+    for command in (solutions, measure):
+        command.add_argument("--profile", choices=PROFILES, help="default: full with a GPU, quick without")
+    measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
+    options = parser.parse_args(argv)
+
+    # Imported where needed: learners have neither jupytext nor nbgrader.
+    from companion.course.execution import CellError
+
+    try:
+        book = read_book()
+        chapters = book.select(options.chapter)
+        if options.command == "notebooks":
+            from companion.course.authoring import make_notebooks
+
+            for chapter in chapters:
+                make_notebooks(book, chapter)
+        elif options.command == "solutions":
+            from companion.course.runner import run_solutions
+
+            return run_solutions(book, chapters, options.profile)
+        else:
+            from companion.course.measure import measure as run_measure
+
+            run_measure(book, chapters, options.profile, seeds=options.seeds)
+    except (CellError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

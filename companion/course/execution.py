@@ -1,0 +1,129 @@
+"""Running a notebook in a fresh kernel, and reading what it left."""
+
+import ast
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+GLUED = (
+    "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
+)
+
+
+class CellError(Exception):
+    """A cell that did not run, or left what may not stay; the message names the notebook and the cell."""
+
+
+@dataclass
+class Cost:
+    """What a run took: filled in when it ends, also by an error."""
+
+    minutes: float = 0.0
+    memory_mb: int = 0
+
+
+def execute(
+    notebook: NotebookNode, *, name: str, folder: Path, env: Mapping[str, str], cost: Cost | None = None
+) -> None:
+    """Run ``notebook`` in place, in ``folder``, with progress; ``env`` is added to the environment.
+
+    ``COMPANION_SEED`` and ``COMPANION_STRICT`` of the caller do not reach the notebook.
+
+    Raises:
+        CellError: a cell raised, or its kernel died.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("COMPANION_S")}
+    current: list[int] = []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    with tqdm(total=len(code), desc=name, unit="cell") as progress, measured(cost or Cost()):
+        client = NotebookClient(
+            notebook,
+            kernel_name="python3",
+            extra_arguments=["--log-level=40"],  # errors; no word on a transport that stays on this machine
+            timeout=None,
+            record_timing=False,
+            store_widget_state=False,
+            resources={"metadata": {"path": str(folder)}},
+            on_cell_start=lambda cell, cell_index: current.append(cell_index),
+            on_cell_executed=lambda cell, cell_index, execute_reply: progress.update(),
+        )
+        client.widget_registry = {}  # its Output widget stalls now and then (nbclient#312)
+        try:
+            client.execute(env=inherited | dict(env))
+        except CellExecutionError as error:
+            where = place(name, notebook, current[-1])
+            raise CellError(f"{where}: {error.ename}: {error.evalue}") from error
+        except DeadKernelError as error:
+            where = place(name, notebook, current[-1])
+            raise CellError(f"{where}: its kernel died (out of memory?)") from error
+
+
+def place(name: str, notebook: NotebookNode, index: int) -> str:
+    """Where a cell is, in words: the notebook, the cell's number from 1 and its first line."""
+    first = next(iter(notebook.cells[index].source.strip().splitlines()), "")
+    return f"{name}, cell {index + 1} ({first[:60]})"
+
+
+def glued(notebook: NotebookNode) -> dict[str, Any]:
+    """The values that ``myst_nb.glue`` left in a notebook, by name.
+
+    Raises:
+        CellError: one is not a plain Python number, string, list or dict (a tensor is stored as its repr, and a
+            very long list without its middle).
+    """
+    values: dict[str, Any] = {}
+    for index, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if GLUED not in output.get("data", {}):
+                continue
+            key, text = output.metadata["scrapbook"]["name"], output.data[GLUED]
+            try:
+                if re.search(r"\.\.\.", text):
+                    raise ValueError
+                values[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                where = place("glued values", notebook, index)
+                raise CellError(f"{where}: {key} = {text[:60]} is not a plain float, list or dict") from None
+    return values
+
+
+@contextmanager
+def measured(cost: Cost) -> Iterator[None]:
+    """Measure the time of the block and, five times a second, the resident memory of all that it starts."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            cost.memory_mb = max(cost.memory_mb, _children_mb())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        cost.minutes = (time.monotonic() - start) / 60
+        done.set()
+        watcher.join()
+
+
+def _children_mb() -> int:
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue  # it ended in the meantime
+    return total // 2**20
