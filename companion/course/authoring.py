@@ -61,7 +61,7 @@ def solution_notebook(book: Book, chapter: Chapter) -> NotebookNode:
     path = book.solution(chapter, ".py")
     if not path.is_file():
         raise ValueError(f"{path.relative_to(book.root)} is missing; book.toml has a chapter {chapter.name}")
-    notebook = jupytext.read(path, fmt="py:percent")
+    notebook: NotebookNode = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: Counter[str] = Counter()
@@ -95,7 +95,7 @@ def keep_outputs(notebook: NotebookNode, executed: NotebookNode, *, name: str, r
             continue
         cell.execution_count = ran.execution_count
         cell.outputs = _without_noise(ran.outputs)
-        for fault in (machine_fault(cell.outputs, root), picture_fault(cell.outputs)):
+        for fault in (picture_fault(cell.outputs), machine_fault(cell.outputs, root)):
             if fault:
                 raise CellError(f"{place(name, notebook, index)}: its output holds {fault}")
 

@@ -80,8 +80,8 @@ def glued(notebook: NotebookNode) -> dict[str, Any]:
     """The values that ``myst_nb.glue`` left in a notebook, by name.
 
     Raises:
-        CellError: one is not a plain Python number, string, list or dict (a tensor is stored as its repr, and a
-            very long list without its middle).
+        CellError: one is not a plain Python number, string, list or dict (a tensor is stored as its repr,
+            and a very long list without its middle).
     """
     values: dict[str, Any] = {}
     for index, cell in enumerate(notebook.cells):

@@ -1,0 +1,37 @@
+# The commands a person types. Each makes or completes .venv first (seconds, when there is nothing to do).
+# PYTHON=python3.12 chooses the interpreter, CHAPTER=01_autoencoder one chapter, PROFILE=quick|full|smoke a profile.
+PYTHON ?= python3
+SEEDS ?= 5
+PY = .venv/bin/python
+chapter = $(if $(CHAPTER),--chapter $(CHAPTER))
+profile = $(if $(PROFILE),--profile $(PROFILE))
+
+.PHONY: lab test test-browser notebooks solutions measure requirements
+.DEFAULT_GOAL = lab
+
+lab: setup-course  # open the course in JupyterLab
+	$(PY) -m jupyterlab chapters/00_start_here.ipynb $(LAB_FLAGS)
+
+test: setup-test  # everything CI checks
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m pytest --nbval-lax -n 2 --dist loadscope
+
+test-browser: setup-browser  # the same notebooks in JupyterLab in a real browser
+	$(PY) -m pytest -m browser tests/browser
+
+notebooks: setup-instructor  # authors: solutions/*.py -> solutions/*.ipynb and chapters/*.ipynb
+	$(PY) -m companion.course notebooks $(chapter)
+
+solutions: setup-instructor  # instructors: run every solution on this machine, and report
+	$(PY) -m companion.course solutions $(chapter) $(profile)
+
+measure: setup-instructor  # authors: minutes, memory and bands -> book.toml
+	$(PY) -m companion.course measure $(chapter) $(profile) --seeds $(SEEDS)
+
+requirements:  # authors: the newest versions that go together -> requirements.txt (needs uv)
+	uv pip compile --universal --all-extras --upgrade --python-version 3.11 --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" pyproject.toml -o requirements.txt
+
+setup-%:
+	@$(PYTHON) companion/course/bootstrap.py $*

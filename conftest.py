@@ -1,0 +1,42 @@
+"""How pytest runs the notebooks: with which profile, never past a cell's time-out, and how long each took."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything imports torch: two spinning OpenMP threads on a busy machine are 20 times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Run solutions strictly and in profile quick, learners' notebooks in profile smoke."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.path.suffix == ".ipynb":
+            answers = item.path.parent.name == "solutions"
+            patch.setenv("COMPANION_PROFILE", "quick" if answers else "smoke")
+            patch.setenv("COMPANION_STRICT", "1" if answers else "0")
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a cell that timed out: nbval interrupts it, and a training loop that survives that would pass."""
+    result = yield
+    if getattr(item.parent, "timed_out", False):
+        pytest.fail("the cell timed out")
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and ".ipynb::" in report.nodeid:
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if seconds:
+        terminalreporter.section("slowest notebooks")
+        for notebook, total in seconds.most_common(10):
+            terminalreporter.write_line(f"{total:7.1f} s  {notebook}")
