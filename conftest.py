@@ -1,7 +1,6 @@
 """How pytest runs the notebooks: with which profile, never past a cell's time-out, and how long each took."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -31,12 +30,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport) and ".ipynb::" in report.nodeid:
-                seconds[report.nodeid.partition("::")[0]] += report.duration
+                notebook = report.nodeid.partition("::")[0]
+                seconds[notebook] = seconds.get(notebook, 0) + report.duration
     if seconds:
         terminalreporter.section("slowest notebooks")
-        for notebook, total in seconds.most_common(10):
+        for notebook, total in sorted(seconds.items(), key=lambda item: -item[1])[:10]:
             terminalreporter.write_line(f"{total:7.1f} s  {notebook}")

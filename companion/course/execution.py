@@ -45,29 +45,27 @@ def execute(
         CellError: a cell raised, or its kernel died.
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("COMPANION_S")}
-    current: list[int] = []
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    with tqdm(total=len(code), desc=name, unit="cell") as progress, measured(cost or Cost()):
-        client = NotebookClient(
-            notebook,
-            kernel_name="python3",
-            extra_arguments=["--log-level=40"],  # errors; no word on a transport that stays on this machine
-            timeout=None,
-            record_timing=False,
-            store_widget_state=False,
-            resources={"metadata": {"path": str(folder)}},
-            on_cell_start=lambda cell, cell_index: current.append(cell_index),
-            on_cell_executed=lambda cell, cell_index, execute_reply: progress.update(),
-        )
-        client.widget_registry = {}  # its Output widget stalls now and then (nbclient#312)
-        try:
-            client.execute(env=inherited | dict(env))
-        except CellExecutionError as error:
-            where = place(name, notebook, current[-1])
-            raise CellError(f"{where}: {error.ename}: {error.evalue}") from error
-        except DeadKernelError as error:
-            where = place(name, notebook, current[-1])
-            raise CellError(f"{where}: its kernel died (out of memory?)") from error
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        extra_arguments=["--log-level=40"],  # errors; no word on a transport that stays on this machine
+        timeout=None,
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    client.widget_registry = {}  # its Output widget stalls now and then (nbclient#312)
+    code = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    # Not client.execute(): it turns Ctrl-C into a dead kernel, and the caller would go on with the next notebook.
+    with measured(cost or Cost()), client.setup_kernel(env=inherited | dict(env)):
+        for index in tqdm(code, desc=name, unit="cell"):
+            try:
+                client.execute_cell(notebook.cells[index], index)
+            except CellExecutionError as error:
+                where = place(name, notebook, index)
+                raise CellError(f"{where}: {error.ename}: {error.evalue}") from error
+            except DeadKernelError as error:
+                where = place(name, notebook, index)
+                raise CellError(f"{where}: its kernel died (out of memory?)") from error
 
 
 def place(name: str, notebook: NotebookNode, index: int) -> str:

@@ -75,7 +75,7 @@ def begin(name: str, *, book: Book | None = None) -> Session:
     book = book or read_book()
     chapter = book.chapter(name)
     profile = current_profile()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     settings = SimpleNamespace(**chapter.settings[profile])
     rows = {
         "profile": {
@@ -100,6 +100,11 @@ def current_profile() -> str:
     if profile not in PROFILES:
         raise ValueError(f"COMPANION_PROFILE: got {profile!r}, want one of {', '.join(PROFILES)}")
     return profile
+
+
+def default_device() -> torch.device:
+    """Where the course computes: never on Apple's GPUs, on which its numbers were not measured."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def strict() -> bool:

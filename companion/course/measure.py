@@ -1,0 +1,91 @@
+"""For authors: run a solution once per seed; write its minutes, memory and bands into ``book.toml``."""
+
+import os
+import statistics
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
+
+import tomlkit
+import torch
+from scipy.special import stdtrit
+
+from companion.course.authoring import solution_notebook
+from companion.course.execution import Cost, execute, glued
+from companion.course.manifest import MANIFEST, Book, Chapter
+from companion.course.session import EXPECTED, current_profile, default_device, machine
+
+FEWEST = 5
+
+
+def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, seeds: int = FEWEST) -> None:
+    """Run each chapter's source with seeds 0 … ``seeds`` - 1 and write what was measured, chapter by chapter.
+
+    Raises:
+        ValueError: ``seeds`` are too few for a band.
+        CellError: a run failed; what was measured of earlier chapters is kept.
+    """
+    if seeds < FEWEST:
+        raise ValueError(f"seeds: got {seeds}, want at least {FEWEST}; fewer say too little about the spread")
+    profile = profile or current_profile()
+    for chapter in chapters:
+        costs = [Cost() for _ in range(seeds)]
+        values: dict[str, list[float]] = {}
+        for seed, cost in enumerate(costs):
+            notebook = solution_notebook(book, chapter)
+            execute(
+                notebook,
+                name=f"{chapter.name}, {profile}, seed {seed}",
+                folder=book.solution(chapter).parent,
+                env={"COMPANION_PROFILE": profile, "COMPANION_SEED": str(seed)},
+                cost=cost,
+            )
+            for name, value in glued(notebook).items():
+                if name.startswith(EXPECTED):
+                    values.setdefault(name.removeprefix(EXPECTED), []).append(value)
+        device = default_device()
+        entry = {
+            "minutes": round(statistics.median(cost.minutes for cost in costs), 2),
+            "memory_mb": max(cost.memory_mb for cost in costs),
+            "seeds": seeds,
+            "machine": machine(device),
+            "versions": {"torch": torch.__version__},
+        }
+        bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" else {}
+        _record(book, chapter, profile, device.type, entry, bands)
+
+
+def band(values: list[float]) -> list[float]:
+    """Where 99 of 100 further runs fall, mean ± t₀.₉₉₅(n-1) · s · √(1 + 1/n), rounded outward."""
+    n = len(values)
+    reach = float(stdtrit(n - 1, 0.995)) * statistics.stdev(values) * (1 + 1 / n) ** 0.5
+    mean = statistics.fmean(values)
+    return [_rounded(mean - reach, ROUND_FLOOR), _rounded(mean + reach, ROUND_CEILING)]
+
+
+def _rounded(value: float, direction: str) -> float:
+    exact = Decimal(value)
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), direction))
+
+
+def _record(
+    book: Book,
+    chapter: Chapter,
+    profile: str,
+    kind: str,
+    entry: dict[str, Any],
+    bands: dict[str, list[float]],
+) -> None:
+    path = book.root / MANIFEST
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    table: Any = document
+    for key in ("measured", chapter.name, profile):
+        if key not in table:
+            table.add(key, tomlkit.table(is_super_table=True))
+        table = table[key]
+    table[kind] = entry
+    if bands:
+        table["bands"] = bands
+    temporary = path.with_name(f".{MANIFEST}.{os.getpid()}")
+    temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
+    temporary.replace(path)
+    print(f"{MANIFEST}: measured.{chapter.name}.{profile}: {entry['minutes']} minutes, {len(bands)} bands")
