@@ -1,0 +1,64 @@
+"""Image sets, each as one tensor: made (glyphs), published (mnist, …), or your own folder."""
+
+from pathlib import Path
+
+from companion.data.images import ImageSet, whole_number
+
+__all__ = ["ImageSet", "load"]
+
+
+def load(
+    name: str | Path,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    root: str | Path | None = None,
+) -> ImageSet:
+    """Load a set of images; what cannot be had is an error, never other images.
+
+    Args:
+        name: ``"glyphs"`` (digits drawn by the computer, 28×28), ``"mnist"``, ``"fashion-mnist"``,
+            ``"cifar10"``, ``"celeba"``, or the path of a folder of images (see ``companion.data.folder``).
+        split: ``"train"`` or ``"test"``; for a folder, the sub-folder of that name where there is one.
+        size: how many images. Glyphs are made to order, 10,000 where it is not given. Of the other sets all
+            are kept, or ``size`` of them, drawn with ``seed``, in the order of the set.
+        seed: what the random numbers depend on (together with ``split``, for glyphs).
+        image_size: crop each image to its middle square and resize it to this side. Where it is not given,
+            images stay as they are, but for celeba (64).
+        root: where published sets lie or are downloaded to; default: the environment variable
+            ``COMPANION_DATA``, else ``companion`` in the user's cache folder.
+
+    Raises:
+        ValueError: a wrong argument; a file that is damaged or does not decode, by name.
+        FileNotFoundError: a published set that is neither there nor to be downloaded.
+        PermissionError: a published set has to be extracted in a folder that cannot be written to.
+        ImportError: torchvision or pillow is missing (glyphs need neither).
+    """
+    from companion.data import (
+        folder,
+        glyphs,
+        real,
+    )  # here, so that ``python -m companion.data.glyphs`` is clean
+
+    if size is not None:
+        whole_number("size", size)
+    if image_size is not None:
+        whole_number("image_size", image_size)
+    whole_number("seed", seed, 0)
+    published = name in ("glyphs", *real.NAMES)
+    if published and split not in ("train", "test"):
+        raise ValueError(f"split: {name} has 'train' and 'test', got {split!r}")
+    if name == "glyphs":
+        if image_size not in (None, glyphs.SIZE):
+            raise ValueError(f"image_size: glyphs are {glyphs.SIZE}×{glyphs.SIZE}, got {image_size}")
+        return glyphs.glyphs(split, size=10_000 if size is None else size, seed=seed)
+    if published:
+        return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
+    if not Path(name).is_dir():
+        names = ", ".join(("glyphs", *real.NAMES))
+        raise ValueError(
+            f"name: wanted one of {names}, or the path of a folder of images; no folder {str(name)!r}"
+        )
+    return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)

@@ -1,0 +1,135 @@
+"""A folder of images, as it lies on the disk.
+
+One sub-folder a class (images may lie deeper in it), or no sub-folders and one class, named like the folder.
+All of it may lie in ``train/`` and ``test/``. Files whose name starts with a dot or ends unlike an image's
+are left out. The order is that of the names. Images are greyscale [1, H, W] if all are, else RGB [3, H, W];
+transparency is dropped; photographs are turned upright as their camera noted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from companion._extras import require
+from companion.data._progress import progress
+from companion.data.images import ImageSet, chosen
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: int | None) -> ImageSet:
+    """The images under ``path``; see ``companion.data.load``."""
+    top = _split_folder(path, split)
+    classes = _folders(top) or [top]
+    if classes != [top] and (loose := [file for file in _images(top, "*")]):
+        raise ValueError(
+            f"{top} has images ({loose[0].name}) beside sub-folders: move each into a class's sub-folder"
+        )
+    files, labels = [], []
+    for label, class_folder in enumerate(classes):
+        found = _images(class_folder, "**/*")
+        if not found:
+            raise ValueError(
+                f"{class_folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder"
+            )
+        files += found
+        labels += [label] * len(found)
+    kept = chosen(len(files), size, seed, str(top))
+    return ImageSet(
+        path.resolve().name,
+        split,
+        read_images([files[i] for i in kept], image_size),
+        torch.tensor(labels)[list(kept)],
+        tuple(class_folder.resolve().name for class_folder in classes),
+    )
+
+
+def read_images(files: Sequence[Path], image_size: int | None) -> Tensor:
+    """Decode image files, [N, C, H, W] uint8.
+
+    Raises:
+        ValueError: a file does not decode whole, or differs in size from the first and no size is asked for.
+    """
+    image_file = require("PIL.ImageFile", extra="data", what="reading image files")
+    images, colour = np.empty((0, 3, 0, 0), np.uint8), False
+    lenient, image_file.LOAD_TRUNCATED_IMAGES = (
+        image_file.LOAD_TRUNCATED_IMAGES,
+        False,
+    )  # half an image is an error
+    try:
+        for i, file in enumerate(progress(files, "reading images")):
+            image = _decode(file)
+            if image_size is not None:
+                image = middle_square(image, image_size)
+            colour = colour or image.mode not in ("1", "L", "LA")
+            if i == 0:
+                images = np.empty((len(files), 3, image.height, image.width), np.uint8)
+            height, width = images.shape[2:]
+            if (image.height, image.width) != (height, width):
+                raise ValueError(
+                    f"{file} is {image.width}×{image.height}, the images before it {width}×{height}: "
+                    f"crop and resize them all, for example with image_size={min(width, height)}"
+                )
+            images[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    finally:
+        image_file.LOAD_TRUNCATED_IMAGES = lenient
+    return torch.from_numpy(images if colour else images[:, :1].copy())
+
+
+def middle_square(image: Any, side: int) -> Any:
+    """The largest square in the middle of a pillow image, resized."""
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    return image.crop((left, top, left + short, top + short)).resize(
+        (side, side)
+    )  # bicubic, pillow's default
+
+
+def _decode(file: Path) -> Any:
+    pil = require("PIL.Image", extra="data", what="reading image files")
+    ops = require("PIL.ImageOps", extra="data", what="reading image files")
+    try:
+        with pil.open(file) as opened:
+            image = ops.exif_transpose(opened)
+    except Exception as error:  # pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        raise ValueError(
+            f"{file} does not decode ({error}): replace it by a whole copy, or delete it"
+        ) from error
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits first"
+        )
+    if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "PA"):
+        image = image.convert("RGB")  # before resizing: palette numbers cannot be averaged
+    return image
+
+
+def _split_folder(path: Path, split: str) -> Path:
+    names = {sub.name for sub in _folders(path)}
+    splits = {"train", "test"} <= names or (
+        names and names <= {"train", "val", "valid", "validation", "test"}
+    )
+    if splits and split in names:
+        return path / split
+    if splits or split != "train":
+        raise ValueError(
+            f"split: {path} has {sorted(names) if splits else 'no folders train and test'}, got {split!r}"
+        )
+    return path
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+
+
+def _images(path: Path, pattern: str) -> list[Path]:
+    return sorted(
+        file
+        for file in path.glob(pattern)
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )

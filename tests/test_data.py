@@ -1,0 +1,667 @@
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image, ImageFile
+
+from companion.data import ImageSet, load
+from companion.data.glyphs import TEST_FONTS, TRAIN_FONTS
+from companion.data.real import data_folder
+
+REAL = Path(
+    os.environ.get("COMPANION_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "datasets")
+)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """No test reaches the network; what it asked for is in the list."""
+    asked: list[str] = []
+
+    def refuse(request: Any, *args: Any, **kwargs: Any) -> None:
+        asked.append(getattr(request, "full_url", request))
+        raise URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path / "data"))
+    return asked
+
+
+def real_files(name: str) -> Path:
+    if not (REAL / name).is_dir():
+        pytest.skip(f"the real {name} files are not in {REAL} (set COMPANION_TEST_DATA)")
+    return REAL / name
+
+
+def copy_raw(name: str, root: Path) -> Path:
+    """The archives of a set, copied to where torchvision looks for them."""
+    raw = root / name / "raw"
+    raw.mkdir(parents=True)
+    for file in sorted((real_files(name) / "raw").iterdir()):
+        shutil.copyfile(file, raw / file.name)
+    return raw
+
+
+def digest(images: ImageSet) -> str:
+    labels = images.labels.numpy().astype("<i8").tobytes()
+    return hashlib.sha256(images.images.numpy().tobytes() + labels).hexdigest()
+
+
+def tiny(n: int = 6) -> ImageSet:
+    images = torch.arange(n * 2 * 3 * 5, dtype=torch.uint8).reshape(n, 2, 3, 5)
+    return ImageSet("tiny", "train", images, torch.arange(n) % 3, ("a", "b", "c"))
+
+
+# ImageSet
+
+
+def test_batch_gives_the_images_asked_for_as_floats_from_0_to_1() -> None:
+    images = tiny(8)
+    images.images[3, 0, 0, 0], images.images[3, 0, 0, 1] = 0, 255
+    x, y = images.batch(torch.tensor([3, 0, 3]))
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
+    assert torch.equal(x, images.images[[3, 0, 3]].double().div(255).float())
+    assert (x.min(), x.max()) == (0.0, 1.0)
+    assert y.tolist() == [0, 0, 0]
+    assert torch.equal(images.batch([3, 0, 3])[0], x)
+    assert torch.equal(images.batch(range(2))[1], torch.tensor([0, 1]))
+
+
+def test_batch_does_not_touch_the_set() -> None:
+    images = tiny()
+    before = images.images.clone()
+    images.batch([0, 1])[0].zero_()
+    images.batch([0, 1])[1].zero_()
+    assert torch.equal(images.images, before)
+    assert images.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([-1, 2], r"indices: wanted 0 to 5, got -1 to 2"),
+        ([6], r"indices: wanted 0 to 5, got 6 to 6"),
+        (torch.tensor([[0]]), r"indices: wanted int64 \[B\].*got int64 \[1, 1\]"),
+        (torch.tensor([0.0]), r"indices: .*got float32 \[1\]"),
+        (torch.ones(6, dtype=torch.bool), r"indices: .*got bool \[6\]"),
+        ([], r"indices: .*B ≥ 1"),
+    ],
+)
+def test_batch_refuses_indices_that_are_not_rows(indices: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny().batch(indices)
+
+
+def test_batch_goes_to_the_device_asked_for_and_the_set_stays() -> None:
+    images = tiny()
+    x, y = images.batch([1], "meta")
+    assert (x.device.type, y.device.type, images.device.type) == ("meta", "meta", "cpu")
+    assert (x.dtype, tuple(x.shape)) == (torch.float32, (1, 2, 3, 5))
+
+
+def test_subset_is_the_first_n() -> None:
+    images = tiny()
+    first = images.subset(2)
+    assert len(first) == 2
+    assert torch.equal(first.images, images.images[:2])
+    assert first.labels.tolist() == [0, 1]
+    assert (first.name, first.split, first.classes) == ("tiny", "train", ("a", "b", "c"))
+    for n in (0, 7, -1, True, 2.0):
+        with pytest.raises(ValueError, match=rf"^n: wanted .*got {n}"):
+            images.subset(n)  # type: ignore[arg-type]
+
+
+def test_an_image_set_says_what_it_is() -> None:
+    images = tiny()
+    assert (len(images), images.shape, images.device) == (6, (2, 3, 5), torch.device("cpu"))
+    assert repr(images) == "<tiny/train: 6 images 2×3×5, 3 classes, cpu>"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.zeros(6, 1, 2, 2)}, r"images: wanted uint8 .*got float32 \[6, 1, 2, 2\]"),
+        ({"images": torch.zeros(6, 2, 2, dtype=torch.uint8)}, r"images: .*got uint8 \[6, 2, 2\]"),
+        ({"images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8)}, r"images: .*N ≥ 1"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, r"labels: wanted int64 \[6\], got int64 \[5\]"),
+        ({"labels": torch.zeros(6)}, r"labels: wanted int64 \[6\], got float32 \[6\]"),
+        ({"labels": torch.zeros(6, dtype=torch.int64, device="meta")}, r"labels: wanted on cpu"),
+        ({"labels": torch.full((6,), 3)}, r"labels: wanted 0 to 2 .*got 3 to 3"),
+        ({"labels": torch.full((6,), -1)}, r"labels: wanted 0 to 2 .*got -1 to -1"),
+    ],
+)
+def test_an_image_set_refuses_tensors_that_do_not_fit(change: dict[str, Any], message: str) -> None:
+    images = tiny()
+    fields = {"name": "x", "split": "train", "images": images.images, "labels": images.labels}
+    with pytest.raises(ValueError, match=message):
+        ImageSet(**{**fields, "classes": images.classes, **change})
+
+
+def test_a_set_too_large_for_the_gpu_stays_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = tiny()
+    free = 2 * images.images.nbytes - 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    with pytest.warns(UserWarning, match="tiny/train stays on cpu"):
+        assert images.to("cuda") is images
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_batches_are_the_same_wherever_the_indices_lie() -> None:
+    images = load("glyphs", size=300)
+    there = images.to("cuda")
+    assert (there.device.type, there.labels.device.type) == ("cuda", "cuda")
+    rows = torch.randperm(300)[:64]
+    expected, labels = images.batch(rows)
+    for indices in (rows, rows.cuda()):
+        x, y = there.batch(indices)
+        assert x.device.type == y.device.type == "cuda"
+        torch.testing.assert_close(x.cpu(), expected, rtol=0, atol=1e-7)
+        assert torch.equal(y.cpu(), labels)
+    assert images.batch(rows.cuda(), "cuda")[0].device.type == "cuda"
+    assert there.batch(rows, "cpu")[0].device.type == "cpu"
+    assert torch.equal(there.to("cpu").images, images.images)
+
+
+# Glyphs
+
+
+def test_glyphs_are_the_same_bytes_everywhere() -> None:
+    train = "e3766b5da5dea20cb7b7a5474c47278b89b2a8ce78f1082f080d1977d539e3fc"
+    test = "9884e3efd1e51571620d8e8be1d9323732e190d8e22869404239b35ba1d43a28"
+    assert digest(load("glyphs", size=100, seed=3)) == train
+    assert digest(load("glyphs", "test", size=100, seed=3)) == test
+
+
+def test_glyphs_are_ten_balanced_classes_bright_on_black() -> None:
+    images = load("glyphs", size=3000)
+    assert (len(images), images.shape, images.classes) == (3000, (1, 28, 28), tuple("0123456789"))
+    assert images.labels.bincount(minlength=10).min() > 240
+    assert (images.images.amax((1, 2, 3)) == 255).all()
+    assert (images.images == 0).float().mean() > 0.7
+    assert len(torch.unique(images.images.flatten(1), dim=0)) == 3000
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_glyph_touches_the_border(split: str) -> None:
+    images = load("glyphs", split, size=3000).images.clone()
+    images[:, :, 1:-1, 1:-1] = 0
+    assert images.max() == 0
+
+
+def test_a_larger_set_of_glyphs_begins_with_the_smaller() -> None:
+    small, large = load("glyphs", size=100, seed=5), load("glyphs", size=1000, seed=5)
+    assert digest(small) == digest(large.subset(100))
+
+
+def test_seed_and_split_change_the_glyphs() -> None:
+    # With (seed, split) as entropy these two would be one stream: numpy pads entropy with zeros.
+    wrong = [
+        np.random.PCG64(np.random.SeedSequence(pair)).random_raw(4).tolist() for pair in ((2**32, 0), (0, 1))
+    ]
+    assert wrong[0] == wrong[1][: len(wrong[0])]
+    labels = [
+        load("glyphs", split, size=64, seed=seed).labels.tolist()
+        for split, seed in (("train", 0), ("train", 1), ("test", 0), ("test", 1), ("train", 2**32))
+    ]
+    assert len({tuple(row) for row in labels}) == 5
+
+
+def test_test_fonts_are_families_that_training_never_shows() -> None:
+    with np.load(Path(sys.modules["companion.data"].__path__[0], "glyphs.npz")) as atlas:
+        train, test = atlas["train"], atlas["test"]
+        assert atlas["train_fonts"].tolist() == list(TRAIN_FONTS)
+        assert atlas["test_fonts"].tolist() == list(TEST_FONTS)
+    assert (train.shape, test.shape) == ((16, 10, 64, 64), (5, 10, 64, 64))
+    assert not {font[:4] for font in TRAIN_FONTS} & {font[:4] for font in TEST_FONTS}
+    flat = np.concatenate([train, test]).reshape(210, -1).astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    alike = (flat @ flat.T).reshape(21, 10, 21, 10)[16:, :, :16].diagonal(axis1=1, axis2=3)
+    assert alike.max() < 0.99, "a digit of a test font is all but one of a training font"
+
+
+def test_masters_are_whole_digits_of_one_height() -> None:
+    with np.load(Path(sys.modules["companion.data"].__path__[0], "glyphs.npz")) as atlas:
+        ink = np.concatenate([atlas["train"], atlas["test"]]).reshape(210, 64, 64) > 0
+    rows, columns = ink.any(2), ink.any(1)
+    assert (rows.sum(1) == 48).all()
+    assert not (columns[:, 0] | columns[:, -1]).any()
+
+
+def test_ten_thousand_glyphs_by_default() -> None:
+    assert len(load("glyphs", "test")) == 10_000
+
+
+def test_glyphs_need_only_torch_and_numpy() -> None:
+    code = """
+import sys
+for name in ("torchvision", "PIL", "tqdm", "matplotlib", "filelock"):
+    sys.modules[name] = None
+import companion.data
+assert len(companion.data.load("glyphs", size=3)) == 3
+for name in ("mnist", "cifar10", sys.argv[1]):
+    try:
+        companion.data.load(name)
+    except ImportError as error:
+        print(error)
+"""
+    with_image = Path(os.environ["COMPANION_DATA"])
+    with_image.mkdir()
+    Image.new("L", (4, 4)).save(with_image / "a.png")
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch" + code, str(with_image)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "load('mnist') needs torchvision: pip install 'companion[data]'",
+        "load('cifar10') needs torchvision: pip install 'companion[data]'",
+        "reading image files needs PIL: pip install 'companion[data]'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "mnits"}, "name: wanted one of glyphs, mnist, fashion-mnist, cifar10, celeba, or the path"),
+        ({"split": "valid"}, "split: glyphs has 'train' and 'test', got 'valid'"),
+        ({"name": "mnist", "split": "valid"}, "split: mnist has 'train' and 'test', got 'valid'"),
+        ({"size": 0}, "size: wanted a whole number from 1 up, got 0"),
+        ({"size": 10.0}, "size: wanted a whole number"),
+        ({"seed": -1}, "seed: wanted a whole number from 0 up, got -1"),
+        ({"image_size": 32}, "image_size: glyphs are 28×28, got 32"),
+        ({"image_size": 0}, "image_size: wanted a whole number from 1 up"),
+    ],
+)
+def test_load_refuses_wrong_arguments_by_name(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        load(**{"name": "glyphs", **arguments})
+
+
+# Published sets
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "labels", "classes", "mean"),
+    [
+        ("mnist", "MNIST", [5, 0, 4, 1, 9], ("0", "1"), 0.1307),
+        ("fashion-mnist", "FashionMNIST", [9, 0, 0, 3, 0], ("T-shirt/top", "Trouser"), 0.2860),
+    ],
+)
+def test_real_archives_load_with_no_network(
+    name: str, folder: str, labels: list[int], classes: tuple[str, str], mean: float, offline: list[str]
+) -> None:
+    copy_raw(folder, data_folder())
+    train, test = load(name), load(name, "test")
+    assert (len(train), len(test), train.shape) == (60_000, 10_000, (1, 28, 28))
+    assert train.labels[:5].tolist() == labels
+    assert train.classes[:2] == classes
+    assert len(train.classes) == 10
+    assert train.images.double().mean().item() / 255 == pytest.approx(mean, abs=1e-4)
+    part = load(name, size=500, seed=1)
+    again, other = load(name, size=500, seed=1), load(name, size=500, seed=2)
+    assert digest(part) == digest(again) != digest(other)
+    rows = [int(torch.nonzero((train.images == image).all((1, 2, 3)))[0]) for image in part.images[:20]]
+    assert rows == sorted(rows)
+    assert torch.equal(train.labels[rows], part.labels[:20])
+    small = load(name, size=10, image_size=14)
+    assert small.shape == (1, 14, 14)
+    brightness = [images.images.double().mean().item() for images in (small, load(name, size=10))]
+    assert brightness[0] == pytest.approx(brightness[1], rel=0.05)
+    with pytest.raises(ValueError, match="size: wanted 1 to 60,000"):
+        load(name, size=60_001)
+    assert offline == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupted"])
+def test_a_damaged_archive_is_named_and_neither_replaced_nor_fetched(
+    damage: str, offline: list[str], tmp_path: Path
+) -> None:
+    raw = tmp_path / "elsewhere" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    file = raw / "train-images-idx3-ubyte.gz"
+    whole = gzip.compress(bytes(5000))
+    file.write_bytes(whole[:20] if damage == "truncated" else whole)
+    before = file.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"train-images-idx3-ubyte.gz is damaged .* replace it .* or delete it"
+    ):
+        load("mnist", root=tmp_path / "elsewhere")
+    assert file.read_bytes() == before
+    assert offline == []
+
+
+@pytest.mark.parametrize("cut", [3, 1000])
+def test_a_damaged_extracted_file_is_named(cut: int, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(bytes.fromhex("00000803") + idx((2, 28, 28)))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(bytes.fromhex("00000801") + idx((2,)))
+    assert len(load("mnist", root=tmp_path)) == 2
+    file = raw / "t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is damaged or cut short"):
+        load("mnist", "test", root=tmp_path)
+
+
+def idx(shape: tuple[int, ...]) -> bytes:
+    """The rest of a file of zeros in MNIST's format."""
+    return b"".join(n.to_bytes(4, "big") for n in shape) + bytes(int(np.prod(shape)))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "celeba"])
+def test_an_absent_set_names_both_ways_out(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load(name)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: {tmp_path / 'data'}")
+    for part in ("COMPANION_DATA", "network", "glyphs"):
+        assert part in message
+
+
+def test_a_download_is_tried_once_and_does_not_wait_for_ever(offline: list[str]) -> None:
+    import socket
+
+    with pytest.raises(FileNotFoundError):
+        load("mnist")
+    assert len(offline) == len(torchvision.datasets.MNIST.mirrors)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_archives_that_cannot_be_extracted_where_they_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def read_only(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(30, "Read-only file system", "here")
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", read_only)
+    with pytest.raises(
+        PermissionError, match=r"mnist: .*here cannot be written: copy the folder to a writable"
+    ):
+        load("mnist", root=tmp_path)
+
+
+def test_where_sets_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPANION_DATA", "/named")
+    assert data_folder() == Path("/named")
+    assert data_folder("/given") == Path("/given")
+    monkeypatch.delenv("COMPANION_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert data_folder() == Path("/cache/companion")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data_folder() == Path.home() / ".cache" / "companion"
+
+
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def test_cifar10_as_its_authors_pack_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: list[str]
+) -> None:
+    base = tmp_path / "cifar-10-batches-py"
+    base.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3 * 32 * 32), dtype=np.uint8)
+    contents: dict[str, dict[str, Any]] = {
+        "data_batch_1": {"data": pixels, "labels": [1, 0, 1, 0]},
+        "test_batch": {"data": pixels[:2], "labels": [0, 1]},
+        "batches.meta": {"label_names": ["cat", "dog"]},
+    }
+    for file, content in contents.items():
+        (base / file).write_bytes(pickle.dumps(content))
+    kind = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(kind, "train_list", [["data_batch_1", md5(base / "data_batch_1")]])
+    monkeypatch.setattr(kind, "test_list", [["test_batch", md5(base / "test_batch")]])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(base / "batches.meta")})
+
+    images = load("cifar10", root=tmp_path)
+    assert (images.shape, images.classes, images.labels.tolist()) == (
+        (3, 32, 32),
+        ("cat", "dog"),
+        [1, 0, 1, 0],
+    )
+    assert torch.equal(images.images, torch.from_numpy(pixels).reshape(4, 3, 32, 32))
+    assert len(load("cifar10", "test", root=tmp_path)) == 2
+    assert load("cifar10", root=tmp_path, image_size=16, size=3).images.shape == (3, 3, 16, 16)
+
+    archive = tmp_path / kind.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(base, base.name)
+    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+    shutil.rmtree(base)
+    assert digest(load("cifar10", root=tmp_path)) == digest(images)  # extracted, from what is there
+
+    (base / "test_batch").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="test_batch is damaged"):
+        load("cifar10", root=tmp_path)
+    shutil.rmtree(base)
+    archive.write_bytes(archive.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cifar-10-python.tar.gz is damaged"):
+        load("cifar10", root=tmp_path)
+    assert offline == []
+
+
+def test_celeba_in_torchvisions_layout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: list[str]
+) -> None:
+    base = tmp_path / "celeba"
+    pictures = base / "img_align_celeba"
+    pictures.mkdir(parents=True)
+    names = [f"{i:06}.jpg" for i in (1, 2, 3, 4)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (178, 218), (80 * (i % 3), 10, 200)).save(pictures / name)
+    texts = {
+        "list_attr_celeba.txt": "4\nMale Smiling\n"
+        + "".join(f"{n} -1 {s}\n" for n, s in zip(names, "1010", strict=True)),
+        "identity_CelebA.txt": "".join(f"{n} 7\n" for n in names),
+        "list_bbox_celeba.txt": "4\nid x y w h\n" + "".join(f"{n} 0 0 9 9\n" for n in names),
+        "list_landmarks_align_celeba.txt": "4\nx y\n" + "".join(f"{n} 1 2\n" for n in names),
+        "list_eval_partition.txt": "".join(f"{n} {s}\n" for n, s in zip(names, "0022", strict=True)),
+    }
+    texts["list_attr_celeba.txt"] = texts["list_attr_celeba.txt"].replace(" 0\n", " -1\n")
+    for file, text in texts.items():
+        (base / file).write_text(text)
+    archive = base / "img_align_celeba.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in names:
+            packed.write(pictures / name, f"img_align_celeba/{name}")
+    file_list = [("", md5(base / file), file) for file in (archive.name, *texts)]
+    monkeypatch.setattr(torchvision.datasets.CelebA, "file_list", file_list)
+
+    images = load("celeba", root=tmp_path)
+    assert (images.images.shape, images.labels.tolist()) == ((2, 3, 64, 64), [1, 0])
+    assert images.classes == ("not smiling", "smiling")
+    assert images.images[1].float().mean((1, 2)).round().tolist() == pytest.approx([80, 10, 200], abs=2)
+    assert load("celeba", "test", root=tmp_path, image_size=32).images.shape == (2, 3, 32, 32)
+
+    shutil.rmtree(pictures)
+    assert digest(load("celeba", root=tmp_path)) == digest(images)  # from the archive
+    assert not (base / "partial").exists()
+    (pictures / names[0]).unlink()
+    with pytest.raises(ValueError, match=r"000001.jpg does not decode"):
+        load("celeba", root=tmp_path)
+    (base / "list_attr_celeba.txt").write_text("3\n")
+    with pytest.raises(ValueError, match=r"list_attr_celeba.txt is damaged"):
+        load("celeba", root=tmp_path)
+    assert offline == []
+
+
+# Folders
+
+
+def paint(path: Path, value: int | tuple[int, int, int], size: tuple[int, int] = (6, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L" if isinstance(value, int) else "RGB", size, value).save(path)
+
+
+def test_a_folder_with_a_sub_folder_a_class(tmp_path: Path) -> None:
+    paint(tmp_path / "dog" / "b.png", 20)
+    paint(tmp_path / "dog" / "deeper" / "c.PNG", 30)
+    paint(tmp_path / "cat" / "z.png", 10)
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "cat" / "._z.png").write_text("left by another system")
+    (tmp_path / ".hidden").mkdir()
+    images = load(tmp_path)
+    assert (images.classes, images.labels.tolist()) == (("cat", "dog"), [0, 1, 1])
+    assert (images.name, images.split, images.shape) == (tmp_path.name, "train", (1, 4, 6))
+    assert images.images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    assert digest(load(str(tmp_path))) == digest(images)
+
+
+def test_a_folder_without_sub_folders_is_one_class(tmp_path: Path) -> None:
+    for i in range(12):
+        paint(tmp_path / "flat" / f"{i:02}.png", i)
+    images = load(tmp_path / "flat")
+    assert (images.classes, images.labels.tolist()) == (("flat",), [0] * 12)
+    part = load(tmp_path / "flat", size=5, seed=4)
+    kept = part.images[:, 0, 0, 0].tolist()
+    assert kept == sorted(set(kept))
+    assert len(kept) == 5
+    assert kept != load(tmp_path / "flat", size=5, seed=5).images[:, 0, 0, 0].tolist()
+    assert digest(load(tmp_path / "flat", size=12)) == digest(images)
+    with pytest.raises(ValueError, match=r"size: wanted 1 to 12 .*got 13"):
+        load(tmp_path / "flat", size=13)
+
+
+def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
+    paint(tmp_path / "train" / "a" / "1.png", 1)
+    paint(tmp_path / "train" / "b" / "1.png", 2)
+    paint(tmp_path / "test" / "a" / "1.png", 3)
+    assert load(tmp_path).images[:, 0, 0, 0].tolist() == [1, 2]
+    assert load(tmp_path, "test").images[:, 0, 0, 0].tolist() == [3]
+    with pytest.raises(ValueError, match=r"split: .*\['test', 'train'\], got 'val'"):
+        load(tmp_path, "val")
+    with pytest.raises(ValueError, match=r"split: .*no folders train and test, got 'test'"):
+        load(tmp_path / "train", "test")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    paint(tmp_path / "car" / "1.png", 1)
+    paint(tmp_path / "train" / "1.png", 2)
+    assert load(tmp_path).classes == ("car", "train")
+
+
+def test_one_colour_image_makes_the_set_rgb(tmp_path: Path) -> None:
+    paint(tmp_path / "1.png", 7)
+    paint(tmp_path / "2.png", (1, 2, 3))
+    images = load(tmp_path)
+    assert images.shape == (3, 4, 6)
+    assert images.images[:, :, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
+
+
+def test_images_keep_their_rows_and_columns(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    assert np.array_equal(load(tmp_path).images[0].numpy(), pixels.transpose(2, 0, 1))
+
+
+def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+    lying = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter to the right
+    lying.save(tmp_path / "1.png", exif=exif)
+    assert load(tmp_path).images[0, 0].tolist() == [[120, 0], [160, 40], [200, 80]]
+
+
+def test_images_of_several_sizes_need_image_size(tmp_path: Path) -> None:
+    paint(tmp_path / "1.png", 10, (6, 4))
+    paint(tmp_path / "2.png", 20, (8, 8))
+    with pytest.raises(ValueError, match=r"2.png is 8×8, .* 6×4: .*image_size=4"):
+        load(tmp_path)
+    assert load(tmp_path, image_size=4).shape == (1, 4, 4)
+
+
+def test_image_size_takes_the_middle_square(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 24), np.uint8)
+    pixels[:, 8:16] = 200
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    assert (load(tmp_path, image_size=4).images == 200).all()
+
+
+def test_a_palette_is_resized_as_colours(tmp_path: Path) -> None:
+    stripes = Image.new("P", (8, 8), 0)
+    stripes.putpalette([0, 0, 0, 255, 255, 255, 200, 0, 0])
+    stripes.paste(2, (0, 0, 8, 8))
+    stripes.save(tmp_path / "1.png")
+    assert load(tmp_path, image_size=4).images[0, :, 0, 0].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.png", b"this is no image"),
+        ("empty.jpg", b""),
+        ("cut.jpg", None),
+        ("cut.png", None),
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_file_that_does_not_decode_is_named(
+    name: str, content: bytes | None, lenient: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is None:
+        whole = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(whole, "JPEG" if name.endswith("jpg") else "PNG")
+        content = whole.getvalue()[: len(whole.getvalue()) // 2]
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # another library may have set it
+    with pytest.raises(
+        ValueError, match=rf"{name} does not decode .*: replace it by a whole copy, or delete it"
+    ):
+        load(tmp_path)
+    assert lenient is ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_sixteen_bits_are_refused_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert np.asarray(Image.open(tmp_path / "deep.png").convert("L")).max() == 255  # what clipping would give
+    with pytest.raises(ValueError, match=r"deep.png has more than 8 bits"):
+        load(tmp_path)
+
+
+def test_folders_without_images_are_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match=r"empty has no images .*png"):
+        load(empty)
+    paint(tmp_path / "full" / "1.png", 1)
+    with pytest.raises(ValueError, match="empty has no images"):
+        load(tmp_path)
+    paint(tmp_path / "loose.png", 1)
+    with pytest.raises(ValueError, match=r"images \(loose.png\) beside sub-folders"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match=r"name: .*no folder .*missing"):
+        load(tmp_path / "missing")
+
+
+def test_a_part_of_the_real_cifar10_jpegs(tmp_path: Path) -> None:
+    (archive,) = real_files("CIFAR10-jpeg").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and Path(member.name).stem < "0020":
+                tar.extract(member, tmp_path, filter="data")
+    (top,) = {folder.parent for folder in tmp_path.rglob("train")}
+    train, test = load(top), load(top, "test")
+    assert (len(train), len(test), train.shape) == (200, 200, (3, 32, 32))
+    assert train.classes == test.classes
+    assert (train.classes[0], train.classes[9]) == ("airplane", "truck")
+    assert train.labels.bincount().tolist() == [20] * 10
+    assert 0.3 < train.batch(range(200))[0].mean() < 0.6
