@@ -36,11 +36,8 @@ def load(
         PermissionError: a published set has to be extracted in a folder that cannot be written to.
         ImportError: torchvision or pillow is missing (glyphs need neither).
     """
-    from companion.data import (
-        folder,
-        glyphs,
-        real,
-    )  # here, so that ``python -m companion.data.glyphs`` is clean
+    # Imported here, so that ``python -m companion.data.glyphs`` finds its module not yet loaded.
+    from companion.data import folder, glyphs, real
 
     if size is not None:
         whole_number("size", size)
