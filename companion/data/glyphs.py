@@ -64,14 +64,14 @@ def _draw(masters: np.ndarray[Any, Any], words: np.ndarray[Any, Any]) -> tuple[A
     glyph = between(1, 0, len(masters) - 1) * 10 + digit
     flat = masters.reshape(-1, _FRAME, _FRAME)
 
-    # Rotation by up to 20°: where t = tan(angle / 2) = p / q, cos = (1 - t²) / (1 + t²), sin = 2t / (1 + t²).
-    p, q = between(2, -180, 180), 1024
+    # Rotation by up to 10°: where t = tan(angle / 2) = p / q, cos = (1 - t²) / (1 + t²), sin = 2t / (1 + t²).
+    p, q = between(2, -90, 90), 1024
     cos, sin = _ONE * (q * q - p * p) // (q * q + p * p), _ONE * 2 * p * q // (q * q + p * p)
-    shear = between(3, -_ONE // 5, _ONE // 5)
+    shear = between(3, -_ONE // 8, _ONE // 8)
     # Rotation after shear, [[a, b], [c, d]]; its determinant is 1.
     a, b, c, d = cos, (cos * shear >> 16) - sin, sin, (sin * shear >> 16) + cos
-    # Master pixels per image pixel, across and down: 15 to 21 pixels high, 0.85 to 1.1 as wide as drawn.
-    down = _ONE * _HEIGHT * 256 // between(4, 15 * 256, 21 * 256)
+    # Master pixels per image pixel, across and down: 18 to 21 pixels high, 0.85 to 1.1 as wide as drawn.
+    down = _ONE * _HEIGHT * 256 // between(4, 18 * 256, 21 * 256)
     across = down * 256 // between(5, 218, 282)
 
     # From the middle of the turned digit's box to its sides; what would reach the border is made smaller.
@@ -80,8 +80,8 @@ def _draw(masters: np.ndarray[Any, Any], words: np.ndarray[Any, Any]) -> tuple[A
     reach_y = (abs(c) * width * _PIXEL // across + abs(d) * height * _PIXEL // down) // 2
     most = 25 * _PIXEL // 2
     across, down = (step * np.maximum(most, np.maximum(reach_x, reach_y)) // most for step in (across, down))
-    # Shift by up to 3 pixels, as far as there is room.
-    room_x, room_y = (np.clip(most - reach, 0, 3 * _PIXEL) for reach in (reach_x, reach_y))
+    # Shift by up to half a pixel (like MNIST's, the digits are centred), as far as there is room.
+    room_x, room_y = (np.clip(most - reach, 0, _PIXEL // 2) for reach in (reach_x, reach_y))
     shift_x, shift_y = between(6, -room_x, room_x), between(7, -room_y, room_y)
 
     # Four sampling points a pixel, carried back to the master by the inverse of the matrix, read bilinearly.
