@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except (CellError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

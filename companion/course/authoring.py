@@ -149,21 +149,28 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 def _without_noise(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """``outputs`` without widgets and progress bars, and with neighbouring pieces of one stream joined."""
+    """``outputs`` without widgets and progress bars.
+
+    Neighbouring streams become one stdout before one stderr: in which pieces and order those arrive is chance.
+    """
     kept: list[NotebookNode] = []
+    streams: dict[str, NotebookNode] = {}
     for output in outputs:
         if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
             continue
-        if output.output_type == "stream" and output.name == "stderr":
+        if output.output_type != "stream":
+            kept += [streams[name] for name in sorted(streams, reverse=True)] + [output]
+            streams = {}
+        elif output.name in streams:
+            streams[output.name].text += output.text
+        else:
+            streams[output.name] = output
+    kept += [streams[name] for name in sorted(streams, reverse=True)]
+    for output in kept:
+        if output.get("name") == "stderr":
             lines = re.split(r"(?<=[\r\n])", output.text)
             output.text = "".join(line for line in lines if line.strip() and not PROGRESS_BAR.search(line))
-            if not output.text:
-                continue
-        if kept and output.output_type == "stream" and kept[-1].get("name") == output.name:
-            kept[-1].text += output.text
-        else:
-            kept.append(output)
-    return kept
+    return [output for output in kept if output.get("text") != ""]
 
 
 def _texts(output: NotebookNode) -> list[str]:

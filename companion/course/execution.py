@@ -48,14 +48,14 @@ def execute(
     client = NotebookClient(
         notebook,
         kernel_name="python3",
-        extra_arguments=["--log-level=40"],  # errors; no word on a transport that stays on this machine
+        extra_arguments=["--log-level=50"],  # no word on a transport that stays on this machine
         timeout=None,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
     client.widget_registry = {}  # its Output widget stalls now and then (nbclient#312)
     code = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    # Not client.execute(): it turns Ctrl-C into a dead kernel, and the caller would go on with the next notebook.
+    # Not client.execute(), which turns Ctrl-C into a dead kernel: callers would go on with the next notebook.
     with measured(cost or Cost()), client.setup_kernel(env=inherited | dict(env)):
         for index in tqdm(code, desc=name, unit="cell"):
             try:

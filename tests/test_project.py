@@ -1,0 +1,313 @@
+"""The set-up, the tested versions, the layers of the package, and tests that test."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+from jupyter_client.manager import KernelManager
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from companion.course import bootstrap
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PINS = [
+    line
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    if not line.lstrip().startswith("#")
+]
+
+
+# The tested versions
+
+
+def test_requirements_are_exact_pins_without_addresses() -> None:
+    for line in PINS:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9a-z.+]*( ; .+)?", line), line
+    assert "//" not in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_torch_and_torchvision_are_the_tested_pair() -> None:
+    assert "torch==2.15.0" in PINS
+    assert "torchvision==0.29.2" in PINS
+
+
+def test_requirements_cover_and_satisfy_what_the_package_asks_for() -> None:
+    pins: dict[str, list[str]] = {}
+    for line in PINS:
+        name, _, version = line.partition(" ;")[0].partition("==")
+        pins.setdefault(canonicalize_name(name), []).append(version)
+    project = PYPROJECT["project"]
+    for text in chain(project["dependencies"], *project["optional-dependencies"].values()):
+        wanted = Requirement(text)
+        if wanted.name != project["name"]:
+            assert pins[canonicalize_name(wanted.name)], text
+            assert all(
+                wanted.specifier.contains(version) for version in pins[canonicalize_name(wanted.name)]
+            ), text
+
+
+def test_the_library_alone_needs_three_packages() -> None:
+    names = {Requirement(text).name for text in PYPROJECT["project"]["dependencies"]}
+    assert names == {"torch", "numpy", "safetensors"}
+
+
+def test_conda_and_pip_install_the_same() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, with_pip = environment["dependencies"]
+    assert python.startswith("python=3.")
+    assert pip == "pip"
+    assert with_pip == {"pip": ["-c requirements.txt", "-e .[course]"]}
+    source = Path(bootstrap.__file__).read_text(encoding="utf-8")
+    assert '"-c", "requirements.txt", "-e", f".[{extra}]"' in source
+
+
+# The set-up
+
+
+@pytest.fixture
+def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The extras that the set-up installs into a folder of its own, in order."""
+    installed: list[str] = []
+    for name in ("pyproject.toml", "requirements.txt"):
+        (tmp_path / name).write_text("first", encoding="utf-8")
+    venv = tmp_path / ".venv"
+    places = {"ROOT": tmp_path, "VENV": venv, "PYTHON": venv / "bin/python", "STAMP": venv / "installed.json"}
+    for name, path in places.items():
+        monkeypatch.setattr(bootstrap, name, path)
+    monkeypatch.delenv("PYTHON", raising=False)
+
+    def run(*command: str) -> None:
+        if "venv" in command:
+            installed.append("new .venv")
+            places["PYTHON"].parent.mkdir(parents=True, exist_ok=True)
+            places["PYTHON"].touch()
+        else:
+            installed.append(command[-1])
+
+    monkeypatch.setattr(bootstrap, "run", run)
+    monkeypatch.setattr(bootstrap, "has_pip", lambda: places["PYTHON"].exists())
+    return installed
+
+
+def test_a_repeat_installs_nothing(installs: list[str]) -> None:
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[course]"]
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[course]"]
+
+
+def test_a_larger_extra_is_added_and_covers_the_smaller(installs: list[str]) -> None:
+    bootstrap.main("course")
+    bootstrap.main("test")
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[course]", ".[test]"]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "requirements.txt"])
+def test_a_change_installs_all_that_was_asked_for(installs: list[str], name: str) -> None:
+    bootstrap.main("test")
+    (bootstrap.ROOT / name).write_text("second", encoding="utf-8")
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[test]", ".[test]"]
+
+
+def test_an_interrupted_install_is_finished_by_the_next_call(
+    installs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap.main("course")
+    (bootstrap.ROOT / "requirements.txt").write_text("second", encoding="utf-8")
+    site = bootstrap.VENV / "lib/python3.12/site-packages"
+    for name in ("whole", "half"):
+        (site / f"{name}-1.dist-info").mkdir(parents=True)
+        (site / f"{name}-1.dist-info/METADATA").touch()
+    (site / "whole-1.dist-info/INSTALLER").touch()
+
+    def stopped(*command: str) -> None:
+        sys.exit("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "run", stopped)
+        with pytest.raises(SystemExit, match="stopped"):
+            bootstrap.main("course")
+    assert not bootstrap.STAMP.exists()
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[course]", ".[course]"]
+    assert [path.name for path in site.iterdir()] == ["whole-1.dist-info"]  # pip takes `half` for installed
+
+
+def test_another_interpreter_is_used_only_where_it_was_asked_for(
+    installs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap.main("course")
+    monkeypatch.setattr(sys, "executable", "/elsewhere/python3.12")
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[course]"]
+    monkeypatch.setenv("PYTHON", "python3.12")  # as make does for `make lab PYTHON=python3.12`
+    bootstrap.main("course")
+    bootstrap.main("course")
+    assert installs == ["new .venv", ".[course]", "new .venv", ".[course]"]
+
+
+def test_an_old_python_can_read_the_set_up_and_names_a_newer_one() -> None:
+    source = Path(bootstrap.__file__).read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 6))
+    old = source.replace("sys.version_info < (3, 11)", "sys.version_info < (9, 9)")
+    assert old != source
+    result = subprocess.run(
+        [sys.executable, "-", "course"], input=old.replace("__file__", "'/a/b/c/d'"), **TEXT
+    )
+    assert result.returncode == 1
+    assert re.match(
+        r"Python 3\.11 or newer is needed; `python.*` is 3\.\d+\.\d+\. .*make lab PYTHON=python3",
+        result.stderr,
+    )
+
+
+def test_lab_has_no_news_and_no_grading_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
+    bootstrap.configure_lab()
+    settings = json.loads(
+        (tmp_path / "share/jupyter/lab/settings/overrides.json").read_text(encoding="utf-8")
+    )
+    schemas = Path(sys.prefix) / "share/jupyter/lab/schemas/@jupyterlab/apputils-extension"
+    schema = json.loads((schemas / "notification.json").read_text(encoding="utf-8"))["properties"]
+    chosen = settings["@jupyterlab/apputils-extension:notification"]
+    assert chosen["fetchNews"] in [option["const"] for option in schema["fetchNews"]["oneOf"]]
+    assert chosen == {"fetchNews": "false", "checkForUpdates": False}
+    assert schema["checkForUpdates"]["type"] == "boolean"
+    server = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text(encoding="utf-8"))
+    shipped = Path(sys.prefix) / "etc/jupyter/jupyter_server_config.d/nbgrader.json"
+    enabled = json.loads(shipped.read_text(encoding="utf-8"))["ServerApp"]["jpserver_extensions"]
+    assert server["ServerApp"]["jpserver_extensions"] == dict.fromkeys(enabled, False)
+
+
+def test_notebooks_run_in_this_environment() -> None:
+    manager = KernelManager(kernel_name="python3")
+    assert manager.format_kernel_cmd()[0] == sys.executable
+
+
+def test_ci_runs_make_test_and_nothing_else() -> None:
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == "exec make test"
+
+
+# The layers
+
+
+LIBRARY = [path for path in (ROOT / "companion").rglob("*.py") if "course" not in path.parts]
+ALWAYS_THERE = {*sys.stdlib_module_names, "companion", "torch", "numpy", "safetensors"}
+TEXT = {"capture_output": True, "text": True, "check": False}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "companion." * bool(node.level) + (node.module or "")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.startswith("companion.")
+        ):
+            yield node.value  # importlib.import_module("companion.course")
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_library_does_not_import_the_course(path: Path) -> None:
+    names = list(imported(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not [name for name in names if name.startswith("companion.course")]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_extras_are_imported_where_they_are_used(path: Path) -> None:
+    """At the top of a module stands only what `pip install .` brings; type checkers may see more."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert {name.partition(".")[0] for name in list(imported(node))[:1]} <= ALWAYS_THERE
+
+
+def test_every_public_module_imports_without_any_extra() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    packages = {Requirement(text).name.replace("-", "_") for texts in extras.values() for text in texts}
+    absent = (packages | {"PIL", "sklearn", "IPython"}) - {"companion"}
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in LIBRARY]
+    code = f"""
+import sys, importlib
+sys.modules.update(dict.fromkeys({sorted(absent)}))  # importing any of these fails
+for name in {[name.removesuffix(".__init__") for name in modules]}:
+    importlib.import_module(name)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **TEXT)
+    assert result.returncode == 0, result.stderr
+
+
+# Tests that test
+
+
+def idle_comparisons(tree: ast.AST) -> list[int]:
+    """Lines that compare and throw the answer away: ``x.shape == y``, ``torch.equal(a, b)``."""
+    tells = {
+        "equal",
+        "allclose",
+        "isclose",
+        "array_equal",
+        "is_file",
+        "exists",
+        "startswith",
+        "endswith",
+        "any",
+        "all",
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Expr):
+            continue
+        value = node.value
+        called = value.func if isinstance(value, ast.Call) else None
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)
+        if isinstance(value, ast.Compare | ast.BoolOp | ast.UnaryOp) or name in tells:
+            found.append(node.lineno)
+    return found
+
+
+def asserts(function: ast.AST) -> bool:
+    """Whether a test can fail by what it finds."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert):
+            return True
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("raises", "fail") or name.startswith("assert"):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_no_test_compares_without_asserting(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert idle_comparisons(tree) == []
+    tests = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert [test.name for test in tests if not asserts(test)] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["x.shape == y", "torch.equal(x, y)", "(x == y).all()", "not x", "x == 1 and y"]
+)
+def test_a_comparison_that_nobody_asserts_is_found(line: str) -> None:
+    assert idle_comparisons(ast.parse(f"def test_x():\n    {line}\n")) == [2]
+    assert idle_comparisons(ast.parse(f"def test_x():\n    assert {line}\n")) == []
+    assert not asserts(ast.parse(f"def test_x():\n    {line}\n"))

@@ -1,0 +1,72 @@
+"""Running every solution, going on after a failure; and measuring one."""
+
+import json
+import tomllib
+
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from companion.course import measure as measuring
+from companion.course.authoring import write
+from companion.course.manifest import Book, read_book
+from companion.course.measure import band, measure
+from companion.course.runner import run_solutions
+
+
+def test_a_failure_is_reported_and_the_rest_is_run(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (book.root / "book.toml").read_text(encoding="utf-8")
+    chapters = text[text.index("[chapters.") : text.index("[measured.")].replace("00_tiny", "01_more")
+    (book.root / "book.toml").write_text(text + chapters, encoding="utf-8")
+    book = read_book(book.root)
+    tiny, more = book.select(None)
+    write(new_notebook(cells=[new_code_cell("a = 1"), new_code_cell("a / 0")]), book.solution(tiny))
+    write(new_notebook(cells=[new_code_cell("print(1 + 1)")]), book.solution(more))
+    committed = book.solution(more).read_bytes()
+
+    assert run_solutions(book, [tiny, more], "quick") == 1
+    (folder,) = (book.root / "runs").iterdir()
+    failed, passed = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert (failed["result"], passed["result"]) == ("failed", "passed")
+    assert failed["error"] == "00_tiny, cell 2 (a / 0): ZeroDivisionError: division by zero"
+    assert failed["expected_minutes"] in (2.2, None)  # None: this machine has a GPU, which was not measured
+    assert passed["memory_mb"] > 20
+    assert (folder / "results.md").read_text(encoding="utf-8") in capsys.readouterr().out
+    assert '"2\\n"' in (folder / "01_more.ipynb").read_text(encoding="utf-8")
+    assert book.solution(more).read_bytes() == committed
+    assert run_solutions(book, [more], "full") == 0
+
+
+def test_measuring_writes_bands_and_keeps_comments(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    chapter = book.chapter("00_tiny")
+    source = """\
+# %%
+import os
+from myst_nb import glue
+
+glue("expect.accuracy", 0.9 + int(os.environ["COMPANION_SEED"]) / 100, display=False)
+glue("proof", 1.0, display=False)
+"""
+    book.solution(chapter, ".py").write_text(source, encoding="utf-8")
+    monkeypatch.setenv("COMPANION_STRICT", "1")  # of the caller; bands are measured without
+    measure(book, [chapter], "quick", seeds=5)
+    text = (book.root / "book.toml").read_text(encoding="utf-8")
+    assert text.startswith("# A comment that stays.\n")
+    measured = tomllib.loads(text)["measured"]["00_tiny"]["quick"]
+    assert measured["bands"] == {"accuracy": [0.84, 1.0]}
+    entry = measured[measuring.default_device().type]
+    assert entry["seeds"] == 5
+    assert 0 < entry["minutes"] < 5
+    assert read_book(book.root).chapter("00_tiny").bands["quick"] == {"accuracy": (0.84, 1.0)}
+
+
+def test_a_band_is_a_prediction_interval_rounded_outward() -> None:
+    # mean 0.92, s = 0.0158114, t of 4 degrees of freedom 4.60409, reach = 4.60409 s sqrt(1.2) = 0.079745
+    assert band([0.90, 0.91, 0.92, 0.93, 0.94]) == [0.84, 1.0]
+    low, high = band([100.0, 101.0, 102.0, 103.0, 104.0, 105.0])  # 102.5 ± 4.03214 · 1.870829 · 1.080123
+    assert (low, high) == (94.3, 111.0)
+    assert band([2.0] * 5) == [2.0, 2.0]
+
+
+def test_too_few_seeds_are_refused(book: Book) -> None:
+    with pytest.raises(ValueError, match="got 4, want at least 5"):
+        measure(book, book.select(None), "quick", seeds=4)
