@@ -151,7 +151,7 @@ def write(notebook: NotebookNode, path: Path) -> None:
 def _without_noise(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """``outputs`` without widgets and progress bars.
 
-    Neighbouring streams become one stdout before one stderr: in which pieces and order those arrive is chance.
+    Neighbouring streams become one stdout and one stderr: in which pieces and order those arrive is chance.
     """
     kept: list[NotebookNode] = []
     streams: dict[str, NotebookNode] = {}
