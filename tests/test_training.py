@@ -1,0 +1,668 @@
+import contextlib
+import copy
+import json
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+from torch import Tensor, nn
+from workers.fit_worker import SIGKILL, Digits, Noisy, Output, bits, main, main_of, objective
+
+import companion.training
+from companion.training import History, fit
+
+WORKER = Path(__file__).parent / "workers" / "fit_worker.py"
+QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
+
+
+def noisy(noise: float = 0.1, seed: int = 0) -> Noisy:
+    torch.manual_seed(seed)
+    return Noisy(noise)
+
+
+def train(model: nn.Module, **options: Any) -> History:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.01, "objective": objective}
+    return fit(model, Digits(53, 1), **(QUIET | settings | options))
+
+
+# --- the loop
+
+
+def test_fit_is_the_loop_of_chapter_1() -> None:
+    model, data = noisy(0.0), Digits(53, 1)
+    by_hand = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    losses: list[list[float]] = []
+    for epoch in range(3):
+        order = companion.training._permutation(53, 0, epoch)
+        losses.append([])
+        for indices in order[:48].split(8):  # 53 // 8 batches; 5 examples are left out
+            loss = objective(by_hand, *data.batch(indices, torch.device("cpu"))).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    history = train(model)
+    assert bits(model) == bits(by_hand)
+    assert [row["loss"] for row in history.rows] == pytest.approx([sum(e) / 6 for e in losses], rel=1e-12)
+    assert [(row["epoch"], row["step"]) for row in history.rows] == [(1, 6), (2, 12), (3, 18)]
+
+
+def test_every_epoch_has_its_own_order_and_every_seed_its_own_epochs() -> None:
+    orders = {tuple(companion.training._permutation(9, s, e).tolist()) for s in range(4) for e in range(4)}
+    assert len(orders) == 16
+    assert all(sorted(order) == list(range(9)) for order in orders)
+
+
+def test_validation_is_the_mean_over_all_examples_and_not_over_batches() -> None:
+    validation = Digits(11, 2)  # batches of 8 and 3
+    model = noisy(0.0)
+    row = train(model, epochs=1, validation=validation).rows[0]
+    with torch.no_grad():
+        everything = [objective(model, x[None], y[None]) for x, y in zip(validation.x, validation.y, strict=True)]
+        wrong = [objective(model, validation.x[s], validation.y[s]) for s in (slice(8), slice(8, 11))]
+    for name in ("loss", "mean_abs"):
+        right = sum(getattr(e, name).item() for e in everything) / 11
+        assert row[f"validation_{name}"] == pytest.approx(right, rel=1e-6)
+        assert sum(getattr(e, name).item() for e in wrong) / 2 != pytest.approx(right, rel=1e-4)
+
+
+def test_validation_changes_nothing_in_training() -> None:
+    with_, without = noisy(), noisy()
+    rows = train(with_, validation=Digits(11, 2)).rows
+    train(without)
+    assert bits(with_) == bits(without)
+    assert with_.count == 18
+    assert list(rows[0]) == ["epoch", "step", "loss", "mean_abs", "validation_loss", "validation_mean_abs"]
+
+
+def test_validation_is_in_eval_mode_without_gradients_and_fit_ends_in_eval_mode() -> None:
+    seen: set[tuple[bool, bool]] = set()
+
+    def watched(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        seen.add((model.training, torch.is_grad_enabled()))
+        return objective(model, x, y)
+
+    model = noisy()
+    train(model, objective=watched, validation=Digits(11, 2))
+    assert seen == {(True, True), (False, False)}
+    assert not any(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_callers_generator_is_untouched_and_only_the_seed_counts() -> None:
+    runs = []
+    for caller in (1, 2):
+        model = noisy()
+        torch.manual_seed(caller)
+        before = torch.get_rng_state()
+        runs.append((train(model, validation=Digits(11, 2)), bits(model)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert runs[0] == runs[1]
+    model = noisy()
+    assert train(model, seed=1).rows != runs[0][0].rows
+
+
+def test_any_optimizer_and_the_default_objective() -> None:
+    model, by_name = noisy(0.0), noisy(0.0)
+    fit(model, Digits(53, 1), epochs=1, batch_size=8, optimizer=partial(torch.optim.SGD, lr=0.5), **QUIET)
+    train(by_name, epochs=1, objective=lambda m, x, y: m(x), optimizer=lambda p: torch.optim.SGD(p, 0.5))
+    assert bits(model) == bits(by_name) != bits(noisy(0.0))
+
+
+def test_frozen_parameters_stay() -> None:
+    model = noisy()
+    model.layers[0].requires_grad_(False)
+    before = model.layers[0].weight.clone()
+    train(model, epochs=1)
+    assert torch.equal(model.layers[0].weight, before)
+    assert not torch.equal(model.layers[3].weight, noisy().layers[3].weight)
+
+
+# --- the model and the process afterwards
+
+
+def test_two_precisions_in_one_process_and_the_model_is_unpatched() -> None:
+    model = noisy()
+    keys, attributes = list(model.state_dict()), set(vars(model))
+    seen: list[torch.dtype] = []
+
+    def watched(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        out = objective(model, x, y)
+        seen.append(out.reconstruction.dtype)
+        return out
+
+    for precision in ("bf16", "no", "bf16"):
+        train(model, epochs=1, precision=precision, objective=watched, validation=Digits(11, 2))
+        assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        seen.clear()
+        assert type(model) is Noisy
+        assert set(vars(model)) == attributes
+        assert list(model.state_dict()) == keys
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        hooks = [n for m in model.modules() for n, v in vars(m).items() if "hooks" in n and v]
+        assert not hooks
+        assert bits(pickle.loads(pickle.dumps(model))) == bits(copy.deepcopy(model)) == bits(model)
+
+
+def test_prepare_on_the_model_itself_would_patch_it() -> None:
+    model = noisy()
+    with companion.training._accelerator("bf16", "cpu") as accelerator:
+        wrong = accelerator.prepare(model)
+    assert wrong is model
+    assert {"forward", "_original_forward"} <= set(vars(model))
+    assert model(torch.rand(2, 16)).reconstruction.dtype == torch.bfloat16  # long after training
+
+
+def test_an_accelerator_of_the_caller_goes_on_working() -> None:
+    with companion.training._accelerator("no", "cpu"):  # cleans up what this test does to the process
+        mine = accelerate.Accelerator(cpu=True, mixed_precision="no")
+        with pytest.raises(ValueError, match="already been initialized"):
+            accelerate.Accelerator(cpu=True, mixed_precision="bf16")  # which is why fit puts it aside
+        train(noisy(), epochs=1, precision="bf16")
+        assert (mine.device.type, mine.mixed_precision) == ("cpu", "no")
+
+
+def test_settings_of_accelerate_launch_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = noisy(), noisy()
+    train(model)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(other)
+    assert bits(other) == bits(model)
+
+
+def test_the_default_device_is_the_gpu_where_there_is_one() -> None:
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    model = noisy()
+    train(model, epochs=1, device=None)
+    assert next(model.parameters()).device.type == (gpu.type if gpu else "cpu")
+
+
+# --- stopping
+
+
+def interrupting(step: int, how: Any) -> Any:
+    def watched(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        if model.training and model.count == step - 1:
+            how()
+        return objective(model, x, y)
+
+    return watched
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_the_stop_button_finishes_the_step_and_keeps_what_was_trained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = noisy()
+    handler = signal.getsignal(signal.SIGINT)
+    history = train(model, objective=interrupting(8, press), validation=Digits(11, 2))
+    assert capsys.readouterr().out == "Stopped after step 8 of 18: going on with what was trained so far.\n"
+    assert history.interrupted
+    assert [(row["epoch"], row["step"]) for row in history.rows] == [(1, 6), (2, 8)]
+    assert list(history.rows[0]) == list(history.rows[1])
+    assert model.count == 8
+    assert not model.training
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert train(model, epochs=1).interrupted is False  # and it can be trained again
+
+
+def test_a_stopped_run_goes_on_to_the_same_history(tmp_path: Path) -> None:
+    whole, stopped = noisy(), noisy()
+    history = train(whole, validation=Digits(11, 2))
+    options: dict[str, Any] = {"validation": Digits(11, 2), "run": tmp_path / "run"}
+    for step in (2, 6, 11, 18):  # in an epoch, and at the end of one
+        train(stopped, objective=interrupting(step, press), **options)
+        assert stopped.count == step
+        stopped = noisy(seed=9)  # another start: everything must come from the folder
+    assert train(stopped, **options) == history
+    assert bits(stopped) == bits(whole)
+
+
+def test_a_second_press_stops_at_once() -> None:
+    def twice() -> None:
+        press()
+        press()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(noisy(), objective=interrupting(8, twice))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_an_interrupt_is_caught(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    result: list[History] = []
+    model = noisy()
+    thread = threading.Thread(
+        target=lambda: result.append(train(model, objective=interrupting(8, interrupt), validation=Digits(11, 2)))
+    )
+    thread.start()
+    thread.join()
+    assert result[0].interrupted
+    assert result[0].last["step"] == 7
+    assert "after step 7 of 18" in capsys.readouterr().out
+    first: list[History] = []
+    thread = threading.Thread(target=lambda: first.append(train(noisy(), objective=interrupting(1, interrupt))))
+    thread.start()
+    thread.join()
+    assert first[0].rows == []
+    with pytest.raises(ValueError, match="before its first step"):
+        first[0].last  # noqa: B018
+
+
+def test_what_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
+    @dataclass
+    class WithKL:
+        loss: Tensor
+        kl: Tensor
+
+    def bad(model: nn.Module, x: Tensor, y: Tensor) -> WithKL:
+        loss = objective(model, x, y).loss
+        poison = model.training and int(model.count) == 9
+        return WithKL(loss, torch.tensor(torch.inf if poison else 1.0))
+
+    with pytest.raises(FloatingPointError, match=re.escape("kl is inf at step 9 (epoch 2)")):
+        train(noisy(), objective=bad, run=tmp_path / "run", save_every=2)
+    assert sorted(p.name for p in (tmp_path / "run").glob("state*")) == [
+        "state-0000000006-000001.pt",
+        "state-0000000008-000001.pt",
+    ]
+
+    def bad_validation(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        out = objective(model, x, y)
+        return out if model.training else Output(out.reconstruction, out.mean_abs, out.loss * torch.nan)
+
+    with pytest.raises(FloatingPointError, match="loss is nan at validation after step 6"):
+        train(noisy(), objective=bad_validation, validation=Digits(11, 2))
+
+
+# --- resuming
+
+
+def test_a_finished_run_returns_its_history_and_weights_at_once(tmp_path: Path) -> None:
+    model, again, longer, whole = noisy(), noisy(seed=9), noisy(seed=9), noisy()
+    history = train(model, run=tmp_path / "run")
+
+    def never(*_: object) -> Output:
+        raise AssertionError("a finished run trains no more")
+
+    assert train(again, run=tmp_path / "run", objective=never) == history
+    assert bits(again) == bits(model)
+    assert train(longer, run=tmp_path / "run", epochs=5) == train(whole, epochs=5)
+    assert bits(longer) == bits(whole)
+    with pytest.raises(ValueError, match=r"epochs: got 4.*has trained for more"):
+        train(noisy(), run=tmp_path / "run", epochs=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed": 1}, "seed 0 there, 1 here"),
+        ({"batch_size": 4}, "batch_size 8 there, 4 here"),
+        ({"precision": "bf16"}, "precision no there, bf16 here"),
+        ({"validation": Digits(11, 2)}, r"len\(validation\) None there, 11 here"),
+        ({"lr": 0.02}, r"optimizer Adam .*lr: 0\.01 .* there, Adam .*lr: 0\.02 .* here"),
+        ({"optimizer": torch.optim.SGD}, r"optimizer Adam .* there, SGD"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused_by_name(tmp_path: Path, options: dict[str, Any], named: str) -> None:
+    train(noisy(), run=tmp_path, epochs=1)
+    model = noisy(seed=9)
+    with pytest.raises(ValueError, match=f"other settings: {named}"):
+        train(model, run=tmp_path, **options)
+    assert bits(model) == bits(noisy(seed=9))
+
+
+def test_another_model_or_other_data_is_refused_by_name(tmp_path: Path) -> None:
+    train(noisy(), run=tmp_path, epochs=1)
+    wider = noisy()
+    wider.layers[0] = nn.Linear(16, 9)
+    wider.more = nn.Parameter(torch.zeros(3))
+    shapes = r"tensor layers.0.weight torch.float32 \(8, 16\) there, torch.float32 \(9, 16\) here"
+    with pytest.raises(ValueError, match=rf"tensor more absent there.*{shapes}"):
+        train(wider, run=tmp_path)
+    with pytest.raises(ValueError, match=r"len\(train\) 53 there, 54 here"):
+        fit(noisy(), Digits(54, 1), epochs=1, batch_size=8, lr=0.01, run=tmp_path, **QUIET)
+
+
+def test_a_damaged_newest_state_falls_back_to_the_older_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = noisy()
+    history = train(model, run=tmp_path)
+    older, newest = sorted(tmp_path.glob("state*"))
+    newest.write_bytes(newest.read_bytes()[:-500])
+    (tmp_path / ".state-9999999999-999999.pt.1.tmp").write_bytes(b"half a sta")
+    again = noisy(seed=9)
+    assert train(again, run=tmp_path) == history
+    assert bits(again) == bits(model)
+    said = capsys.readouterr().out
+    assert f"cannot read {newest.name}" in said
+    assert f"going on from {older.name}" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", older.name, newest.name]
+
+
+def test_only_damaged_states_are_refused_and_not_started_over(tmp_path: Path) -> None:
+    model = noisy()
+    train(model, run=tmp_path)
+    older, newest = sorted(tmp_path.glob("state*"))
+    older.write_bytes(b"")
+    content = bytearray(newest.read_bytes())
+    content[content.index(model.layers[0].weight.detach().numpy().tobytes()) + 7] ^= 1  # one bit of one weight
+    newest.write_bytes(content)
+    torch.load(newest, weights_only=True)  # does not notice
+    with pytest.raises(ValueError, match=f"cannot read any state.*{newest.name}.*{older.name}"):
+        train(noisy(), run=tmp_path)
+
+
+def test_a_state_that_would_run_code_is_not_read(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save(Trap(), tmp_path / "state-0000000001-000000.pt")
+    with pytest.raises(ValueError, match="cannot read any state"):
+        train(noisy(), run=tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    def second(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        with pytest.raises(ValueError, match="is in use"):
+            train(noisy(), run=tmp_path)
+        return objective(model, x, y)
+
+    train(noisy(), epochs=1, run=tmp_path, objective=second)
+    train(noisy(), epochs=1, run=tmp_path)
+
+
+# --- killed, in one process and in two
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Starts workers: on Linux forked from a process that has imported everything, so that each is cheap."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["accelerate", "torch._dynamo", "companion.training"])
+    return context
+
+
+def finish(workers: list[Any]) -> list[int]:
+    """Waits for the workers, ends by its id whatever is left, and gives the exit codes."""
+    for worker in workers:
+        worker.join(timeout=60)
+    for worker in workers:
+        if worker.is_alive():
+            os.kill(worker.pid, SIGKILL)
+            worker.join()
+    return [worker.exitcode for worker in workers]
+
+
+def run_one(context: Any, out: Path, **options: Any) -> tuple[int, dict[str, Any]]:
+    worker = context.Process(target=main, args=(str(out),), kwargs=options)
+    worker.start()
+    (code,) = finish([worker])
+    result = Path(f"{out}.0.json")
+    return code, json.loads(result.read_text()) if result.exists() else {}
+
+
+def run_two(context: Any, out: Path, **options: Any) -> tuple[list[int], list[dict[str, Any]]]:
+    store = out.with_suffix(f".store{len(list(out.parent.iterdir()))}")
+    workers = [context.Process(target=main_of, args=(rank, 2, str(store), str(out)), kwargs=options) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    codes = finish(workers)
+    files = [Path(f"{out}.{rank}.json") for rank in (0, 1)]
+    return codes, [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+@pytest.fixture(scope="session")
+def one(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uninterrupted run of one process gives."""
+    code, result = run_one(processes, tmp_path_factory.mktemp("one") / "whole")
+    assert (code, result["world"]) == (0, 1)
+    return result
+
+
+@pytest.fixture(scope="session")
+def two(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uninterrupted run of two processes gives."""
+    codes, (first, second) = run_two(processes, tmp_path_factory.mktemp("two") / "whole")
+    assert codes == [0, 0]
+    assert first == second  # history, weights and buffers, to the bit
+    assert first["world"] == 2
+    return first
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["step:1", "step:6", "step:7", "step:18"] + [f"{k}:{n}" for k in ("write", "rename") for n in (1, 4, 12)],
+)
+def test_killed_at_that_point_it_ends_as_if_it_had_never_stopped(
+    processes: Any, one: dict[str, Any], tmp_path: Path, point: str
+) -> None:
+    run = str(tmp_path / "run")
+    assert run_one(processes, tmp_path / "out", run=run, kill=point) == (-SIGKILL, {})
+    assert run_one(processes, tmp_path / "out", run=run) == (0, one)
+
+
+def test_killed_again_and_again_it_ends_as_if_it_had_never_stopped(
+    processes: Any, one: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for point in ["step:1", "step:5", "write:1", "write:3", "rename:1", "rename:4"]:
+        assert run_one(processes, tmp_path / "out", run=str(run), kill=point) == (-SIGKILL, {})
+    assert run_one(processes, tmp_path / "out", run=str(run)) == (0, one)
+    names = sorted(path.name for path in run.iterdir())
+    assert names == ["lock", "state-0000000018-000002.pt", "state-0000000018-000003.pt"]
+
+
+def test_killed_from_outside_at_any_moment(processes: Any, one: dict[str, Any], tmp_path: Path) -> None:
+    steps_seen = []
+    while len(steps_seen) < 20:
+        here, there = processes.Pipe(duplex=False)
+        options = {"run": str(tmp_path / "run"), "tell": there}
+        worker = processes.Process(target=main, args=(str(tmp_path / "out"),), kwargs=options)
+        worker.start()
+        there.close()
+        steps = 0
+        with contextlib.suppress(EOFError):
+            while steps < 5:
+                steps = here.recv()
+            os.kill(worker.pid, SIGKILL)  # while it goes on computing or saving
+        steps_seen.append(steps)
+        if finish([worker]) == [0]:
+            break
+    assert json.loads((tmp_path / "out.0.json").read_text()) == one
+    assert len(steps_seen) >= 3
+
+
+def test_two_processes_train_as_one_on_the_joined_batch(processes: Any, tmp_path: Path) -> None:
+    codes, (first, second) = run_two(processes, tmp_path / "two", noise="0", validation="9")
+    _, alone = run_one(processes, tmp_path / "one", noise="0", validation="9")
+    assert codes == [0, 0]
+    assert first == second
+    assert (first["world"], alone["world"]) == (2, 1)
+    for row, other in zip(first["rows"], alone["rows"], strict=True):  # the last validation batch: one example
+        assert row == pytest.approx(other, rel=1e-5)
+    for name, values in alone["state"].items():
+        torch.testing.assert_close(torch.tensor(first["state"][name]), torch.tensor(values), rtol=1e-4, atol=1e-6)
+    assert first["state"]["never"] == [
+        1,
+        1,
+    ]  # no gradient anywhere: Adam leaves it alone, as with one process
+    assert first["state"]["sometimes"] != 1
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_two_processes_killed_go_on_to_the_bit(processes: Any, two: dict[str, Any], tmp_path: Path, rank: str) -> None:
+    run = str(tmp_path / "run")
+    for point in ["step:5", "write:2", "rename:2"] if rank == "0" else ["step:8"]:
+        codes, _ = run_two(processes, tmp_path / "out", run=run, kill=point, rank_to_kill=rank)
+        assert codes[int(rank)] == -SIGKILL
+        assert codes[1 - int(rank)] != 0  # the other cannot go on, and does not hang
+    codes, results = run_two(processes, tmp_path / "out", run=run)
+    assert codes == [0, 0]
+    assert results == [two, two]
+    code, _ = run_one(processes, tmp_path / "one", run=run)
+    assert code == 1  # refused: one process is not two
+
+
+@contextlib.contextmanager
+def torchrun(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Two workers under torchrun, each ended by its id in any case."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(WORKER),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(
+        [*command, str(out), *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield launcher
+    finally:
+        launcher.kill()
+        launcher.communicate()
+        pids = [int(line) for line in Path(f"{out}.pids").read_text().split()]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, SIGKILL)
+        assert len(pids) == 2
+        Path(f"{out}.pids").unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's rendezvous wants libuv, which torch lacks there")
+def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any], tmp_path: Path) -> None:
+    run = f"run={tmp_path / 'run'}"
+    with torchrun(tmp_path / "out", run, "kill=step:9") as launcher:
+        said, _ = launcher.communicate(timeout=120)
+        assert launcher.returncode != 0
+        assert "Signal 9 (SIGKILL)" in said
+    assert (tmp_path / "run" / "state-0000000008-000001.pt").exists()
+    with torchrun(tmp_path / "out", run) as launcher:
+        said, _ = launcher.communicate(timeout=120)
+        assert launcher.returncode == 0, said
+    results = [json.loads((tmp_path / f"out.{rank}.json").read_text()) for rank in (0, 1)]
+    assert [result["world"] for result in results] == [2, 2]
+    assert results == [two, two]
+
+
+# --- arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs: got 0, want at least 1"),
+        ({"batch_size": 0}, "batch_size: got 0, want at least 1"),
+        ({"batch_size": 54}, "batch_size: got 54, want at most the 53 examples of train"),
+        ({"lr": 0}, "lr: got 0, want more than 0"),
+        ({"seed": -1}, "seed: got -1, want at least 0"),
+        ({"precision": "fp8"}, "precision: got 'fp8', want no, bf16 or fp16"),
+        ({"precision": "fp16"}, "precision: got fp16 on the CPU"),
+        ({"device": "xpu"}, "device: got xpu, want one that this machine has"),
+        ({"save_every": 2}, "save_every: got it without run"),
+        ({"save_every": 0, "run": "unused"}, "save_every: got 0, want at least 1"),
+        ({"validation": Digits(0, 1)}, "validation: got no examples"),
+        ({"objective": lambda model, x, y: model(x).loss}, "objective: got a Tensor, want a dataclass"),
+        ({"objective": lambda model, x, y: Output(x, x, x)}, "objective: got a Output.* a 0-dim tensor"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(noisy(), **options)
+
+
+def test_processes_that_accelerate_cannot_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)  # made by hand, without a launcher
+    with pytest.raises(ValueError, match=r"2 processes, but Accelerate uses cpu and joins 1; start .* torchrun"):
+        train(noisy())
+
+
+# --- history
+
+
+def history() -> History:
+    rows = [
+        {"epoch": 1, "step": 6, "loss": 0.25, "mse": 1e-7, "validation_loss": 0.5, "validation_mse": 2.0},
+        {"epoch": 2, "step": 12, "loss": 0.125, "mse": 1e-8, "validation_loss": 0.25, "validation_mse": 1.0},
+    ]
+    return History(rows)
+
+
+def test_history_as_a_table() -> None:
+    assert history().table().splitlines() == [
+        "epoch  step   loss    mse  validation_loss  validation_mse",
+        "    1     6   0.25  1e-07              0.5               2",
+        "    2    12  0.125  1e-08             0.25               1",
+    ]
+    assert repr(history()) == str(history()) == history().table()
+    assert history()._repr_html_().startswith("<table><tr><th>epoch</th><th>step</th>")
+    assert history()._repr_html_().count("<tr>") == 3
+    first, ruler, second, _ = history()._repr_markdown_().splitlines()
+    assert first.count("|") == ruler.count("|") == second.count("|") == 7
+    assert History().table() == "epoch  step"
+    assert history() == history() != History(history().rows[:1])
+    assert history().last["step"] == 12
+
+
+def test_history_rows_are_plain_numbers_and_last_what_json_can_hold() -> None:
+    rows = train(noisy(), epochs=2, validation=Digits(11, 2)).rows
+    assert json.loads(json.dumps(rows)) == rows
+    assert {type(value) for row in rows for value in row.values()} == {int, float}
+    assert all(a["step"] < b["step"] for a, b in pairwise(rows))
+
+
+def test_history_plots_training_and_validation() -> None:
+    figure = history().plot("mse")
+    (axes,) = figure.axes
+    training, validation = axes.lines
+    assert axes.get_title() == "mse by epoch: training 1e-07 → 1e-08, validation 2 → 1"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "mse")
+    assert validation.get_ydata().tolist() == [2.0, 1.0]
+    assert training.get_linestyle() != validation.get_linestyle()  # told apart in grey too
+    assert training.get_marker() != validation.get_marker()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]
+    with pytest.raises(ValueError, match="term: got 'kl', want one of loss, mse"):
+        history().plot("kl")
+    with pytest.raises(ValueError, match="History: it is empty"):
+        History().plot()
+
+
+def test_progress_shows_every_step_and_can_be_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    train(noisy(), epochs=1, progress=True)
+    assert "6/6" in capsys.readouterr().err
+    train(noisy(), epochs=1)
+    assert capsys.readouterr() == ("", "")
