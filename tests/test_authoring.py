@@ -51,6 +51,11 @@ from myst_nb import glue
 
 glue("proof", [1.0, 2.5], display=False)
 
+# %% tags=["cover"]
+from IPython.display import HTML, display
+
+display(HTML('<img alt="a dot" src="data:image/png;base64,iVBORw0KGgo=">'))
+
 # %%
 1
 
@@ -116,6 +121,18 @@ def test_a_failing_cell_is_named_and_leaves_the_old_notebook(book: Book, chapter
     assert book.solution(chapter).read_text(encoding="utf-8") == "old"
 
 
+def test_the_cover_is_written_beside_the_notebook(book: Book, chapter: Chapter) -> None:
+    make_notebooks(book, chapter)
+    assert book.cover(chapter).read_bytes() == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_chapter_without_a_cover_is_refused(book: Book, chapter: Chapter) -> None:
+    source = book.solution(chapter, ".py")
+    source.write_text(source.read_text(encoding="utf-8").replace(' tags=["cover"]', ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="cover: got 0 cells"):
+        make_notebooks(book, chapter)
+
+
 def test_a_missing_source_is_named(book: Book) -> None:
     with pytest.raises(ValueError, match=r"solutions/00_tiny\.py is missing"):
         solution_notebook(book, book.chapter("00_tiny"))
@@ -140,9 +157,7 @@ def test_an_answer_without_an_end_is_refused(book: Book, chapter: Chapter) -> No
         ({"text/html": "<img alt='a loss curve' src='a'><IMG SRC='b' ALT='  '>"}, "without alt text"),
     ],
 )
-def test_outputs_that_do_not_belong_into_a_repository(
-    tmp_path: Path, data: dict[str, str], said: str
-) -> None:
+def test_outputs_that_do_not_belong_into_a_repository(tmp_path: Path, data: dict[str, str], said: str) -> None:
     ran = new_notebook(cells=[new_code_cell("show()", outputs=[new_output("display_data", data)])])
     notebook = new_notebook(cells=[new_code_cell("show()")])
     with pytest.raises(CellError, match=rf"tiny, cell 1 \(show\(\)\): its output holds .*{said}"):

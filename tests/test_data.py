@@ -23,9 +23,7 @@ from companion.data import ImageSet, load
 from companion.data.glyphs import TEST_FONTS, TRAIN_FONTS
 from companion.data.real import data_folder
 
-REAL = Path(
-    os.environ.get("COMPANION_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "datasets")
-)
+REAL = Path(os.environ.get("COMPANION_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "datasets"))
 
 
 @pytest.fixture(autouse=True)
@@ -211,9 +209,7 @@ def test_a_larger_set_of_glyphs_begins_with_the_smaller() -> None:
 
 def test_seed_and_split_change_the_glyphs() -> None:
     # With (seed, split) as entropy these two would be one stream: numpy pads entropy with zeros.
-    wrong = [
-        np.random.PCG64(np.random.SeedSequence(pair)).random_raw(4).tolist() for pair in ((2**32, 0), (0, 1))
-    ]
+    wrong = [np.random.PCG64(np.random.SeedSequence(pair)).random_raw(4).tolist() for pair in ((2**32, 0), (0, 1))]
     assert wrong[0] == wrong[1][: len(wrong[0])]
     labels = [
         load("glyphs", split, size=64, seed=seed).labels.tolist()
@@ -339,9 +335,7 @@ def test_a_damaged_archive_is_named_and_neither_replaced_nor_fetched(
     whole = gzip.compress(bytes(5000))
     file.write_bytes(whole[:20] if damage == "truncated" else whole)
     before = file.read_bytes()
-    with pytest.raises(
-        ValueError, match=r"train-images-idx3-ubyte.gz is damaged .* replace it .* or delete it"
-    ):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is damaged .* replace it .* or delete it"):
         load("mnist", root=tmp_path / "elsewhere")
     assert file.read_bytes() == before
     assert offline == []
@@ -385,16 +379,12 @@ def test_a_download_is_tried_once_and_does_not_wait_for_ever(offline: list[str])
     assert socket.getdefaulttimeout() is None
 
 
-def test_archives_that_cannot_be_extracted_where_they_lie(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_archives_that_cannot_be_extracted_where_they_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def read_only(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(30, "Read-only file system", "here")
 
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", read_only)
-    with pytest.raises(
-        PermissionError, match=r"mnist: .*here cannot be written: copy the folder to a writable"
-    ):
+    with pytest.raises(PermissionError, match=r"mnist: .*here cannot be written: copy the folder to a writable"):
         load("mnist", root=tmp_path)
 
 
@@ -413,9 +403,7 @@ def md5(file: Path) -> str:
     return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def test_cifar10_as_its_authors_pack_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: list[str]
-) -> None:
+def test_cifar10_as_its_authors_pack_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: list[str]) -> None:
     base = tmp_path / "cifar-10-batches-py"
     base.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3 * 32 * 32), dtype=np.uint8)
@@ -458,9 +446,7 @@ def test_cifar10_as_its_authors_pack_it(
     assert offline == []
 
 
-def test_celeba_in_torchvisions_layout(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: list[str]
-) -> None:
+def test_celeba_in_torchvisions_layout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: list[str]) -> None:
     base = tmp_path / "celeba"
     pictures = base / "img_align_celeba"
     pictures.mkdir(parents=True)
@@ -623,9 +609,7 @@ def test_a_file_that_does_not_decode_is_named(
         content = whole.getvalue()[: len(whole.getvalue()) // 2]
     (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # another library may have set it
-    with pytest.raises(
-        ValueError, match=rf"{name} does not decode .*: replace it by a whole copy, or delete it"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} does not decode .*: replace it by a whole copy, or delete it"):
         load(tmp_path)
     assert lenient is ImageFile.LOAD_TRUNCATED_IMAGES
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from companion.course.authoring import learner_notebook, machine_fault, picture_fault, solution_notebook
+from companion.course.authoring import cover, learner_notebook, machine_fault, picture_fault, solution_notebook
 from companion.course.execution import glued
 from companion.course.manifest import Chapter, read_book
 
@@ -49,9 +49,7 @@ def test_answers_are_in_the_solution_only(kind: str, notebook: NotebookNode) -> 
     """And there are some: a marker with a slip in it would leave the answer in."""
     with_answer = [cell.id for cell in notebook.cells if "END SOLUTION" in cell.source]
     assert bool(with_answer) == (kind == "solution")
-    assert not [
-        cell.id for cell in notebook.cells if "SOLUTION" in cell.source and cell.id not in with_answer
-    ]
+    assert not [cell.id for cell in notebook.cells if "SOLUTION" in cell.source and cell.id not in with_answer]
 
 
 def test_every_cell_was_executed_in_order(notebook: NotebookNode) -> None:
@@ -83,10 +81,14 @@ def test_glued_values_are_plain(notebook: NotebookNode) -> None:
 
 
 def test_both_notebooks_glue_the_same_names(chapter: Chapter) -> None:
-    solution, learner = (
-        nbformat.read(path, as_version=4) for path in (BOOK.solution(chapter), BOOK.notebook(chapter))
-    )
+    solution, learner = (nbformat.read(path, as_version=4) for path in (BOOK.solution(chapter), BOOK.notebook(chapter)))
     assert list(glued(solution)) == list(glued(learner))
+
+
+def test_the_cover_is_the_picture_that_the_reader_makes(chapter: Chapter) -> None:
+    learner = nbformat.read(BOOK.notebook(chapter), as_version=4)
+    assert BOOK.cover(chapter).read_bytes() == cover(learner)
+    assert f"(../chapters/pictures/{chapter.name}.png)" in learner.cells[0].source
 
 
 def test_every_notebook_belongs_to_a_chapter() -> None:

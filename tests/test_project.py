@@ -51,9 +51,7 @@ def test_requirements_cover_and_satisfy_what_the_package_asks_for() -> None:
         wanted = Requirement(text)
         if wanted.name != project["name"]:
             assert pins[canonicalize_name(wanted.name)], text
-            assert all(
-                wanted.specifier.contains(version) for version in pins[canonicalize_name(wanted.name)]
-            ), text
+            assert all(wanted.specifier.contains(version) for version in pins[canonicalize_name(wanted.name)]), text
 
 
 def test_the_library_alone_needs_three_packages() -> None:
@@ -163,9 +161,7 @@ def test_an_old_python_can_read_the_set_up_and_names_a_newer_one() -> None:
     ast.parse(source, feature_version=(3, 6))
     old = source.replace("sys.version_info < (3, 11)", "sys.version_info < (9, 9)")
     assert old != source
-    result = subprocess.run(
-        [sys.executable, "-", "course"], input=old.replace("__file__", "'/a/b/c/d'"), **TEXT
-    )
+    result = subprocess.run([sys.executable, "-", "course"], input=old.replace("__file__", "'/a/b/c/d'"), **TEXT)
     assert result.returncode == 1
     assert re.match(
         r"Python 3\.11 or newer is needed; `python.*` is 3\.\d+\.\d+\. .*make lab PYTHON=python3",
@@ -176,9 +172,7 @@ def test_an_old_python_can_read_the_set_up_and_names_a_newer_one() -> None:
 def test_lab_has_no_news_and_no_grading_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "VENV", tmp_path)
     bootstrap.configure_lab()
-    settings = json.loads(
-        (tmp_path / "share/jupyter/lab/settings/overrides.json").read_text(encoding="utf-8")
-    )
+    settings = json.loads((tmp_path / "share/jupyter/lab/settings/overrides.json").read_text(encoding="utf-8"))
     schemas = Path(sys.prefix) / "share/jupyter/lab/schemas/@jupyterlab/apputils-extension"
     schema = json.loads((schemas / "notification.json").read_text(encoding="utf-8"))["properties"]
     chosen = settings["@jupyterlab/apputils-extension:notification"]
@@ -216,11 +210,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             yield "companion." * bool(node.level) + (node.module or "")
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node.value.startswith("companion.")
-        ):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("companion."):
             yield node.value  # importlib.import_module("companion.course")
 
 
@@ -298,15 +288,11 @@ def asserts(function: ast.AST) -> bool:
 def test_no_test_compares_without_asserting(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert idle_comparisons(tree) == []
-    tests = [
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
     assert [test.name for test in tests if not asserts(test)] == []
 
 
-@pytest.mark.parametrize(
-    "line", ["x.shape == y", "torch.equal(x, y)", "(x == y).all()", "not x", "x == 1 and y"]
-)
+@pytest.mark.parametrize("line", ["x.shape == y", "torch.equal(x, y)", "(x == y).all()", "not x", "x == 1 and y"])
 def test_a_comparison_that_nobody_asserts_is_found(line: str) -> None:
     assert idle_comparisons(ast.parse(f"def test_x():\n    {line}\n")) == [2]
     assert idle_comparisons(ast.parse(f"def test_x():\n    assert {line}\n")) == []

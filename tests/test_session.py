@@ -64,9 +64,7 @@ def test_smoke_says_that_its_numbers_mean_nothing(
     assert "not measured on this device yet" in printed
 
 
-def test_unknown_profile_and_chapter_name_those_there_are(
-    book: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_profile_and_chapter_name_those_there_are(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"got '01_none', want one of 00_tiny"):
         begin("01_none", book=book)
     monkeypatch.setenv("COMPANION_PROFILE", "quik")

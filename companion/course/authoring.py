@@ -1,5 +1,6 @@
 """From ``solutions/NN_name.py`` to the notebook with answers and the learner's notebook without."""
 
+import base64
 import hashlib
 import json
 import os
@@ -54,6 +55,7 @@ def make_notebooks(book: Book, chapter: Chapter) -> None:
         execute(executed, name=name, folder=path.parent, env=ENVIRONMENT | env)
         keep_outputs(notebook, executed, name=name, root=book.root)
         write(notebook, path)
+    write_cover(notebook, book.cover(chapter))
 
 
 def solution_notebook(book: Book, chapter: Chapter) -> NotebookNode:
@@ -137,12 +139,39 @@ def image_alts(html: str) -> list[str | None]:
     return alts
 
 
+def cover(notebook: NotebookNode) -> bytes:
+    """The picture of the cell tagged ``cover``, as PNG: what the chapter shows at its top, and the README.
+
+    Raises:
+        ValueError: not exactly one cell has the tag, or it shows no picture.
+    """
+    tagged = [cell for cell in notebook.cells if "cover" in cell.metadata.get("tags", [])]
+    pictures = [
+        base64.b64decode(encoded)
+        for cell in tagged
+        for output in cell.outputs
+        for encoded in re.findall(r"data:image/png;base64,([^\"]+)", output.get("data", {}).get("text/html", ""))
+    ]
+    if len(tagged) != 1 or len(pictures) != 1:
+        raise ValueError(f"cover: got {len(tagged)} cells with that tag and {len(pictures)} pictures, want one of each")
+    return pictures[0]
+
+
+def write_cover(notebook: NotebookNode, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    _write_whole(cover(notebook), path)
+
+
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook so that ``path`` is at all times the old one or the new one."""
     nbformat.validate(notebook)
+    _write_whole((nbformat.writes(notebook) + "\n").encode(), path)
+
+
+def _write_whole(content: bytes, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -26,9 +26,7 @@ if sys.version_info < (3, 11):  # noqa: UP036
     found = [name for name in ("python3.13", "python3.12", "python3.11") if shutil.which(name)]
     here = f"`{os.path.basename(sys.executable)}` is {'.'.join(map(str, sys.version_info[:3]))}"
     first = "" if found else "Install one (https://www.python.org/downloads), then: "
-    sys.exit(
-        f"Python 3.11 or newer is needed; {here}. {first}Try: make lab PYTHON={(found or ['python3.12'])[0]}"
-    )
+    sys.exit(f"Python 3.11 or newer is needed; {here}. {first}Try: make lab PYTHON={(found or ['python3.12'])[0]}")
 
 
 def main(extra: str) -> None:
@@ -81,9 +79,7 @@ def configure_lab() -> None:
         },
         "etc/jupyter/labconfig/page_config.json": {"disabledExtensions": {"@jupyter/nbgrader": True}},
         "etc/jupyter/jupyter_server_config.json": {
-            "ServerApp": {
-                "jpserver_extensions": {f"nbgrader.server_extensions.{name}": False for name in nbgrader}
-            }
+            "ServerApp": {"jpserver_extensions": {f"nbgrader.server_extensions.{name}": False for name in nbgrader}}
         },
     }
     for name, content in files.items():

@@ -17,9 +17,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-GLUED = (
-    "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
-)
+GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
 
 
 class CellError(Exception):

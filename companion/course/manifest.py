@@ -68,6 +68,10 @@ class Book:
         """What learners open."""
         return self.root / self.src / f"{chapter.name}.ipynb"
 
+    def cover(self, chapter: Chapter) -> Path:
+        """The picture at the top of the chapter."""
+        return self.root / self.src / "pictures" / f"{chapter.name}.png"
+
 
 def find_root(start: Path | None = None) -> Path:
     """The nearest folder at or above ``start`` (default: the working folder) with a manifest.
@@ -129,9 +133,7 @@ def _chapter(name: str, table: dict[str, Any], measured: dict[str, Any]) -> Chap
             for profile, kinds in measured.items()
         },
         bands={
-            profile: {
-                value: (float(low), float(high)) for value, (low, high) in kinds.get("bands", {}).items()
-            }
+            profile: {value: (float(low), float(high)) for value, (low, high) in kinds.get("bands", {}).items()}
             for profile, kinds in measured.items()
         },
     )

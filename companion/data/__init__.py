@@ -55,7 +55,5 @@ def load(
         return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
     if not Path(name).is_dir():
         names = ", ".join(("glyphs", *real.NAMES))
-        raise ValueError(
-            f"name: wanted one of {names}, or the path of a folder of images; no folder {str(name)!r}"
-        )
+        raise ValueError(f"name: wanted one of {names}, or the path of a folder of images; no folder {str(name)!r}")
     return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)

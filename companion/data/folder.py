@@ -26,16 +26,12 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
     top = _split_folder(path, split)
     classes = _folders(top) or [top]
     if classes != [top] and (loose := [file for file in _images(top, "*")]):
-        raise ValueError(
-            f"{top} has images ({loose[0].name}) beside sub-folders: move each into a class's sub-folder"
-        )
+        raise ValueError(f"{top} has images ({loose[0].name}) beside sub-folders: move each into a class's sub-folder")
     files, labels = [], []
     for label, class_folder in enumerate(classes):
         found = _images(class_folder, "**/*")
         if not found:
-            raise ValueError(
-                f"{class_folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder"
-            )
+            raise ValueError(f"{class_folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder")
         files += found
         labels += [label] * len(found)
     kept = chosen(len(files), size, seed, str(top))
@@ -84,9 +80,7 @@ def middle_square(image: Any, side: int) -> Any:
     """The largest square in the middle of a pillow image, resized."""
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
-    return image.crop((left, top, left + short, top + short)).resize(
-        (side, side)
-    )  # bicubic, pillow's default
+    return image.crop((left, top, left + short, top + short)).resize((side, side))  # bicubic, pillow's default
 
 
 def _decode(file: Path) -> Any:
@@ -96,13 +90,9 @@ def _decode(file: Path) -> Any:
         with pil.open(file) as opened:
             image = ops.exif_transpose(opened)
     except Exception as error:  # pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise ValueError(
-            f"{file} does not decode ({error}): replace it by a whole copy, or delete it"
-        ) from error
+        raise ValueError(f"{file} does not decode ({error}): replace it by a whole copy, or delete it") from error
     if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits first"
-        )
+        raise ValueError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits first")
     if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "PA"):
         image = image.convert("RGB")  # before resizing: palette numbers cannot be averaged
     return image
@@ -110,15 +100,11 @@ def _decode(file: Path) -> Any:
 
 def _split_folder(path: Path, split: str) -> Path:
     names = {sub.name for sub in _folders(path)}
-    splits = {"train", "test"} <= names or (
-        names and names <= {"train", "val", "valid", "validation", "test"}
-    )
+    splits = {"train", "test"} <= names or (names and names <= {"train", "val", "valid", "validation", "test"})
     if splits and split in names:
         return path / split
     if splits or split != "train":
-        raise ValueError(
-            f"split: {path} has {sorted(names) if splits else 'no folders train and test'}, got {split!r}"
-        )
+        raise ValueError(f"split: {path} has {sorted(names) if splits else 'no folders train and test'}, got {split!r}")
     return path
 
 
@@ -130,6 +116,5 @@ def _images(path: Path, pattern: str) -> list[Path]:
     return sorted(
         file
         for file in path.glob(pattern)
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )

@@ -32,9 +32,7 @@ class ImageSet:
         if self.labels.dtype != torch.int64 or self.labels.shape != (len(self),):
             raise ValueError(f"labels: wanted int64 [{len(self)}], got {_describe(self.labels)}")
         if self.labels.device != self.images.device:
-            raise ValueError(
-                f"labels: wanted on {self.images.device} like images, got on {self.labels.device}"
-            )
+            raise ValueError(f"labels: wanted on {self.images.device} like images, got on {self.labels.device}")
         low, high = (int(value) for value in self.labels.aminmax())
         if low < 0 or high >= len(self.classes):
             raise ValueError(f"labels: wanted 0 to {len(self.classes) - 1} (classes), got {low} to {high}")
@@ -78,9 +76,7 @@ class ImageSet:
             raise ValueError(f"n: wanted 1 to {len(self)} (the images of {self.name}/{self.split}), got {n}")
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
-    def batch(
-        self, indices: Tensor | Sequence[int], device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """The images and labels at ``indices`` [B], on ``device``, or where the set lives.
 
         Returns:

@@ -96,9 +96,7 @@ def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:
     if archive.is_file() and not pictures.is_dir():  # torchvision would ask for the downloading package first
         utils = require("torchvision.datasets.utils", extra="data", what="celeba")
         _fetch(lambda: utils.extract_archive(archive, base / "partial"), "celeba", [pictures])
-        (base / "partial" / pictures.name).rename(
-            pictures
-        )  # at once: half a folder would pass for a whole one
+        (base / "partial" / pictures.name).rename(pictures)  # at once: half a folder would pass for a whole one
         (base / "partial").rmdir()
     missing = [file for file in [pictures, *published] if not file.exists()]
     data = _fetch(lambda: kind(top, split=split, download=True), "celeba", missing)

@@ -1,0 +1,163 @@
+"""Convolutional encoders and decoders: the strided ResNet of the VQ-VAE papers."""
+
+from math import prod
+
+from torch import Tensor, nn
+
+from companion.checkpoint import Configured
+
+
+def conv_output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
+    """Length of one spatial axis after a convolution: ⌊(size + 2·padding − kernel) / stride⌋ + 1.
+
+    Raises:
+        ValueError: the kernel is longer than the padded axis, so there is no output at all.
+    """
+    if kernel > size + 2 * padding:
+        raise ValueError(f"kernel: got {kernel}, want at most size + 2·padding = {size + 2 * padding}")
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1×1(relu(conv3×3(relu(x)))) (van den Oord et al. 2017, section 4.1).
+
+    The ReLUs are not in place: an in-place one would change ``x`` before the sum, and the skip path with it.
+
+    Shapes:
+        x: (B, channels, H, W) → the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.branch(x)
+        return out
+
+
+class ResNetEncoder(Configured, nn.Module):
+    """Image → latent grid, ``factor`` times smaller along each axis.
+
+    Args:
+        in_channels: channels of the image.
+        dim: D, channels of the latent grid.
+        hidden: channels in between.
+        factor: f, or (f_height, f_width); each is reached by one strided convolution per prime factor.
+        num_blocks: residual blocks at the smallest size.
+
+    Shapes:
+        x: (B, in_channels, H, W) → (B, dim, H / f, W / f).
+
+    Raises:
+        ValueError: another number of channels, or a size that ``factor`` does not divide (with the nearest that work).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        dim: int = 64,
+        *,
+        hidden: int = 128,
+        factor: int | tuple[int, int] = 4,
+        num_blocks: int = 2,
+    ) -> None:
+        super().__init__()
+        self.factor = _pair(factor)
+        self.in_channels = in_channels
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for stride in _stages(self.factor):
+            kernel, padding = _window(stride)
+            layers += [nn.Conv2d(channels, hidden, kernel, stride, padding), nn.ReLU()]
+            channels = hidden
+        layers += [nn.Conv2d(channels, hidden, 3, padding=1)]
+        layers += [ResidualBlock(hidden) for _ in range(num_blocks)]
+        layers += [nn.ReLU(), nn.Conv2d(hidden, dim, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_image(x, self.in_channels, self.factor)
+        z: Tensor = self.layers(x)
+        return z
+
+
+class ResNetDecoder(Configured, nn.Module):
+    """Latent grid → image: the encoder's mirror, with transposed convolutions.
+
+    Shapes:
+        z: (B, dim, h, w) → (B, out_channels, f·h, f·w). The output is not squashed into [0, 1].
+
+    Raises:
+        ValueError: ``z`` is not (B, dim, h, w).
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 1,
+        dim: int = 64,
+        *,
+        hidden: int = 128,
+        factor: int | tuple[int, int] = 4,
+        num_blocks: int = 2,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        layers: list[nn.Module] = [nn.Conv2d(dim, hidden, 3, padding=1)]
+        layers += [ResidualBlock(hidden) for _ in range(num_blocks)]
+        stages = _stages(_pair(factor))[::-1]
+        for i, stride in enumerate(stages):
+            kernel, padding = _window(stride)
+            channels = out_channels if i == len(stages) - 1 else hidden
+            layers += [nn.ReLU(), nn.ConvTranspose2d(hidden, channels, kernel, stride, padding)]
+        if not stages:
+            layers += [nn.ReLU(), nn.Conv2d(hidden, out_channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.ndim != 4 or z.shape[1] != self.dim:
+            raise ValueError(f"z: got shape {tuple(z.shape)}, want (B, {self.dim}, h, w)")
+        x_hat: Tensor = self.layers(z)
+        return x_hat
+
+
+def _pair(factor: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
+    if min(pair) < 1:
+        raise ValueError(f"factor: got {factor}, want whole numbers of at least 1")
+    return pair
+
+
+def _stages(factor: tuple[int, int]) -> list[tuple[int, int]]:
+    """One stride pair per convolution: (4, 4) → [(2, 2), (2, 2)], (2, 4) → [(2, 2), (1, 2)], 7 → [(7, 7)]."""
+    rows, columns = (_primes(f) for f in factor)
+    length = max(len(rows), len(columns))
+    rows, columns = (axis + [1] * (length - len(axis)) for axis in (rows, columns))
+    assert prod(rows) == factor[0]
+    assert prod(columns) == factor[1]
+    return list(zip(rows, columns, strict=True))
+
+
+def _primes(n: int) -> list[int]:
+    return next(([p, *_primes(n // p)] for p in range(2, n + 1) if n % p == 0), [])
+
+
+def _window(stride: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Kernel and padding for which size / stride comes out whole, and every pixel of a transposed convolution
+    is covered equally often (the kernel is a multiple of the stride: no checkerboard)."""
+    options = [{1: (3, 1)}.get(s, (s, 0) if s % 2 else (2 * s, s // 2)) for s in stride]
+    return (options[0][0], options[1][0]), (options[0][1], options[1][1])
+
+
+def _check_image(x: Tensor, channels: int, factor: tuple[int, int]) -> None:
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, want (B, {channels}, H, W)")
+    for axis, size, f in zip(("height", "width"), x.shape[2:], factor, strict=True):
+        if size % f or size == 0:
+            nearest = " or ".join(str(s) for s in (size // f * f, (size // f + 1) * f) if s > 0)
+            raise ValueError(f"x: got {axis} {size}, want a multiple of the factor {f}; the nearest: {nearest}")

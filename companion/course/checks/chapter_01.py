@@ -1,0 +1,467 @@
+"""Exercises of chapter 01: output sizes, the encoder, one training step, interpolation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from companion.autoencoder import Autoencoder, Decoder, Encoder, interpolate
+from companion.backbones import conv_output_size
+from companion.course.checks.core import (
+    DIAGNOSTIC,
+    Case,
+    Exercise,
+    Mistake,
+    Observed,
+    call,
+    module_call,
+    register,
+)
+from companion.training import train_step
+
+CHAPTER = "01_autoencoder"
+
+
+# Exercise 1.1 -------------------------------------------------------------------------------------------------------
+
+
+def _sizes() -> Sequence[Case]:
+    rows = [(28, 3, 2, 1), (7, 3, 2, 1), (28, 4, 2, 1), (9, 2, 3, 0), (32, 5, 4, 2), (5, 5, 1, 0), (11, 3, 1, 1)]
+    return [Case(f"size {s}, kernel {k}, stride {t}, padding {p}", (s, k, t, p)) for s, k, t, p in rows]
+
+
+_SIZE_MISTAKES = (
+    Mistake(
+        "no + 1",
+        lambda s, k, t, p: (s + 2 * p - k) // t,
+        "you count the steps between windows. There is one window more than there are steps: add 1.",
+    ),
+    Mistake(
+        "padding on one side",
+        lambda s, k, t, p: (s + p - k) // t + 1,
+        "padding is added on both sides of the axis, so it counts twice.",
+    ),
+    Mistake(
+        "rounded up",
+        lambda s, k, t, p: -(-(s + 2 * p - k) // t) + 1,
+        "you round up. A last window that does not fit whole is left out, so the division rounds down.",
+    ),
+    Mistake(
+        "true division",
+        lambda s, k, t, p: (s + 2 * p - k) / t + 1,
+        "/ gives a float, and half windows. Use // to round down to a whole number.",
+    ),
+    Mistake(
+        "kernel forgotten",
+        lambda s, k, t, p: (s + 2 * p) // t + 1,
+        "the first window already covers `kernel` positions; only the rest of the axis is left to step over.",
+    ),
+    Mistake(
+        "+ 1 inside",
+        lambda s, k, t, p: (s + 2 * p - k + 1) // t,
+        "the + 1 stands outside the division: it counts the first window, which needs no step.",
+    ),
+    Mistake(
+        "size over stride",
+        lambda s, k, t, p: s // t,
+        "size // stride is right only where kernel and padding happen to fit. Count where the window can stand.",
+    ),
+    Mistake(
+        "padding taken away",
+        lambda s, k, t, p: (s - 2 * p - k) // t + 1,
+        "padding makes the axis longer, not shorter.",
+    ),
+)
+
+
+# Exercise 1.2 -------------------------------------------------------------------------------------------------------
+
+
+def _encoder_cases() -> Sequence[Case]:
+    g = torch.Generator().manual_seed(1)
+    image = {0: "x"}
+    turned = torch.randn(3, 1, 8, 8, generator=g).transpose(2, 3)
+    return [
+        Case("a batch of five, 28×28", (torch.randn(5, 1, 28, 28, generator=g),), {"latent_dim": 2}, image),
+        Case(
+            "a batch of one, three channels, 12×12",
+            (torch.randn(1, 3, 12, 12, generator=g),),
+            {"latent_dim": 7, "in_channels": 3, "hidden": 5, "image_size": 12},
+            image,
+            seed=1,
+        ),
+        Case(
+            "images that are not contiguous in memory",
+            (turned,),
+            {"latent_dim": 3, "hidden": 4, "image_size": 8},
+            image,
+            seed=2,
+        ),
+    ]
+
+
+class _NoFirstRelu(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x)).relu().flatten(1))
+        return z
+
+
+class _NoSecondRelu(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).flatten(1))
+        return z
+
+
+class _NoRelu(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x)).flatten(1))
+        return z
+
+
+class _ReluOnLatent(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class _SigmoidOnLatent(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sigmoid()
+
+
+class _FlattenAll(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu().flatten())
+        return z
+
+
+class _NoFlatten(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu())
+        return z
+
+
+class _ChannelsLast(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(self.conv1(x).relu()).relu()
+        z: Tensor = self.to_latent(h.permute(0, 2, 3, 1).flatten(1))
+        return z
+
+
+class _Detached(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(self.conv1(x).relu()).relu().detach()
+        z: Tensor = self.to_latent(h.flatten(1))
+        return z
+
+
+class _FeaturesReturned(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.conv2(self.conv1(x).relu()).relu()
+        return h.flatten(1)
+
+
+_ENCODER_MISTAKES = (
+    Mistake("no first ReLU", _NoFirstRelu, "there is no ReLU after the first convolution."),
+    Mistake("no second ReLU", _NoSecondRelu, "there is no ReLU after the second convolution."),
+    Mistake(
+        "no ReLU at all",
+        _NoRelu,
+        "without a ReLU in between, two convolutions and a linear layer are one linear map: put one after each "
+        "convolution.",
+    ),
+    Mistake(
+        "ReLU on the latent",
+        _ReluOnLatent,
+        "the last layer's output is cut at 0, so half of the latent space could never be used. No ReLU after the "
+        "linear layer.",
+    ),
+    Mistake(
+        "sigmoid on the latent",
+        _SigmoidOnLatent,
+        "the latent is squashed into (0, 1). It may be any real number: nothing comes after the linear layer.",
+    ),
+    Mistake(
+        "the batch is flattened too",
+        _FlattenAll,
+        "flatten() without a start melts the batch into the features. Keep the first axis: flatten(1).",
+    ),
+    Mistake(
+        "no flatten",
+        _NoFlatten,
+        "the linear layer wants (B, features), the convolution gives (B, channels, height, width): flatten(1) between.",
+    ),
+    Mistake(
+        "channels last",
+        _ChannelsLast,
+        "the features arrive in another order: channels come first in PyTorch, so flatten without moving axes.",
+    ),
+    Mistake(
+        "detached",
+        _Detached,
+        "the values are right, but nothing before the linear layer gets a gradient: remove the detach (or no_grad).",
+    ),
+    Mistake(
+        "linear layer left out",
+        _FeaturesReturned,
+        "these are the flattened features. self.to_latent, the linear layer, still has to turn them into the latent.",
+    ),
+)
+
+
+# Exercise 1.3 -------------------------------------------------------------------------------------------------------
+
+
+def _step_cases() -> Sequence[Case]:
+    g = torch.Generator().manual_seed(2)
+
+    def batches(*shape: int) -> tuple[Tensor, Tensor]:
+        return torch.rand(shape, generator=g), torch.rand(shape, generator=g)
+
+    return [
+        Case("two steps on batches of three", batches(3, 1, 8, 8), seed=3),
+        Case("two steps on batches of one", batches(1, 1, 8, 8), seed=4),
+    ]
+
+
+class _WatchedSGD(torch.optim.SGD):
+    """SGD that notes in which order it is used; two mistakes that leave the same weights differ in it."""
+
+    calls: list[str]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.calls.append("zero_grad")
+        super().zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        self.calls.append("step")
+        return super().step(closure)
+
+
+def _two_steps(implementation: Any, case: Case) -> Observed:
+    """Two steps from the same weights; what is left from the first would show in the second."""
+    decoder = Decoder(2, hidden=3, image_size=8)
+    model = Autoencoder(Encoder(2, hidden=3, image_size=8), decoder)
+    optimizer = _WatchedSGD(model.parameters(), lr=0.5, momentum=0.9)
+    optimizer.calls = calls = []
+    decoder.conv2.weight.register_hook(lambda _: calls.append("backward"))  # type: ignore[no-untyped-call]
+    seen: Observed = {}
+    for number, x in enumerate(case.arguments, 1):
+        loss = implementation(model, optimizer, x.clone())
+        seen[f"the loss returned by step {number}"] = loss
+        seen[f"the loss of step {number} still hangs on the graph"] = isinstance(loss, Tensor) and loss.requires_grad
+        seen |= {f"{name} after step {number}": p.detach().clone() for name, p in model.named_parameters()}
+    seen[f"{DIAGNOSTIC}the order of the calls"] = calls
+    return seen
+
+
+def _no_zero_grad(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
+
+
+def _zero_after_backward(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss.detach()
+
+
+def _no_backward(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss.detach()
+
+
+def _step_first(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    optimizer.step()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _no_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _loss_after(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    train_step(model, optimizer, x)
+    with torch.no_grad():
+        loss: Tensor = model(x).loss
+    return loss
+
+
+def _attached(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss
+
+
+def _uphill(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    optimizer.zero_grad()
+    (-loss).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
+
+
+def _no_grad(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return _no_zero_grad(model, optimizer, x)
+
+
+def _twice(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss = train_step(model, optimizer, x)
+    optimizer.step()
+    return loss
+
+
+_STEP_MISTAKES = (
+    Mistake(
+        "no zero_grad",
+        _no_zero_grad,
+        "gradients add up from step to step: backward() adds to what is there. Call optimizer.zero_grad() before it.",
+    ),
+    Mistake(
+        "zero_grad between backward and step",
+        _zero_after_backward,
+        "the gradients are thrown away between backward() and step(), so nothing moves. zero_grad() comes first.",
+    ),
+    Mistake(
+        "no backward",
+        _no_backward,
+        "backward() is missing, so there are no gradients for optimizer.step() to use.",
+    ),
+    Mistake(
+        "step before backward",
+        _step_first,
+        "the step is taken with the gradients of the step before. The order is zero_grad, backward, step.",
+    ),
+    Mistake(
+        "no step", _no_step, "the gradients are computed, but the weights never move: optimizer.step() is missing."
+    ),
+    Mistake(
+        "loss measured after the step",
+        _loss_after,
+        "this is the loss after the update. Return the one that the step was made from; it comes for free.",
+    ),
+    Mistake(
+        "loss still on the graph",
+        _attached,
+        "the loss returned still holds the whole graph of the step in memory: return loss.detach().",
+    ),
+    Mistake("uphill", _uphill, "the weights move up the loss: minimise the loss itself, not its negative."),
+    Mistake(
+        "under no_grad",
+        _no_grad,
+        "under torch.no_grad() nothing is recorded, so backward() has nothing to go back through.",
+    ),
+    Mistake("two steps for one gradient", _twice, "optimizer.step() is called twice for one backward()."),
+)
+
+
+# Exercise 1.4 -------------------------------------------------------------------------------------------------------
+
+
+def _lines() -> Sequence[Case]:
+    g = torch.Generator().manual_seed(3)
+    ends = {0: "start", 1: "end"}
+
+    def pair(*shape: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(shape, generator=g), torch.randn(shape, generator=g)
+
+    a, b = pair(2, 3, 5)
+    return [
+        Case("two vectors of three numbers, five steps", (*pair(3), 5), gradient_of=ends),
+        Case("two steps", (*pair(4), 2), gradient_of=ends),
+        Case("latent grids, not contiguous in memory", (a.transpose(0, 2), b.transpose(0, 2), 4), gradient_of=ends),
+    ]
+
+
+def _weights(start: Tensor, t: Tensor) -> Tensor:
+    return t.reshape(-1, *[1] * start.ndim)
+
+
+def _line(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+    t = _weights(start, t)
+    return (1 - t) * start + t * end
+
+
+def _vectors_only(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    t = torch.linspace(0, 1, steps)[:, None]
+    return (1 - t) * start + t * end
+
+
+def _scaled_sum(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    t = _weights(start, torch.linspace(0, 1, steps))
+    return start + t * end
+
+
+def _on_the_sphere(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    t = _weights(start, torch.linspace(0, 1, steps))
+    cosine = (start * end).sum() / (start.norm() * end.norm())
+    angle = cosine.clamp(-1, 1).arccos()
+    out: Tensor = (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
+    return out
+
+
+_LINE_MISTAKES = (
+    Mistake(
+        "the end is left out",
+        lambda a, b, n: _line(a, b, torch.arange(n) / n),
+        "the last point stops short of `end`. With n points there are n − 1 gaps: torch.linspace(0, 1, n).",
+    ),
+    Mistake(
+        "backwards",
+        lambda a, b, n: interpolate(b, a, n),
+        "the line runs from `end` to `start`: swap the two weights.",
+    ),
+    Mistake(
+        "one point too many",
+        lambda a, b, n: interpolate(a, b, n + 1),
+        "there is one point too many: `steps` counts the points, both ends included.",
+    ),
+    Mistake(
+        "inner points only",
+        lambda a, b, n: interpolate(a, b, n + 2)[1:-1],
+        "the two ends are missing: t starts at 0 and ends at 1.",
+    ),
+    Mistake(
+        "vectors only",
+        _vectors_only,
+        "this works for vectors but not for grids: give t as many axes of length 1 as a latent has, "
+        "t.reshape(-1, *[1] * start.ndim).",
+    ),
+    Mistake(
+        "end added to start",
+        _scaled_sum,
+        "start keeps its full weight all the way: at t = 1 you stand at start + end. Its weight is 1 − t.",
+    ),
+    Mistake(
+        "along the sphere",
+        _on_the_sphere,
+        "this is spherical interpolation, along an arc. Asked for is the straight line, (1 − t)·start + t·end.",
+    ),
+    Mistake(
+        "detached",
+        lambda a, b, n: interpolate(a.detach(), b.detach(), n),
+        "the values are right, but no gradient reaches the ends: remove the detach (or no_grad).",
+    ),
+)
+
+
+def register_all() -> None:
+    register(Exercise("conv_output_size", CHAPTER, conv_output_size, _sizes, _SIZE_MISTAKES, call))
+    register(Exercise("Encoder", CHAPTER, Encoder, _encoder_cases, _ENCODER_MISTAKES, module_call(Encoder)))
+    register(Exercise("train_step", CHAPTER, train_step, _step_cases, _STEP_MISTAKES, _two_steps))
+    register(Exercise("interpolate", CHAPTER, interpolate, _lines, _LINE_MISTAKES, call))

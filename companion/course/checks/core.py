@@ -1,0 +1,316 @@
+"""How an exercise is checked.
+
+An exercise holds the companion's implementation, inputs that cannot mask a bug, and a list of plausible mistakes, each
+a wrong implementation with the hint for whoever made it. The reader's code and the companion's run on the same inputs;
+values, dtypes, shapes and gradients are compared. Where they differ, the reader's results are compared with those of
+each listed mistake: the one that behaves the same on every input gives the hint. So the list that helps the reader is
+also the list that proves the check: a test makes sure that each mistake is rejected, with its own hint.
+"""
+
+import linecache
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Observed = dict[str, Any]  # name of what was looked at → tensor, number, None, ... in the order of comparison
+DIAGNOSTIC = "~ "  # what starts so is no part of the verdict; it only tells one mistake from another
+Runner = Callable[[Any, "Case"], Observed]
+
+_LIBRARY = Path(__file__).resolve().parents[2]
+_PACKAGES = Path(torch.__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input: what the message calls it, the arguments, and which of them want a gradient."""
+
+    label: str
+    arguments: tuple[Any, ...] = ()
+    build: Mapping[str, Any] = field(default_factory=dict)  # for classes: the arguments of __init__
+    gradient_of: Mapping[int, str] = field(default_factory=dict)  # position → the name to use in messages
+    seed: int = 0  # what the global generator is set to before the run
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong implementation somebody is likely to write, and what to tell them."""
+
+    name: str
+    implementation: Any
+    hint: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: ``name`` is the function or class the reader defines."""
+
+    name: str
+    chapter: str
+    reference: Any
+    cases: Callable[[], Sequence[Case]]
+    mistakes: tuple[Mistake, ...]
+    run: Runner
+    tolerance: float = 1e-4  # relative to the largest expected number; float32 sums in another order stay far below
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one check; ``hint`` is that of the listed mistake which behaves like the reader's code."""
+
+    status: Literal["matches", "not attempted", "differs"]
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An exception in the code under check, told without the path of anybody's machine."""
+
+    kind: str  # the exception's class and the first line of its message
+    text: str
+    not_attempted: bool
+
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+def register(exercise: Exercise) -> None:
+    """Make an exercise known to ``check``; its name is unique in the course."""
+    if exercise.name in EXERCISES:
+        raise ValueError(f"exercise: {exercise.name!r} is already one of chapter {EXERCISES[exercise.name].chapter}")
+    EXERCISES[exercise.name] = exercise
+
+
+def check(implementation: Any) -> Any:
+    """Compare the reader's function or class with the companion's, print the verdict, give back what to go on with.
+
+    ✅ gives back the reader's own; ⬜ (not attempted) and ❌ give back the companion's, so that the notebook goes on.
+    An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise.
+
+    Raises:
+        ValueError: there is no exercise of that name.
+        AssertionError: the verdict is not ✅ and ``COMPANION_STRICT=1``.
+    """
+    name = getattr(implementation, "__name__", repr(implementation))
+    if name not in EXERCISES:
+        raise ValueError(f"check: got {name!r}, want one of the exercises: {', '.join(sorted(EXERCISES))}")
+    exercise = EXERCISES[name]
+    if implementation is exercise.reference:
+        print(f"{name} is the companion's own here. To check yours, run the cell that defines it again.")
+        return implementation
+    report = examine(exercise, implementation)
+    print(report.text)
+    if report.status != "matches" and os.environ.get("COMPANION_STRICT") == "1":
+        raise AssertionError(report.text)
+    return implementation if report.status == "matches" else exercise.reference
+
+
+def examine(exercise: Exercise, implementation: Any) -> Report:
+    """The verdict on an implementation, without printing it."""
+    name, cases = exercise.name, exercise.cases()
+    for number, case in enumerate(cases):
+        expected = _observe(exercise, exercise.reference, case)
+        if isinstance(expected, _Failure):
+            raise RuntimeError(f"the companion's {name} fails its own check: {expected.text}")
+        got = _observe(exercise, implementation, case)
+        if isinstance(got, _Failure) and got.not_attempted:
+            return Report("not attempted", f"⬜ {name}: not attempted yet. The notebook goes on with the companion's.")
+        difference = _difference(expected, got, exercise.tolerance)
+        if difference:
+            hint = _hint(exercise, implementation, cases) or _general_hint(difference)
+            lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}", difference]
+            if hint:
+                lines.append(f"Hint: {hint}")
+            lines.append("The notebook goes on with the companion's; change your code and run the cell again.")
+            return Report("differs", "\n".join(lines), hint)
+    inputs = f"{len(cases)} inputs" if len(cases) > 1 else "1 input"
+    looked_at = "values and gradients" if any(case.gradient_of for case in cases) else "values"
+    return Report("matches", f"✅ {name} matches: {looked_at}, on {inputs}. The notebook goes on with yours.")
+
+
+def call(implementation: Any, case: Case) -> Observed:
+    """Runner for functions: the result, the gradients it sends back, and whether an input was overwritten."""
+    arguments = [_copy(argument) for argument in case.arguments]
+    for position in case.gradient_of:
+        arguments[position].requires_grad_(True)
+    result = implementation(*arguments)
+    seen: Observed = {"the result": result}
+    seen |= _gradients(result, {name: arguments[p] for p, name in case.gradient_of.items()})
+    for position, (before, after) in enumerate(zip(case.arguments, arguments, strict=True)):
+        if isinstance(before, Tensor):
+            seen[f"argument {position + 1} after the call"] = after.detach()
+    return seen
+
+
+def module_call(reference: type[nn.Module]) -> Runner:
+    """Runner for classes: built as the case says, given the reference's weights, then called like a function."""
+
+    def run(implementation: Any, case: Case) -> Observed:
+        torch.manual_seed(case.seed)
+        weights = reference(**case.build).state_dict()
+        module = implementation(**case.build)
+        own = module.state_dict()
+        seen: Observed = {"the names of the weights (given by __init__)": sorted(own)}
+        if set(own) == set(weights):
+            module.load_state_dict({name: _no_zeros(w) for name, w in weights.items()})
+        arguments = [_copy(argument) for argument in case.arguments]
+        for position in case.gradient_of:
+            arguments[position].requires_grad_(True)
+        result = module(*arguments)
+        seen["the result"] = result
+        wanted = {name: arguments[p] for p, name in case.gradient_of.items()}
+        if case.gradient_of:
+            wanted |= dict(module.named_parameters())
+        seen |= _gradients(result, wanted)
+        return seen
+
+    return run
+
+
+def _no_zeros(weight: Tensor) -> Tensor:
+    """Biases of either sign, away from zero, so that forgetting one shows."""
+    generator = torch.Generator().manual_seed(5)
+    return weight + torch.randn(weight.shape, generator=generator) if weight.ndim == 1 else weight
+
+
+def _copy(argument: Any) -> Any:
+    """A tensor of its own with the same layout in memory (a clone of a transposed view stays transposed)."""
+    return argument.detach().clone() if isinstance(argument, Tensor) else argument
+
+
+def _gradients(result: Any, wanted: Mapping[str, Tensor]) -> Observed:
+    """Gradient at each wanted tensor of a fixed weighted sum of the result; None where none arrives."""
+    if not wanted:
+        return {}
+    if not isinstance(result, Tensor) or not result.requires_grad:
+        return {f"the gradient of {name}": None for name in wanted}
+    generator = torch.Generator().manual_seed(7)
+    weights = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result)
+    grads = torch.autograd.grad((result * weights).sum(), list(wanted.values()), allow_unused=True)
+    return {f"the gradient of {name}": grad for name, grad in zip(wanted, grads, strict=True)}
+
+
+def _observe(exercise: Exercise, implementation: Any, case: Case) -> Observed | _Failure:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        try:
+            return exercise.run(implementation, case)
+        except (Exception, SystemExit) as error:
+            return _describe(error)
+
+
+def _describe(error: BaseException) -> _Failure:
+    name = type(error).__name__
+    kind = f"{name}: {str(error).partition(chr(10))[0]}"
+    frame = _readers_frame(error.__traceback__)
+    where = ""
+    if frame is not None:
+        source = linecache.getline(frame.filename, frame.lineno or 0).strip()
+        where = f"\n  in {frame.name}, line {frame.lineno}: {source}"
+    return _Failure(kind, f"  {name}: {error}{where}", isinstance(error, NotImplementedError))
+
+
+def _readers_frame(trace: TracebackType | None) -> traceback.FrameSummary | None:
+    """The innermost frame that is neither the companion's nor a library's: the reader's own line."""
+    own = [f for f in traceback.extract_tb(trace) if not _is_library(f.filename)]
+    return own[-1] if own else None
+
+
+def _is_library(filename: str) -> bool:
+    path = Path(filename)
+    return _PACKAGES in path.parents or _LIBRARY in path.parents or filename.startswith("<frozen")
+
+
+def _difference(expected: Observed, got: Observed | _Failure, tolerance: float, *, diagnostics: bool = False) -> str:
+    """What differs first, with expected and got; empty where nothing does."""
+    if isinstance(got, _Failure):
+        return got.text
+    for name, want in expected.items():
+        if name.startswith(DIAGNOSTIC) and not diagnostics:
+            continue
+        if name not in got:
+            return f"  {name} is missing"
+        problem = _compare(want, got[name], tolerance)
+        if problem:
+            return f"  {name}: {problem}"
+    return ""
+
+
+def _compare(want: Any, have: Any, tolerance: float) -> str:
+    if isinstance(want, Tensor):
+        return _compare_tensors(want, have, tolerance)
+    if isinstance(have, Tensor):
+        return f"expected {want!r}\n  got a tensor of shape {tuple(have.shape)}"
+    if isinstance(want, float) and isinstance(have, int | float):
+        close = abs(want - have) <= tolerance * max(abs(want), 1e-12)
+        return "" if close else f"expected {want:.6g}\n  got {have:.6g}"
+    if type(want) is not type(have) or want != have:
+        return f"expected {want!r}\n  got {_brief(have)}"
+    return ""
+
+
+def _compare_tensors(want: Tensor, have: Any, tolerance: float) -> str:
+    if not isinstance(have, Tensor):
+        return f"expected {_kind(want)}\n  got {_brief(have)}"
+    if want.shape != have.shape or want.dtype != have.dtype:
+        return f"expected {_kind(want)}\n  got {_kind(have)}"
+    if want.numel() == 0:
+        return ""
+    exact = not want.is_floating_point()
+    a, b = want.detach().double(), have.detach().double()
+    bound = 0.0 if exact else tolerance * max(float(a.abs().max()), 1e-12)
+    wrong = ~((a - b).abs() <= bound)  # NaN counts as wrong
+    if not bool(wrong.any()):
+        return ""
+    worst = int((a - b).abs().nan_to_num(nan=torch.inf).argmax())
+    place = [int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape)]
+    where = f" at {place} ({int(wrong.sum())} of {want.numel()} numbers differ)" if want.ndim else ""
+    return f"expected {a.flatten()[worst]:.6g}\n  got {b.flatten()[worst]:.6g}{where}"
+
+
+def _kind(value: Tensor) -> str:
+    return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "None (nothing was returned, or no gradient arrives)"
+    text = repr(value)
+    return f"{text[:77]}…" if len(text) > 78 else text
+
+
+def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case]) -> str:
+    """The hint of the listed mistake that behaves like this implementation on every input; else what can be said."""
+    seen = [_observe(exercise, implementation, case) for case in cases]
+    for mistake in exercise.mistakes:
+        if all(
+            _alike(_observe(exercise, mistake.implementation, c), s, exercise) for c, s in zip(cases, seen, strict=True)
+        ):
+            return mistake.hint
+    return ""
+
+
+def _general_hint(difference: str) -> str:
+    """For what no listed mistake explains: where to look first."""
+    if "the gradient of" in difference and "None" in difference:
+        return "the values agree, but no gradient arrives: something on the way is detached, or turned into a number."
+    if "the gradient of" in difference:
+        return "the values agree, the gradient does not: an operation that leaves the values alone changes it."
+    if "after the call" in difference:
+        return "your code writes into its input; operations ending in _ and += on a tensor do that."
+    if "got None" in difference:
+        return "is there a return at the end?"
+    return ""
+
+
+def _alike(a: Observed | _Failure, b: Observed | _Failure, exercise: Exercise) -> bool:
+    if isinstance(a, _Failure) or isinstance(b, _Failure):
+        return isinstance(a, _Failure) and isinstance(b, _Failure) and a.kind == b.kind
+    return a.keys() == b.keys() and not _difference(a, b, exercise.tolerance, diagnostics=True)

@@ -1,0 +1,209 @@
+"""The course's figures. Each function returns a matplotlib figure; ``show`` puts it on the page with its alt text."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from companion._extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by readers who see colours differently. The same thing keeps its colour.
+COLOURS = {
+    "train": "#0072B2",
+    "validation": "#D55E00",
+    "reference": "#555555",
+    "third": "#009E73",
+    "fourth": "#CC79A7",
+}
+CLASS_COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9",
+    "#D55E00", "#B8A800", "#000000", "#8C564B", "#7F7F7F",
+)  # fmt: skip
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "companion",
+}
+
+
+class Picture:
+    """A PNG with its alt text, as Jupyter and a browser show it (``<img alt=…>``)."""
+
+    def __init__(self, png: bytes, alt: str, width: int) -> None:
+        self.png, self.alt, self.width = png, alt, width
+
+    def __repr__(self) -> str:
+        return f"[figure: {self.alt}]"
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.png).decode("ascii")
+        alt = html.escape(self.alt, quote=True)
+        return f'<img alt="{alt}" width="{self.width}" style="max-width:100%" src="data:image/png;base64,{data}">'
+
+
+def show(fig: "Figure", *, alt: str) -> None:
+    """Draw a figure as an ``<img>`` with alt text. JupyterLab gives a bare PNG output an empty alt, hence this.
+
+    Args:
+        alt: what a reader who cannot see the figure needs to know: a sentence or two.
+
+    Raises:
+        ValueError: the alt text is empty.
+    """
+    if not alt.strip():
+        raise ValueError("alt: got an empty text, want a sentence that says what the figure shows")
+    picture = Picture(to_png(fig, dpi=160), " ".join(alt.split()), round(fig.get_figwidth() * 96))
+    require("IPython.display", extra="course", what="plots.show").display(picture)
+
+
+def to_png(fig: "Figure", *, dpi: int = 100) -> bytes:
+    """The figure as PNG bytes, the same bytes for the same figure (no date or version inside)."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def figure(width: float = 7, height: float = 3, *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """An empty figure in the course's style and its axes; it belongs to no pyplot state, so nothing is shown twice."""
+    matplotlib = require("matplotlib", extra="plots", what="companion.plots")
+    figure_class = require("matplotlib.figure", extra="plots", what="companion.plots").Figure
+    with matplotlib.rc_context(_STYLE):
+        fig = figure_class(figsize=(width, height))
+        axes = fig.subplots(rows, columns, **options)
+    return fig, axes
+
+
+def image_rows(
+    rows: Mapping[str, Tensor], *, title: str = "", columns: int | None = None, size: float = 0.75
+) -> "Figure":
+    """Rows of images, one row a name: originals above reconstructions, and the like.
+
+    Shapes:
+        each value: (n, C, H, W) in [0, 1] with C = 1 or 3; what lies outside is cut off.
+
+    Raises:
+        ValueError: a row is no batch of grey or colour images.
+    """
+    for name, images in rows.items():
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+            raise ValueError(f"rows[{name!r}]: got shape {tuple(images.shape)}, want (n, 1 or 3, H, W)")
+    n = columns or max(len(images) for images in rows.values())
+    fig, axes = figure(
+        size * n + 1.2, size * len(rows) + (0.4 if title else 0.1), rows=len(rows), columns=n, squeeze=False
+    )
+    for (name, images), line in zip(rows.items(), axes, strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, image in zip(line, images, strict=False):
+            draw_image(ax, image)
+        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    if title:
+        fig.suptitle(title)
+    return fig  # type: ignore[no-any-return]
+
+
+def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0.6) -> "Figure":
+    """Many images as one picture, row by row, without gaps. (n, C, H, W) → a figure."""
+    n, channels, height, width = images.shape
+    lines = -(-n // columns)
+    padded = torch.zeros(lines * columns, channels, height, width)
+    padded[:n] = images.detach().float().cpu()
+    sheet = padded.reshape(lines, columns, channels, height, width).permute(2, 0, 3, 1, 4)  # (C, lines, H, columns, W)
+    fig, ax = figure(size * columns, size * lines * height / width + (0.35 if title else 0))
+    draw_image(ax, sheet.reshape(channels, lines * height, columns * width))
+    if title:
+        ax.set_title(title)
+    return fig  # type: ignore[no-any-return]
+
+
+def draw_image(ax: "Axes", image: Tensor) -> None:
+    """One image (C, H, W) on the given axes: grey with one channel, colour with three."""
+    pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+
+
+def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Points of the plane (N, 2), coloured by class, each class named at its median (so that it reads in grey too)."""
+    points, labels = points.detach().cpu(), labels.cpu()
+    for k, name in enumerate(classes):
+        chosen = points[labels == k]
+        if len(chosen) == 0:
+            continue
+        colour = CLASS_COLOURS[k % len(CLASS_COLOURS)]
+        ax.scatter(chosen[:, 0].numpy(), chosen[:, 1].numpy(), s=4, alpha=0.5, color=colour, linewidths=0)
+        x, y = chosen.median(dim=0).values.tolist()
+        box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.9}
+        ax.text(x, y, name, ha="center", va="center", fontweight="bold", bbox=box)
+
+
+def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor) -> "Figure":
+    """The map of the course: image → encoder → codes → decoder → image, and a prior that makes new codes.
+
+    Shapes:
+        image, rebuilt, sampled: (C, H, W) in [0, 1]; codes: (h, w) integers.
+    """
+    fig, ax = figure(9, 3.7)
+    ax.set(xlim=(0, 18), ylim=(0, 7.4))
+    ax.set_axis_off()
+    places = {"image x": (0.2, image), "x̂, rebuilt": (14.9, rebuilt)}
+    for name, (left, pixels) in places.items():
+        draw_image(ax.inset_axes((left, 4.0, 2.6, 2.6), transform=ax.transData), pixels)
+        ax.text(left + 1.3, 6.75, name, ha="center")
+    table = ax.inset_axes((7.3, 4.0, 3.2, 2.6), transform=ax.transData)
+    draw_codes(table, codes)
+    ax.text(8.9, 6.75, f"codes k, {codes.shape[0]} × {codes.shape[1]}", ha="center")
+    draw_image(ax.inset_axes((14.9, 0.5, 2.6, 2.6), transform=ax.transData), sampled)
+    ax.text(16.2, 0.05, "a new image", ha="center")
+    _box(ax, 3.5, 4.6, "encoder +\nquantizer", COLOURS["train"], "chapters 01–06", 1.6)
+    _box(ax, 11.2, 4.6, "decoder", COLOURS["validation"], "chapters 01–06", 1.6)
+    _box(ax, 7.5, 1.1, "prior: guesses\nthe next code", COLOURS["third"], "chapters 07–08", -0.8)
+    for start, end in (
+        ((2.9, 5.3), (3.4, 5.3)),
+        ((6.5, 5.3), (7.2, 5.3)),
+        ((10.6, 5.3), (11.1, 5.3)),
+        ((14.2, 5.3), (14.8, 5.3)),
+    ):
+        _arrow(ax, start, end)
+    _arrow(ax, (8.9, 3.9), (8.9, 2.6), "learns from")
+    _arrow(ax, (10.6, 1.9), (12.3, 4.5), "makes new codes")
+    _arrow(ax, (13.2, 4.5), (14.8, 3.0))
+    return fig  # type: ignore[no-any-return]
+
+
+def draw_codes(ax: "Axes", codes: Tensor) -> None:
+    """A grid of code indices (h, w) as a coloured table with the numbers written in."""
+    ax.imshow(codes.cpu().numpy(), cmap="Pastel1", aspect="auto")
+    for (row, column), k in zip(
+        torch.cartesian_prod(*map(torch.arange, codes.shape)).tolist(), codes.flatten().tolist(), strict=True
+    ):
+        ax.text(column, row, str(k), ha="center", va="center", fontsize=7)
+    ax.set_axis_off()
+
+
+def _box(ax: "Axes", left: float, bottom: float, text: str, colour: str, note: str, above: float) -> None:
+    style = {"boxstyle": "round,pad=0.3", "facecolor": colour, "edgecolor": "none"}
+    ax.text(left + 1.45, bottom + 0.7, text, ha="center", va="center", color="white", fontweight="bold", bbox=style)
+    ax.text(
+        left + 1.45, bottom + 0.7 + above * 0.8, note, ha="center", va="center", fontsize=8, color=COLOURS["reference"]
+    )
+
+
+def _arrow(ax: "Axes", start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 1.2})
+    if text:
+        x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        ax.text(x + 0.2, y, text, fontsize=8, va="center")

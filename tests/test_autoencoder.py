@@ -1,0 +1,109 @@
+"""Autoencoder, its encoder and decoder, interpolation."""
+
+import pytest
+import torch
+
+from companion import Autoencoder, Decoder, Encoder, ResNetDecoder, ResNetEncoder
+from companion.autoencoder import interpolate
+
+
+@pytest.mark.parametrize(("channels", "size", "d"), [(1, 28, 2), (3, 32, 7), (2, 4, 1)])
+def test_an_image_comes_back_in_its_own_shape(channels, size, d):
+    model = Autoencoder(
+        Encoder(d, in_channels=channels, image_size=size), Decoder(d, out_channels=channels, image_size=size)
+    )
+    x = torch.rand(3, channels, size, size)
+    out = model(x)
+    assert out.z.shape == (3, d)
+    assert out.reconstruction.shape == x.shape
+    torch.testing.assert_close(out.loss, (out.reconstruction - x).square().mean())
+
+
+def test_the_loss_reaches_every_parameter():
+    model = Autoencoder(Encoder(2), Decoder(2))
+    model(torch.rand(2, 1, 28, 28)).loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_it_learns():
+    torch.manual_seed(0)
+    model = Autoencoder(Encoder(4, hidden=8, image_size=8), Decoder(4, hidden=8, image_size=8))
+    x = torch.rand(4, 1, 8, 8)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+    first = model(x).loss.item()
+    for _ in range(100):
+        adam.zero_grad()
+        model(x).loss.backward()
+        adam.step()
+    assert model(x).loss.item() < 0.1 * first
+
+
+def test_reconstruct_is_cut_to_what_can_be_shown_and_leaves_no_graph():
+    model = Autoencoder(Encoder(2), Decoder(2))
+    with torch.no_grad():
+        model.decoder.conv2.bias.fill_(5.0)
+    shown = model.reconstruct(torch.rand(2, 1, 28, 28))
+    assert not shown.requires_grad
+    assert shown.min() >= 0
+    assert shown.max() == 1
+
+
+def test_it_takes_any_encoder_and_decoder_that_fit():
+    model = Autoencoder(ResNetEncoder(3, 5, hidden=8), ResNetDecoder(3, 5, hidden=8))
+    out = model(torch.rand(2, 3, 12, 20))
+    assert out.z.shape == (2, 5, 3, 5)
+    assert out.reconstruction.shape == (2, 3, 12, 20)
+
+
+@pytest.mark.parametrize("size", [2, 27, 30])
+def test_image_size_that_four_does_not_divide_is_refused_with_the_nearest(size):
+    with pytest.raises(ValueError, match=f"image_size: got {size}.*nearest"):
+        Encoder(2, image_size=size)
+    with pytest.raises(ValueError, match=f"image_size: got {size}.*nearest"):
+        Decoder(2, image_size=size)
+
+
+def test_other_shapes_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"x: got shape \(2, 3, 28, 28\), want \(B, 1, 28, 28\)"):
+        Encoder(2)(torch.rand(2, 3, 28, 28))
+    with pytest.raises(ValueError, match=r"z: got shape \(2, 3\), want \(B, 2\)"):
+        Decoder(2)(torch.rand(2, 3))
+
+
+def test_the_decoder_covers_every_pixel_equally_often():
+    """Kernel 3 with stride 2 does not: the proof that this test can fail."""
+
+    def covers(layer):
+        with torch.no_grad():
+            layer.weight.fill_(1.0)
+            layer.bias.zero_()
+            one = torch.ones(1, layer.in_channels, 7, 7) / layer.in_channels
+            return layer(one)[0, 0, 2:-2, 2:-2].unique()
+
+    decoder = Decoder(2)
+    assert len(covers(decoder.conv1)) == 1
+    assert len(covers(decoder.conv2)) == 1
+    assert len(covers(torch.nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1))) > 1
+
+
+def test_interpolation_starts_and_ends_where_it_should_and_is_even():
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    line = interpolate(a, b, 5)
+    assert line.shape == (5, 2, 3)
+    assert torch.equal(line[0], a)
+    assert torch.equal(line[-1], b)
+    torch.testing.assert_close(line.diff(dim=0), ((b - a) / 4).expand(4, 2, 3))
+
+
+def test_interpolation_keeps_the_dtype():
+    assert (
+        interpolate(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64), 3).dtype == torch.float64
+    )
+
+
+def test_interpolation_refuses_what_has_no_line():
+    with pytest.raises(ValueError, match="end: got shape"):
+        interpolate(torch.zeros(2), torch.zeros(3), 4)
+    with pytest.raises(ValueError, match="steps: got 1"):
+        interpolate(torch.zeros(2), torch.zeros(2), 1)

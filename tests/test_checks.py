@@ -1,0 +1,268 @@
+"""The checks are themselves checked: right answers pass, each written mistake is caught with its own hint."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import companion
+from companion.course.checks import EXERCISES, check, examine
+from companion.course.checks.core import Case, Exercise, Mistake, call
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "solutions").glob("*.py"))
+MISTAKES = [(e, m) for e in EXERCISES.values() for m in e.mistakes]
+
+
+def solution_of(exercise: Exercise) -> object:
+    """The answer as it stands in the chapter's source, in a module of its own."""
+    tree = ast.parse((ROOT / "solutions" / f"{exercise.chapter}.py").read_text(encoding="utf-8"))
+    wanted = (ast.Import, ast.ImportFrom)
+    body = [node for node in tree.body if isinstance(node, wanted)]
+    body += [
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == exercise.name
+    ]
+    scope: dict[str, object] = {"__name__": "solution"}
+    exec(compile(ast.Module(body, []), "<solution>", "exec"), scope)
+    return scope[exercise.name]
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_check_accepts_the_companion(exercise):
+    assert examine(exercise, exercise.reference).status == "matches"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_check_accepts_the_solution(exercise):
+    report = examine(exercise, solution_of(exercise))
+    assert report.status == "matches", report.text
+
+
+@pytest.mark.parametrize(("exercise", "mistake"), MISTAKES, ids=[f"{e.name}: {m.name}" for e, m in MISTAKES])
+def test_check_rejects_the_mistake_with_its_own_hint(exercise, mistake):
+    report = examine(exercise, mistake.implementation)
+    assert report.status == "differs"
+    assert report.hint == mistake.hint
+    assert mistake.hint in report.text
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_every_exercise_lists_at_least_six_mistakes_each_with_a_hint_of_its_own(exercise):
+    assert len(exercise.mistakes) >= 6
+    assert len({m.hint for m in exercise.mistakes}) == len(exercise.mistakes)
+    assert all(m.hint.strip() for m in exercise.mistakes)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_every_blank_in_a_chapter_is_an_exercise_and_every_exercise_of_it_is_checked_there(source):
+    text = source.read_text(encoding="utf-8")
+    checked = {
+        node.args[0].id
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check"
+    }
+    assert checked == {e.name for e in EXERCISES.values() if e.chapter == source.stem}
+    code_blanks = sum(line.strip() == "### BEGIN SOLUTION" for line in text.splitlines())
+    assert code_blanks == len(checked)
+
+
+# What the reader sees ----------------------------------------------------------------------------------------------
+
+
+def mse(x_hat: Tensor, x: Tensor) -> Tensor:
+    return (x_hat - x).pow(2).mean()
+
+
+RIGHT = mse
+
+
+def test_a_right_answer_is_what_the_notebook_goes_on_with(capsys):
+    assert check(RIGHT) is RIGHT
+    assert capsys.readouterr().out.startswith("✅ mse matches")
+
+
+def test_a_blank_goes_on_with_the_companion(capsys):
+    def mse(x_hat, x):
+        raise NotImplementedError
+
+    assert check(mse) is companion.metrics.mse
+    assert capsys.readouterr().out.startswith("⬜ mse: not attempted yet")
+
+
+def test_a_wrong_answer_says_on_which_input_what_was_expected_and_why(capsys):
+    def mse(x_hat, x):
+        return (x_hat - x).square().sum()
+
+    assert check(mse) is companion.metrics.mse
+    out = capsys.readouterr().out
+    for part in (
+        "❌ mse differs on input 1 of 3",
+        "expected",
+        "got",
+        "Hint: this is the sum",
+        "goes on with the companion",
+    ):
+        assert part in out
+
+
+def test_an_exception_becomes_a_cross_with_its_line(capsys):
+    def mse(x_hat, x):
+        difference = x_hat - x
+        return difference.sqare().mean()
+
+    assert check(mse) is companion.metrics.mse
+    out = capsys.readouterr().out
+    assert "AttributeError" in out
+    assert "return difference.sqare().mean()" in out
+    assert str(ROOT) not in out  # no path of anybody's machine
+
+
+@pytest.mark.parametrize("error", [SystemExit, RecursionError, ZeroDivisionError])
+def test_no_exception_of_the_readers_code_stops_the_notebook(error, capsys):
+    def mse(x_hat, x):
+        raise error("boom")
+
+    assert check(mse) is companion.metrics.mse
+    assert "boom" in capsys.readouterr().out
+
+
+def test_wrong_signature_is_a_cross_too(capsys):
+    def mse(x):
+        return x
+
+    assert check(mse) is companion.metrics.mse
+    assert "TypeError" in capsys.readouterr().out
+
+
+def test_nothing_returned(capsys):
+    def mse(x_hat, x):
+        (x_hat - x).square().mean()
+
+    check(mse)
+    assert "return" in capsys.readouterr().out.partition("Hint:")[2]
+
+
+def test_strict_raises_for_what_is_wrong_or_missing(monkeypatch):
+    monkeypatch.setenv("COMPANION_STRICT", "1")
+
+    def mse(x_hat, x):
+        raise NotImplementedError
+
+    with pytest.raises(AssertionError, match="not attempted"):
+        check(mse)
+    assert check(RIGHT) is RIGHT
+
+
+def test_the_companion_is_not_mistaken_for_the_readers_answer(capsys):
+    """After a cross the name holds the companion's; checking that again must not say that the reader got it right."""
+    assert check(companion.metrics.mse) is companion.metrics.mse
+    out = capsys.readouterr().out
+    assert "✅" not in out
+    assert "companion's own" in out
+
+
+def test_unknown_exercise_is_named():
+    def mean_squared_error(x_hat, x):
+        return x
+
+    with pytest.raises(ValueError, match="mean_squared_error"):
+        check(mean_squared_error)
+
+
+def test_the_callers_random_state_is_left_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for exercise in EXERCISES.values():
+        examine(exercise, exercise.reference)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_right_encoder_written_otherwise_passes_and_weights_load_both_ways():
+    class Encoder(torch.nn.Module):
+        def __init__(self, latent_dim, in_channels=1, hidden=32, image_size=28):
+            super().__init__()
+            self.conv1 = torch.nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1)
+            self.conv2 = torch.nn.Conv2d(hidden, 2 * hidden, 3, stride=2, padding=1)
+            self.to_latent = torch.nn.Linear(2 * hidden * (image_size // 4) ** 2, latent_dim)
+
+        def forward(self, x):
+            h = torch.nn.functional.relu(self.conv2(torch.clamp(self.conv1(x), min=0)))
+            return self.to_latent(h.reshape(len(x), -1))
+
+    assert check(Encoder) is Encoder
+    mine, theirs = Encoder(3), companion.Encoder(3)
+    mine.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(mine.state_dict())
+
+
+def test_other_layers_than_given_are_named():
+    class Encoder(torch.nn.Module):
+        def __init__(self, latent_dim, in_channels=1, hidden=32, image_size=28):
+            super().__init__()
+            self.net = torch.nn.LazyLinear(latent_dim)
+
+        def forward(self, x):
+            return self.net(x.flatten(1))
+
+    report = examine(EXERCISES["Encoder"], Encoder)
+    assert report.status == "differs"
+    assert "names of the weights" in report.text
+
+
+def test_zero_grad_at_the_end_of_the_step_is_right_too():
+    def train_step(model, optimizer, x):
+        loss = model(x).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    assert examine(EXERCISES["train_step"], train_step).status == "matches"
+
+
+# The comparison itself -----------------------------------------------------------------------------------------------
+
+
+def compare(reference, other, *arguments, **options):
+    case = Case("a case", arguments, **options)
+    exercise = Exercise("f", "00", reference, lambda: [case], (Mistake("m", lambda *a: None, "hint"),), call)
+    return examine(exercise, other)
+
+
+X = torch.linspace(1, 2, 6).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda x: x.double() * 2, "float64"),
+        (lambda x: x[:1] * 2, "(1, 3)"),
+        (lambda x: x * 2.01, "numbers differ"),
+        (lambda x: x * float("nan"), "nan"),
+        (lambda x: x.mul_(2), "argument 1 after the call"),
+        (lambda x: "a string", "'a string'"),
+    ],
+)
+def test_what_differs_is_named(other, says):
+    report = compare(lambda x: x * 2, other, X)
+    assert report.status == "differs"
+    assert says in report.text
+
+
+def test_equal_values_with_another_gradient_are_caught():
+    """The comparison of values alone would let this pass: the proof that gradients are looked at."""
+
+    def wrong(x):
+        return x.detach() * 2 + 0 * x
+
+    assert compare(lambda x: x * 2, wrong, X).status == "matches"
+    report = compare(lambda x: x * 2, wrong, X, gradient_of={0: "x"})
+    assert report.status == "differs"
+    assert "the gradient of x" in report.text
+
+
+def test_integers_are_compared_exactly():
+    big = torch.tensor([10_000_000])
+    assert compare(lambda x: x, lambda x: x + 1, big).status == "differs"
