@@ -65,7 +65,7 @@ def show(fig: "Figure", *, alt: str) -> None:
     """
     if not alt.strip():
         raise ValueError("alt: got an empty text, want a sentence that says what the figure shows")
-    picture = Picture(to_png(fig, dpi=160), " ".join(alt.split()), round(fig.get_figwidth() * 96))
+    picture = Picture(to_png(fig, dpi=110), " ".join(alt.split()), round(fig.get_figwidth() * 96))
     require("IPython.display", extra="course", what="plots.show").display(picture)
 
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from nbconvert.exporters.exporter import ResourcesDict
 from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearSolutions
 
+from companion.checkpoint import written_whole
 from companion.course.execution import CellError, execute, place
 from companion.course.manifest import Book, Chapter
 
@@ -159,22 +159,15 @@ def cover(notebook: NotebookNode) -> bytes:
 
 def write_cover(notebook: NotebookNode, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    _write_whole(cover(notebook), path)
+    with written_whole(path) as file:
+        file.write(cover(notebook))
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook so that ``path`` is at all times the old one or the new one."""
     nbformat.validate(notebook)
-    _write_whole((nbformat.writes(notebook) + "\n").encode(), path)
-
-
-def _write_whole(content: bytes, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write((nbformat.writes(notebook) + "\n").encode())
 
 
 def _without_noise(outputs: list[NotebookNode]) -> list[NotebookNode]:
