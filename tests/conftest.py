@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from companion.course.manifest import Book, read_book
+from companion.course.measure import END, START
 
 BOOK = """\
 # A comment that stays.
@@ -39,5 +40,6 @@ test_mse = [0.9, 1.1]
 def book(tmp_path: Path) -> Book:
     """The manifest of a course with one chapter, ``00_tiny``, which has no source yet."""
     (tmp_path / "book.toml").write_text(BOOK, encoding="utf-8")
+    (tmp_path / "README.md").write_text(f"before\n{START}\n{END}\nafter\n", encoding="utf-8")
     (tmp_path / "solutions").mkdir()
     return read_book(tmp_path)

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from companion.course import bootstrap
+from companion.course.manifest import read_book
+from companion.course.measure import chapter_table
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -297,3 +300,19 @@ def test_a_comparison_that_nobody_asserts_is_found(line: str) -> None:
     assert idle_comparisons(ast.parse(f"def test_x():\n    {line}\n")) == [2]
     assert idle_comparisons(ast.parse(f"def test_x():\n    assert {line}\n")) == []
     assert not asserts(ast.parse(f"def test_x():\n    {line}\n"))
+
+
+def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
+    assert chapter_table(read_book(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_six_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 6
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["rebuilt"].shape == (8, 1, 28, 28)
+    assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
+    assert [path.name for path in tmp_path.iterdir()] == ["autoencoder.safetensors"]

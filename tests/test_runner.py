@@ -57,6 +57,10 @@ glue("proof", 1.0, display=False)
     assert entry["seeds"] == 5
     assert 0 < entry["minutes"] < 5
     assert read_book(book.root).chapter("00_tiny").bands["quick"] == {"accuracy": (0.84, 1.0)}
+    readme = (book.root / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith("before\n")
+    assert "[00 · Tiny](chapters/00_tiny.ipynb) | nothing |" in readme
+    assert readme.endswith("\nafter\n")
 
 
 def test_a_band_is_a_prediction_interval_rounded_outward() -> None:

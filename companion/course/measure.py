@@ -1,6 +1,5 @@
 """For authors: run a solution once per seed; write its minutes, memory and bands into ``book.toml``."""
 
-import os
 import statistics
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
@@ -9,12 +8,14 @@ import tomlkit
 import torch
 from scipy.special import stdtrit
 
+from companion.checkpoint import written_whole
 from companion.course.authoring import solution_notebook
 from companion.course.execution import Cost, execute, glued
-from companion.course.manifest import MANIFEST, Book, Chapter
+from companion.course.manifest import MANIFEST, Book, Chapter, read_book
 from companion.course.session import EXPECTED, current_profile, default_device, machine
 
 FEWEST = 5
+START, END = "<!-- chapters: written by `make measure` from book.toml -->", "<!-- /chapters -->"
 
 
 def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, seeds: int = FEWEST) -> None:
@@ -52,6 +53,33 @@ def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, 
         }
         bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" else {}
         _record(book, chapter, profile, device.type, entry, bands)
+        write_readme(read_book(book.root))
+
+
+def chapter_table(book: Book) -> str:
+    """The chapters as the README shows them: what each builds, the computer's minutes in profile quick, status."""
+    lines = ["| chapter | builds | minutes | status |", "| --- | --- | --- | --- |"]
+    for chapter in book.chapters.values():
+        here = chapter.measured.get("quick", {}).get("cpu")
+        link = f"[{chapter.name[:2]} · {chapter.title}]({book.src}/{chapter.name}.ipynb)"
+        minutes = f"{here.minutes:.1f}" if here else "not measured"
+        lines.append(f"| {link} | {chapter.builds} | {minutes} | {chapter.status} |")
+    return "\n".join(lines)
+
+
+def write_readme(book: Book) -> None:
+    """Put the table between its two markers in README.md.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    path = book.root / "README.md"
+    before, start, rest = path.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"README.md: wanted a line {START} and below it a line {END}")
+    with written_whole(path) as file:
+        file.write(f"{before}{start}\n{chapter_table(book)}\n{end}{after}".encode())
 
 
 def band(values: list[float]) -> list[float]:
@@ -85,7 +113,6 @@ def _record(
     table[kind] = entry
     if bands:
         table["bands"] = bands
-    temporary = path.with_name(f".{MANIFEST}.{os.getpid()}")
-    temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(tomlkit.dumps(document).encode())
     print(f"{MANIFEST}: measured.{chapter.name}.{profile}: {entry['minutes']} minutes, {len(bands)} bands")
