@@ -103,6 +103,32 @@ class Autoencoder(Configured, nn.Module):
         return out.clamp(0, 1)
 
 
+@torch.no_grad()
+def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    """The best linear autoencoder: ``x`` rebuilt from its ``d`` principal components (Eckart & Young 1936).
+
+    Mean and directions come from ``x_train`` alone.
+
+    Shapes:
+        x_train: (N, *image), x: (B, *image), floating point → (B, *image).
+
+    Raises:
+        ValueError: the images differ in shape, or ``d`` is not between 1 and the numbers in an image.
+    """
+    if x.shape[1:] != x_train.shape[1:]:
+        raise ValueError(f"x: got images of {tuple(x.shape[1:])}, want {tuple(x_train.shape[1:])} as in x_train")
+    if not 1 <= d <= x_train[0].numel():
+        raise ValueError(f"d: got {d}, want 1 to {x_train[0].numel()}, the numbers in an image")
+    mean = x_train.flatten(1).mean(0)
+    centred = x_train.flatten(1) - mean  # (N, F)
+    covariance = centred.T @ centred / len(centred)  # (F, F)
+    _, directions = torch.linalg.eigh(covariance)  # columns, least variance first
+    basis = directions[:, -d:]  # (F, d)
+    z = (x.flatten(1) - mean) @ basis  # (B, d)
+    out: Tensor = (z @ basis.T + mean).reshape(x.shape)
+    return out
+
+
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Points on the straight line from ``start`` to ``end``, both included.
 

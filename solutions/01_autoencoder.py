@@ -320,23 +320,43 @@ plots.show(
 )
 
 # %% [markdown]
-# **PCA** is the best *linear* autoencoder: project onto the d directions in which the training images vary most, and project
-# back. No training loop is needed, one singular value decomposition gives it for every d at once.
+# **PCA** is the best *linear* autoencoder: project each image onto the d directions in which the training images vary most, and
+# project back. No training loop is needed. With the pixels of an image as a row of F numbers:
+#
+# 1. subtract the mean of the training images;
+# 2. their covariance, C = XᵀX / N, is an F × F matrix; its eigenvectors are the directions, and the eigenvalues say how much the images
+#    vary along each;
+# 3. keep the d directions with the largest eigenvalues as columns of a basis B. Then z = (x − mean) B is the bottleneck, and z Bᵀ + mean
+#    is the rebuilt image.
+#
+# ### Exercise 1.4 · PCA  (medium, 15 minutes)
+# Rebuild the images `x` from d principal components that were fitted to `x_train`.
+#
+# <details><summary>Hint 1</summary><code>torch.linalg.eigh(C)</code> gives the eigenvalues from small to large and the eigenvectors as the
+# <em>columns</em> of a matrix.</details>
+# <details><summary>Hint 2</summary>Seven short lines: mean, centred, covariance, eigenvectors, basis, z, rebuilt.</details>
+
 
 # %%
-mean = x_train.flatten(1).mean(0)
-_, _, directions = torch.linalg.svd(x_train.flatten(1) - mean, full_matrices=False)  # rows: most variance first
+def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    """x_train: (N, *image), x: (B, *image) -> x rebuilt from d numbers each, (B, *image)."""
+    ### BEGIN SOLUTION
+    mean = x_train.flatten(1).mean(0)
+    centred = x_train.flatten(1) - mean  # (N, F)
+    covariance = centred.T @ centred / len(centred)  # (F, F)
+    _, directions = torch.linalg.eigh(covariance)  # columns, least variance first
+    basis = directions[:, -d:]  # (F, d)
+    z = (x.flatten(1) - mean) @ basis  # (B, d)
+    return (z @ basis.T + mean).reshape(x.shape)
+    ### END SOLUTION
 
 
-def pca(x: Tensor, d: int) -> Tensor:
-    """Rebuild x from its d principal components."""
-    basis = directions[:d]  # (d, C·H·W)
-    z = (x.flatten(1) - mean) @ basis.T  # (B, d)
-    return (z @ basis + mean).reshape(x.shape)
+pca_reconstruct = check(pca_reconstruct)
 
-
+# %%
 dimensions = [2, 4, 8, 16, 32, 64]
-pca_curve = [distortion(mse(pca(x_test, d), x_test).item(), variance) for d in dimensions]
+pca_images = {d: pca_reconstruct(x_train, x_test, d) for d in dimensions}
+pca_curve = [distortion(mse(images, x_test).item(), variance) for images in pca_images.values()]
 learnt = {d: test_distortion(model) for d, model in models.items()}
 for d, value in learnt.items():
     print(f"d = {d:>2}: autoencoder {value:.3f}   PCA {pca_curve[dimensions.index(d)]:.3f}")
@@ -368,7 +388,7 @@ plots.show(
 
 # %%
 rows = {"x": x_test[:12]} | {f"d = {d}": reconstruct(model, x_test[:12]) for d, model in models.items()}
-rows["PCA 16"] = pca(x_test[:12], 16)
+rows["PCA 16"] = pca_images[16][:12]
 plots.show(
     plots.image_rows(rows, title="What is kept in 2, 16 and 64 numbers"),
     alt="Five rows of the same twelve test digits: originals; reconstructions from 2, 16 and 64 numbers, ever sharper; "
@@ -417,7 +437,7 @@ session.expect("class_from_two_numbers", (guess == y_test).float().mean())
 # ## Walking from one image to another
 # A point halfway between two images: halfway in *pixels* it is a double exposure. And halfway in the latent space?
 #
-# ### Exercise 1.4 · interpolation  (medium, 10 minutes)
+# ### Exercise 1.5 · interpolation  (medium, 10 minutes)
 # Give `steps` points on the straight line from `start` to `end`, both ends included. It has to work for latents of any
 # shape: vectors now, grids of vectors from chapter 03 on.
 #
@@ -554,6 +574,12 @@ torch.testing.assert_close(
 )
 print("three training steps agree:", True)
 glue("proof.train_step", outcomes["notebook"], display=False)
+
+some, other = torch.arange(40.0).cos().reshape(10, 1, 2, 2), torch.arange(8.0).sin().reshape(2, 1, 2, 2)
+rebuilt = pca_reconstruct(some, other, 2)
+torch.testing.assert_close(rebuilt, companion.autoencoder.pca_reconstruct(some, other, 2), rtol=1e-4, atol=1e-5)
+glue("proof.pca", rebuilt.flatten().tolist(), display=False)
+print("PCA agrees:", True)
 
 a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -2.0]])
 assert torch.equal(interpolate(a, b, 5), companion.autoencoder.interpolate(a, b, 5))

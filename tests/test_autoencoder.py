@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from companion import Autoencoder, Decoder, Encoder, ResNetDecoder, ResNetEncoder
-from companion.autoencoder import interpolate
+from companion.autoencoder import interpolate, pca_reconstruct
 
 
 @pytest.mark.parametrize(("channels", "size", "d"), [(1, 28, 2), (3, 32, 7), (2, 4, 1)])
@@ -107,3 +107,21 @@ def test_interpolation_refuses_what_has_no_line():
         interpolate(torch.zeros(2), torch.zeros(3), 4)
     with pytest.raises(ValueError, match="steps: got 1"):
         interpolate(torch.zeros(2), torch.zeros(2), 1)
+
+
+def test_pca_is_the_best_rank_d_fit_and_with_all_directions_exact():
+    """Eckart and Young: no other rank-d map of the centred images has a smaller error than the truncated SVD."""
+    x = torch.randn(50, 1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    flat = x.flatten(1) - x.flatten(1).mean(0)
+    s = torch.linalg.svdvals(flat)
+    for d in (1, 5, 12):
+        error = (pca_reconstruct(x, x, d) - x).square().sum()
+        torch.testing.assert_close(error, s[d:].square().sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_pca_refuses_what_does_not_fit():
+    x = torch.rand(5, 1, 2, 2)
+    with pytest.raises(ValueError, match="d: got 5, want 1 to 4"):
+        pca_reconstruct(x, x, 5)
+    with pytest.raises(ValueError, match="x: got images of"):
+        pca_reconstruct(x, torch.rand(5, 1, 3, 3), 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import companion
-from companion.autoencoder import interpolate
+from companion.autoencoder import interpolate, pca_reconstruct
 from companion.course.execution import glued
 from companion.metrics import mse
 from companion.training import train_step
@@ -49,11 +49,17 @@ def proof_interpolate() -> object:
     return interpolate(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -2.0]]), 5).tolist()
 
 
+def proof_pca() -> object:
+    some, other = torch.arange(40.0).cos().reshape(10, 1, 2, 2), torch.arange(8.0).sin().reshape(2, 1, 2, 2)
+    return pca_reconstruct(some, other, 2).flatten().tolist()
+
+
 PROOFS = {
     "00_start_here": {"proof.mse": proof_mse},
     "01_autoencoder": {
         "proof.autoencoder": proof_autoencoder,
         "proof.train_step": proof_train_step,
+        "proof.pca": proof_pca,
         "proof.interpolate": proof_interpolate,
     },
 }

@@ -1,12 +1,12 @@
 """Exercises of chapter 01: output sizes, the encoder, one training step, interpolation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from companion.autoencoder import Autoencoder, Decoder, Encoder, interpolate
+from companion.autoencoder import Autoencoder, Decoder, Encoder, interpolate, pca_reconstruct
 from companion.backbones import conv_output_size
 from companion.course.checks.core import (
     DIAGNOSTIC,
@@ -373,6 +373,88 @@ _STEP_MISTAKES = (
 # Exercise 1.4 -------------------------------------------------------------------------------------------------------
 
 
+def _image_sets() -> Sequence[Case]:
+    g = torch.Generator().manual_seed(4)
+
+    def images(n: int, *shape: int) -> Tensor:
+        spread = torch.linspace(0.2, 2, shape[-1])  # unequal variances, so that the order of the directions matters
+        return 1 + torch.randn(n, *shape, generator=g) * spread
+
+    turned = images(30, 2, 3, 4).transpose(2, 3)
+    return [
+        Case("images of 1×3×5, three directions", (images(40, 1, 3, 5), images(6, 1, 3, 5) + 0.5, 3)),
+        Case("one image, one direction", (images(40, 1, 3, 5), images(1, 1, 3, 5), 1)),
+        Case("images that are not contiguous in memory", (turned, turned[:4] - 0.5, 5)),
+    ]
+
+
+def _pca(
+    x_train: Tensor,
+    x: Tensor,
+    d: int,
+    *,
+    mean_of: Tensor | None = None,
+    centre_training: bool = True,
+    subtract: bool = True,
+    add: bool = True,
+    pick: Callable[[Tensor, int], Tensor] = lambda directions, d: directions[:, -d:],
+) -> Tensor:
+    """PCA with a place for each slip that the mistakes below make."""
+    mean = (x_train if mean_of is None else mean_of).flatten(1).mean(0)
+    centred = x_train.flatten(1) - mean * centre_training
+    _, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    basis = pick(directions, d)
+    z = (x.flatten(1) - mean * subtract) @ basis
+    return (z @ basis.T + mean * add).reshape(x.shape)
+
+
+_PCA_MISTAKES = (
+    Mistake(
+        "least variance",
+        lambda t, x, d: _pca(t, x, d, pick=lambda v, d: v[:, :d]),
+        "these are the directions of *least* variance: eigh sorts from small to large, so take the last d.",
+    ),
+    Mistake(
+        "rows for columns",
+        lambda t, x, d: _pca(t, x, d, pick=lambda v, d: v[-d:].T),
+        "eigh gives the directions as columns; you took rows: directions[:, -d:].",
+    ),
+    Mistake(
+        "mean not subtracted",
+        lambda t, x, d: _pca(t, x, d, subtract=False),
+        "the directions were found around the mean, so subtract the mean from x before you project.",
+    ),
+    Mistake(
+        "mean not added",
+        lambda t, x, d: _pca(t, x, d, add=False),
+        "what comes back is the difference from the mean: add the mean at the end.",
+    ),
+    Mistake(
+        "mean of x",
+        lambda t, x, d: _pca(t, x, d, mean_of=x),
+        "the mean is that of x. Everything is fitted on x_train; x is only rebuilt.",
+    ),
+    Mistake(
+        "covariance around zero",
+        lambda t, x, d: _pca(t, x, d, centre_training=False),
+        "the covariance is taken around zero, so its first direction is the mean itself. Centre x_train first.",
+    ),
+    Mistake(
+        "one direction too many",
+        lambda t, x, d: _pca(t, x, d + 1),
+        "you keep d + 1 directions.",
+    ),
+    Mistake(
+        "flattened result",
+        lambda t, x, d: _pca(t, x, d).flatten(1),
+        "the images come back as rows of numbers: reshape them to the shape of x.",
+    ),
+)
+
+
+# Exercise 1.5 -------------------------------------------------------------------------------------------------------
+
+
 def _lines() -> Sequence[Case]:
     g = torch.Generator().manual_seed(3)
     ends = {0: "start", 1: "end"}
@@ -464,4 +546,5 @@ def register_all() -> None:
     register(Exercise("conv_output_size", CHAPTER, conv_output_size, _sizes, _SIZE_MISTAKES, call))
     register(Exercise("Encoder", CHAPTER, Encoder, _encoder_cases, _ENCODER_MISTAKES, module_call(Encoder)))
     register(Exercise("train_step", CHAPTER, train_step, _step_cases, _STEP_MISTAKES, _two_steps))
+    register(Exercise("pca_reconstruct", CHAPTER, pca_reconstruct, _image_sets, _PCA_MISTAKES, call))
     register(Exercise("interpolate", CHAPTER, interpolate, _lines, _LINE_MISTAKES, call))
