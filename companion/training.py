@@ -3,23 +3,27 @@
 import html
 import math
 import os
-import signal
-import threading
 import time
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
-from unittest import mock
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from companion._extras import require
-from companion.checkpoint import written_whole
+from companion._runs import (
+    States,
+    StopButton,
+    mixed,
+    own_accelerator,
+    random_state,
+    random_state_kept,
+    seeded,
+    set_random_state,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,12 +112,12 @@ def fit(
     _check(train, validation, epochs, batch_size, lr, seed, precision, run, save_every)
     tqdm = require("tqdm.auto", extra="train", what="fit").tqdm
     with ExitStack() as stack:
-        accelerator = stack.enter_context(_accelerator(precision, device))
-        stack.enter_context(_random_state_kept(accelerator.device))
+        accelerator = stack.enter_context(own_accelerator(precision, device))
+        stack.enter_context(random_state_kept(accelerator.device))
         world = accelerator.num_processes
         if batch_size % world:
             raise ValueError(f"batch_size: got {batch_size}, want a multiple of the {world} processes")
-        stop = stack.enter_context(_StopButton(enabled=world == 1))
+        stop = stack.enter_context(StopButton(enabled=world == 1))
 
         model.to(accelerator.device)
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -123,7 +127,7 @@ def fit(
         states = None
         if run is not None:
             settings = _settings(accelerator, model, chosen, train, validation, batch_size, seed)
-            states = stack.enter_context(_States(Path(run), accelerator, settings))
+            states = stack.enter_context(States(Path(run), accelerator, settings))
         loop = _Loop(accelerator, model, objective, chosen, train, validation, batch_size, seed, states)
         total = loop.steps * epochs
         if loop.step > total:
@@ -237,7 +241,7 @@ class _Loop:
         validation: Examples | None,
         batch_size: int,
         seed: int,
-        states: "_States | None",
+        states: "States | None",
     ) -> None:
         self.accelerator, self.device = accelerator, accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
@@ -247,11 +251,11 @@ class _Loop:
         self.training_terms, self.optimizer = accelerator.prepare(self.terms, optimizer)
         self.steps = len(train) // batch_size  # in an epoch
         self.step, self.means, self.rows = 0, _Means(), list[Row]()
-        _set_random_state(self.device, _seeded(self.device, seed, self.rank))
+        set_random_state(self.device, seeded(self.device, seed, self.rank))
         if states and (saved := states.newest()):
             self._restore(saved)
 
-    def epoch(self, stop: "_StopButton", save_every: int | None, bar: Any) -> None:
+    def epoch(self, stop: "StopButton", save_every: int | None, bar: Any) -> None:
         """The steps that this epoch still has: the loop of chapter 01."""
         epoch = len(self.rows)
         order = _permutation(len(self.train), self.seed, epoch)
@@ -302,7 +306,7 @@ class _Loop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
         }
-        mine = {"means": self.means.state(), "random": _random_state(self.device)}
+        mine = {"means": self.means.state(), "random": random_state(self.device)}
         self.states.save(everything, mine)
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -313,14 +317,14 @@ class _Loop:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         mine = saved["processes"][self.rank]
         self.means = _Means(**mine["means"])
-        _set_random_state(self.device, mine["random"])
+        set_random_state(self.device, mine["random"])
 
     def _validate(self, examples: Examples) -> Row:
         """The mean of each term over all examples, shared out among the processes."""
         self.model.eval()
         means = _Means()
-        with _random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
-            _set_random_state(self.device, _seeded(self.device, self.seed, self.rank, 1))  # every time the same
+        with random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
+            set_random_state(self.device, seeded(self.device, self.seed, self.rank, 1))  # every time the same
             for start in range(0, len(examples), self.batch_size):
                 indices = torch.arange(start, min(start + self.batch_size, len(examples)))
                 indices = indices[self.rank :: self.world]
@@ -394,183 +398,8 @@ class _Means:
         return {"sums": self.sums, "weight": self.weight}
 
 
-class _States:
-    """The two newest states of one run, each whole or absent, in a folder that this call holds alone."""
-
-    def __init__(self, folder: Path, accelerator: Any, settings: dict[str, Any]) -> None:
-        self.folder, self.accelerator, self.settings = folder, accelerator, settings
-
-    def __enter__(self) -> Self:
-        if self.accelerator.is_main_process:
-            filelock = require("filelock", extra="train", what="fit")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.folder / "lock")  # the system frees it when the process dies
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise ValueError(f"run: {self.folder} is in use; every run has a folder of its own") from error
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.accelerator.is_main_process:
-            self._lock.release()
-
-    def newest(self) -> dict[str, Any] | None:
-        """The newest state that can be read, if there is any; it must come from the same settings."""
-        damaged: list[str] = []
-        for path in reversed(self._paths()):
-            try:
-                if part := zipfile.ZipFile(path).testzip():  # torch.load does not compare the checksums
-                    raise OSError(f"{part} in it is damaged")
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # zip, pickle and system errors alike: it cannot be read
-                damaged.append(f"{path.name} ({str(error).partition('. ')[0]})")
-                continue
-            if damaged and self.accelerator.is_main_process:
-                print(f"run: cannot read {', '.join(damaged)}; going on from {path.name}")
-            self._compare(state["settings"])
-            return state
-        if damaged:
-            raise ValueError(f"run: cannot read any state in {self.folder}: {', '.join(damaged)}")
-        return None
-
-    def save(self, everything: dict[str, Any], mine: dict[str, Any]) -> None:
-        """Write what is the same in all processes, and ``mine`` of each; then drop all but two."""
-        processes = require("accelerate.utils", extra="train", what="fit").gather_object([mine])
-        if not self.accelerator.is_main_process:
-            self.accelerator.wait_for_everyone()
-            return
-        path = self.folder / f"state-{everything['step']:010}-{len(everything['rows']):06}.pt"
-        with written_whole(path) as file:
-            torch.save(everything | {"processes": processes, "settings": self.settings}, file)
-            self.accelerator.wait_for_everyone()
-        kept = [other for other in self._paths() if other <= path][-2:]
-        for other in {*self._paths(), *self.folder.glob(".state-*.tmp")} - {*kept}:
-            other.unlink()
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("state-*.pt"))
-
-    def _compare(self, there: dict[str, Any]) -> None:
-        here = self.settings
-        differ = [
-            f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
-            for name in here | there
-            if here.get(name) != there.get(name)
-        ]
-        if differ:
-            more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-            raise ValueError(
-                f"run: {self.folder} holds a run with other settings: {'; '.join(differ[:5])}{more}. "
-                "Use those, or another folder"
-            )
-
-
-class _StopButton:
-    """Ctrl-C sets ``pressed``, so that the step in hand is finished; a second one stops at once."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self.pressed = False
-        self.enabled = enabled and threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> Self:
-        self.before = signal.getsignal(signal.SIGINT) if self.enabled else None
-        if callable(self.before):  # not where the signal is ignored
-            signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if callable(self.before):
-            signal.signal(signal.SIGINT, self.before)
-
-    def _press(self, number: int, frame: object) -> None:
-        self.pressed = True
-        signal.signal(signal.SIGINT, self.before)
-
-
-@contextmanager
-def _accelerator(precision: str, device: str | torch.device | None) -> Iterator[Any]:
-    """An Accelerator of this call alone.
-
-    Accelerate keeps its settings in three shared dictionaries and refuses another precision once they are
-    set: they are emptied for this call, and what the caller had in them is put back afterwards.
-    """
-    accelerate = require("accelerate", extra="train", what="fit")
-    state = require("accelerate.state", extra="train", what="fit")
-    utils = require("accelerate.utils", extra="train", what="fit")
-    kind = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu").type
-    if kind != "cpu" and not torch.get_device_module(kind).is_available():
-        raise ValueError(f"device: got {device}, want one that this machine has")
-    if precision == "fp16" and kind == "cpu":
-        raise ValueError("precision: got fp16 on the CPU, want bf16 or no (fp16 needs a GPU)")
-    alone = "LOCAL_RANK" not in os.environ  # with several, Accelerate gives each process its own GPU
-    wanted = {"ACCELERATE_TORCH_DEVICE": str(device)} if device and alone else {}
-    shared = [s._shared_state for s in (state.PartialState, state.AcceleratorState, state.GradientState)]
-    before = [dict(s) for s in shared]
-    for s in shared:
-        s.clear()
-    try:
-        with mock.patch.dict(os.environ, wanted):
-            accelerator = accelerate.Accelerator(
-                cpu=kind == "cpu",
-                mixed_precision=precision,
-                gradient_accumulation_plugin=utils.GradientAccumulationPlugin(num_steps=1),
-                # an objective may leave a parameter out of a step, as it may with one process
-                kwargs_handlers=[utils.DistributedDataParallelKwargs(find_unused_parameters=True)],
-            )
-        started = int(os.environ.get("WORLD_SIZE", 1))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            started = torch.distributed.get_world_size()
-        found, joined = accelerator.device.type, accelerator.num_processes
-        if (found, joined) != (kind, started):
-            raise ValueError(
-                f"device: got {device} and {started} processes, but Accelerate uses {found} and joins "
-                f"{joined}; start several processes with torchrun or accelerate launch, on the CPU or CUDA"
-            )
-        yield accelerator
-    finally:
-        for s, old in zip(shared, before, strict=True):
-            s.clear()
-            s.update(old)
-
-
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(_mixed(seed, 0, epoch)))
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed from several numbers, unrelated to the seeds of their neighbours."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _seeded(device: torch.device, seed: int, *key: int) -> list[Tensor]:
-    """What ``_random_state`` would give if the generators had just been seeded with these numbers."""
-    places = {"cpu", device.type}
-    return [torch.Generator(place).manual_seed(_mixed(seed, 1, *key)).get_state() for place in sorted(places)]
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    """The state of the generators that a model on ``device`` draws from: the CPU's and its own."""
-    if device.type == "cpu":
-        return [torch.get_rng_state()]
-    where = () if device.type == "mps" else (device,)
-    return [torch.get_rng_state(), torch.get_device_module(device).get_rng_state(*where)]
-
-
-def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if device.type != "cpu":
-        where = () if device.type == "mps" else (device,)
-        torch.get_device_module(device).set_rng_state(states[1], *where)
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    before = _random_state(device)
-    try:
-        yield
-    finally:
-        _set_random_state(device, before)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed(seed, 0, epoch)))
 
 
 def _settings(

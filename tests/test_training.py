@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from workers.fit_worker import SIGKILL, Digits, Noisy, Output, bits, main, main_of, objective
 
+import companion._runs
 import companion.training
 from companion.training import History, fit
 
@@ -161,7 +162,7 @@ def test_two_precisions_in_one_process_and_the_model_is_unpatched() -> None:
 
 def test_prepare_on_the_model_itself_would_patch_it() -> None:
     model = noisy()
-    with companion.training._accelerator("bf16", "cpu") as accelerator:
+    with companion._runs.own_accelerator("bf16", "cpu") as accelerator:
         wrong = accelerator.prepare(model)
     assert wrong is model
     assert {"forward", "_original_forward"} <= set(vars(model))
@@ -169,7 +170,7 @@ def test_prepare_on_the_model_itself_would_patch_it() -> None:
 
 
 def test_an_accelerator_of_the_caller_goes_on_working() -> None:
-    with companion.training._accelerator("no", "cpu"):  # cleans up what this test does to the process
+    with companion._runs.own_accelerator("no", "cpu"):  # cleans up what this test does to the process
         mine = accelerate.Accelerator(cpu=True, mixed_precision="no")
         with pytest.raises(ValueError, match="already been initialized"):
             accelerate.Accelerator(cpu=True, mixed_precision="bf16")  # which is why fit puts it aside
