@@ -42,11 +42,17 @@ print("smallest and largest value:", images.min().item(), images.max().item())
 # %%
 rows = {}
 for name, image_set in (("train", train), ("test", test)):
-    first = [int((image_set.labels == k).nonzero()[0]) for k in range(10)]  # the first image of each class
+    first = [
+        int((image_set.labels == k).nonzero()[0]) for k in range(10)
+    ]  # the first image of each class
     rows[name] = image_set.batch(torch.tensor(first))[0]
 plots.show(
-    plots.image_rows(rows, title="The ten classes; test images come from sources that training never sees"),
-    alt="Two rows of ten small grey images, the digits 0 to 9: one row from the training set, one from the test set.",
+    plots.image_rows(
+        rows,
+        title="The ten classes; test images come from sources that training never sees",
+    ),
+    alt="Two rows of ten small grey images, the digits 0 to 9: one row from the "
+    "training set, one from the test set.",
 )
 
 # %% [markdown]
@@ -103,7 +109,7 @@ print("mean ", round(difference.square().mean().item(), 4))
 
 # %%
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
-    """x_hat, x: the same shape -> the mean squared error over all their numbers, a scalar tensor."""
+    """x_hat, x: the same shape -> their mean squared error, a scalar tensor."""
     ### BEGIN SOLUTION
     return (x_hat - x).square().mean()
     ### END SOLUTION
@@ -139,8 +145,9 @@ for ax, (name, candidate) in zip(axes, candidates.items(), strict=True):
     ax.set_title(f"{name}\nMSE {errors[name]:.4f}")
 plots.show(
     fig,
-    alt="Three constant images with their mean squared error on the test set: black, one grey, and the mean image, "
-    "a soft bright blob, which has the smallest error.",
+    alt="Three constant images with their mean squared error on the test set: black, "
+    "one grey, and the mean image, a soft bright blob, which has the smallest "
+    "error.",
 )
 
 # %% [markdown]
@@ -155,7 +162,9 @@ plots.show(
 # %%
 variance = x_train.var(correction=0).item()
 for name in candidates:
-    print(f"{name:<11} distortion {companion.metrics.distortion(errors[name], variance):.3f}")
+    print(
+        f"{name:<11} distortion {companion.metrics.distortion(errors[name], variance):.3f}"
+    )
 
 # %% [markdown]
 # ## Proof: yours and the companion's are the same
@@ -171,7 +180,10 @@ results = {}
 for name, function in (("notebook", mse), ("companion", companion.metrics.mse)):
     value = function(x_hat, x)
     (gradient,) = torch.autograd.grad(value, x_hat)
-    results[name] = {"value": round(value.item(), 6), "gradient_norm": round(gradient.norm().item(), 6)}
+    results[name] = {
+        "value": round(value.item(), 6),
+        "gradient_norm": round(gradient.norm().item(), 6),
+    }
     print(name, results[name])
 glue("proof.mse", results["notebook"], display=False)
 assert results["notebook"] == results["companion"]
@@ -206,7 +218,9 @@ generator = torch.Generator().manual_seed(session.seed)
 bright = z_e.flatten(0, 2)
 bright = bright[bright.sum(1) > 2].cpu()  # patches with something on them
 chosen = torch.randperm(len(bright), generator=generator)[: K - 1]
-codebook = torch.cat([torch.zeros(1, 16), bright[chosen]]).to(session.device)  # code 0 is the empty patch
+codebook = torch.cat([torch.zeros(1, 16), bright[chosen]]).to(
+    session.device
+)  # code 0 is the empty patch
 
 distances = torch.cdist(z_e.flatten(0, 2), codebook)  # (N, K)
 codes = distances.argmin(1).reshape(z_e.shape[:3])  # (B, h, w)
@@ -221,24 +235,31 @@ print("bits for the pixels:", 28 * 28 * 8, "  bits for the codes:", codes[0].num
 # other places.
 
 # %%
-drawn = torch.randint(len(codes), (8, *codes.shape[1:]), generator=generator).to(session.device)
-sampled_codes = codes.gather(0, drawn)  # at each place, the code of some random training image
+drawn = torch.randint(len(codes), (8, *codes.shape[1:]), generator=generator).to(
+    session.device
+)
+sampled_codes = codes.gather(
+    0, drawn
+)  # at each place, the code of some random training image
 sampled = from_patches(codebook[sampled_codes])
 
 # %% tags=["cover"]
 plots.show(
     plots.pipeline_map(grey[0], codes[0], rebuilt[0], sampled[0]),
-    alt="The map of the course: an image becomes a 7 by 7 grid of codes and is rebuilt from them with visible patches; "
-    "a prior learns from the codes and makes new ones, whose decoded image is a jumble of strokes.",
+    alt="The map of the course: an image becomes a 7 by 7 grid of codes and is "
+    "rebuilt from them with visible patches; a prior learns from the codes and "
+    "makes new ones, whose decoded image is a jumble of strokes.",
 )
 
 # %%
 plots.show(
     plots.image_rows(
-        {"x": grey[:8], "rebuilt": rebuilt[:8], "sampled": sampled}, title="Rebuilding works, sampling does not yet"
+        {"x": grey[:8], "rebuilt": rebuilt[:8], "sampled": sampled},
+        title="Rebuilding works, sampling does not yet",
     ),
-    alt="Three rows of eight images: original digits, their rebuilt versions made of coarse patches but readable, and "
-    "samples of the simplest prior, which are strokes that do not form digits.",
+    alt="Three rows of eight images: original digits, their rebuilt versions made of "
+    "coarse patches but readable, and samples of the simplest prior, which are "
+    "strokes that do not form digits.",
 )
 session.expect("patches_distortion", mse(rebuilt, grey).item() / variance)
 
@@ -264,8 +285,9 @@ for shift, (ax, picture) in enumerate(zip(axes, moved, strict=True)):
 fig.suptitle("The same digit moved to the right, and its distortion")
 plots.show(
     fig,
-    alt="One digit moved to the right by 0 to 6 pixels; the distortion printed above each picture grows quickly with "
-    "the first pixels although the digit stays perfectly readable.",
+    alt="One digit moved to the right by 0 to 6 pixels; the distortion printed above "
+    "each picture grows quickly with the first pixels although the digit stays "
+    "perfectly readable.",
 )
 
 # %% [markdown]

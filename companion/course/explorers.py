@@ -87,7 +87,7 @@ def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tu
         picture.set_title(f"decoded\nnearest latent at distance {nearest:.2f}")
         return (
             fig,
-            f"The latent plane with a cross at ({z_1:.1f}, {z_2:.1f}) and the image that the decoder makes of it",
+            f"The latent plane with a cross at ({z_1:.2f}, {z_2:.2f}) and the image that the decoder makes of it",
         )
 
     step = max(high[0] - low[0], high[1] - low[1]) / 60

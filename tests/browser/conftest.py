@@ -1,0 +1,87 @@
+"""A JupyterLab server on a copy of the chapters, and a Chromium that opens it as a new user would."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lab_driver import Lab
+    from playwright.sync_api import Browser
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (  # no GPU, and nothing that a browser asks of the network by itself
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Leave this folder alone without ``-m browser``: `make test` does not install Playwright."""
+    return None if config.option.markexpr == "browser" else True
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
+    """JupyterLab as ``make lab`` starts it, but on copies, with settings of its own, and in profile smoke."""
+    from lab_driver import Lab
+
+    folder, own = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("jupyter")
+    shutil.copytree(ROOT / "chapters", folder / "chapters")
+    shutil.copy(ROOT / "book.toml", folder)
+    # The whole notebook in the page, so that every picture can be looked at; nothing else differs from the default.
+    settings = own / "lab" / "user-settings" / "@jupyterlab"
+    (settings / "notebook-extension").mkdir(parents=True)
+    (settings / "notebook-extension" / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", "--no-browser", *root, "chapters/00_start_here.ipynb"],
+        cwd=folder,
+        env=os.environ
+        | {"COMPANION_PROFILE": "smoke", "JUPYTER_CONFIG_DIR": str(own), "JUPYTER_DATA_DIR": str(own / "data")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    try:
+        said = []
+        for line in server.stdout or ():
+            said.append(line)
+            if found := re.search(r"(http://127\.0\.0\.1:\d+)/\S*\btoken=(\w+)", line):
+                break
+        else:
+            pytest.fail(f"JupyterLab did not start:\n{''.join(said)}")
+        threading.Thread(target=lambda: [*server.stdout], daemon=True).start()  # a full pipe would stop the server
+        yield Lab(found[1], found[2], folder, settings)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Headless Chromium: COMPANION_CHROMIUM, else one on the PATH, else Playwright's own."""
+    from playwright.sync_api import sync_playwright
+
+    found = os.environ.get("COMPANION_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        if not Path(found or playwright.chromium.executable_path).is_file():
+            pytest.fail(
+                f"no Chromium at {found or playwright.chromium.executable_path}. Install one (Debian: apt install "
+                f"chromium; anywhere: {sys.executable} -m playwright install chromium), or say in COMPANION_CHROMIUM "
+                "where it is"
+            )
+        browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=False, args=FLAGS)
+        yield browser
+        browser.close()

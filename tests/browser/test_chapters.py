@@ -1,0 +1,172 @@
+"""The chapters in JupyterLab in a real browser, as somebody meets them for the first time."""
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from lab_driver import PATIENCE, ROOT, Lab, Notebook, opened
+from playwright.sync_api import Browser, expect
+
+pytestmark = pytest.mark.browser
+
+CHAPTERS = sorted(path.stem for path in Path(ROOT, "chapters").glob("*.ipynb"))
+STUB = "raise NotImplementedError"
+NEWS = "Would you like to get notified about official Jupyter news?"
+STOPPED = "going on with what was trained so far"
+
+# What to write in place of the stub, and what the check answers; any other exercise gets the last line.
+WRONG = {
+    "mse": ("return (x_hat - x).square().sum()", "Hint: this is the sum over all pixels"),
+    "conv_output_size": ("return size // stride", "Hint: size // stride is right only where"),
+    "Encoder": (
+        "return self.to_latent(self.conv2(self.conv1(x).relu()).flatten(1))",
+        "Hint: there is no ReLU after the second convolution",
+    ),
+    "train_step": ("return model(x).los", "AttributeError"),
+    "interpolate": ("pass", "Hint: is there a return at the end?"),
+}
+RAISES = ("return 1 / 0", "ZeroDivisionError: division by zero")
+
+
+def cells(notebook: str) -> list[str]:
+    """The source of each code cell of a committed notebook."""
+    return [c.source for c in nbformat.read(ROOT / notebook, as_version=4).cells if c.cell_type == "code"]
+
+
+def exercises(notebook: str) -> dict[str, str]:
+    """The cell of each exercise, by its name."""
+    return {found[1]: cell for cell in cells(notebook) if (found := re.search(r"= check\((\w+)\)", cell))}
+
+
+@pytest.fixture(scope="module", params=CHAPTERS)
+def untouched(request: pytest.FixtureRequest, browser: Browser, lab: Lab) -> Iterator[Notebook]:
+    """A chapter run from top to bottom just as it comes."""
+    with opened(browser, lab, request.param) as notebook:
+        assert notebook.page.locator(".jp-Dialog").count() == 0
+        notebook.run_all()
+        notebook.picture("untouched")
+        yield notebook
+
+
+@pytest.fixture
+def asking_about_news(lab: Lab) -> Iterator[None]:
+    """JupyterLab as it comes, without the course's answer to its question."""
+    setting = lab.settings / "apputils-extension" / "notification.jupyterlab-settings"
+    setting.parent.mkdir(parents=True)
+    setting.write_text('{"fetchNews": "none"}', encoding="utf-8")
+    yield
+    setting.unlink()
+
+
+def test_without_the_token_nobody_gets_in(lab: Lab) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{lab.url}/api/contents")
+    assert refused.value.code == 403
+    with urllib.request.urlopen(f"{lab.url}/api/contents?token={lab.token}") as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.usefixtures("asking_about_news")
+def test_the_question_about_news_would_be_seen(browser: Browser, lab: Lab) -> None:
+    """The proof that the tests below look for what a JupyterLab without the course's setting shows."""
+    with opened(browser, lab, CHAPTERS[0]) as notebook:
+        expect(notebook.page.get_by_text(NEWS)).to_be_visible()
+
+
+def test_nothing_but_the_chapter_asks_for_attention(untouched: Notebook) -> None:
+    assert untouched.page.get_by_text(NEWS).count() == 0
+    menus = untouched.page.locator("#jp-MainMenu .lm-MenuBar-itemLabel").all_inner_texts()
+    assert menus == ["File", "Edit", "View", "Run", "Kernel", "Tabs", "Settings", "Help"]  # none of nbgrader's
+    assert untouched.page.get_by_text("Formgrader").count() == 0
+
+
+def test_blanks_unfilled(untouched: Notebook) -> None:
+    names = list(exercises(f"chapters/{untouched.chapter}.ipynb"))
+    assert_ran_to_the_end(untouched)
+    assert untouched.verdicts(names) == [f"⬜ {name}: not attempted yet" for name in names]
+
+
+def test_every_picture_is_shown_and_has_alt_text(untouched: Notebook) -> None:
+    source = "\n".join(cells(f"chapters/{untouched.chapter}.ipynb"))
+    drawn = len(re.findall(r"plots\.show\(|explorers\.\w+\(", source))
+    assert untouched.output("").locator("img").count() >= drawn > 0
+    pictures = untouched.panel.locator("img")  # those in the text as well
+    assert [alt for alt in pictures.evaluate_all("all => all.map(img => img.alt)") if len(alt) < 20] == []
+    broken = "all => all.filter(img => !img.complete || img.naturalWidth === 0).map(img => img.alt)"
+    assert pictures.evaluate_all(broken) == []
+
+
+def test_the_explorer_follows_its_slider(untouched: Notebook) -> None:
+    explorer = untouched.output("explorers.").filter(has=untouched.page.locator(".jupyter-widgets"))
+    image = explorer.locator("img")
+    alt, source = image.get_attribute("alt"), image.get_attribute("src")
+    explorer.locator("[role=slider]").nth(1).focus()
+    for _ in range(3):
+        untouched.page.keyboard.press("ArrowRight")
+    assert alt
+    expect(image).not_to_have_attribute("alt", alt)
+    assert source
+    expect(image).not_to_have_attribute("src", source)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_solutions_pasted_in(browser: Browser, lab: Lab, chapter: str) -> None:
+    answers = exercises(f"solutions/{chapter}.ipynb")
+    with opened(browser, lab, chapter) as notebook:
+        for name, source in answers.items():
+            notebook.paste(f"check({name})", source)
+        notebook.run_all()
+        assert_ran_to_the_end(notebook)
+        said = notebook.verdicts(list(answers))
+        assert [words.partition(":")[0] for words in said] == [f"✅ {name} matches" for name in answers]
+        notebook.picture("solved")
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_wrong_answers_pasted_in(browser: Browser, lab: Lab, chapter: str) -> None:
+    blanks = exercises(f"chapters/{chapter}.ipynb")
+    with opened(browser, lab, chapter) as notebook:
+        for name, source in blanks.items():
+            notebook.paste(f"check({name})", source.replace(STUB, WRONG.get(name, RAISES)[0]))
+        notebook.run_all()
+        assert_ran_to_the_end(notebook)
+        for name in blanks:
+            expect(notebook.output(f"check({name})")).to_contain_text(f"❌ {name} differs on input 1 of")
+            expect(notebook.output(f"check({name})")).to_contain_text(WRONG.get(name, RAISES)[1])
+        notebook.picture("wrong")
+
+
+def test_the_stop_button_goes_on_with_what_was_trained(browser: Browser, lab: Lab) -> None:
+    """Both in the loop that chapter 01 writes out and in ``companion.fit``, which it calls twice in one cell."""
+    chapter = "01_autoencoder"
+    with opened(browser, lab, chapter) as notebook:
+        for text, endless in (
+            ("range(settings.epochs_plane)", "range(1_000_000)"),
+            ("epochs=settings.epochs,", "epochs=1_000_000,"),
+        ):
+            (source,) = (cell for cell in cells(f"chapters/{chapter}.ipynb") if text in cell)
+            notebook.paste(text, source.replace(text, endless))
+        notebook.start_all()
+
+        loop, fit = notebook.output("range(1_000_000)"), notebook.output("epochs=1_000_000")
+        expect(loop).to_contain_text(re.compile(r"\D[1-9]\d*/1000000"), timeout=PATIENCE)  # epochs done
+        notebook.interrupt()
+        expect(loop).to_contain_text(STOPPED)
+        for model in (1, 2):
+            expect(fit.get_by_text(re.compile(r"epoch \d+, loss"))).to_have_count(model, timeout=PATIENCE)
+            if model == 2:
+                notebook.picture("training")
+            notebook.interrupt()
+            expect(fit).to_contain_text(re.compile(f"({STOPPED}.*){{{model}}}", re.DOTALL))
+        notebook.wait()
+        assert_ran_to_the_end(notebook)
+        notebook.picture("stopped")
+
+
+def assert_ran_to_the_end(notebook: Notebook) -> None:
+    assert notebook.errors() == []
+    assert notebook.prompts() == [f"[{n + 1}]:" for n in range(notebook.code_cells.count())]
