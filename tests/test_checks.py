@@ -128,6 +128,41 @@ def test_no_exception_of_the_readers_code_stops_the_notebook(error, capsys):
     assert "boom" in capsys.readouterr().out
 
 
+def test_torchs_own_not_implemented_is_no_blank(capsys):
+    def mse(x_hat, x):
+        return ((x_hat - x) ^ 2).mean()
+
+    assert check(mse) is companion.metrics.mse
+    out = capsys.readouterr().out
+    assert "❌" in out
+    assert "bitwise exclusive or" in out
+
+
+def test_a_class_without_forward_is_no_blank():
+    class Encoder(companion.Encoder):
+        forward = torch.nn.Module.forward
+
+    report = examine(EXERCISES["Encoder"], Encoder)
+    assert report.status == "differs"
+    assert "forward" in report.text
+
+
+def test_method_without_brackets():
+    report = examine(EXERCISES["mse"], lambda x_hat, x: (x_hat - x).square().mean)
+    assert "brackets" in report.hint
+
+
+def test_only_the_first_line_of_a_long_message_is_shown():
+    message = "first\n" + "second"
+
+    def wordy(x_hat, x):
+        raise RuntimeError(message)
+
+    text = examine(EXERCISES["mse"], wordy).text
+    assert "first" in text
+    assert "second" not in text
+
+
 def test_wrong_signature_is_a_cross_too(capsys):
     def mse(x):
         return x

@@ -12,7 +12,7 @@ from companion.course import explorers
 def boxes():
     points = torch.randn(40, 2)
     return {
-        "shift_and_blur": explorers.shift_and_blur(torch.rand(3, 1, 28, 28)),
+        "shift_and_blur": explorers.shift_and_blur(torch.rand(3, 1, 28, 28), 0.1),
         "latent_plane": explorers.latent_plane(Decoder(2), points, torch.arange(40) % 4, ("a", "b", "c", "d")),
     }
 

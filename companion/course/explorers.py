@@ -38,10 +38,12 @@ def explorer(draw: Draw, **sliders: widgets.Widget) -> widgets.VBox:
     return widgets.VBox([*sliders.values(), image])
 
 
-def shift_and_blur(images: Tensor) -> widgets.VBox:
-    """Chapter 00: move or blur an image and see its squared error to the original. images: (n, C, H, W)."""
+def shift_and_blur(images: Tensor, variance: float) -> widgets.VBox:
+    """Chapter 00: move or blur an image and see its distortion: its squared error to the original over ``variance``.
+
+    images: (n, C, H, W).
+    """
     images = images.detach().float().cpu()
-    variance = float(images.var())
 
     def draw(image: int, right: int, down: int, blur: float) -> tuple["Figure", str]:
         original = images[image : image + 1]

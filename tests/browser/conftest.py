@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import urllib3
 
 if TYPE_CHECKING:
     from lab_driver import Lab
@@ -44,9 +45,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
     settings = own / "lab" / "user-settings" / "@jupyterlab"
     (settings / "notebook-extension").mkdir(parents=True)
     (settings / "notebook-extension" / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
-    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    flags = ["--no-browser", "--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["--no-browser"]
+    make_lab = re.search(r"-m (jupyterlab .*) \$\(LAB_FLAGS\)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert make_lab
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", *root, "chapters/00_start_here.ipynb"],
+        [sys.executable, "-m", *make_lab[1].split(), *flags],
         cwd=folder,
         env=os.environ
         | {"COMPANION_PROFILE": "smoke", "JUPYTER_CONFIG_DIR": str(own), "JUPYTER_DATA_DIR": str(own / "data")},
@@ -63,6 +66,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
         else:
             pytest.fail(f"JupyterLab did not start:\n{''.join(said)}")
         threading.Thread(target=lambda: [*server.stdout], daemon=True).start()  # a full pipe would stop the server
+        urllib3.request("GET", f"{found[1]}/api", retries=urllib3.Retry(20, backoff_factor=0.1))  # said before it is up
         yield Lab(found[1], found[2], folder, settings)
     finally:
         server.terminate()

@@ -41,6 +41,26 @@ _MISTAKES = (
         "you give one number per image. A loss is one number for the whole batch: average over the batch too.",
     ),
     Mistake(
+        "no mean",
+        lambda x_hat, x: (x_hat - x).square(),
+        "these are the squared differences, one for each pixel. A loss is one number: take their mean.",
+    ),
+    Mistake(
+        "mean over the batch only",
+        lambda x_hat, x: (x_hat - x).square().mean(0),
+        ".mean(0) averages over the images only and leaves one number for each pixel. Use .mean() for all of them.",
+    ),
+    Mistake(
+        "power written ^",
+        lambda x_hat, x: ((x_hat - x) ^ 2).mean(),
+        "in Python ^ is the bitwise exclusive or. A square is ** 2, or .square().",
+    ),
+    Mistake(
+        "x detached",
+        lambda x_hat, x: (x_hat - x.detach()).square().mean(),
+        "no gradient reaches x, because it is detached. The function treats its two arguments alike.",
+    ),
+    Mistake(
         "absolute error",
         lambda x_hat, x: (x_hat - x).abs().mean(),
         "this is the mean absolute error: square the differences instead of taking their size.",

@@ -68,6 +68,31 @@ _SIZE_MISTAKES = (
         "size // stride is right only where kernel and padding happen to fit. Count where the window can stand.",
     ),
     Mistake(
+        "padding forgotten",
+        lambda s, k, t, p: (s - k) // t + 1,
+        "padding is not used: the axis is `size + 2 * padding` long when the window slides over it.",
+    ),
+    Mistake(
+        "stride forgotten",
+        lambda s, k, t, p: s + 2 * p - k + 1,
+        "the stride is not used: this is the number of windows one step apart.",
+    ),
+    Mistake(
+        "brackets forgotten",
+        lambda s, k, t, p: s + 2 * p - k // t + 1,
+        "// binds tighter than + and −, so only the kernel is divided: put brackets around what is left to step over.",
+    ),
+    Mistake(
+        "rounded to the nearest",
+        lambda s, k, t, p: round((s + 2 * p - k) / t) + 1,
+        "round() goes to the nearest whole number, sometimes up. Half a window is none: use //.",
+    ),
+    Mistake(
+        "a whole number as a float",
+        lambda s, k, t, p: float((s + 2 * p - k) // t + 1),
+        "the number is right, but it is a float. A size is a Python int: use // on ints, or int(…).",
+    ),
+    Mistake(
         "padding taken away",
         lambda s, k, t, p: (s - 2 * p - k) // t + 1,
         "padding makes the axis longer, not shorter.",
@@ -141,6 +166,29 @@ class _NoFlatten(Encoder):
         return z
 
 
+class _TanhOnLatent(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).tanh()
+
+
+class _Squeezed(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze()
+
+
+class _FixedSize(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu().reshape(-1, 64 * 7 * 7))
+        return z
+
+
+class _Gelu(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        h = nn.functional.gelu(self.conv2(nn.functional.gelu(self.conv1(x))))
+        z: Tensor = self.to_latent(h.flatten(1))
+        return z
+
+
 class _ChannelsLast(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(self.conv1(x).relu()).relu()
@@ -181,6 +229,22 @@ _ENCODER_MISTAKES = (
         _SigmoidOnLatent,
         "the latent is squashed into (0, 1). It may be any real number: nothing comes after the linear layer.",
     ),
+    Mistake(
+        "tanh on the latent",
+        _TanhOnLatent,
+        "the latent is squashed into (−1, 1). It may be any real number: nothing comes after the linear layer.",
+    ),
+    Mistake(
+        "squeezed",
+        _Squeezed,
+        "squeeze() drops the batch axis when there is only one image: (1, d) becomes (d,). Leave it out.",
+    ),
+    Mistake(
+        "sizes written in",
+        _FixedSize,
+        "64 * 7 * 7 is right for 28×28 images and 32 hidden channels only: flatten(1) is right for all.",
+    ),
+    Mistake("GELU", _Gelu, "another activation than asked for: a ReLU after each convolution."),
     Mistake(
         "the batch is flattened too",
         _FlattenAll,
@@ -320,6 +384,18 @@ def _no_grad(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> T
         return _no_zero_grad(model, optimizer, x)
 
 
+def _item(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> float:
+    return train_step(model, optimizer, x).item()
+
+
+def _backward_of_the_result(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    result = model(x)
+    optimizer.zero_grad()
+    result.backward()
+    optimizer.step()
+    return result.loss.detach()  # type: ignore[no-any-return]
+
+
 def _twice(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss = train_step(model, optimizer, x)
     optimizer.step()
@@ -345,10 +421,22 @@ _STEP_MISTAKES = (
     Mistake(
         "step before backward",
         _step_first,
-        "the step is taken with the gradients of the step before. The order is zero_grad, backward, step.",
+        "the step comes before backward(), so without this batch's gradients. The order is zero_grad, backward, step.",
     ),
     Mistake(
-        "no step", _no_step, "the gradients are computed, but the weights never move: optimizer.step() is missing."
+        "no step",
+        _no_step,
+        "the gradients are computed, but the weights never move: optimizer.step() is missing, or its brackets.",
+    ),
+    Mistake(
+        "a Python number",
+        _item,
+        ".item() waits for the device at every step, which is slow on a GPU. Return the tensor: loss.detach().",
+    ),
+    Mistake(
+        "backward of the result",
+        _backward_of_the_result,
+        "model(x) gives a result with several fields. What has a backward() is its loss: model(x).loss.",
     ),
     Mistake(
         "loss measured after the step",
@@ -364,7 +452,8 @@ _STEP_MISTAKES = (
     Mistake(
         "under no_grad",
         _no_grad,
-        "under torch.no_grad() nothing is recorded, so backward() has nothing to go back through.",
+        "the loss is cut from the graph before backward(), by no_grad or by a detach() that comes too early: there is "
+        "nothing to go back through.",
     ),
     Mistake("two steps for one gradient", _twice, "optimizer.step() is called twice for one backward()."),
 )
@@ -408,6 +497,12 @@ def _pca(
     return (z @ basis.T + mean * add).reshape(x.shape)
 
 
+def _directions(x_train: Tensor) -> Tensor:
+    centred = x_train.flatten(1) - x_train.flatten(1).mean(0)
+    directions: Tensor = torch.linalg.eigh(centred.T @ centred / len(centred))[1]
+    return directions
+
+
 _PCA_MISTAKES = (
     Mistake(
         "least variance",
@@ -440,6 +535,41 @@ _PCA_MISTAKES = (
         "the covariance is taken around zero, so its first direction is the mean itself. Centre x_train first.",
     ),
     Mistake(
+        "no mean anywhere",
+        lambda t, x, d: _pca(t, x, d, centre_training=False, subtract=False, add=False),
+        "nothing is centred: take the mean of x_train away first, and add it back at the end.",
+    ),
+    Mistake(
+        "mean neither subtracted nor added",
+        lambda t, x, d: _pca(t, x, d, subtract=False, add=False),
+        "the directions are those around the mean, but x is projected without it: subtract the mean, and add it after.",
+    ),
+    Mistake(
+        "first rows",
+        lambda t, x, d: _pca(t, x, d, pick=lambda v, d: v[:d].T),
+        "V[:d] is right for the rows that svd gives. eigh gives columns, least variance first: directions[:, -d:].",
+    ),
+    Mistake(
+        "fitted on x",
+        lambda t, x, d: _pca(x, x, d),
+        "everything is fitted on x, the images to rebuild. Mean and directions come from x_train.",
+    ),
+    Mistake(
+        "one mean for all pixels",
+        lambda t, x, d: _pca(t, x, d, mean_of=t.mean().expand(1, *t.shape[1:])),
+        "x_train.mean() is one number. The mean image has one for each pixel: .mean(0).",
+    ),
+    Mistake(
+        "the bottleneck itself",
+        lambda t, x, d: (x.flatten(1) - t.flatten(1).mean(0)) @ _directions(t)[:, -d:],
+        "these are the d numbers of the bottleneck. Go back to pixels: z @ basis.T, plus the mean.",
+    ),
+    Mistake(
+        "eigh not unpacked",
+        lambda t, x, d: torch.linalg.eigh(torch.cov(t.flatten(1).T))[:, -d:],
+        "eigh gives two things, the eigenvalues and the eigenvectors: _, directions = torch.linalg.eigh(…).",
+    ),
+    Mistake(
         "one direction too many",
         lambda t, x, d: _pca(t, x, d + 1),
         "you keep d + 1 directions.",
@@ -467,7 +597,14 @@ def _lines() -> Sequence[Case]:
         Case("two vectors of three numbers, five steps", (*pair(3), 5), gradient_of=ends),
         Case("two steps", (*pair(4), 2), gradient_of=ends),
         Case("latent grids, not contiguous in memory", (a.transpose(0, 2), b.transpose(0, 2), 4), gradient_of=ends),
+        Case(
+            "latents on another device than the CPU", (torch.empty(3, device="meta"), torch.empty(3, device="meta"), 3)
+        ),
     ]
+
+
+def _t(start: Tensor, steps: int) -> Tensor:
+    return torch.linspace(0, 1, steps, device=start.device)
 
 
 def _weights(start: Tensor, t: Tensor) -> Tensor:
@@ -480,17 +617,17 @@ def _line(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
 
 
 def _vectors_only(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    t = torch.linspace(0, 1, steps)[:, None]
+    t = _t(start, steps)[:, None]
     return (1 - t) * start + t * end
 
 
 def _scaled_sum(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    t = _weights(start, torch.linspace(0, 1, steps))
+    t = _weights(start, _t(start, steps))
     return start + t * end
 
 
 def _on_the_sphere(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    t = _weights(start, torch.linspace(0, 1, steps))
+    t = _weights(start, _t(start, steps))
     cosine = (start * end).sum() / (start.norm() * end.norm())
     angle = cosine.clamp(-1, 1).arccos()
     out: Tensor = (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
@@ -500,7 +637,7 @@ def _on_the_sphere(start: Tensor, end: Tensor, steps: int) -> Tensor:
 _LINE_MISTAKES = (
     Mistake(
         "the end is left out",
-        lambda a, b, n: _line(a, b, torch.arange(n) / n),
+        lambda a, b, n: _line(a, b, torch.arange(n, device=a.device) / n),
         "the last point stops short of `end`. With n points there are n − 1 gaps: torch.linspace(0, 1, n).",
     ),
     Mistake(
@@ -523,6 +660,32 @@ _LINE_MISTAKES = (
         _vectors_only,
         "this works for vectors but not for grids: give t as many axes of length 1 as a latent has, "
         "t.reshape(-1, *[1] * start.ndim).",
+    ),
+    Mistake(
+        "weights on the CPU",
+        lambda a, b, n: _line(a, b, torch.linspace(0, 1, n)),
+        "t is on the CPU, the latents are not: torch.linspace(0, 1, steps, device=start.device).",
+    ),
+    Mistake(
+        "t not reshaped",
+        lambda a, b, n: (1 - _t(a, n)) * a + _t(a, n) * b,
+        "t has one axis, of length `steps`, and meets the latent's last axis. Give it an axis of its own in front: "
+        "t.reshape(-1, *[1] * start.ndim).",
+    ),
+    Mistake(
+        "a list",
+        lambda a, b, n: [(1 - t) * a + t * b for t in torch.linspace(0, 1, n).tolist()],
+        "this is a list of points. Put them into one tensor: torch.stack(points).",
+    ),
+    Mistake(
+        "end to end",
+        lambda a, b, n: torch.cat([(1 - t) * a + t * b for t in torch.linspace(0, 1, n).tolist()]),
+        "torch.cat joins along an axis that is there already. A new axis for the steps: torch.stack.",
+    ),
+    Mistake(
+        "steps on the last axis",
+        lambda a, b, n: interpolate(a, b, n).movedim(0, -1),
+        "the steps are on the last axis; they belong on the first: (steps, *latent).",
     ),
     Mistake(
         "end added to start",

@@ -75,7 +75,7 @@ class _Failure:
 
     kind: str  # the exception's class and the first line of its message
     text: str
-    not_attempted: bool
+    not_attempted: bool  # the bare NotImplementedError of a blank; torch raises it too, with a message
 
 
 EXERCISES: dict[str, Exercise] = {}
@@ -207,14 +207,15 @@ def _observe(exercise: Exercise, implementation: Any, case: Case) -> Observed | 
 
 
 def _describe(error: BaseException) -> _Failure:
-    name = type(error).__name__
-    kind = f"{name}: {str(error).partition(chr(10))[0]}"
+    name, message = type(error).__name__, str(error)
+    first_line = message.partition("\n")[0]
+    kind = f"{name}: {first_line}"
     frame = _readers_frame(error.__traceback__)
     where = ""
     if frame is not None:
         source = linecache.getline(frame.filename, frame.lineno or 0).strip()
         where = f"\n  in {frame.name}, line {frame.lineno}: {source}"
-    return _Failure(kind, f"  {name}: {error}{where}", isinstance(error, NotImplementedError))
+    return _Failure(kind, f"  {name}: {first_line}{where}", isinstance(error, NotImplementedError) and not message)
 
 
 def _readers_frame(trace: TracebackType | None) -> traceback.FrameSummary | None:
@@ -237,7 +238,10 @@ def _difference(expected: Observed, got: Observed | _Failure, tolerance: float, 
             continue
         if name not in got:
             return f"  {name} is missing"
-        problem = _compare(want, got[name], tolerance)
+        if name.startswith("the gradient of") and got[name] is None and want is not None:
+            problem = "expected a gradient\n  got none: nothing flows back to it"
+        else:
+            problem = _compare(want, got[name], tolerance)
         if problem:
             return f"  {name}: {problem}"
     return ""
@@ -248,10 +252,14 @@ def _compare(want: Any, have: Any, tolerance: float) -> str:
         return _compare_tensors(want, have, tolerance)
     if isinstance(have, Tensor):
         return f"expected {want!r}\n  got a tensor of shape {tuple(have.shape)}"
+    if isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
+        return next((p for w, h in zip(want, have, strict=True) if (p := _compare(w, h, tolerance))), "")
     if isinstance(want, float) and isinstance(have, int | float):
         close = abs(want - have) <= tolerance * max(abs(want), 1e-12)
         return "" if close else f"expected {want:.6g}\n  got {have:.6g}"
-    if type(want) is not type(have) or want != have:
+    if type(want) is not type(have):
+        return f"expected {want!r}, {_article(want)}\n  got {_brief(have)}, {_article(have)}"
+    if want != have:
         return f"expected {want!r}\n  got {_brief(have)}"
     return ""
 
@@ -259,9 +267,9 @@ def _compare(want: Any, have: Any, tolerance: float) -> str:
 def _compare_tensors(want: Tensor, have: Any, tolerance: float) -> str:
     if not isinstance(have, Tensor):
         return f"expected {_kind(want)}\n  got {_brief(have)}"
-    if want.shape != have.shape or want.dtype != have.dtype:
+    if (want.shape, want.dtype, want.device) != (have.shape, have.dtype, have.device):
         return f"expected {_kind(want)}\n  got {_kind(have)}"
-    if want.numel() == 0:
+    if want.numel() == 0 or want.is_meta:
         return ""
     exact = not want.is_floating_point()
     a, b = want.detach().double(), have.detach().double()
@@ -276,12 +284,17 @@ def _compare_tensors(want: Tensor, have: Any, tolerance: float) -> str:
 
 
 def _kind(value: Tensor) -> str:
-    return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+    return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}, on {value.device}"
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _brief(value: Any) -> str:
     if value is None:
-        return "None (nothing was returned, or no gradient arrives)"
+        return "None"
     text = repr(value)
     return f"{text[:77]}…" if len(text) > 78 else text
 
@@ -299,7 +312,7 @@ def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case]) -> str
 
 def _general_hint(difference: str) -> str:
     """For what no listed mistake explains: where to look first."""
-    if "the gradient of" in difference and "None" in difference:
+    if "nothing flows back" in difference:
         return "the values agree, but no gradient arrives: something on the way is detached, or turned into a number."
     if "the gradient of" in difference:
         return "the values agree, the gradient does not: an operation that leaves the values alone changes it."
@@ -307,6 +320,8 @@ def _general_hint(difference: str) -> str:
         return "your code writes into its input; operations ending in _ and += on a tensor do that."
     if "got None" in difference:
         return "is there a return at the end?"
+    if "got" in difference and "method" in difference:
+        return "a method without brackets is not called: write .mean(), not .mean."
     return ""
 
 
