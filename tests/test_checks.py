@@ -198,6 +198,24 @@ def test_the_companion_is_not_mistaken_for_the_readers_answer(capsys):
     assert "companion's own" in out
 
 
+@pytest.mark.parametrize("right", [lambda x_hat, x: ((x_hat - x) ** 2).mean(), torch.nn.functional.mse_loss])
+def test_what_was_assigned_instead_of_defined_is_known_by_its_variable(right):
+    mse = right
+    assert check(mse) is right
+
+
+def test_a_module_in_place_of_a_function_is_checked_too():
+    mse = torch.nn.MSELoss()
+    assert check(mse) is mse
+
+
+@pytest.mark.parametrize("nonsense", [None, 3, "mse", torch.zeros(2)])
+def test_something_else_under_the_name_is_a_cross(nonsense, capsys):
+    mse = nonsense
+    assert check(mse) is companion.metrics.mse
+    assert capsys.readouterr().out.startswith("❌ mse")
+
+
 def test_unknown_exercise_is_named():
     def mean_squared_error(x_hat, x):
         return x

@@ -9,11 +9,12 @@ also the list that proves the check: a test makes sure that each mistake is reje
 
 import linecache
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import torch
@@ -98,7 +99,7 @@ def check(implementation: Any) -> Any:
         ValueError: there is no exercise of that name.
         AssertionError: the verdict is not ✅ and ``COMPANION_STRICT=1``.
     """
-    name = getattr(implementation, "__name__", repr(implementation))
+    name = _name_of(implementation, sys._getframe(1))
     if name not in EXERCISES:
         raise ValueError(f"check: got {name!r}, want one of the exercises: {', '.join(sorted(EXERCISES))}")
     exercise = EXERCISES[name]
@@ -110,6 +111,15 @@ def check(implementation: Any) -> Any:
     if report.status != "matches" and os.environ.get("COMPANION_STRICT") == "1":
         raise AssertionError(report.text)
     return implementation if report.status == "matches" else exercise.reference
+
+
+def _name_of(implementation: Any, caller: FrameType) -> str:
+    """Its own name; for what was assigned (a lambda, a library's function) the name it was assigned to."""
+    name = str(getattr(implementation, "__name__", type(implementation).__name__))
+    if name in EXERCISES:
+        return name
+    variables = caller.f_globals | caller.f_locals
+    return next((n for n in EXERCISES if n in variables and variables[n] is implementation), name)
 
 
 def examine(exercise: Exercise, implementation: Any) -> Report:
