@@ -2,8 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
+
+# The browser tests have a command of their own, make test-browser, which installs what they import.
+collect_ignore = [] if find_spec("playwright") else ["tests/browser"]
 
 # Before anything imports torch: two spinning OpenMP threads on a busy machine are 20 times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
