@@ -8,16 +8,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import urllib3
+from lab_driver import ROOT, Lab
+from playwright.sync_api import Browser, sync_playwright
 
-if TYPE_CHECKING:
-    from lab_driver import Lab
-    from playwright.sync_api import Browser
-
-ROOT = Path(__file__).parents[2]
 FLAGS = (  # no GPU, and nothing that a browser asks of the network by itself
     "--disable-gpu",
     "--disable-quic",
@@ -28,16 +24,9 @@ FLAGS = (  # no GPU, and nothing that a browser asks of the network by itself
 )
 
 
-def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Leave this folder alone without ``-m browser``: `make test` does not install Playwright."""
-    return None if config.option.markexpr == "browser" else True
-
-
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """JupyterLab as ``make lab`` starts it, but on copies, with settings of its own, and in profile smoke."""
-    from lab_driver import Lab
-
     folder, own = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
     shutil.copy(ROOT / "book.toml", folder)
@@ -74,10 +63,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
 
 
 @pytest.fixture(scope="session")
-def browser() -> "Iterator[Browser]":
+def browser() -> Iterator[Browser]:
     """Headless Chromium: COMPANION_CHROMIUM, else one on the PATH, else Playwright's own."""
-    from playwright.sync_api import sync_playwright
-
     found = os.environ.get("COMPANION_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         if not Path(found or playwright.chromium.executable_path).is_file():

@@ -41,7 +41,8 @@ class Notebook:
         page.goto(f"{lab.url}/lab/tree/chapters/{chapter}.ipynb?reset&token={lab.token}")
         self.panel = page.locator(".jp-NotebookPanel:visible")
         self.code_cells = self.panel.locator(".jp-CodeCell")
-        expect(self.panel.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle")
+        self.idle = page.get_by_text("Python 3 (ipykernel) | Idle")  # in the status bar
+        expect(self.idle).to_be_visible(timeout=60_000)  # before there is a kernel, "restart" starts one unasked
 
     def cell(self, text: str) -> Locator:
         """The code cell whose source holds ``text``."""
@@ -68,7 +69,7 @@ class Notebook:
         """Until no cell is waiting or running."""
         waiting = self.code_cells.locator(".jp-InputPrompt").filter(has_text="*")
         expect(waiting).to_have_count(0, timeout=PATIENCE)
-        expect(self.panel.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle")
+        expect(self.idle).to_be_visible()
 
     def run_all(self) -> None:
         self.start_all()
