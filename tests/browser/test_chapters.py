@@ -72,9 +72,10 @@ def test_without_the_token_nobody_gets_in(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("asking_about_news")
 def test_the_question_about_news_would_be_seen(browser: Browser, lab: Lab) -> None:
-    """The proof that the tests below look for what a JupyterLab without the course's setting shows."""
+    """The proof that the test below looks for what a JupyterLab without the course's setting shows by then."""
     with opened(browser, lab, CHAPTERS[0]) as notebook:
-        expect(notebook.page.get_by_text(NEWS)).to_be_visible()
+        notebook.run_all()
+        assert notebook.page.get_by_text(NEWS).is_visible()
 
 
 def test_nothing_but_the_chapter_asks_for_attention(untouched: Notebook) -> None:
@@ -154,9 +155,9 @@ def test_the_stop_button_goes_on_with_what_was_trained(browser: Browser, lab: La
         notebook.start_all()
 
         loop, fit = notebook.output("range(1_000_000)"), notebook.output("epochs=1_000_000")
-        for output, times in ((loop, 1), (fit, 1), (fit, 2)):
+        for name, output, times in (("loop", loop, 1), ("fit", fit, 1), ("fit-again", fit, 2)):
             expect(output).to_contain_text(repeated(r"\b[1-9]\d*/\d{7}", times), timeout=PATIENCE)  # the bar moves
-            notebook.picture(f"training-{times}")
+            notebook.picture(f"training-{name}")
             notebook.interrupt()
             expect(output).to_contain_text(repeated(STOPPED, times))
         notebook.wait()
