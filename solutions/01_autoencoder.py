@@ -299,7 +299,7 @@ plots.show(
     fig,
     alt="The loss of the autoencoder with two latent numbers over its training steps: it "
     "falls steeply at first and slowly afterwards. The distortion of the test images, "
-    "a point after each epoch, falls with it and ends a little above.",
+    "a point after each epoch, falls with it.",
 )
 
 
@@ -794,7 +794,7 @@ for d, model in models.items():
     session.expect(f"unseen_over_seen_{d}", unseen / seen)
 
 # %% [markdown]
-# Two numbers leave a model nothing to spend on what only the training fonts have; sixteen do.
+# Two numbers leave a model little to spend on what only the training fonts have; sixteen leave more, and there the gap is wider.
 #
 # ## Pen and paper
 # 1. Show that an autoencoder whose encoder and decoder are linear, trained to the minimum of the MSE, can do no better than PCA with the
