@@ -205,7 +205,7 @@ class History:
                 axes.plot(epochs, values, style, markersize=4, color=plots.COLOURS[colour], label=label)
                 ends.append(f"{label} {values[0]:.3g} → {values[-1]:.3g}")
         axes.set(xlabel="epoch", ylabel=term, title=f"{term} by epoch: {', '.join(ends)}")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
         return figure  # type: ignore[no-any-return]
 
@@ -275,7 +275,7 @@ class _Loop:
                 self.save()
             if stop.pressed:
                 break
-        self.means.read()
+        bar.set_postfix_str(f"epoch {epoch + 1}, loss {self.means.read():.4g}")
 
     def close_epoch(self) -> None:
         row = self.row()

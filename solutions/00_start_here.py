@@ -74,8 +74,10 @@ x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 x_hat = torch.tensor([[0.1, 0.8], [1.0, 0.4]])
 
 difference = x_hat - x
-print("difference", difference)
-print("squared   ", difference.square())
+print("difference:")
+print(difference)
+print("squared:")
+print(difference.square())
 
 # %% [markdown]
 # Adding up the squares gives a number that grows with the size of the image; averaging them gives one that does not,
@@ -231,9 +233,8 @@ generator = torch.Generator().manual_seed(session.seed)
 bright = z_e.flatten(0, 2)
 bright = bright[bright.sum(1) > 2].cpu()  # patches with something on them
 chosen = torch.randperm(len(bright), generator=generator)[: K - 1]
-codebook = torch.cat([torch.zeros(1, 16), bright[chosen]]).to(
-    session.device
-)  # code 0 is the empty patch
+blank = torch.zeros(1, 16)  # code 0 is the empty patch
+codebook = torch.cat([blank, bright[chosen]]).to(session.device)
 
 distances = torch.cdist(z_e.flatten(0, 2), codebook)  # (N, K)
 codes = distances.argmin(1).reshape(z_e.shape[:3])  # (B, h, w)
@@ -254,12 +255,9 @@ print(
 # other places.
 
 # %%
-drawn = torch.randint(len(codes), (8, *codes.shape[1:]), generator=generator).to(
-    session.device
-)
-sampled_codes = codes.gather(
-    0, drawn
-)  # at each place, the code of some random training image
+drawn = torch.randint(len(codes), (8, *codes.shape[1:]), generator=generator)
+# At each place, the code that some random training image has there:
+sampled_codes = codes.gather(0, drawn.to(session.device))
 sampled = from_patches(codebook[sampled_codes])
 
 # %% tags=["cover"]

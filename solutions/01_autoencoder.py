@@ -48,9 +48,7 @@ channels, size, _ = train.shape
 
 # %% tags=["nbval-check-output"]
 row = torch.tensor([0.0, 0, 1, 1, 1, 0, 0, 0])
-kernel = torch.tensor(
-    [-1.0, 0, 1]
-)  # answers to an edge: right neighbour minus left neighbour
+kernel = torch.tensor([-1.0, 0, 1])  # right neighbour minus left neighbour: an edge
 
 windows = row.unfold(0, 3, 1)  # (6, 3): every window of 3, one step apart
 print("windows with stride 1:", windows.shape[0], "  answers:", (windows @ kernel).tolist())
@@ -164,9 +162,7 @@ small = torch.tensor([1.0, 1, 2])
 kernel = torch.tensor([1.0, 2, 2, 1])
 large = torch.zeros(8)
 for i, value in enumerate(small.tolist()):
-    large[2 * i : 2 * i + 4] += (
-        value * kernel
-    )  # stride 2: each window starts two places further
+    large[2 * i : 2 * i + 4] += value * kernel  # each window starts two places further
 print("by hand:  ", large.tolist())
 by_torch = torch.nn.functional.conv_transpose1d(
     small.reshape(1, 1, -1), kernel.reshape(1, 1, -1), stride=2
@@ -276,7 +272,7 @@ except KeyboardInterrupt:
 _ = model_2.eval()
 
 # %%
-curve = torch.stack(losses).cpu() / variance
+curve = torch.tensor([loss.item() for loss in losses]) / variance
 fig, ax = plots.figure(6, 2.8)
 ax.plot(
     curve.numpy(), color=plots.COLOURS["train"], linewidth=0.8, label="each training batch"
@@ -312,9 +308,8 @@ def test_distortion(model: nn.Module) -> float:
 
 @torch.no_grad()
 def reconstruct(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x).reconstruction.clamp(
-        0, 1
-    )  # nothing keeps the decoder inside; a pixel is
+    """The rebuilt images; nothing keeps the decoder's numbers in [0, 1], so cut them to be shown."""
+    return model(x).reconstruction.clamp(0, 1)
 
 
 session.expect("distortion_2", test_distortion(model_2))
@@ -339,6 +334,7 @@ plots.show(
 models = {2: model_2}
 histories = {}
 for d in (16, 64):
+    print(f"d = {d}")
     models[d] = new_autoencoder(d)
     histories[d] = companion.fit(
         models[d],
@@ -465,9 +461,8 @@ with torch.no_grad():
     z_train, z_test = model_2.encoder(x_train), model_2.encoder(x_test)
 low, high = z_train.quantile(0.02, dim=0), z_train.quantile(0.98, dim=0)
 steps = torch.linspace(0, 1, 14, device=device)
-across, down = torch.meshgrid(
-    steps, steps.flip(0), indexing="xy"
-)  # top row: largest second coordinate
+# The top row has the largest second coordinate, as in the plot on the left.
+across, down = torch.meshgrid(steps, steps.flip(0), indexing="xy")
 grid = low + torch.stack([across.flatten(), down.flatten()], 1) * (high - low)  # (196, 2)
 with torch.no_grad():
     decoded = model_2.decoder(grid)

@@ -27,7 +27,7 @@ smoke = { data = "glyphs", train_images = 20, test_images = 10, epochs = 1 }
 [measured.00_tiny.quick.cpu]
 minutes = 2.2
 memory_mb = 700
-seeds = 5
+runs = 5
 machine = "2 CPU cores"
 versions = { torch = "2.15.0" }
 

@@ -83,13 +83,13 @@ def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tu
         nearest = float((points - z).norm(dim=1).min())
         fig, (plane, picture) = plots.figure(7.5, 3.8, columns=2, width_ratios=(1.5, 1))
         plots.class_scatter(plane, points, labels, classes)
-        plane.plot(z_1, z_2, marker="X", markersize=13, color="black", markeredgecolor="white")
+        plane.plot(z_1, z_2, marker="X", markersize=13, color="black", markeredgecolor="white", clip_on=False)
         plane.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         plots.draw_image(picture, image)
         picture.set_title(f"decoded\nnearest latent at distance {nearest:.2f}")
         return (
             fig,
-            f"The latent plane with a cross at ({z_1:.2f}, {z_2:.2f}) and the image that the decoder makes of it",
+            f"The latent plane with a cross at ({z_1:.3g}, {z_2:.3g}) and the image that the decoder makes of it",
         )
 
     step = max(high[0] - low[0], high[1] - low[1]) / 60

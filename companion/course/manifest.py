@@ -17,7 +17,7 @@ class Measured:
     minutes: float
     memory_mb: int
     machine: str
-    seeds: int
+    runs: int
     versions: Mapping[str, str]
 
 
@@ -144,7 +144,7 @@ def _measured(table: dict[str, Any], where: str) -> Measured:
         minutes=_entry(table, "minutes", float, where),
         memory_mb=_entry(table, "memory_mb", int, where),
         machine=_entry(table, "machine", str, where),
-        seeds=_entry(table, "seeds", int, where),
+        runs=_entry(table, "runs", int, where),
         versions=_entry(table, "versions", dict, where),
     )
 

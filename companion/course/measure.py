@@ -21,12 +21,14 @@ START, END = "<!-- chapters: written by `make measure` from book.toml -->", "<!-
 def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, seeds: int = FEWEST) -> None:
     """Run each chapter's source with seeds 0 … ``seeds`` - 1 and write what was measured, chapter by chapter.
 
+    Fewer than five seeds say too little about the spread: they measure minutes and memory, and leave the bands.
+
     Raises:
-        ValueError: ``seeds`` are too few for a band.
+        ValueError: ``seeds`` is not positive.
         CellError: a run failed; what was measured of earlier chapters is kept.
     """
-    if seeds < FEWEST:
-        raise ValueError(f"seeds: got {seeds}, want at least {FEWEST}; fewer say too little about the spread")
+    if seeds < 1:
+        raise ValueError(f"seeds: got {seeds}, want at least 1, and {FEWEST} for bands")
     profile = profile or current_profile()
     for chapter in chapters:
         costs = [Cost() for _ in range(seeds)]
@@ -47,11 +49,11 @@ def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, 
         entry = {
             "minutes": round(statistics.median(cost.minutes for cost in costs), 2),
             "memory_mb": max(cost.memory_mb for cost in costs),
-            "seeds": seeds,
+            "runs": seeds,
             "machine": machine(device),
             "versions": {"torch": torch.__version__},
         }
-        bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" else {}
+        bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" and seeds >= FEWEST else {}
         _record(book, chapter, profile, device.type, entry, bands)
         write_readme(read_book(book.root))
 
