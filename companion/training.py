@@ -189,11 +189,14 @@ class History:
         Raises:
             ValueError: nothing of that name was logged.
         """
-        first = self.rows[0] if self.rows else self.last
-        if term not in first:
-            raise ValueError(f"term: got {term!r}, want one of {', '.join(list(first)[2:])}")
         plots = require("companion.plots", extra="plots", what="History.plot")
         figure, axes = plots.figure(width, height)
+        if not self.rows:
+            axes.set(xlabel="epoch", ylabel=term, title="Stopped before the first step was done")
+            return figure  # type: ignore[no-any-return]
+        first = self.rows[0]
+        if term not in first:
+            raise ValueError(f"term: got {term!r}, want one of {', '.join(list(first)[2:])}")
         epochs = [row["epoch"] for row in self.rows]
         ends = []
         for label, name, colour, style in (
