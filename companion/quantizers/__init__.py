@@ -1,0 +1,23 @@
+"""Quantizers: latents of real numbers in, codes out. One contract for all, so that one can be put in another's place.
+
+A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(z)`` gives the indices alone,
+``decode(indices)`` the codes of such indices. ``num_codes`` is K, ``dim`` is D.
+"""
+
+from companion.quantizers.base import Quantized, Quantizer, rotation_trick, straight_through
+from companion.quantizers.finite_scalar import FiniteScalarQuantizer
+from companion.quantizers.gumbel import GumbelQuantizer
+from companion.quantizers.search import nearest_code
+from companion.quantizers.vector import VectorQuantizer, vq_losses
+
+__all__ = [
+    "FiniteScalarQuantizer",
+    "GumbelQuantizer",
+    "Quantized",
+    "Quantizer",
+    "VectorQuantizer",
+    "nearest_code",
+    "rotation_trick",
+    "straight_through",
+    "vq_losses",
+]

@@ -1,0 +1,99 @@
+"""Codes drawn from a categorical distribution, with the Gumbel-softmax as its gradient (chapter 03)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion.quantizers.base import Quantized, Quantizer, check_indices, check_latents, grid, rows, working
+
+
+class GumbelQuantizer(Quantizer):
+    """The code is drawn with probabilities that the latent gives; in training it is a soft mixture of codes.
+
+    Logits are a linear map of the latent. In training z_q = Σₖ yₖ eₖ with y = softmax((logits + g) / τ), g Gumbel noise
+    (Jang et al. 2017, equation 2; Maddison et al. 2017): a gradient reaches logits and codes alike, and there is no
+    codebook loss. The smaller τ, the nearer is y to one code and the noisier the gradient. In eval mode z_q is the
+    likeliest code. ``indices`` are the codes that the same noise draws (Gumbel-max), in eval mode the likeliest.
+
+    The term "kl" is log K − H(softmax(logits)), nats a position, mean: the distance of the choice from a uniform one.
+
+    τ falls from ``temperature`` to ``final_temperature`` by equal factors over the first ``anneal_steps`` training
+    forwards, which the buffer ``step`` counts.
+
+    Args:
+        num_codes: K.
+        dim: D, of the latents and of the codes.
+        kl_weight: of the term "kl" in ``loss``.
+
+    Shapes:
+        z: (B, D, *spatial) → ``Quantized``. Memory grows with N × K: every vector has a probability for every code.
+
+    Raises:
+        ValueError: an argument is out of range; ``z`` has another shape, or holds NaN or infinity.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        kl_weight: float = 5e-4,
+        temperature: float = 1.0,
+        final_temperature: float = 1 / 16,
+        anneal_steps: int = 1000,
+    ) -> None:
+        super().__init__()
+        if num_codes < 1 or dim < 1 or anneal_steps < 1:
+            raise ValueError(
+                f"num_codes, dim, anneal_steps: got {num_codes}, {dim} and {anneal_steps}, want each at least 1"
+            )
+        if not 0 < final_temperature <= temperature:
+            raise ValueError(
+                f"final_temperature: got {final_temperature}, want more than 0 and at most temperature, {temperature}"
+            )
+        self.num_codes, self.dim, self.kl_weight = num_codes, dim, kl_weight
+        self.temperatures, self.anneal_steps = (temperature, final_temperature), anneal_steps
+        self.to_logits = nn.Linear(dim, num_codes)
+        self.codebook = nn.Parameter(torch.randn(num_codes, dim) / dim**0.5)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def temperature(self) -> float:
+        """τ of the next training forward."""
+        first, last = self.temperatures
+        return float(first * (last / first) ** min(1.0, self.step.item() / self.anneal_steps))
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        check_latents(z, self.dim)
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self._logits(z)  # (N, K)
+            if self.training:
+                gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
+                indices = (logits + gumbel).argmax(1)  # Gumbel-max: a draw from softmax(logits)
+                soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)
+                z_q = soft @ self.codebook
+                self.step += 1
+            else:
+                indices = logits.argmax(1)
+                z_q = functional.embedding(indices, self.codebook)
+            log_q = functional.log_softmax(logits, dim=1)
+            kl = (log_q.exp() * log_q).sum(1).mean() + math.log(self.num_codes)
+        shape = z.shape[:1] + z.shape[2:]
+        return Quantized(grid(z_q, shape).to(z.dtype), indices.reshape(shape), self.kl_weight * kl, {"kl": kl})
+
+    def encode(self, z: Tensor) -> Tensor:
+        check_latents(z, self.dim)
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            return self._logits(z).argmax(1).reshape(z.shape[:1] + z.shape[2:])
+
+    def decode(self, indices: Tensor) -> Tensor:
+        check_indices(indices, self.num_codes)
+        return functional.embedding(indices, self.codebook).movedim(-1, 1)
+
+    def _logits(self, z: Tensor) -> Tensor:
+        logits: Tensor = self.to_logits(rows(z).to(self.to_logits.weight.dtype))
+        return working(logits)

@@ -1,0 +1,108 @@
+"""Vector quantisation with a codebook that is learnt by gradient descent (chapters 03 and 04)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion.quantizers.base import (
+    Quantized,
+    Quantizer,
+    check_indices,
+    check_latents,
+    grid,
+    rotation_trick,
+    rows,
+    straight_through,
+    working,
+)
+from companion.quantizers.search import nearest_code
+
+
+def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
+    """The two terms that pull latents and codes together: one value, two gradients (van den Oord et al. 2017, eq. 3).
+
+    The codebook loss ‖sg[z] − z_q‖² moves the codes only, the commitment loss ‖z − sg[z_q]‖² the latents only.
+    Both are means over positions and dimensions, and unweighted.
+
+    Shapes:
+        z, z_q: the same shape → (codebook loss, commitment loss), both 0-dim.
+
+    Raises:
+        ValueError: the shapes differ (broadcasting would hide it).
+    """
+    if z.shape != z_q.shape:
+        raise ValueError(f"z_q: got shape {tuple(z_q.shape)}, want that of z, {tuple(z.shape)}")
+    return (z.detach() - z_q).square().mean(), (z - z_q.detach()).square().mean()
+
+
+class VectorQuantizer(Quantizer):
+    """Each vector is replaced by the nearest of K codes, and the codes are parameters (van den Oord et al. 2017).
+
+    ``loss`` is codebook + β·commitment: β weighs the commitment term only. The reconstruction's gradient passes from
+    z_q to z and never reaches the codebook.
+
+    Args:
+        num_codes: K.
+        dim: D.
+        commitment_weight: β.
+        estimator: how the gradient passes: "straight-through", or "rotation" (:func:`rotation_trick`).
+
+    The codes start as U(−√(3/D), √(3/D)): variance 1/D in each dimension, so that the mean of ‖e‖² is 1.
+
+    Shapes:
+        z: (B, D, *spatial) → ``Quantized`` with z_q (B, D, *spatial) and indices (B, *spatial). Under autocast and for
+        latents in half precision, search and losses are in float32.
+
+    Raises:
+        ValueError: an argument is out of range; ``z`` has another shape, or holds NaN or infinity (the codebook is
+            then as it was).
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        commitment_weight: float = 0.25,
+        estimator: Literal["straight-through", "rotation"] = "straight-through",
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_codes", num_codes), ("dim", dim)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, want at least 1")
+        if commitment_weight < 0:
+            raise ValueError(f"commitment_weight: got {commitment_weight}, want at least 0")
+        if estimator not in ("straight-through", "rotation"):
+            raise ValueError(f"estimator: got {estimator!r}, want 'straight-through' or 'rotation'")
+        self.num_codes, self.dim = num_codes, dim
+        self.commitment_weight = commitment_weight
+        self.estimator = estimator
+        bound = (3 / dim) ** 0.5
+        self.codebook = nn.Parameter(torch.empty(num_codes, dim).uniform_(-bound, bound))
+
+    def forward(self, z: Tensor) -> Quantized:
+        check_latents(z, self.dim)
+        with torch.autocast(z.device.type, enabled=False):
+            vectors = rows(working(z))  # (N, D)
+            indices = nearest_code(vectors, self.codebook)  # (N,)
+            codes = functional.embedding(indices, self.codebook)  # (N, D), and the way of the gradient to the codebook
+            codebook_loss, commitment_loss = vq_losses(vectors, codes)  # before the estimator: it cuts that way
+            estimate = rotation_trick if self.estimator == "rotation" else straight_through
+            z_q = estimate(vectors, codes)
+        shape = z.shape[:1] + z.shape[2:]
+        return Quantized(
+            grid(z_q, shape).to(z.dtype),
+            indices.reshape(shape),
+            codebook_loss + self.commitment_weight * commitment_loss,
+            {"codebook": codebook_loss, "commitment": commitment_loss},
+        )
+
+    def encode(self, z: Tensor) -> Tensor:
+        check_latents(z, self.dim)
+        return nearest_code(rows(z), self.codebook).reshape(z.shape[:1] + z.shape[2:])
+
+    def decode(self, indices: Tensor) -> Tensor:
+        check_indices(indices, self.num_codes)
+        return functional.embedding(indices, self.codebook).movedim(-1, 1)
