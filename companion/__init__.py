@@ -1,24 +1,37 @@
 """Autoencoders, vector quantisers and priors over discrete codes: what the course builds, finished."""
 
-from companion import backbones, data, metrics, plots
+from companion import backbones, data, likelihoods, metrics, plots
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
-from companion.backbones import ResNetDecoder, ResNetEncoder
+from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
 from companion.checkpoint import load, save
+from companion.quantizers import FiniteScalarQuantizer, GumbelQuantizer, VectorQuantizer
 from companion.training import History, fit
+from companion.vae import VAE, VAEOutput
+from companion.vqvae import VQVAE, VQVAEOutput
 
 __all__ = [
+    "VAE",
+    "VQVAE",
     "Autoencoder",
     "AutoencoderOutput",
+    "AutoregressiveDecoder",
     "Decoder",
     "Encoder",
+    "FiniteScalarQuantizer",
+    "GumbelQuantizer",
     "History",
     "ResNetDecoder",
     "ResNetEncoder",
+    "VAEOutput",
+    "VQVAEOutput",
+    "VectorQuantizer",
     "backbones",
     "data",
     "fit",
+    "likelihoods",
     "load",
     "metrics",
     "plots",
+    "quantizers",
     "save",
 ]

@@ -1,5 +1,6 @@
 """``fit``: the training loop of chapter 01, with what a long run needs around it."""
 
+import functools
 import html
 import math
 import os
@@ -24,11 +25,13 @@ from companion._runs import (
     seeded,
     set_random_state,
 )
+from companion.metrics import perplexity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, float]
+CODE_COUNTS = "code_counts"  # the field of a result that is added up over an epoch, not averaged
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
@@ -79,6 +82,10 @@ def fit(
 
     The stop button (Ctrl-C) ends training after the step in hand, and what was trained so far is returned; a
     second press stops at once. With several processes a signal ends the run, which ``run`` can then continue.
+
+    What is logged: each 0-dim tensor among the fields of the model's result (also those in a field that is a dict, by
+    their keys) as its mean over the examples; and from a field ``code_counts`` (K,), how often each code was chosen,
+    added up over the epoch, ``perplexity`` and ``usage`` of all its codes together.
 
     Randomness: ``seed`` decides the order of the examples and starts torch's generators, which models draw
     from (each process its own stream, validation always the same one). Afterwards the caller's generators are
@@ -351,24 +358,34 @@ class _Terms(nn.Module):
         if not is_dataclass(result) or not isinstance(loss, Tensor) or loss.ndim:
             kind = type(result).__name__
             raise ValueError(f"objective: got a {kind}, want a dataclass with a field loss, a 0-dim tensor")
-        values = {f.name: getattr(result, f.name) for f in fields(result)}
-        scalars = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor) and v.ndim == 0}
-        return {"loss": loss} | scalars | {"loss": loss}
+        values: dict[str, Any] = {}
+        for f in fields(result):
+            value = getattr(result, f.name)
+            values |= value if isinstance(value, dict) else {f.name: value}
+        logged = {
+            name: v.detach()
+            for name, v in values.items()
+            if isinstance(v, Tensor) and (v.ndim == 0 or name == CODE_COUNTS)
+        }
+        return {"loss": loss} | logged | {"loss": loss}
 
 
 class _Means:
     """Weighted means of terms. What a step adds waits on the device, so that no step waits for the device."""
 
-    def __init__(self, sums: Row | None = None, weight: int = 0) -> None:
+    def __init__(self, sums: Row | None = None, weight: int = 0, code_counts: list[int] | None = None) -> None:
         self.sums: Row = sums or {}
         self.weight = weight
-        self._waiting: list[tuple[list[str], Tensor, int, str]] = []
+        self.code_counts = code_counts
+        self._waiting: list[tuple[list[str], Tensor, Tensor | None, int, str]] = []
         self._last = math.nan
         self._read_at = time.monotonic()
 
     def add(self, terms: dict[str, Tensor], weight: int, where: str) -> None:
-        values = torch.stack([value.detach().float() for value in terms.values()])
-        self._waiting.append((list(terms), values, weight, where))
+        counts = terms.get(CODE_COUNTS)
+        scalars = {name: value for name, value in terms.items() if name != CODE_COUNTS}
+        values = torch.stack([value.detach().float() for value in scalars.values()])
+        self._waiting.append((list(scalars), values, counts, weight, where))
 
     @property
     def due(self) -> bool:
@@ -377,13 +394,15 @@ class _Means:
 
     def read(self) -> float:
         """Add up what waits, make sure that it is finite, and give the newest loss."""
-        for names, values, weight, where in self._waiting:
+        for names, values, counts, weight, where in self._waiting:
             for name, value in zip(names, values.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise FloatingPointError(f"{name} is {value} at {where}: training cannot go on from there")
                 self.sums[name] = self.sums.get(name, 0.0) + weight * value
                 if name == "loss":
                     self._last = value
+            if counts is not None:
+                self.code_counts = _added(self.code_counts, counts.tolist())
             self.weight += weight
         self._waiting.clear()
         self._read_at = time.monotonic()
@@ -395,10 +414,18 @@ class _Means:
         gather = require("accelerate.utils", extra="train", what="fit").gather_object
         shares = [share for share in gather([self.state()]) if share["weight"]]
         weight = sum(share["weight"] for share in shares)
-        return {name: sum(share["sums"][name] for share in shares) / weight for name in shares[0]["sums"]}
+        row: Row = {name: sum(share["sums"][name] for share in shares) / weight for name in shares[0]["sums"]}
+        if shares[0]["code_counts"] is not None:
+            counts = torch.tensor(functools.reduce(_added, [share["code_counts"] for share in shares]))
+            row |= {"perplexity": perplexity(counts), "usage": (counts > 0).double().mean().item()}
+        return row
 
     def state(self) -> dict[str, Any]:
-        return {"sums": self.sums, "weight": self.weight}
+        return {"sums": self.sums, "weight": self.weight, "code_counts": self.code_counts}
+
+
+def _added(a: list[int] | None, b: list[int]) -> list[int]:
+    return b if a is None else [x + y for x, y in zip(a, b, strict=True)]
 
 
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:

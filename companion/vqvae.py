@@ -1,0 +1,95 @@
+"""VQ-VAE (chapter 04): an autoencoder whose latents are codes. With a residual quantizer it is an RQ-VAE."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from companion.checkpoint import Configured
+from companion.metrics import mse
+from companion.quantizers import Quantized, Quantizer
+
+
+@dataclass(frozen=True)
+class VQVAEOutput:
+    """What a VQ-VAE returns.
+
+    Shapes:
+        reconstruction: (B, C, H, W); z_e, z_q: (B, D, h, w); indices: (B, h, w) int64.
+        code_counts: (K,) int64, how often each code was chosen in this batch: add them up before taking a perplexity.
+        loss: what to minimise.
+        losses: its terms by name, each 0-dim and unweighted: "reconstruction" (MSE over pixels) and the quantizer's
+        own.
+    """
+
+    reconstruction: Tensor
+    z_e: Tensor
+    z_q: Tensor
+    indices: Tensor
+    code_counts: Tensor
+    loss: Tensor
+    losses: dict[str, Tensor]
+
+
+class VQVAE(Configured, nn.Module):
+    """Encoder, quantizer, decoder, trained together (van den Oord et al. 2017, equation 3).
+
+    L = MSE(x̂, x) + α · (what the quantizer adds), for a ``VectorQuantizer`` codebook + β·commitment. All terms are
+    means: over pixels, and over positions and dimensions. The paper writes log p(x|z_q) where it minimises; the sign
+    there is a slip. The encoder learns by the gradient that the quantizer passes on, the decoder by its own.
+
+    Args:
+        encoder: images (B, C, H, W) → latents (B, D, h, w).
+        quantizer: any of ``companion.quantizers``, with ``dim`` D.
+        decoder: codes (B, D, h, w) → images (B, C, H, W).
+        quantizer_weight: α.
+
+    Shapes:
+        x: (B, C, H, W) in [0, 1] → ``VQVAEOutput``.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module, *, quantizer_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if quantizer_weight < 0:
+            raise ValueError(f"quantizer_weight: got {quantizer_weight}, want at least 0")
+        self.encoder = encoder
+        self.quantizer = cast(Quantizer, quantizer)
+        self.decoder = decoder
+        self.quantizer_weight = quantizer_weight
+
+    def forward(self, x: Tensor) -> VQVAEOutput:
+        z_e = self.encoder(x)
+        quantized: Quantized = self.quantizer(z_e)
+        reconstruction = self.decoder(quantized.z_q)
+        error = mse(reconstruction, x)
+        return VQVAEOutput(
+            reconstruction,
+            z_e,
+            quantized.z_q,
+            quantized.indices,
+            torch.bincount(quantized.indices.flatten(), minlength=self.quantizer.num_codes),
+            error + self.quantizer_weight * quantized.loss,
+            {"reconstruction": error, **quantized.losses},
+        )
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → code indices (B, h, w), int64."""
+        return self.quantizer.encode(self.encoder(x))
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """Code indices (B, h, w) → images (B, C, H, W), cut to [0, 1].
+
+        Raises:
+            ValueError: the indices are not int64, or one is no code.
+        """
+        out: Tensor = self.decoder(self.quantizer.decode(indices))
+        return out.clamp(0, 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
+        return self.decode(self.encode(x))

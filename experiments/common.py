@@ -1,0 +1,118 @@
+"""What every experiment shares: its command line, cells that are run once, results as JSON.
+
+An experiment is a list of *cells* (settings and a seed) and a function that runs one. After each cell the results are
+written; the same command goes on where it was stopped, and runs no finished cell again.
+"""
+
+import argparse
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from companion.checkpoint import written_whole
+from companion.course.session import default_device, machine
+from companion.data import ImageSet, load
+
+RESULTS = Path(__file__).with_name("results")
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the cells of one run have in common."""
+
+    profile: str
+    device: torch.device
+    sizes: Mapping[str, Any]  # of this profile
+    train: ImageSet
+    test: ImageSet
+    variance: float  # of all pixels of the training images: the unit of distortion
+
+
+def run(
+    file: str,
+    sizes: Mapping[str, Mapping[str, Any]],
+    cells: Callable[[int], Sequence[Cell]],
+    one: Callable[[Cell, Setting], Mapping[str, float | list[float]]],
+    arguments: Sequence[str] | None = None,
+    results: Path = RESULTS,
+) -> Path:
+    """The command of one experiment: ``python -m experiments.NAME --profile quick --data glyphs --seeds 5``.
+
+    Args:
+        file: the experiment's ``__file__``; its stem is the name.
+        sizes: for each profile ``train_images``, ``test_images`` and what the experiment needs besides.
+        cells: number of seeds → the cells, each a flat dict of plain values, ``seed`` among them.
+        one: runs a cell and gives its numbers by name.
+
+    Returns:
+        The file of the results.
+    """
+    name = Path(file).stem
+    module = inspect.getmodule(one)
+    parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=module and module.__doc__)
+    parser.add_argument("--profile", choices=tuple(sizes), default="quick")
+    parser.add_argument("--data", default="glyphs", help="glyphs, mnist, fashion-mnist, cifar10, celeba, or a folder")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 … SEEDS - 1")
+    asked = parser.parse_args(arguments)
+    if asked.seeds < 1:
+        parser.error(f"--seeds: got {asked.seeds}, want at least 1")
+    chosen = dict(sizes[asked.profile])
+    device = default_device()
+    path = results / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
+    done = _read(path, chosen)
+    todo = [cell for cell in cells(asked.seeds) if not any(cell.items() <= row.items() for row in done)]
+    print(f"{name}: {len(done)} cells are done, {len(todo)} to do on {machine(device)}; results in {path.name}")
+    if not todo:
+        return path
+    train = load(asked.data, "train", size=chosen["train_images"]).to(device)
+    test = load(asked.data, "test", size=chosen["test_images"]).to(device)
+    variance = train.images.double().div(255).var(correction=0).item()
+    setting = Setting(asked.profile, device, chosen, train, test, variance)
+    command = f"python -m experiments.{name} --profile {asked.profile} --data {asked.data} --seeds {asked.seeds}"
+    for cell in (bar := tqdm(todo, unit="cell")):
+        bar.set_postfix_str(" ".join(f"{key} {value}" for key, value in cell.items()))
+        started = time.perf_counter()
+        numbers = one(cell, setting)
+        ran = {
+            "seconds": round(time.perf_counter() - started, 1),
+            "machine": machine(device),
+            "torch": torch.__version__,
+        }
+        done.append({**cell, **{key: _plain(value) for key, value in numbers.items()}, **ran})
+        document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}
+        _write(path, document)
+    return path
+
+
+def _read(path: Path, sizes: Mapping[str, Any]) -> list[Cell]:
+    if not path.exists():
+        return []
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["sizes"] != sizes:
+        held = document["sizes"]
+        raise SystemExit(f"{path.name} holds cells of other sizes, {held}, want {dict(sizes)}: move it away")
+    return list(document["cells"])
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    """One line a cell, so that a diff shows what changed."""
+    path.parent.mkdir(exist_ok=True)
+    head = json.dumps({key: value for key, value in document.items() if key != "cells"}, ensure_ascii=False, indent=1)
+    cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in document["cells"])
+    with written_whole(path) as file:
+        file.write(f'{head[:-2]},\n "cells": [\n{cells}\n]}}\n'.encode())
+
+
+def _plain(value: Any) -> Any:
+    """Five digits: more would only say on which machine it ran."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, int | str) else float(f"{float(value):.5g}")
