@@ -1,0 +1,108 @@
+"""Masked convolutions, and the decoder that writes an image pixel by pixel (chapters 02 and 07)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion.checkpoint import Configured
+
+
+def raster_mask(kernel: int | tuple[int, int], *, centre: bool) -> Tensor:
+    """Ones where a window may look: at positions before its own in raster order (row by row, left to right).
+
+    Args:
+        kernel: size of the window, odd, as one number or (height, width).
+        centre: whether the window may look at its own position too.
+
+    Returns:
+        (height, width), float32.
+
+    Raises:
+        ValueError: a size is even or not positive.
+    """
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    if height < 1 or width < 1 or height % 2 == 0 or width % 2 == 0:
+        raise ValueError(f"kernel: got {kernel}, want odd sizes, so that a window has a centre")
+    before = torch.arange(height * width) < height * width // 2 + int(centre)
+    return before.float().reshape(height, width)
+
+
+class MaskedConv2d(Configured, nn.Conv2d):
+    """A convolution whose windows see no position after their own in raster order (van den Oord et al. 2016,
+    Pixel RNN, section 3.4).
+
+    Padding keeps the size. A first layer (``centre=False``, mask A) must not see the position it predicts; later ones
+    may (``centre=True``, mask B), because what stands there by then comes from earlier positions only. Stacked layers
+    leave a blind spot to the upper right (van den Oord et al. 2016, Gated PixelCNN, figure 1): they never see too much,
+    and not quite all they might.
+
+    Shapes:
+        x: (B, in_channels, H, W) → (B, out_channels, H, W).
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], *, centre: bool, bias: bool = True
+    ) -> None:
+        mask = raster_mask(kernel, centre=centre)
+        height, width = mask.shape
+        super().__init__(in_channels, out_channels, (height, width), padding=(height // 2, width // 2), bias=bias)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight * self.mask, self.bias, self.stride, self.padding)
+
+
+class AutoregressiveDecoder(Configured, nn.Module):
+    """A decoder that is told the pixels above and to the left: p(x|z) = ∏ᵢ p(xᵢ | x₁ … xᵢ₋₁, z).
+
+    z becomes features of the image's size, which are added to those of a masked convolution over x; masked residual
+    layers follow. All channels of one pixel are predicted at once, from earlier pixels only.
+
+    Args:
+        context: z → features (B, hidden, H, W), e.g. ``Decoder(d, out_channels=hidden)`` or a ``ResNetDecoder``.
+        out_channels: image channels × the likelihood's ``num_params``.
+        in_channels: image channels.
+        hidden: channels of the features; those that ``context`` gives.
+        kernel: window of the first layer; the later ones look at 3 × 3.
+        layers: masked residual layers after the first.
+
+    Shapes:
+        z: latents as ``context`` takes them, x: (B, in_channels, H, W) → (B, out_channels, H, W). The output at a pixel
+        depends on z and on the pixels before it, and on no other.
+
+    Raises:
+        ValueError: ``x`` is no image batch that fits what ``context`` makes of ``z``.
+    """
+
+    def __init__(
+        self,
+        context: nn.Module,
+        out_channels: int = 1,
+        *,
+        in_channels: int = 1,
+        hidden: int = 32,
+        kernel: int = 7,
+        layers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.context = context
+        self.in_channels, self.hidden = in_channels, hidden
+        self.first = MaskedConv2d(in_channels, hidden, kernel, centre=False)
+        self.layers = nn.ModuleList([MaskedConv2d(hidden, hidden, 3, centre=True) for _ in range(layers)])
+        self.to_params = nn.Conv2d(hidden, out_channels, 1)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        features = self.context(z)  # (B, hidden, H, W)
+        want = (len(features), self.in_channels, *features.shape[2:])
+        if x.shape != want or features.shape[1] != self.hidden:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, want {want}, beside features of shape {tuple(features.shape)} "
+                f"with {self.hidden} channels"
+            )
+        h = features + self.first(x)
+        for layer in self.layers:
+            h = h + layer(h.relu())
+        params: Tensor = self.to_params(h.relu())
+        return params

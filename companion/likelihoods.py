@@ -1,0 +1,310 @@
+"""Likelihoods p(x|z) (chapter 02): what a decoder's numbers mean, as a distribution over images.
+
+Every likelihood takes the decoder's output ``params`` and says how probable an image is (``log_prob``, nats per
+image), draws one (``sample``) and gives the expected one (``mean``). It needs ``num_params`` decoder channels for each
+image channel; those of image channel c are the channels c·num_params … (c + 1)·num_params − 1. Given z, pixels and
+channels are independent.
+
+Images hold the 256 grey values 0, 1/255, …, 1. A *discrete* likelihood gives each of them a probability, and those
+sum to one; a *density* (``Gaussian(binned=False)``) does not, and its logarithms compare with densities only.
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion.checkpoint import Configured
+
+LEVELS = 256  # the grey values of an image with 8 bits a channel
+_GAP = 1 / (LEVELS - 1)  # between two neighbouring values, and the width of a bin
+_SMALLEST_LOG_SCALE = -8.0  # a twelfth of a bin: nothing is gained below
+
+
+class Likelihood(nn.Module):
+    """What all likelihoods have in common.
+
+    Shapes:
+        params: (B, C·num_params, *spatial); x, samples and means: (B, C, *spatial); log_prob: (B,).
+
+    Raises:
+        ValueError: ``params`` and ``x`` do not fit, or ``x`` holds values that the distribution cannot produce.
+    """
+
+    num_params: int
+
+    @abstractmethod
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) of each image: the sum over its pixels and channels, in nats. (B,)"""
+
+    @abstractmethod
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One image drawn from p(x|z) for each of the batch; ``generator`` is of the device of ``params``."""
+
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """The expected image under p(x|z)."""
+
+    def _split(self, params: Tensor, x: Tensor | None = None) -> Tensor:
+        """(B, C·P, *spatial) → (B, C, P, *spatial), in float32 at least."""
+        if params.ndim < 2 or params.shape[1] == 0 or params.shape[1] % self.num_params:
+            raise ValueError(
+                f"params: got shape {tuple(params.shape)}, want (B, C·{self.num_params}, *spatial): "
+                f"{type(self).__name__} reads {self.num_params} decoder channels for each image channel"
+            )
+        channels = params.shape[1] // self.num_params
+        want = (params.shape[0], channels, *params.shape[2:])
+        if x is not None and x.shape != want:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")
+        if params.dtype in (torch.float16, torch.bfloat16):
+            params = params.float()  # sums of hundreds of logarithms need the digits
+        return params.reshape(params.shape[0], channels, self.num_params, *params.shape[2:])
+
+
+class Gaussian(Configured, Likelihood):
+    """x ~ N(params, scale²), one scale for all pixels.
+
+    With ``scale`` σ the log-density is −‖x − params‖² / (2σ²) plus a constant: σ decides how much a squared error
+    weighs against the KL term of the ELBO. ``learn_scale`` lets training decide (Rybkin et al. 2021, section 3); the
+    best σ² is then the mean squared error.
+
+    ``binned`` gives the mass of the bin of each of the 256 grey values instead of a density: a distribution over what
+    an image can hold, comparable with the other discrete likelihoods. Samples are then rounded to those values.
+
+    Raises:
+        ValueError: ``scale`` is not positive.
+    """
+
+    num_params = 1
+    log_scale: Tensor
+
+    def __init__(self, scale: float = 0.1, *, binned: bool = False, learn_scale: bool = False) -> None:
+        super().__init__()
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale: got {scale}, want a positive number")
+        self.binned = binned
+        log_scale = torch.tensor(math.log(scale))
+        if learn_scale:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """σ, 0-dim."""
+        return self.log_scale.exp()
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        mean = self._split(params, x).squeeze(2)  # (B, C, *spatial)
+        if self.binned:
+            _check_grey_values(x)
+            return _per_image(discretized_gaussian(x, mean, self.log_scale))
+        z = (x - mean) / self.scale
+        return _per_image(-0.5 * z.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean = self._split(params).squeeze(2)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        x = mean + self.scale * noise
+        return _to_grey_value(x) if self.binned else x
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The decoder's output; ``binned``: its mean when what lies outside [0, 1] is cut (rounding left aside)."""
+        mean = self._split(params).squeeze(2)
+        if not self.binned:
+            return mean
+
+        def antiderivative(t: Tensor) -> Tensor:  # of the normal CDF
+            value: Tensor = t * torch.special.ndtr(t) + torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
+            return value
+
+        # E[clip(X, 0, 1)] is the integral of P(X > e) over e from 0 to 1.
+        value = self.scale * (antiderivative(mean / self.scale) - antiderivative((mean - 1) / self.scale))
+        return value.clamp(0, 1)
+
+
+class Bernoulli(Configured, Likelihood):
+    """Each pixel is 1 with probability sigmoid(params), else 0: for images of two values.
+
+    ``Bernoulli()`` refuses every other value. ``Bernoulli(relaxed=True)`` computes x·log p + (1 − x)·log(1 − p) for
+    grey values too, as is often done. **That is the cross-entropy, and no log-probability**: its exponentials over the
+    256 grey values do not sum to one (chapter 02 measures it), so it is no term of an ELBO of grey images and compares
+    with nothing but itself. Loaiza-Ganem & Cunningham (2019) give the missing normaliser for values in [0, 1].
+    """
+
+    num_params = 1
+
+    def __init__(self, *, relaxed: bool = False) -> None:
+        super().__init__()
+        self.relaxed = relaxed
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        logits = self._split(params, x).squeeze(2)
+        low, high = x.amin(), x.amax()
+        if self.relaxed and not bool((low >= 0) & (high <= 1)):
+            raise ValueError(f"x: got values from {float(low):g} to {float(high):g}, want them in [0, 1]")
+        if not self.relaxed and not bool(((x == 0) | (x == 1)).all()):
+            raise ValueError(
+                "x: got values other than 0 and 1, to which a Bernoulli gives no probability: binarise the images, "
+                "choose another likelihood, or say relaxed=True and get the cross-entropy, which is none"
+            )
+        x = x.to(logits.dtype)
+        return _per_image(-functional.binary_cross_entropy_with_logits(logits, x, reduction="none"))
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Zeros and ones."""
+        return torch.bernoulli(self.mean(params), generator=generator)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._split(params).squeeze(2).sigmoid()
+
+
+class Categorical(Configured, Likelihood):
+    """Each pixel is one of ``levels`` values 0, 1/(levels − 1), …, 1, with a logit for each: softmax(params).
+
+    It can take any shape, and it does not know that 7 lies beside 8 (van den Oord et al. 2016, Pixel RNN, section 2.2).
+
+    Raises:
+        ValueError: fewer than two levels.
+    """
+
+    def __init__(self, levels: int = LEVELS) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"levels: got {levels}, want at least 2")
+        self.levels = self.num_params = levels
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        logits = self._split(params, x)  # (B, C, levels, *spatial)
+        _check_grey_values(x, self.levels)
+        k = (x * (self.levels - 1)).round().long().unsqueeze(2)
+        return _per_image(logits.log_softmax(2).gather(2, k).squeeze(2))
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        probabilities = self._split(params).softmax(2).movedim(2, -1)  # (B, C, *spatial, levels)
+        k = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
+        return k.reshape(probabilities.shape[:-1]).to(probabilities.dtype) / (self.levels - 1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        probabilities = self._split(params).softmax(2).movedim(2, -1)
+        values = torch.linspace(0, 1, self.levels, dtype=probabilities.dtype, device=probabilities.device)
+        return probabilities @ values
+
+
+class DiscretizedLogisticMixture(Configured, Likelihood):
+    """Each pixel and channel is drawn from a mixture of logistic distributions, in bins around the 256 grey values.
+
+    PixelCNN++ (Salimans et al. 2017, eq. 2), per channel: the coupling of colour channels of its section 2.2 is left
+    out. The decoder's channels of one image channel are ``components`` logits of the mixture weights, then as many
+    means (0 is black, 1 is white), then as many log-scales; log-scales below −8 are read as −8.
+
+    Raises:
+        ValueError: no component.
+    """
+
+    def __init__(self, components: int = 5) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components: got {components}, want at least 1")
+        self.components = components
+        self.num_params = 3 * components
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        logits, mean, log_scale = self._parts(params, x)  # each (B, C, K, *spatial)
+        _check_grey_values(x)
+        log_mass = discretized_logistic(x.unsqueeze(2), mean, log_scale)
+        return _per_image(torch.logsumexp(logits.log_softmax(2) + log_mass, 2))  # eq. 2
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        logits, mean, log_scale = self._parts(params)
+        weights = logits.softmax(2).movedim(2, -1)  # (B, C, *spatial, K)
+        k = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
+        k = k.reshape(weights.shape[:-1]).unsqueeze(2)  # (B, C, 1, *spatial)
+        mean, log_scale = (part.gather(2, k).squeeze(2) for part in (mean, log_scale))
+        u = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        tiny = torch.finfo(u.dtype).eps
+        return _to_grey_value(mean + log_scale.exp() * u.clamp(tiny, 1 - tiny).logit())
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The mixture's mean when what lies outside [0, 1] is cut (rounding left aside: at most half a bin)."""
+        logits, mean, log_scale = self._parts(params)
+        scale = log_scale.exp()
+        # E[clip(X, 0, 1)] is the integral of P(X > e) over e from 0 to 1; softplus is the sigmoid's antiderivative.
+        value = scale * (functional.softplus(mean / scale) - functional.softplus((mean - 1) / scale))
+        return (logits.softmax(2) * value.clamp(0, 1)).sum(2)
+
+    def _parts(self, params: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        logits, mean, log_scale = self._split(params, x).chunk(3, 2)
+        return logits, mean, log_scale.clamp_min(_SMALLEST_LOG_SCALE)
+
+
+def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log of the mass that a logistic distribution gives the bin around each grey value (a term of PixelCNN++, eq. 2).
+
+    The bin of x reaches half a step to both sides, from a = x − 1/510 to b = x + 1/510; that of 0 reaches to −∞ and
+    that of 1 to +∞, so the masses of the 256 values sum to one. With A = (a − mean)/scale and B = (b − mean)/scale,
+    σ(B) − σ(A) = σ(B)·σ(−A)·(1 − e^(A−B)), a product: its logarithm has no difference of nearly equal numbers, and
+    stays finite, with its gradients, however far the mean is from x.
+
+    Shapes:
+        x: multiples of 1/255 in [0, 1]; x, mean, log_scale broadcast together → log-mass of their common shape.
+    """
+    inverse_scale = torch.exp(-log_scale)
+    above = (x + _GAP / 2 - mean) * inverse_scale  # B
+    below = (x - _GAP / 2 - mean) * inverse_scale  # A
+    first, last = x < _GAP / 2, x > 1 - _GAP / 2
+    lower = torch.where(last, 0.0, functional.logsigmoid(above))  # log σ(B): nothing lies above the last bin
+    upper = torch.where(first, 0.0, functional.logsigmoid(-below))  # log σ(−A): nothing lies below the first
+    width = torch.log(-torch.expm1(-_GAP * inverse_scale))
+    return lower + upper + torch.where(first | last, 0.0, width)
+
+
+def discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log of the mass that a normal distribution gives the bin around each grey value; bins as in
+    :func:`discretized_logistic`.
+
+    Φ(B) − Φ(A) is taken on the side of the mean where both are small, by the difference of their logarithms, in
+    float64: exact for narrow bins, finite and differentiable in far tails.
+
+    Shapes:
+        x: multiples of 1/255 in [0, 1]; x, mean, log_scale broadcast together → log-mass of their common shape.
+    """
+    k = (x * (LEVELS - 1)).round().double()
+    inverse_scale = torch.exp(-log_scale.double())
+    above = ((k + 0.5) * _GAP - mean.double()) * inverse_scale  # B
+    below = ((k - 0.5) * _GAP - mean.double()) * inverse_scale  # A
+    first, last = k == 0, k == LEVELS - 1
+    mirrored = below + above > 0  # then use Φ(B) − Φ(A) = Φ(−A) − Φ(−B)
+    near, far = torch.where(mirrored, -below, above), torch.where(mirrored, -above, below)
+    log_near, log_far = _log_ndtr(near), _log_ndtr(far)
+    inside = log_near + torch.log(-torch.expm1(log_far - log_near))
+    ends = _log_ndtr(torch.where(first, above, -below))
+    return torch.where(first | last, ends, inside).to(torch.promote_types(mean.dtype, log_scale.dtype))
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    """log Φ(z). torch's own has a wrong gradient far out (1 % off at −10⁷, infinite at −10¹²)."""
+    tail = z.clamp_max(-1)
+    log_tail = torch.log(torch.special.erfcx(-tail / math.sqrt(2)) / 2) - 0.5 * tail.square()
+    return torch.where(z < -1, log_tail, torch.special.log_ndtr(z.clamp_min(-1)))
+
+
+def _per_image(values: Tensor) -> Tensor:
+    """(B, *pixels) → (B,), the sum over all pixels of each image."""
+    return values.flatten(1).sum(1)
+
+
+def _to_grey_value(x: Tensor) -> Tensor:
+    return (x.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)
+
+
+def _check_grey_values(x: Tensor, levels: int = LEVELS) -> None:
+    steps = x.detach() * (levels - 1)
+    off = (steps - steps.round()).abs()
+    if not bool(((off < 1e-3) & (steps > -0.5) & (steps < levels - 0.5)).all()):
+        raise ValueError(
+            f"x: got values that are no multiples of 1/{levels - 1} in [0, 1], want the {levels} values this "
+            "likelihood gives probabilities to"
+        )
