@@ -1,0 +1,112 @@
+"""Posterior collapse: what β_KL and an autoregressive decoder do to the latents of a VAE (chapter 02).
+
+Sixteen latent numbers. Grey images: Gaussian likelihood with a scale of 0.1, β_KL from 0.1 to 256. Two-valued images:
+Bernoulli likelihood, a decoder that is told the pixels above and to the left beside one that is not.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+import companion
+from companion import VAE, AutoregressiveDecoder, Decoder, Encoder
+from companion.data import ImageSet
+from companion.likelihoods import Bernoulli, Gaussian
+from companion.vae import active_units, kl_divergence
+from experiments.common import Cell, Setting, run
+
+SIZES = {
+    "quick": {"train_images": 10000, "test_images": 2000, "epochs": 6, "batch_size": 128, "lr": 2e-3, "hidden": 16},
+    "full": {"train_images": 60000, "test_images": 10000, "epochs": 10, "batch_size": 128, "lr": 1e-3, "hidden": 32},
+    "smoke": {"train_images": 64, "test_images": 32, "epochs": 1, "batch_size": 32, "lr": 2e-3, "hidden": 4},
+}
+D = 16
+BETAS = (0.1, 1.0, 4.0, 16.0, 64.0, 256.0)
+
+
+def cells(seeds: int) -> list[Cell]:
+    grey = [{"images": "grey", "decoder": "convolutional", "beta": beta} for beta in BETAS]
+    binary = [{"images": "binary", "decoder": "convolutional", "beta": 1.0}]
+    binary += [{"images": "binary", "decoder": "autoregressive", "beta": beta} for beta in (1.0, 0.25)]
+    return [{**cell, "seed": seed} for seed in range(seeds) for cell in (*grey, *binary)]
+
+
+def one(cell: Cell, setting: Setting) -> Mapping[str, float | list[float]]:
+    sizes, binary = setting.sizes, cell["images"] == "binary"
+    train, test = (binarised(s) if binary else s for s in (setting.train, setting.test))
+    channels, size, _ = train.shape
+    torch.manual_seed(cell["seed"])
+    model = new_vae(cell, channels, size, sizes["hidden"])
+    companion.fit(
+        model,
+        train,
+        epochs=sizes["epochs"],
+        batch_size=sizes["batch_size"],
+        lr=sizes["lr"],
+        seed=cell["seed"],
+        device=setting.device,
+        progress=False,
+    )
+    x, _ = test.batch(torch.arange(len(test)), setting.device)
+    return measured(model, x, setting) if binary else measured(model, x, setting) | looks(model, x, setting)
+
+
+def binarised(images: ImageSet) -> ImageSet:
+    """Every pixel black or white, with the threshold in the middle."""
+    return dataclasses.replace(images, images=(images.images > 127).to(torch.uint8) * 255)
+
+
+def new_vae(cell: Cell, channels: int, size: int, hidden: int) -> VAE:
+    encoder = Encoder(2 * D, in_channels=channels, image_size=size)
+    if cell["decoder"] == "autoregressive":
+        context = Decoder(D, out_channels=hidden, image_size=size)
+        decoder = AutoregressiveDecoder(context, channels, in_channels=channels, hidden=hidden)
+        return VAE(encoder, decoder, Bernoulli(), beta=cell["beta"])
+    likelihood = Bernoulli() if cell["images"] == "binary" else Gaussian(0.1)
+    return VAE(encoder, Decoder(D, out_channels=channels, image_size=size), likelihood, beta=cell["beta"])
+
+
+@torch.no_grad()
+def measured(model: VAE, x: Tensor, setting: Setting) -> dict[str, float | list[float]]:
+    """The ELBO's two terms and the latents in use, on the test images."""
+    g = torch.Generator(x.device).manual_seed(0)
+    outputs = [model(some, generator=g) for some in x.split(500)]
+    log_likelihood = float(sum(float(out.log_likelihood) * len(out.mean) for out in outputs)) / len(x)
+    mean = torch.cat([out.mean for out in outputs])
+    log_variance = torch.cat([out.log_variance for out in outputs])
+    kl = kl_divergence(mean, log_variance).mean(0)
+    return {
+        "log_likelihood": log_likelihood,
+        "kl": float(kl.sum()),
+        "elbo": log_likelihood - float(kl.sum()),
+        "kl_per_dimension": kl.sort(descending=True).values.tolist(),
+        "active_units": active_units(mean),
+    }
+
+
+@torch.no_grad()
+def looks(model: VAE, x: Tensor, setting: Setting) -> dict[str, float]:
+    """Distortion and sharpness of reconstructions; sharpness of samples, and how far they are from training images."""
+    rebuilt = model.reconstruct(x)
+    g = torch.Generator(x.device).manual_seed(0)
+    sampled = model.sample(min(1000, len(x)), mean=True, generator=g).clamp(0, 1)
+    seen, _ = setting.train.batch(torch.arange(len(setting.train)), setting.device)
+    distance = torch.cdist(sampled.flatten(1), seen.flatten(1)).amin(1).square().mean() / x[0].numel()
+    return {
+        "distortion": float((rebuilt - x).square().mean()) / setting.variance,
+        "sharpness": edge_energy(rebuilt) / edge_energy(x),
+        "sharpness_samples": edge_energy(sampled) / edge_energy(x),
+        "sample_distance": float(distance) / setting.variance,
+    }
+
+
+def edge_energy(images: Tensor) -> float:
+    """Mean over the images of the summed squared differences between neighbouring pixels."""
+    down, right = images.diff(dim=2).square(), images.diff(dim=3).square()
+    return float(down.sum() + right.sum()) / len(images)
+
+
+if __name__ == "__main__":
+    run(__file__, SIZES, cells, one)
