@@ -33,7 +33,7 @@ def cells(seeds: int) -> list[Cell]:
     return [{**cell, "seed": seed} for seed in range(seeds) for cell in (*grey, *binary)]
 
 
-def one(cell: Cell, setting: Setting) -> Mapping[str, float | list[float]]:
+def one(cell: Cell, setting: Setting) -> Mapping[str, float | str | list[float]]:
     sizes, binary = setting.sizes, cell["images"] == "binary"
     train, test = (binarised(s) if binary else s for s in (setting.train, setting.test))
     channels, size, _ = train.shape
@@ -50,7 +50,9 @@ def one(cell: Cell, setting: Setting) -> Mapping[str, float | list[float]]:
         progress=False,
     )
     x, _ = test.batch(torch.arange(len(test)), setting.device)
-    return measured(model, x, setting) if binary else measured(model, x, setting) | looks(model, x, setting)
+    if binary:
+        return measured(model, x)
+    return measured(model, x) | looks(model, x, setting) | pictures(model, x, cell)
 
 
 def binarised(images: ImageSet) -> ImageSet:
@@ -69,7 +71,7 @@ def new_vae(cell: Cell, channels: int, size: int, hidden: int) -> VAE:
 
 
 @torch.no_grad()
-def measured(model: VAE, x: Tensor, setting: Setting) -> dict[str, float | list[float]]:
+def measured(model: VAE, x: Tensor) -> dict[str, float | list[float]]:
     """The ELBO's two terms and the latents in use, on the test images."""
     g = torch.Generator(x.device).manual_seed(0)
     outputs = [model(some, generator=g) for some in x.split(500)]
@@ -100,6 +102,14 @@ def looks(model: VAE, x: Tensor, setting: Setting) -> dict[str, float]:
         "sharpness_samples": edge_energy(sampled) / edge_energy(x),
         "sample_distance": float(distance) / setting.variance,
     }
+
+
+def pictures(model: VAE, x: Tensor, cell: Cell) -> dict[str, str]:
+    """For the first seed eight samples, the same z for every β_KL: one hexadecimal digit a pixel, 0 black to f white."""
+    if cell["seed"]:
+        return {}
+    sampled = model.sample(8, mean=True, generator=torch.Generator(x.device).manual_seed(1))
+    return {"samples": "".join(f"{round(float(v) * 15):x}" for v in sampled.clamp(0, 1).flatten())}
 
 
 def edge_energy(images: Tensor) -> float:
