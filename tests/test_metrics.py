@@ -1,9 +1,14 @@
 """Metrics."""
 
+import math
+import statistics
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from companion.metrics import distortion, mse
+from companion.metrics import CodeUsage, distortion, mse, nominal_bits, perplexity
 
 
 def test_mse_is_the_mean_over_every_number():
@@ -34,3 +39,79 @@ def test_distortion_of_the_mean_grey_is_one():
 def test_distortion_refuses_a_variance_that_is_none(variance):
     with pytest.raises(ValueError, match="variance"):
         distortion(0.1, variance)
+
+
+def test_nominal_bits_are_positions_times_log_codes():
+    assert nominal_bits(512, (8, 8)) == 64 * 9
+    assert nominal_bits(256, (7, 7, 2)) == 98 * 8
+    assert nominal_bits(100, (3,)) == pytest.approx(3 * math.log2(100))
+    with pytest.raises(ValueError, match="num_codes, grid: got 0"):
+        nominal_bits(0, (2, 2))
+
+
+def test_perplexity_of_even_use_is_the_number_of_codes_used():
+    usage = CodeUsage(8).update(torch.tensor([[0, 1], [2, 3]]))
+    assert usage.perplexity == pytest.approx(4)
+    assert usage.entropy_bits == pytest.approx(2)
+    assert usage.usage == 0.5
+    assert usage.counts.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_perplexity_is_that_of_the_summed_counts_whatever_the_batches():
+    """Trap 22: the mean of batch perplexities is smaller, and depends on the batch size."""
+    indices = torch.randint(0, 64, (240, 3), generator=torch.Generator().manual_seed(0))
+    wanted = CodeUsage(64).update(indices).perplexity
+    for size in (7, 40, 240):
+        usage = CodeUsage(64)
+        for batch in indices.split(size):
+            usage.update(batch)
+        assert usage.perplexity == pytest.approx(wanted)
+    means = [
+        statistics.fmean(CodeUsage(64).update(batch).perplexity for batch in indices.split(size)) for size in (6, 24)
+    ]
+    assert means[0] < means[1] < 0.95 * wanted
+
+
+def test_entropy_per_position_sees_what_the_one_over_all_positions_cannot():
+    """Each position always has its own code: nothing is left to say, although all codes are used evenly."""
+    indices = torch.arange(4).reshape(1, 2, 2).expand(10, 2, 2)
+    usage = CodeUsage(4, per_position=True).update(indices)
+    assert usage.entropy_bits == pytest.approx(2)
+    assert usage.entropy_bits_per_position.tolist() == pytest.approx([0, 0, 0, 0])
+    with pytest.raises(ValueError, match="per_position"):
+        _ = CodeUsage(4).update(indices).entropy_bits_per_position
+    with pytest.raises(ValueError, match="got 2 positions an image, want 4"):
+        usage.update(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@given(
+    num_codes=st.integers(1, 30),
+    batches=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    grid=st.lists(st.integers(1, 4), max_size=2),
+    seed=st.integers(0, 50),
+)
+def test_usage_and_perplexity_stay_in_their_range(num_codes, batches, grid, seed):
+    generator = torch.Generator().manual_seed(seed)
+    usage = CodeUsage(num_codes, per_position=True)
+    drawn = [torch.randint(0, num_codes, (n, *grid), generator=generator) for n in batches]
+    for indices in drawn:
+        usage.update(indices)
+    assert 1 - 1e-9 <= usage.perplexity <= usage.usage * num_codes + 1e-9
+    assert usage.entropy_bits <= math.log2(num_codes) + 1e-9
+    assert usage.counts.sum() == sum(indices.numel() for indices in drawn)
+    assert float(usage.entropy_bits_per_position.mean()) <= usage.entropy_bits + 1e-9  # H is concave
+
+
+@pytest.mark.parametrize("bad", [torch.tensor([0, 4]), torch.tensor([-1]), torch.tensor([0.0])])
+def test_usage_refuses_what_is_no_code(bad):
+    with pytest.raises(ValueError, match="indices"):
+        CodeUsage(4).update(bad)
+
+
+def test_usage_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="nothing was counted"):
+        _ = CodeUsage(4).perplexity
+    with pytest.raises(ValueError, match="num_codes"):
+        CodeUsage(0)
+    with pytest.raises(ValueError, match="counts"):
+        perplexity(torch.zeros(3))

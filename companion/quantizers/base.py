@@ -87,7 +87,7 @@ def rotation_trick(z: Tensor, z_q: Tensor) -> Tensor:
     if z.ndim != 2:
         raise ValueError(f"z: got shape {tuple(z.shape)}, want (N, D)")
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        fixed, target = working(z), working(z_q)
+        fixed, target = working(z.detach()), working(z_q.detach())
         length, wanted = (v.norm(dim=1, keepdim=True) for v in (fixed, target))  # (N, 1)
         turns = (length > 1e-6 * wanted) & (wanted > 0)
         one = torch.ones_like(length)

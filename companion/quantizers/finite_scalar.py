@@ -40,33 +40,25 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("places", torch.tensor(places), persistent=False)
 
     def forward(self, z: Tensor) -> Quantized:
-        digits, squashed = self._digits(z)
-        levels = self._along_dim(self.levels, z)
-        z_q = 2 * straight_through(squashed, digits) / (levels - 1) - 1  # 0…L − 1 → −1…1
-        none = z_q.new_zeros(())
-        return Quantized(z_q.to(z.dtype), self._index(digits), none, {})
+        check_latents(z, self.dim)
+        with torch.autocast(z.device.type, enabled=False):
+            squashed = working(z).tanh()
+            indices = self._nearest(squashed)
+            z_q = straight_through(squashed, self.decode(indices))
+        return Quantized(z_q.to(z.dtype), indices, z_q.new_zeros(()), {})
 
     def encode(self, z: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._index(self._digits(z)[0])
+        check_latents(z, self.dim)
+        with torch.autocast(z.device.type, enabled=False):
+            return self._nearest(working(z).tanh())
 
     def decode(self, indices: Tensor) -> Tensor:
         check_indices(indices, self.num_codes)
         digits = indices[..., None] // self.places % self.levels  # (B, *spatial, D)
         return (2 * digits / (self.levels - 1) - 1).movedim(-1, 1)
 
-    def _digits(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The level of each number, 0…L − 1, as floating point, and the squashed number that was rounded to it."""
-        check_latents(z, self.dim)
-        with torch.autocast(z.device.type, enabled=False):
-            z = working(z)
-            squashed = (z.tanh() + 1) / 2 * (self._along_dim(self.levels, z) - 1)  # 0 … L − 1
-            return squashed.detach().round(), squashed
-
-    def _index(self, digits: Tensor) -> Tensor:
-        return (digits.long() * self._along_dim(self.places, digits)).sum(1)
-
-    @staticmethod
-    def _along_dim(values: Tensor, z: Tensor) -> Tensor:
-        """(D,) → (1, D, 1, …), to go with z."""
-        return values.reshape(1, -1, *[1] * (z.ndim - 2))
+    def _nearest(self, squashed: Tensor) -> Tensor:
+        """Numbers in [−1, 1] (B, D, *spatial) → the index of the nearest point of the grid, (B, *spatial)."""
+        levels, places = (v.reshape(1, -1, *[1] * (squashed.ndim - 2)) for v in (self.levels, self.places))
+        digits = ((squashed.detach() + 1) / 2 * (levels - 1)).round()  # 0 … L − 1
+        return (digits.long() * places).sum(1)
