@@ -105,7 +105,8 @@ def looks(model: VAE, x: Tensor, setting: Setting) -> dict[str, float]:
 
 
 def pictures(model: VAE, x: Tensor, cell: Cell) -> dict[str, str]:
-    """For the first seed eight samples, the same z for every β_KL: one hexadecimal digit a pixel, 0 black to f white."""
+    """For the first seed eight samples, the same z for every β_KL: one hexadecimal digit a pixel, 0 black to f
+    white."""
     if cell["seed"]:
         return {}
     sampled = model.sample(8, mean=True, generator=torch.Generator(x.device).manual_seed(1))

@@ -10,7 +10,7 @@ from companion.course import results as reader
 from experiments import common
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common"))
+NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("__init__", "common", "tokenizer"))
 SIZES = {"smoke": {"train_images": 40, "test_images": 20}}
 
 

@@ -1,0 +1,36 @@
+"""One tokenizer, several quantizers with K = 64 codes: who uses them, and what comes back?
+
+Finite scalar quantisation has no codebook to learn: 64 = 4·4·4 points of a fixed grid in three dimensions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from companion.quantizers import FiniteScalarQuantizer, GumbelQuantizer, Quantizer, VectorQuantizer
+from experiments.common import Cell, Setting, run
+from experiments.tokenizer import SIZES, measured, tokenizer, trained
+
+KINDS: dict[str, Callable[[int], Quantizer]] = {
+    "vector, D = 8": lambda steps: VectorQuantizer(64, 8),
+    "vector, D = 3": lambda steps: VectorQuantizer(64, 3),
+    "rotation, D = 8": lambda steps: VectorQuantizer(64, 8, estimator="rotation"),
+    "gumbel, D = 8": lambda steps: GumbelQuantizer(64, 8, anneal_steps=steps),
+    "finite scalar, D = 3": lambda steps: FiniteScalarQuantizer([4, 4, 4]),
+}
+
+
+def cells(seeds: int) -> Sequence[Cell]:
+    return [{"quantizer": kind, "seed": seed} for kind in KINDS for seed in range(seeds)]
+
+
+def one(cell: Cell, setting: Setting) -> dict[str, float]:
+    torch.manual_seed(cell["seed"])
+    sizes = setting.sizes
+    steps = sizes["epochs"] * (sizes["train_images"] // sizes["batch_size"])
+    model = tokenizer(setting, KINDS[cell["quantizer"]](steps))
+    return measured(model, trained(model, setting, seed=cell["seed"]), setting)
+
+
+if __name__ == "__main__":
+    run(__file__, SIZES, cells, one)

@@ -1,0 +1,83 @@
+"""Train one VQ-VAE and measure it: what most experiments do with each of their cells."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import companion
+from companion.metrics import CodeUsage, nominal_bits
+from companion.quantizers import Quantizer
+from experiments.common import Setting
+
+# What the chapters' tokenizers have; an experiment adds what it varies. Full: the settings of Zhao's report.
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "quick": {"train_images": 10_000, "test_images": 2_000, "epochs": 6, "batch_size": 128, "lr": 2e-3, "hidden": 32},
+    "full": {"train_images": 60_000, "test_images": 10_000, "epochs": 12, "batch_size": 128, "lr": 3e-3, "hidden": 128},
+    "smoke": {"train_images": 64, "test_images": 32, "epochs": 1, "batch_size": 32, "lr": 2e-3, "hidden": 8},
+}
+
+
+def tokenizer(
+    setting: Setting,
+    quantizer: Quantizer,
+    *,
+    factor: int = 4,
+    encoder_blocks: int = 1,
+    decoder_blocks: int = 1,
+    quantizer_weight: float = 1.0,
+) -> companion.VQVAE:
+    """An untrained VQ-VAE for the images of ``setting``, around ``quantizer``."""
+    channels, hidden, dim = setting.train.shape[0], setting.sizes["hidden"], quantizer.dim
+    return companion.VQVAE(
+        companion.ResNetEncoder(channels, dim, hidden=hidden, factor=factor, num_blocks=encoder_blocks),
+        quantizer,
+        companion.ResNetDecoder(channels, dim, hidden=hidden, factor=factor, num_blocks=decoder_blocks),
+        quantizer_weight=quantizer_weight,
+    )
+
+
+def trained(
+    model: companion.VQVAE,
+    setting: Setting,
+    *,
+    seed: int,
+    epochs: int | None = None,
+    lr: float | None = None,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+) -> companion.History:
+    """Train ``model`` as the profile says; held-out terms are measured after every epoch."""
+    return companion.fit(
+        model,
+        setting.train,
+        validation=setting.test,
+        epochs=epochs or setting.sizes["epochs"],
+        batch_size=setting.sizes["batch_size"],
+        lr=lr or setting.sizes["lr"],
+        optimizer=optimizer,
+        seed=seed,
+        device=setting.device,
+        progress=False,
+    )
+
+
+@torch.no_grad()
+def measured(model: companion.VQVAE, history: companion.History, setting: Setting) -> dict[str, float]:
+    """Held-out distortion, and how the test images use the codes."""
+    usage = CodeUsage(model.quantizer.num_codes, per_position=True)
+    grid: tuple[int, ...] = ()
+    for start in range(0, len(setting.test), 500):
+        x, _ = setting.test.batch(range(start, min(start + 500, len(setting.test))))
+        indices = model.encode(x)
+        grid = tuple(indices.shape[1:])
+        usage.update(indices)
+    positions = len(usage.entropy_bits_per_position)
+    return {
+        "distortion": history.last["validation_reconstruction"] / setting.variance,
+        "perplexity": usage.perplexity,
+        "usage": usage.usage,
+        "nominal_bits": nominal_bits(usage.num_codes, grid),
+        "entropy_bits": positions * usage.entropy_bits,
+        "entropy_bits_per_position": float(usage.entropy_bits_per_position.sum()),
+    }
