@@ -129,6 +129,28 @@ class CodeUsage:
         return self._table
 
 
+def bits_per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
+    """What the codes of an image cost by three ways of writing them down, in bits.
+
+    "nominal": T·log₂K, every code the same length. "entropy": T·H, H the entropy of the codes' shares over all
+    positions. "per_position": Σₜ Hₜ, each position with its own shares. Each is at most the one before, if the shares
+    are those of the images written; no context between positions is used, which is what a prior adds (chapter 07).
+
+    Shapes:
+        indices: (N, *grid) int64, the codes of N images.
+
+    Raises:
+        ValueError: not int64, no images, or an index outside 0…K − 1.
+    """
+    usage = CodeUsage(num_codes, per_position=True).update(indices)
+    positions = usage.entropy_bits_per_position
+    return {
+        "nominal": nominal_bits(num_codes, indices.shape[1:]),
+        "entropy": len(positions) * usage.entropy_bits,
+        "per_position": positions.sum().item(),
+    }
+
+
 def perplexity(counts: Tensor) -> float:
     """exp H of the shares that ``counts`` (K,) give.
 

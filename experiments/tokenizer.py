@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import companion
-from companion.metrics import CodeUsage, nominal_bits
+from companion.metrics import CodeUsage, bits_per_image
 from companion.quantizers import Quantizer
 from experiments.common import Setting
 
@@ -65,19 +65,16 @@ def trained(
 @torch.no_grad()
 def measured(model: companion.VQVAE, history: companion.History, setting: Setting) -> dict[str, float]:
     """Held-out distortion, and how the test images use the codes."""
-    usage = CodeUsage(model.quantizer.num_codes, per_position=True)
-    grid: tuple[int, ...] = ()
-    for start in range(0, len(setting.test), 500):
-        x, _ = setting.test.batch(range(start, min(start + 500, len(setting.test))))
-        indices = model.encode(x)
-        grid = tuple(indices.shape[1:])
-        usage.update(indices)
-    positions = len(usage.entropy_bits_per_position)
+    usage = CodeUsage(model.quantizer.num_codes)
+    codes = [model.encode(setting.test.batch(rows)[0]) for rows in torch.arange(len(setting.test)).split(500)]
+    indices = torch.cat(codes)
+    usage.update(indices)
+    bits = bits_per_image(indices, usage.num_codes)
     return {
         "distortion": history.last["validation_reconstruction"] / setting.variance,
         "perplexity": usage.perplexity,
         "usage": usage.usage,
-        "nominal_bits": nominal_bits(usage.num_codes, grid),
-        "entropy_bits": positions * usage.entropy_bits,
-        "entropy_bits_per_position": float(usage.entropy_bits_per_position.sum()),
+        "nominal_bits": bits["nominal"],
+        "entropy_bits": bits["entropy"],
+        "entropy_bits_per_position": bits["per_position"],
     }

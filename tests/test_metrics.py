@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.metrics import CodeUsage, distortion, mse, nominal_bits, perplexity
+from companion.metrics import CodeUsage, bits_per_image, distortion, mse, nominal_bits, perplexity
 
 
 def test_mse_is_the_mean_over_every_number():
@@ -115,3 +115,16 @@ def test_usage_of_nothing_is_an_error():
         CodeUsage(0)
     with pytest.raises(ValueError, match="counts"):
         perplexity(torch.zeros(3))
+
+
+def test_bits_per_image_by_hand():
+    """Two positions; the first is always code 0, the second 1, 2, 3 or 0."""
+    indices = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 0]])
+    bits = bits_per_image(indices, 8)
+    share = torch.tensor([5, 1, 1, 1]) / 8
+    assert bits["nominal"] == 6
+    assert bits["entropy"] == pytest.approx(2 * -float((share * share.log2()).sum()))
+    assert bits["per_position"] == pytest.approx(2)
+    assert bits["nominal"] >= bits["entropy"] >= bits["per_position"]
+    with pytest.raises(ValueError, match="nothing was counted"):
+        bits_per_image(indices[:0], 8)
