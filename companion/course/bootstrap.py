@@ -1,7 +1,7 @@
 """Make ``.venv`` and install the course into it; a repeat does nothing, and an interrupted run is finished.
 
-``python3 companion/course/bootstrap.py course`` (or ``instructor``, ``test``, ``browser``; each contains the
-ones before it). Run by whatever Python the machine has, so it needs the standard library alone, and
+``python3 companion/course/bootstrap.py course`` (or ``instructor``, ``test``, ``browser``, ``bench``; each
+contains the ones before it). Run by whatever Python the machine has, so it needs the standard library alone, and
 Python 3.6 can read it.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXTRAS = ("course", "instructor", "test", "browser")
+EXTRAS = ("course", "instructor", "test", "browser", "bench")
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"

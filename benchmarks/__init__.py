@@ -1,0 +1,1 @@
+"""The companion beside other libraries, in time, memory and codes: ``make bench``."""

@@ -1,0 +1,144 @@
+"""What is compared. Another row is another number in ``values``, another table another :class:`Comparison`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from companion.quantizers import VectorQuantizer
+
+N, D = 16384, 64  # vectors of a forward, their length
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step, ready to be repeated, and the parameters that it leaves a gradient in."""
+
+    step: Callable[[], object]
+    parameters: Sequence[nn.Parameter] = ()
+
+    def __call__(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.step()
+
+
+Setup = Callable[[int, torch.device, torch.dtype], Work]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One who does the work: ``setup(value, device, dtype)`` makes the inputs and gives the step.
+
+    ``needs(value)`` is roughly how many bytes it takes; where there are fewer it is left out.
+    """
+
+    name: str
+    setup: Setup
+    needs: Callable[[int], int] = field(default=lambda value: 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: contestants that do the same work, for each value of one size.
+
+    The first contestant is the companion, the second the peer, the third, if any, a yardstick.
+    """
+
+    title: str
+    axis: str  # what ``values`` are values of
+    values: Sequence[int]
+    contestants: Sequence[Contestant]
+    at_most: Mapping[int, float]  # value → the wanted ratio of times, companion / peer
+    aim: float | None = None  # the ratio of times to aim at, companion / yardstick, at the same values
+    bounded: int | None = None  # MiB: the wanted bound of the companion's extra peak memory, at any value
+
+
+Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # z (N, D) → z_q (N, D), indices (N,), loss
+Quantizer = Callable[[int, torch.device], tuple[Forward, nn.Parameter]]  # K → the quantizer's forward and its codebook
+
+
+def companion_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Parameter]:
+    quantizer = VectorQuantizer(num_codes, D, commitment_weight=1.0).to(device)
+
+    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        quantized = quantizer(z)
+        return quantized.z_q, quantized.indices, quantized.loss
+
+    return forward, quantizer.codebook
+
+
+def peer_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Parameter]:
+    """The peer set to the same work: straight-through, a codebook that is learnt by gradient, weight 1.
+
+    Its one loss mean‖z − e‖² sends a gradient to both sides, as both terms of the companion together do, so that 1 is
+    the only weight at which the two give the same gradients.
+    """
+    from vector_quantize_pytorch import VectorQuantize  # of the extra `bench`: the tests use the rest without it
+
+    quantizer = VectorQuantize(
+        D, num_codes, learnable_codebook=True, ema_update=False, rotation_trick=False, commitment_weight=1.0
+    ).to(device)
+
+    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z_q, indices, loss = quantizer(z[None])  # (1, N, D)
+        return z_q[0], indices[0], loss
+
+    (codebook,) = quantizer.parameters()  # (1, K, D)
+    return forward, codebook
+
+
+def training_step(quantizer: Quantizer) -> Setup:
+    """Forward and backward of N latents, without the optimizer. The step returns the gradient of the latents."""
+
+    def setup(num_codes: int, device: torch.device, dtype: torch.dtype) -> Work:
+        forward, codebook = quantizer(num_codes, device)
+        z = torch.randn(N, D, device=device, dtype=dtype)
+        later = torch.randn_like(z) / (N * D)  # the gradient that a decoder would send
+        return Work(lambda: forward_backward(forward, z, later), [codebook])
+
+    return setup
+
+
+def forward_backward(forward: Forward, z: Tensor, later: Tensor) -> Tensor | None:
+    latents = z.clone().requires_grad_()
+    with mixed_precision(z.device, z.dtype):
+        z_q, _, loss = forward(latents)
+    torch.autograd.backward((z_q, loss), (later, torch.ones_like(loss)))
+    return latents.grad
+
+
+def bare_product(num_codes: int, device: torch.device, dtype: torch.dtype) -> Work:
+    """z (N, D) times codes (D, K), into memory that is there: no search for the nearest of K codes does without."""
+    z = torch.randn(N, D, device=device, dtype=dtype)
+    codes = torch.randn(num_codes, D, device=device, dtype=dtype)
+    table = torch.empty(N, num_codes, device=device, dtype=dtype)
+    return Work(lambda: torch.mm(z, codes.T, out=table))
+
+
+def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Latents in bfloat16 come from a network under autocast."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+COMPARISONS = (
+    Comparison(
+        title="Vector quantisation, a codebook that is learnt by gradient",
+        axis="K",
+        values=(128, 512, 1024, 8192, 65536),
+        contestants=(
+            Contestant("companion", training_step(companion_quantizer)),
+            Contestant(
+                "vector-quantize-pytorch",
+                training_step(peer_quantizer),
+                needs=lambda num_codes: 7 * 4 * N * num_codes,  # at its peak it holds six N × K tables
+            ),
+            Contestant("matrix product", bare_product, needs=lambda num_codes: 4 * N * num_codes),
+        ),
+        at_most={1024: 0.2},
+        aim=2.0,
+        bounded=100,
+    ),
+)
