@@ -14,6 +14,7 @@ from companion._extras import require
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 # Okabe and Ito's palette: told apart by readers who see colours differently. The same thing keeps its colour.
 COLOURS = {
@@ -184,14 +185,132 @@ def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor)
     return fig  # type: ignore[no-any-return]
 
 
-def draw_codes(ax: "Axes", codes: Tensor) -> None:
-    """A grid of code indices (h, w) as a coloured table with the numbers written in."""
-    ax.imshow(codes.cpu().numpy(), cmap="Pastel1", aspect="auto")
-    for (row, column), k in zip(
-        torch.cartesian_prod(*map(torch.arange, codes.shape)).tolist(), codes.flatten().tolist(), strict=True
-    ):
-        ax.text(column, row, str(k), ha="center", va="center", fontsize=7)
+def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, numbers: bool = True) -> None:
+    """A grid of code indices (h, w) as a coloured table, with the numbers written in.
+
+    Without ``order`` neighbouring numbers have different pastel colours; with it, (K,), the colour of code k follows
+    order[k]: 0 is the lightest.
+    """
+    codes = codes.cpu()
+    if order is None:
+        ax.imshow(codes.numpy(), cmap="Pastel1", aspect="auto")
+    else:
+        ax.imshow(
+            order.cpu()[codes].numpy(), cmap="YlGnBu", vmin=0, vmax=1.3 * int(order.max()), interpolation="nearest"
+        )
+    if numbers:
+        for (row, column), k in zip(
+            torch.cartesian_prod(*map(torch.arange, codes.shape)).tolist(), codes.flatten().tolist(), strict=True
+        ):
+            ax.text(column, row, str(k), ha="center", va="center", fontsize=7)
     ax.set_axis_off()
+
+
+def rectangle(corner: tuple[float, float], width: float, height: float, **style: Any) -> "Rectangle":
+    """A frame for a part of an image: ``ax.add_patch(rectangle((left, top), …))``."""
+    patches = require("matplotlib.patches", extra="plots", what="plots.rectangle")
+    return patches.Rectangle(corner, width, height, **style)  # type: ignore[no-any-return]
+
+
+def draw_cells(
+    ax: "Axes", codebook: Tensor, points: Tensor | None = None, *, numbers: bool = True, border: float = 0.1
+) -> None:
+    """Codes of the plane (K, 2) as crosses, each in its Voronoi cell, and points (N, 2) as dots.
+
+    Numbers name the codes. The picture reaches as far as the points and codes, and ``border`` of that further.
+
+    Raises:
+        ValueError: codes or points are not in the plane.
+    """
+    codebook = codebook.detach().float().cpu()
+    points = codebook[:0] if points is None else points.detach().float().cpu()
+    for name, value in (("codebook", codebook), ("points", points)):
+        if value.ndim != 2 or value.shape[1] != 2:
+            raise ValueError(f"{name}: got shape {tuple(value.shape)}, want (n, 2)")
+    both = torch.cat([codebook, points])
+    low, high = both.amin(0), both.amax(0)
+    low, high = low - border * (high - low), high + border * (high - low)
+    left, bottom, right, top = *low.tolist(), *high.tolist()
+    size = 400
+    across, up = (torch.linspace(float(a), float(b), size) for a, b in zip(low, high, strict=True))
+    places = torch.stack(torch.meshgrid(across, up, indexing="xy"), 2).reshape(-1, 2)
+    owner = torch.cdist(places, codebook).argmin(1).reshape(size, size)  # [row: second axis, column: first]
+    shades = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in CLASS_COLOURS])
+    image = 1 - 0.22 * (1 - shades[owner % len(shades)])  # (size, size, 3), pale
+    edge = torch.zeros(size, size, dtype=torch.bool)
+    edge[:-1] |= owner[:-1] != owner[1:]
+    edge[:, :-1] |= owner[:, :-1] != owner[:, 1:]
+    image[edge] = 0.35
+    ax.imshow(image.numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto", interpolation="nearest")
+    ax.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=5, color=COLOURS["reference"], linewidths=0)
+    ax.scatter(
+        codebook[:, 0].numpy(),
+        codebook[:, 1].numpy(),
+        s=60,
+        marker="X",
+        color=COLOURS["validation"],
+        edgecolors="white",
+    )
+    if numbers:
+        for k, (x, y) in enumerate(codebook.tolist()):
+            ax.annotate(str(k), (x, y), (5, 5), textcoords="offset points", fontsize=9, fontweight="bold")
+    ax.grid(False)
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> None:
+    """Which loss moves which part of a model: a line of boxes for each loss, an arrow to each part that it reaches.
+
+    Args:
+        table: for each loss, the norm of its gradient in each part; 0 where none arrives.
+
+    Raises:
+        ValueError: the table is empty, or its rows name different parts.
+    """
+    parts = list(next(iter(table.values()), {}))
+    if not parts or any(list(row) != parts for row in table.values()):
+        raise ValueError(f"table: got rows with {[list(row) for row in table.values()]}, want the same parts in each")
+    ax.set(xlim=(-0.7, len(parts) + 0.75), ylim=(len(table) - 0.35, -0.85))
+    ax.set_axis_off()
+    for column, part in enumerate(parts):
+        ax.text(column, -0.65, part, ha="center", va="center", fontweight="bold")
+    for line, (loss, row) in enumerate(table.items()):
+        colour = list(COLOURS.values())[(0, 1, 3)[line % 3]]
+        label = {"boxstyle": "round,pad=0.35", "facecolor": colour, "edgecolor": "none"}
+        ax.text(
+            len(parts) + 0.15, line, f"{loss}\nloss", ha="center", va="center", color="white", bbox=label, fontsize=9
+        )
+        for column, part in enumerate(parts):
+            reached = row[part] > 0
+            ax.text(
+                column,
+                line,
+                f"moves\n{row[part]:.2g}" if reached else "zero\n0",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="black" if reached else "#777777",
+                bbox={
+                    "boxstyle": "round,pad=0.35",
+                    "facecolor": "white",
+                    "edgecolor": colour if reached else "#BBBBBB",
+                    "linewidth": 2.2 if reached else 1,
+                    "linestyle": "-" if reached else ":",
+                },
+            )
+            if reached:
+                distance = len(parts) - column
+                ax.annotate(
+                    "",
+                    (column + 0.12, line - 0.27) if distance > 1 else (column + 0.27, line),
+                    (len(parts) - 0.1, line - 0.27) if distance > 1 else (len(parts) - 0.3, line),
+                    arrowprops={
+                        "arrowstyle": "-|>",
+                        "color": colour,
+                        "linewidth": 2,
+                        "connectionstyle": f"arc3,rad={0.12 if distance > 1 else 0}",
+                    },
+                )
 
 
 def _box(ax: "Axes", left: float, bottom: float, text: str, colour: str, note: str, above: float) -> None:

@@ -17,13 +17,12 @@ MISTAKES = [(e, m) for e in EXERCISES.values() for m in e.mistakes]
 
 
 def solution_of(exercise: Exercise) -> object:
-    """The answer as it stands in the chapter's source, in a module of its own."""
+    """The answer as it stands in the chapter's source, in a module of its own with the chapter's other answers."""
     tree = ast.parse((ROOT / "solutions" / f"{exercise.chapter}.py").read_text(encoding="utf-8"))
     wanted = (ast.Import, ast.ImportFrom)
     body = [node for node in tree.body if isinstance(node, wanted)]
-    body += [
-        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == exercise.name
-    ]
+    answers = {e.name for e in EXERCISES.values() if e.chapter == exercise.chapter}
+    body += [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in answers]
     scope: dict[str, object] = {"__name__": "solution"}
     exec(compile(ast.Module(body, []), "<solution>", "exec"), scope)
     return scope[exercise.name]
@@ -319,3 +318,18 @@ def test_equal_values_with_another_gradient_are_caught():
 def test_integers_are_compared_exactly():
     big = torch.tensor([10_000_000])
     assert compare(lambda x: x, lambda x: x + 1, big).status == "differs"
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, lambda parts: dict(enumerate(parts))])
+def test_mistakes_that_give_several_tensors_at_once_are_compared_part_by_part(wrap):
+    """Python's own != on them raises."""
+    wrong = [lambda x, by=by: wrap([x + by, x]) for by in (0, 1)]
+    exercise = Exercise(
+        "several",
+        "",
+        lambda x: x,
+        lambda: [Case("one input", (torch.arange(3.0),))],
+        tuple(Mistake(str(by), f, f"hint {by}") for by, f in enumerate(wrong)),
+        call,
+    )
+    assert [examine(exercise, f).hint for f in wrong] == ["hint 0", "hint 1"]

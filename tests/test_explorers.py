@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from companion import Decoder
+from companion import Decoder, plots, quantizers
 from companion.course import explorers
 
 
@@ -14,10 +14,11 @@ def boxes():
     return {
         "shift_and_blur": explorers.shift_and_blur(torch.rand(3, 1, 28, 28), 0.1),
         "latent_plane": explorers.latent_plane(Decoder(2), points, torch.arange(40) % 4, ("a", "b", "c", "d")),
+        "codes_in_the_plane": explorers.codes_in_the_plane(points, torch.randn(3, 2)),
     }
 
 
-@pytest.mark.parametrize("name", ["shift_and_blur", "latent_plane"])
+@pytest.mark.parametrize("name", ["shift_and_blur", "latent_plane", "codes_in_the_plane"])
 def test_every_slider_changes_the_picture_and_its_alt_text(name):
     box = boxes()[name]
     *sliders, image = box.children
@@ -33,3 +34,29 @@ def test_blur_keeps_the_brightness_inside_and_zero_changes_nothing():
     x[:, :, 10, 10] = 1
     assert torch.equal(explorers._blur(x, 0), x)
     torch.testing.assert_close(explorers._blur(x, 1.5).sum(dim=(2, 3)), torch.ones(1, 2), rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_in_the_plane_is_a_step_of_gradient_descent_on_the_three_losses():
+    generator = torch.Generator().manual_seed(0)
+    homes, codes = torch.randn(20, 2, generator=generator), torch.randn(4, 2, generator=generator)
+    z, e = homes.clone().requires_grad_(), codes.clone().requires_grad_()
+    optimizer = torch.optim.SGD([z, e], lr=0.03)
+    for _ in range(5):
+        code = e[quantizers.nearest_code(z, e)]
+        codebook_loss, commitment_loss = quantizers.vq_losses(z, code)
+        reconstruction = (quantizers.straight_through(z, code) - homes).square().sum()
+        optimizer.zero_grad()
+        (reconstruction + homes.numel() * (codebook_loss + 0.5 * commitment_loss)).backward()
+        optimizer.step()
+    _, ax = plots.figure()
+    distance = explorers.draw_steps(ax, homes, codes, steps=5, beta=0.5, lr=0.03)
+    with torch.no_grad():
+        expected = (z - e[quantizers.nearest_code(z, e)]).norm(dim=1).mean().item()
+    assert distance == pytest.approx(expected, rel=1e-5)
+    drawn = torch.as_tensor(ax.collections[-1].get_offsets().data).float()
+    torch.testing.assert_close(drawn, e.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_learning_rate_that_is_far_too_large_still_draws():
+    homes = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    assert explorers.draw_steps(plots.figure()[1], homes, homes[:1], steps=60, beta=2.0, lr=5.0) > 100

@@ -72,3 +72,49 @@ def test_pipeline_map_draws():
     image = torch.rand(1, 28, 28)
     fig = plots.pipeline_map(image, torch.arange(49).reshape(7, 7), image, image)
     assert len(plots.to_png(fig)) > 1000
+
+
+def test_cells_belong_to_the_nearest_code_and_are_bordered():
+    _, ax = plots.figure()
+    plots.draw_cells(ax, torch.tensor([[-1.0, 0.0], [1.0, 2.0]]), torch.tensor([[0.0, -2.0], [0.0, 4.0]]))
+    sheet = ax.images[0].get_array()
+    colours, counts = sheet.reshape(-1, 3).round(3).tolist(), {}
+    for colour in map(tuple, colours):
+        counts[colour] = counts.get(colour, 0) + 1
+    cells = sorted((n, colour) for colour, n in counts.items())
+    assert len(cells) == 3  # two cells and the border between them
+    border, *owners = cells
+    assert border[0] < 1500
+    assert owners[0][0] == pytest.approx(owners[1][0], rel=0.02)  # the picture is cut in halves by symmetry
+    assert [t.get_text() for t in ax.texts] == ["0", "1"]
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert left < -1 < 1 < right
+    assert bottom < -2 < 4 < top
+
+
+@pytest.mark.parametrize("name", ["codebook", "points"])
+def test_cells_are_drawn_in_the_plane_only(name):
+    plane = {"codebook": torch.rand(3, 2), "points": torch.rand(4, 2)} | {name: torch.rand(3, 4)}
+    with pytest.raises(ValueError, match=name):
+        plots.draw_cells(plots.figure()[1], **plane)
+
+
+def test_gradient_flow_has_an_arrow_for_each_field_that_is_not_zero():
+    table = {
+        "reconstruction": {"encoder": 0.5, "codebook": 0.0, "decoder": 2.0},
+        "codebook": {"encoder": 0.0, "codebook": 0.25, "decoder": 0.0},
+    }
+    _, ax = plots.figure(6, 3)
+    plots.draw_gradient_flow(ax, table)
+    texts = [t.get_text() for t in ax.texts]
+    assert [t.replace("\n", " ") for t in texts if t.startswith(("moves", "zero"))] == [
+        "moves 0.5", "zero 0", "moves 2", "zero 0", "moves 0.25", "zero 0",
+    ]  # fmt: skip
+    assert sum(getattr(t, "arrow_patch", None) is not None for t in ax.texts) == 3
+    assert {"encoder", "codebook", "decoder", "reconstruction\nloss", "codebook\nloss"} <= set(texts)
+
+
+@pytest.mark.parametrize("table", [{}, {"a": {}}, {"a": {"x": 1.0}, "b": {"y": 1.0}}])
+def test_gradient_flow_wants_the_same_parts_in_every_row(table):
+    with pytest.raises(ValueError, match="table"):
+        plots.draw_gradient_flow(plots.figure()[1], table)

@@ -10,6 +10,7 @@ import companion
 from companion.autoencoder import interpolate, pca_reconstruct
 from companion.course.execution import glued
 from companion.metrics import mse
+from companion.quantizers import VectorQuantizer, nearest_code, straight_through, vq_losses
 from companion.training import train_step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,89 @@ def proof_pca() -> object:
     return pca_reconstruct(some, other, 2).flatten().tolist()
 
 
+def with_gradients(result: torch.Tensor, *inputs: torch.Tensor) -> list[float]:
+    weights = torch.linspace(1, 2, result.numel()).reshape(result.shape)
+    gradients = torch.autograd.grad((result * weights).sum(), inputs, allow_unused=True)
+    parts = [result, *(torch.zeros_like(t) if g is None else g for g, t in zip(gradients, inputs, strict=True))]
+    return [number for part in parts for number in part.flatten().tolist()]
+
+
+def latents_and_codes() -> tuple[torch.Tensor, torch.Tensor]:
+    z, e = torch.linspace(0, 9, 24).sin().reshape(12, 2), torch.linspace(0, 5, 10).cos().reshape(5, 2)
+    return z.requires_grad_(), e[nearest_code(z, e)].requires_grad_()
+
+
+def proof_nearest_code() -> object:
+    z, e = torch.linspace(0, 9, 24).sin().reshape(12, 2), torch.linspace(0, 5, 10).cos().reshape(5, 2)
+    return nearest_code(z, e).tolist()
+
+
+def proof_stop_gradient_puzzle() -> object:
+    a, b, weights = torch.linspace(-1, 1, 5), torch.linspace(2, 3, 5), torch.linspace(1, 2, 5)
+    return torch.cat([a * b, weights * b, -weights * a]).tolist()  # the value, and the gradients that were asked for
+
+
+def proof_straight_through() -> object:
+    z, codes = latents_and_codes()
+    return with_gradients(straight_through(z, codes), z, codes)
+
+
+def proof_codebook_loss() -> object:
+    z, codes = latents_and_codes()
+    return with_gradients(vq_losses(z, codes)[0], z, codes)
+
+
+def proof_commitment_loss() -> object:
+    z, codes = latents_and_codes()
+    return with_gradients(vq_losses(z, codes)[1], z, codes)
+
+
+def proof_vector_quantizer() -> object:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(7, 3)
+    z = torch.linspace(0, 20, 2 * 3 * 4 * 5).sin().reshape(2, 3, 4, 5).requires_grad_()
+    output = quantizer(z)
+    total = (output.z_q * z.detach().cos()).sum() + output.loss
+    gradients = torch.autograd.grad(total, (z, quantizer.codebook))
+    return {
+        "z_q": output.z_q.flatten().tolist(),
+        "indices": output.indices.flatten().tolist(),
+        "losses": [output.loss.item(), output.losses["codebook"].item(), output.losses["commitment"].item()],
+        "gradients": [number for gradient in gradients for number in gradient.flatten().tolist()],
+    }
+
+
+def proof_vqvae() -> object:
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8, num_blocks=1),
+        companion.VectorQuantizer(16, 4),
+        companion.ResNetDecoder(1, 4, hidden=8, num_blocks=1),
+        quantizer_weight=2.0,
+    )
+    out = model(torch.linspace(0, 12, 3 * 12 * 12).sin().reshape(3, 1, 12, 12))
+    out.loss.backward()
+    return {
+        "losses": [value.item() for value in (out.loss, *out.losses.values())],
+        "indices": out.indices.flatten().tolist(),
+        "gradients": [p.grad.norm().item() for p in model.parameters() if p.grad is not None],
+    }
+
+
+def proof_residual_block() -> object:
+    torch.manual_seed(0)
+    block = companion.backbones.ResidualBlock(3)
+    return block(torch.linspace(-1, 1, 2 * 3 * 16).reshape(2, 3, 4, 4)).flatten().tolist()
+
+
+def proof_perplexity() -> object:
+    return companion.metrics.perplexity(torch.tensor([5, 0, 3, 1, 1]))
+
+
+def proof_bits_per_image() -> object:
+    return companion.metrics.bits_per_image(torch.arange(60).reshape(5, 3, 4) ** 2 % 7, 8)
+
+
 PROOFS = {
     "00_start_here": {"proof.mse": proof_mse},
     "01_autoencoder": {
@@ -61,6 +145,20 @@ PROOFS = {
         "proof.train_step": proof_train_step,
         "proof.pca": proof_pca,
         "proof.interpolate": proof_interpolate,
+    },
+    "03_vector_quantisation": {
+        "proof.nearest_code": proof_nearest_code,
+        "proof.straight_through": proof_straight_through,
+        "proof.codebook_loss": proof_codebook_loss,
+        "proof.commitment_loss": proof_commitment_loss,
+        "proof.stop_gradient_puzzle": proof_stop_gradient_puzzle,
+        "proof.vector_quantizer": proof_vector_quantizer,
+    },
+    "04_vq_vae": {
+        "proof.vqvae": proof_vqvae,
+        "proof.residual_block": proof_residual_block,
+        "proof.perplexity": proof_perplexity,
+        "proof.bits_per_image": proof_bits_per_image,
     },
 }
 

@@ -4,8 +4,9 @@ The picture is an ``<img>`` with alt text inside an HTML widget: ipywidgets' own
 observed directly, without ``interact`` or an Output widget: a notebook with an explorer runs unattended as well.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 import torch
@@ -14,9 +15,13 @@ from torch.nn import functional
 
 from companion import plots
 from companion.metrics import mse
+from companion.quantizers import nearest_code
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from companion.vqvae import VQVAE
 
 Draw = Callable[..., tuple["Figure", str]]
 
@@ -98,6 +103,202 @@ def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tu
         z_1=widgets.FloatSlider(centre[0], min=low[0], max=high[0], step=step, description="z₁"),
         z_2=widgets.FloatSlider(centre[1], min=low[1], max=high[1], step=step, description="z₂"),
     )
+
+
+def latent_grid(decoder: nn.Module) -> widgets.VBox:
+    """Chapter 02: a window on the latent plane, decoded on a grid; two sliders move it, one zooms."""
+    device = next(decoder.parameters()).device
+    columns = 9
+
+    def draw(z_1: float, z_2: float, width: float) -> tuple["Figure", str]:
+        steps = torch.linspace(-width / 2, width / 2, columns)
+        across, down = torch.meshgrid(z_1 + steps, z_2 + steps.flip(0), indexing="xy")
+        with torch.no_grad():
+            images = decoder(torch.stack([across.flatten(), down.flatten()], 1).to(device))
+        ends = [f"{z - width / 2:.2f} … {z + width / 2:.2f}" for z in (z_1, z_2)]
+        fig = plots.image_grid(images.clamp(0, 1), columns=columns, title=f"$z_1$: {ends[0]}    $z_2$: {ends[1]}")
+        return fig, f"A grid of images decoded from the latent plane, z₁ from {ends[0]} across and z₂ {ends[1]} upwards"
+
+    return explorer(
+        draw,
+        z_1=widgets.FloatSlider(0.0, min=-3.0, max=3.0, step=0.1, description="z₁, middle"),
+        z_2=widgets.FloatSlider(0.0, min=-3.0, max=3.0, step=0.1, description="z₂, middle"),
+        width=widgets.FloatSlider(4.0, min=0.2, max=6.0, step=0.1, description="width"),
+    )
+
+
+def kl_sweep(rows: Sequence[Mapping[str, Any]]) -> widgets.VBox:
+    """Chapter 02: the sweep of β_KL: new images of the same eight z, and what each latent number gets.
+
+    rows: the cells of ``experiments.vae_beta``; those of the first seed that hold ``samples`` are shown.
+    """
+    cells = sorted((row for row in rows if "samples" in row), key=lambda row: float(row["beta"]))
+    tallest = max(max(row["kl_per_dimension"]) for row in cells)
+
+    def draw(step: int) -> tuple["Figure", str]:
+        row = cells[step]
+        grey = torch.tensor([int(digit, 16) / 15 for digit in row["samples"]])
+        size = math.isqrt(len(grey) // 8)
+        sheet = grey.reshape(2, 4, size, size).permute(0, 2, 1, 3).reshape(1, 2 * size, 4 * size)
+        fig, (images, bars) = plots.figure(8.5, 2.9, columns=2, width_ratios=(1.4, 1))
+        plots.draw_image(images, sheet)
+        images.set_title(f"β_KL = {row['beta']:g}: new images")
+        bars.bar(range(1, len(row["kl_per_dimension"]) + 1), row["kl_per_dimension"], color=plots.COLOURS["train"])
+        bars.set(xlabel="latent number", ylabel="KL (nats)", ylim=(0, 1.05 * tallest))
+        bars.set_title(f"{row['kl']:.1f} nats, {row['active_units']} active, distortion {row['distortion']:.2f}")
+        return (
+            fig,
+            f"Eight new images of the VAE trained with a KL weight of {row['beta']:g}, and bars of the KL of each "
+            f"latent number, together {row['kl']:.1f} nats; distortion of reconstructions {row['distortion']:.2f}",
+        )
+
+    slider = widgets.IntSlider(0, min=0, max=len(cells) - 1, description="dearer KL →", readout=False)
+    return explorer(draw, step=slider)
+
+
+def codes_in_the_plane(homes: Tensor, codebook: Tensor) -> widgets.VBox:
+    """Chapter 03: vector quantisation step by step. homes: (N, 2), codebook: (K, 2), see :func:`draw_steps`."""
+
+    def draw(steps: int, beta: float, lr: float) -> tuple["Figure", str]:
+        fig, ax = plots.figure(6, 4.6)
+        distance = draw_steps(ax, homes, codebook, steps=steps, beta=beta, lr=lr)
+        ax.set_title(f"step {steps}: mean distance of a latent to its code {distance:.3g}")
+        ax.legend(loc="upper right")
+        return (
+            fig,
+            f"Latents and codes in the plane after {steps} steps with β = {beta:g} and learning rate {lr:g}: a "
+            f"latent is {distance:.3g} from its code on average",
+        )
+
+    return explorer(
+        draw,
+        steps=widgets.IntSlider(0, 0, 60, description="steps"),
+        beta=widgets.FloatSlider(0.25, min=0.0, max=2.0, step=0.05, description="β"),
+        lr=widgets.FloatSlider(
+            0.02, min=0.005, max=0.08, step=0.005, description="learning rate", readout_format=".3f"
+        ),
+    )
+
+
+def draw_steps(ax: "Axes", homes: Tensor, codebook: Tensor, *, steps: int, beta: float, lr: float) -> float:
+    """Draw latents and codes after some steps of gradient descent, and give the mean distance of a latent to its code.
+
+    Each latent starts at its home, where the decoder (here the identity) wants its code to be. Straight-through gives
+    it the gradient 2(z_q − home), commitment adds 2β(z − z_q); a code gets Σ 2(e − z) of the latents that chose it.
+
+    Shapes:
+        homes: (N, 2), codebook: (K, 2).
+    """
+    homes, codes = homes.detach().float().cpu(), codebook.detach().float().cpu()
+    z, path = homes.clone(), [codes]
+    for _ in range(steps):
+        k = nearest_code(z, codes)
+        z_q = codes[k]
+        counts = torch.bincount(k, minlength=len(codes))[:, None]
+        pull = 2 * (counts * codes - torch.zeros_like(codes).index_add(0, k, z))  # of the codebook loss
+        z = z - lr * (2 * (z_q - homes) + 2 * beta * (z - z_q))
+        codes = codes - lr * pull
+        path.append(codes)
+        if float(torch.cat([z, codes]).abs().max()) > 1e6:  # the learning rate is too large: far outside the picture
+            break
+    k = nearest_code(z, codes)
+    low, high = homes.amin(0) - 1.5, homes.amax(0) + 1.5
+    for (x, y), (home_x, home_y) in zip(z.tolist(), homes.tolist(), strict=True):
+        ax.plot([home_x, x], [home_y, y], color="#BBBBBB", linewidth=0.7, zorder=1)
+    for (x, y), (code_x, code_y) in zip(z.tolist(), codes[k].tolist(), strict=True):
+        ax.plot([code_x, x], [code_y, y], ":", color=plots.COLOURS["third"], linewidth=0.7, zorder=1)
+    rings = ax.scatter(
+        homes[:, 0].numpy(), homes[:, 1].numpy(), s=16, linewidths=0.8, label="home: what the decoder wants"
+    )
+    rings.set(facecolor="none", edgecolor=plots.COLOURS["reference"])
+    ax.scatter(z[:, 0].numpy(), z[:, 1].numpy(), s=9, color=plots.COLOURS["train"], zorder=2, label="latent z")
+    for track in torch.stack(path, 1):  # (steps + 1, 2), one a code
+        ax.plot(*track.T.numpy(), color=plots.COLOURS["validation"], linewidth=1, alpha=0.6)
+    crosses = ax.scatter(
+        codes[:, 0].numpy(),
+        codes[:, 1].numpy(),
+        s=80,
+        marker="X",
+        color=plots.COLOURS["validation"],
+        zorder=3,
+        label="code e",
+    )
+    crosses.set_edgecolor("white")
+    ax.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
+    return float((z - codes[k]).norm(dim=1).mean())
+
+
+def code_map(model: "VQVAE", images: Tensor) -> widgets.VBox:
+    """Chapter 04: click a position of an image's code map, put another code there, and see the image change.
+
+    images: (n, C, H, W), on the model's device.
+    """
+    model.eval()
+    maps = model.encode(images).cpu()  # (n, h, w)
+    device = images.device
+    height, width = maps.shape[1:]
+    codes = maps[0].clone()
+    chosen = [height // 2, width // 2]
+
+    which = widgets.IntSlider(0, 0, len(images) - 1, description="image")
+    code = widgets.IntSlider(int(codes[chosen[0], chosen[1]]), 0, model.quantizer.num_codes - 1, description="code")
+    back = widgets.Button(description="the encoder's codes")
+    buttons = [
+        widgets.Button(
+            tooltip=f"row {i // width + 1}, column {i % width + 1}", layout=widgets.Layout(width="34px", height="28px")
+        )
+        for i in range(height * width)
+    ]
+    table = widgets.GridBox(buttons, layout=widgets.Layout(grid_template_columns=f"repeat({width}, 36px)"))
+    image = widgets.HTML()
+
+    def show() -> None:
+        original = maps[which.value]
+        for i, button in enumerate(buttons):
+            row, column = divmod(i, width)
+            button.description = str(int(codes[row, column]))
+            changed = bool(codes[row, column] != original[row, column])
+            button.button_style = "info" if [row, column] == chosen else "warning" if changed else ""
+        decoded = model.decode(torch.stack([original, codes]).to(device)).cpu()
+        changes = int((codes != original).sum())
+        fig, axes = plots.figure(7, 2.6, columns=3)
+        for ax, name, panel in zip(
+            axes,
+            ("image", "decoded", f"decoded, {changes} codes changed"),
+            (images[which.value], *decoded),
+            strict=True,
+        ):
+            plots.draw_image(ax, panel)
+            ax.set_title(name)
+        alt = (
+            f"Image {which.value}, its reconstruction, and what the decoder makes of its codes with {changes} changed; "
+            f"chosen is row {chosen[0] + 1}, column {chosen[1] + 1}, code {int(codes[chosen[0], chosen[1]])}"
+        )
+        image.value = plots.Picture(plots.to_png(fig), alt, 672)._repr_html_()
+
+    def choose(row: int, column: int) -> None:
+        chosen[:] = row, column
+        if code.value == int(codes[row, column]):
+            show()
+        else:
+            code.value = int(codes[row, column])  # and this shows it
+
+    def put(_: object) -> None:
+        codes[chosen[0], chosen[1]] = code.value
+        show()
+
+    def restore(_: object) -> None:
+        codes[:] = maps[which.value]
+        choose(*chosen)
+        show()
+
+    for i, button in enumerate(buttons):
+        button.on_click(lambda _, i=i: choose(*divmod(i, width)))
+    which.observe(restore, names="value")
+    code.observe(put, names="value")
+    back.on_click(restore)
+    show()
+    return widgets.VBox([which, table, code, back, image])
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:

@@ -8,6 +8,7 @@ also the list that proves the check: a test makes sure that each mistake is reje
 """
 
 import linecache
+import math
 import os
 import sys
 import traceback
@@ -262,11 +263,14 @@ def _compare(want: Any, have: Any, tolerance: float) -> str:
         return _compare_tensors(want, have, tolerance)
     if isinstance(have, Tensor):
         return f"expected {want!r}\n  got a tensor of shape {tuple(have.shape)}"
-    if isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
+    if type(want) is type(have) and isinstance(want, list | tuple) and len(want) == len(have):
         return next((p for w, h in zip(want, have, strict=True) if (p := _compare(w, h, tolerance))), "")
+    if type(want) is type(have) and isinstance(want, dict) and want.keys() == have.keys():
+        return next((p for name in want if (p := _compare(want[name], have[name], tolerance))), "")
     if isinstance(want, float) and isinstance(have, int | float):
         close = abs(want - have) <= tolerance * max(abs(want), 1e-12)
-        return "" if close else f"expected {want:.6g}\n  got {have:.6g}"
+        alike = want == have or (math.isnan(want) and math.isnan(have))  # infinite, or none: two mistakes may agree in it
+        return "" if close or alike else f"expected {want:.6g}\n  got {have:.6g}"
     if type(want) is not type(have):
         return f"expected {want!r}, {_article(want)}\n  got {_brief(have)}, {_article(have)}"
     if want != have:
