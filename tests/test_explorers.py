@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+import companion
 from companion import Decoder, plots, quantizers
 from companion.course import explorers
 
@@ -60,3 +61,30 @@ def test_a_step_in_the_plane_is_a_step_of_gradient_descent_on_the_three_losses()
 def test_a_learning_rate_that_is_far_too_large_still_draws():
     homes = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
     assert explorers.draw_steps(plots.figure()[1], homes, homes[:1], steps=60, beta=2.0, lr=5.0) > 100
+
+
+def test_code_map_puts_a_code_where_it_was_clicked_and_takes_it_back():
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8),
+        companion.VectorQuantizer(6, 4),
+        companion.ResNetDecoder(1, 4, hidden=8),
+    )
+    images = torch.rand(3, 1, 12, 12)
+    maps = model.encode(images)
+    which, table, code, back, picture = explorers.code_map(model, images).children
+    assert [int(b.description) for b in table.children] == maps[0].flatten().tolist()
+    table.children[5].click()  # row 2, column 3
+    assert code.value == maps[0, 1, 2]
+    before = picture.value
+    code.value = (int(maps[0, 1, 2]) + 1) % 6
+    assert picture.value != before
+    assert "with 1 changed" in picture.value
+    assert int(table.children[5].description) == code.value
+    table.children[0].click()  # another position: nothing changes there
+    assert "with 1 changed" in picture.value
+    back.click()
+    assert [int(b.description) for b in table.children] == maps[0].flatten().tolist()
+    which.value = 2
+    assert [int(b.description) for b in table.children] == maps[2].flatten().tolist()
+    assert "with 0 changed" in picture.value

@@ -118,3 +118,19 @@ def test_gradient_flow_has_an_arrow_for_each_field_that_is_not_zero():
 def test_gradient_flow_wants_the_same_parts_in_every_row(table):
     with pytest.raises(ValueError, match="table"):
         plots.draw_gradient_flow(plots.figure()[1], table)
+
+
+def test_codes_are_coloured_by_number_or_by_a_given_order():
+    codes = torch.tensor([[0, 3], [1, 1]])
+    fig, (plain, ranked) = plots.figure(4, 2, columns=2)
+    plots.draw_codes(plain, codes)
+    plots.draw_codes(ranked, codes, order=torch.tensor([3, 0, 1, 2]), numbers=False)
+    assert plain.images[0].get_array().tolist() == codes.tolist()
+    assert [text.get_text() for text in plain.texts] == ["0", "3", "1", "1"]
+    assert ranked.images[0].get_array().tolist() == [[3, 2], [0, 0]]
+    assert not ranked.texts
+
+
+def test_a_rectangle_lies_where_it_was_put():
+    frame = plots.rectangle((1.5, 2.5), 4, 3, fill=False)
+    assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == (1.5, 2.5, 4, 3)
