@@ -73,7 +73,7 @@ class CodeUsage:
         """
         if indices.dtype != torch.int64:
             raise ValueError(f"indices: got dtype {indices.dtype}, want int64")
-        columns = indices.reshape(len(indices), -1) if self.per_position else indices.reshape(-1, 1)  # (n, T or 1)
+        columns = indices.reshape(-1, math.prod(indices.shape[1:]) if self.per_position else 1)  # (n, T or 1)
         positions = columns.shape[1]
         if self._table is not None and len(self._table) != positions:
             raise ValueError(f"indices: got {positions} positions an image, want {len(self._table)} as before")

@@ -122,7 +122,7 @@ def test_gradient_flow_wants_the_same_parts_in_every_row(table):
 
 def test_codes_are_coloured_by_number_or_by_a_given_order():
     codes = torch.tensor([[0, 3], [1, 1]])
-    fig, (plain, ranked) = plots.figure(4, 2, columns=2)
+    _, (plain, ranked) = plots.figure(4, 2, columns=2)
     plots.draw_codes(plain, codes)
     plots.draw_codes(ranked, codes, order=torch.tensor([3, 0, 1, 2]), numbers=False)
     assert plain.images[0].get_array().tolist() == codes.tolist()
