@@ -1,17 +1,18 @@
 """Posterior collapse: what β_KL and an autoregressive decoder do to the latents of a VAE (chapter 02).
 
-Sixteen latent numbers. Grey images: Gaussian likelihood with a scale of 0.1, β_KL from 0.1 to 256. Two-valued images:
-Bernoulli likelihood, a decoder that is told the pixels above and to the left beside one that is not.
+Sixteen latent numbers. Grey images: Gaussian likelihood with a scale of 0.1, β_KL 0.1 to 1024. Two-valued images:
+Bernoulli likelihood, a decoder that is told the pixels above and to the left beside one that is not. For comparison,
+an autoencoder of the same size, and a VAE that learns the scale.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import companion
-from companion import VAE, AutoregressiveDecoder, Decoder, Encoder
+from companion import VAE, Autoencoder, AutoregressiveDecoder, Decoder, Encoder
 from companion.data import ImageSet
 from companion.likelihoods import Bernoulli, Gaussian
 from companion.vae import active_units, kl_divergence
@@ -23,13 +24,15 @@ SIZES = {
     "smoke": {"train_images": 64, "test_images": 32, "epochs": 1, "batch_size": 32, "lr": 2e-3, "hidden": 4},
 }
 D = 16
-BETAS = (0.1, 1.0, 4.0, 16.0, 64.0, 256.0)
+BETAS = (0.1, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 
 
 def cells(seeds: int) -> list[Cell]:
     grey = [{"images": "grey", "decoder": "convolutional", "beta": beta} for beta in BETAS]
+    grey += [{"images": "grey", "decoder": "convolutional, scale learnt", "beta": 1.0}]
+    grey += [{"images": "grey", "decoder": "autoencoder", "beta": 0.0}]
     binary = [{"images": "binary", "decoder": "convolutional", "beta": 1.0}]
-    binary += [{"images": "binary", "decoder": "autoregressive", "beta": beta} for beta in (1.0, 0.25)]
+    binary += [{"images": "binary", "decoder": "autoregressive", "beta": beta} for beta in (1.0, 0.25, 4.0)]
     return [{**cell, "seed": seed} for seed in range(seeds) for cell in (*grey, *binary)]
 
 
@@ -38,7 +41,11 @@ def one(cell: Cell, setting: Setting) -> Mapping[str, float | str | list[float]]
     train, test = (binarised(s) if binary else s for s in (setting.train, setting.test))
     channels, size, _ = train.shape
     torch.manual_seed(cell["seed"])
-    model = new_vae(cell, channels, size, sizes["hidden"])
+    model: nn.Module
+    if cell["decoder"] == "autoencoder":
+        model = Autoencoder(Encoder(D, in_channels=channels, image_size=size), new_decoder(channels, size))
+    else:
+        model = new_vae(cell, channels, size, sizes["hidden"])
     companion.fit(
         model,
         train,
@@ -50,6 +57,9 @@ def one(cell: Cell, setting: Setting) -> Mapping[str, float | str | list[float]]
         progress=False,
     )
     x, _ = test.batch(torch.arange(len(test)), setting.device)
+    if isinstance(model, Autoencoder):
+        return looks(model, x, setting)
+    assert isinstance(model, VAE)
     if binary:
         return measured(model, x)
     return measured(model, x) | looks(model, x, setting) | pictures(model, x, cell)
@@ -66,8 +76,14 @@ def new_vae(cell: Cell, channels: int, size: int, hidden: int) -> VAE:
         context = Decoder(D, out_channels=hidden, image_size=size)
         decoder = AutoregressiveDecoder(context, channels, in_channels=channels, hidden=hidden)
         return VAE(encoder, decoder, Bernoulli(), beta=cell["beta"])
-    likelihood = Bernoulli() if cell["images"] == "binary" else Gaussian(0.1)
-    return VAE(encoder, Decoder(D, out_channels=channels, image_size=size), likelihood, beta=cell["beta"])
+    learnt = cell["decoder"] == "convolutional, scale learnt"
+    grey = Gaussian(0.2, learn_scale=True) if learnt else Gaussian(0.1)
+    likelihood = Bernoulli() if cell["images"] == "binary" else grey
+    return VAE(encoder, new_decoder(channels, size), likelihood, beta=cell["beta"])
+
+
+def new_decoder(channels: int, size: int) -> Decoder:
+    return Decoder(D, out_channels=channels, image_size=size)
 
 
 @torch.no_grad()
@@ -89,11 +105,11 @@ def measured(model: VAE, x: Tensor) -> dict[str, float | list[float]]:
 
 
 @torch.no_grad()
-def looks(model: VAE, x: Tensor, setting: Setting) -> dict[str, float]:
+def looks(model: VAE | Autoencoder, x: Tensor, setting: Setting) -> dict[str, float]:
     """Distortion and sharpness of reconstructions; sharpness of samples, and how far they are from training images."""
     rebuilt = model.reconstruct(x)
-    g = torch.Generator(x.device).manual_seed(0)
-    sampled = model.sample(min(1000, len(x)), mean=True, generator=g).clamp(0, 1)
+    z = torch.randn(min(1000, len(x)), D, generator=torch.Generator(x.device).manual_seed(0), device=x.device)
+    sampled = model.decoder(z).clamp(0, 1)  # for a Gaussian the mean of p(x|z)
     seen, _ = setting.train.batch(torch.arange(len(setting.train)), setting.device)
     distance = torch.cdist(sampled.flatten(1), seen.flatten(1)).amin(1).square().mean() / x[0].numel()
     return {
@@ -107,7 +123,7 @@ def looks(model: VAE, x: Tensor, setting: Setting) -> dict[str, float]:
 def pictures(model: VAE, x: Tensor, cell: Cell) -> dict[str, str]:
     """For the first seed eight samples, the same z for every β_KL: one hexadecimal digit a pixel, 0 black to f
     white."""
-    if cell["seed"]:
+    if cell["seed"] or cell["decoder"] != "convolutional":
         return {}
     sampled = model.sample(8, mean=True, generator=torch.Generator(x.device).manual_seed(1))
     return {"samples": "".join(f"{round(float(v) * 15):x}" for v in sampled.clamp(0, 1).flatten())}
