@@ -194,6 +194,44 @@ def test_search_under_autocast_is_that_without(offset, device):
     assert wrong_codes(cast(uncentred), offset) > 0.004
 
 
+@pytest.mark.parametrize("allowed", ["highest", "high", "medium"])
+def test_search_has_all_digits_where_the_program_allows_fewer(allowed, monkeypatch):
+    """Trap 17: TF32 on a GPU, bfloat16 on some CPUs. What was allowed is allowed again afterwards, also on an error."""
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    seen, addmm = [], torch.addmm
+
+    def product(*arguments, out):
+        seen.extend(backend.fp32_precision for backend in backends)
+        return addmm(*arguments, out=out)
+
+    monkeypatch.setattr(torch, "addmm", product)
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        before = [backend.fp32_precision for backend in backends]
+        assert ({"tf32"} <= {*before}) == (allowed != "highest")
+        nearest_code(torch.randn(5, 3), torch.randn(4, 3))
+        assert len(seen) == 2
+        assert {*seen} <= {"ieee", "none"}
+        assert [backend.fp32_precision for backend in backends] == before
+        monkeypatch.setattr(torch, "addmm", None)
+        with pytest.raises(TypeError):
+            nearest_code(torch.randn(5, 3), torch.randn(4, 3))
+        assert [backend.fp32_precision for backend in backends] == before
+        assert torch.get_float32_matmul_precision() == allowed
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with TF32")
+def test_tf32_changes_no_code():
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert wrong_codes(lambda z, codebook: nearest_code(z.cuda(), codebook.cuda()).cpu(), 0) == 0
+        assert wrong_codes(lambda z, codebook: uncentred(z.cuda(), codebook.cuda()).cpu(), 0) > 0
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_quantizer_under_autocast_searches_and_measures_in_float32():
     torch.manual_seed(0)
     quantizer = VectorQuantizer(64, 8)
@@ -211,15 +249,21 @@ def test_quantizer_under_autocast_searches_and_measures_in_float32():
 
 @settings(deadline=None, max_examples=40)
 @given(
-    n=st.integers(0, 70), k=st.integers(1, 40), d=st.integers(1, 9), table=st.integers(1, 4000), seed=st.integers(0, 99)
+    n=st.integers(0, 70),
+    k=st.integers(1, 40),
+    d=st.integers(1, 9),
+    table=st.integers(1, 4000),
+    width=st.integers(1, 50),
+    seed=st.integers(0, 99),
 )
-def test_search_is_the_brute_force_one_for_any_size_of_the_pieces(n, k, d, table, seed):
+def test_search_is_the_brute_force_one_for_any_size_of_the_pieces(n, k, d, table, width, seed):
     from companion.quantizers import search
 
     generator = torch.Generator().manual_seed(seed)
     z, codebook = (torch.randn(rows, d, generator=generator, dtype=torch.float64) for rows in (n, k))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(search._TABLE, "cpu", table)
+        patch.setattr(search, "_WIDTH", width)
         found = nearest_code(z, codebook)
     assert torch.equal(found, torch.cdist(z, codebook).argmin(1) if n else torch.empty(0, dtype=torch.int64))
 

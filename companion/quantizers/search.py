@@ -1,12 +1,17 @@
 """Which code is nearest? In bounded memory, and right also far from the origin."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from companion.quantizers.base import check_finite, working
 
 # Bytes of the table of distances that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
-_TABLE = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+_TABLE = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
+# Codes side by side in it: with all of 65,536 it would be 16 latents high, and the product slower on a CPU.
+_WIDTH = 4096
 
 
 @torch.no_grad()
@@ -16,7 +21,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², of which ‖z‖² is the same for all codes; so the nearest code is the one with the
     largest z·e − ‖e‖²/2. Both are moved first so that the mean of the codes is at the origin: far from it the two terms
     are large, nearly cancel, and leave no digits of the distance. Computed in float32 (float64 where either input is),
-    also under autocast, a few megabytes of the N × K table at a time.
+    also under autocast and where TF32 is allowed, a few megabytes of the N × K table at a time.
 
     Shapes:
         z: (N, D), codebook: (K, D), floating point → (N,) int64.
@@ -31,17 +36,40 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     check_finite("codebook", codebook)
     if len(z):
         check_finite("z", z)
-    with torch.autocast(z.device.type, enabled=False):
+    with torch.autocast(z.device.type, enabled=False), _exact_products():
         dtype = torch.promote_types(working(z[:0]).dtype, working(codebook[:0]).dtype)
         centre = codebook.to(dtype).mean(0)
         codes = codebook.to(dtype) - centre  # (K, D)
         bias = codes.square().sum(1).div_(-2)  # (K,)
-        size = _TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * len(codes))
-        size = max(1, min(size, len(z)))
-        table = codes.new_empty(size, len(codes))
-        nearest = torch.empty(len(z), dtype=torch.int64, device=z.device)
+        width = min(_WIDTH, len(codes))
+        size = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * width), len(z)))
+        table = codes.new_empty(size * width)
+        nearest = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         for start in range(0, len(z), size):
             part = z[start : start + size].to(dtype) - centre  # (size, D)
-            scores = torch.addmm(bias, part, codes.T, out=table[: len(part)])  # (size, K)
-            torch.argmax(scores, dim=1, out=nearest[start : start + size])
+            found = nearest[start : start + size]  # (size,), the best so far, and its score
+            best = part.new_full((len(part),), -torch.inf)
+            for first in range(0, len(codes), width):
+                block = codes[first : first + width]  # (width, D)
+                scores = table[: len(part) * len(block)].view(len(part), len(block))  # (size, width)
+                torch.addmm(bias[first : first + width], part, block.T, out=scores)
+                score, index = scores.max(1)
+                better = score > best
+                best = torch.where(better, score, best)
+                found = torch.where(better, index + first, found)
+            nearest[start : start + size] = found
     return nearest
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Matrix products with all digits of float32, also where ``torch.set_float32_matmul_precision`` allows fewer."""
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    allowed = [(one, one.fp32_precision) for one in backends if one.fp32_precision not in ("none", "ieee")]
+    for backend, _ in allowed:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in allowed:
+            backend.fp32_precision = precision
