@@ -27,17 +27,40 @@ class Quantized:
 
 
 class Quantizer(Configured, nn.Module):
-    """What every quantizer has: ``num_codes`` (K), ``dim`` (D), ``forward``, ``encode`` and ``decode``.
+    """What every quantizer has: ``num_codes`` (K), ``dim`` (D), ``depth`` (R, codes a position), and the calls below.
 
-    A codebook changes in training mode only, and by nothing but an optimizer's step or the quantizer's own ``forward``.
+    Calling one is ``prepare``, ``quantize`` and, in training mode, ``learn``, in this order: a lookup always sees the
+    codebook as it was before the batch. A codebook changes in training mode only, by an optimizer's step or by
+    ``prepare`` and ``learn``; ``encode`` and ``decode`` never change anything.
     """
 
     num_codes: int
     dim: int
+    depth: int = 1
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Latents (B, D, *spatial) → :class:`Quantized`.
+
+        Raises:
+            ValueError: ``z`` has another shape, or holds NaN or infinity; nothing was learnt then.
+        """
+        check_latents(z, self.dim)
+        if self.training:
+            self.prepare(z.detach())
+        quantized = self.quantize(z)
+        if self.training:
+            self.learn(z.detach(), quantized.indices)
+        return quantized
+
+    def prepare(self, z: Tensor) -> None:
+        """Before the first lookup in training mode: what has to be taken from data."""
 
     @abstractmethod
-    def forward(self, z: Tensor) -> Quantized:
-        """Latents (B, D, *spatial) → :class:`Quantized`."""
+    def quantize(self, z: Tensor) -> Quantized:
+        """Codes and losses, of latents that were checked; nothing changes."""
+
+    def learn(self, z: Tensor, indices: Tensor) -> None:
+        """After the lookup in training mode: statistics of the latents and of the codes that they chose."""
 
     @abstractmethod
     def encode(self, z: Tensor) -> Tensor:

@@ -39,8 +39,7 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("places", torch.tensor(places), persistent=False)
 
-    def forward(self, z: Tensor) -> Quantized:
-        check_latents(z, self.dim)
+    def quantize(self, z: Tensor) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
             squashed = working(z).tanh()
             indices = self._nearest(squashed)

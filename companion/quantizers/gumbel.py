@@ -19,8 +19,8 @@ class GumbelQuantizer(Quantizer):
 
     The term "kl" is log K − H(softmax(logits)), nats a position, mean: the distance of the choice from a uniform one.
 
-    τ falls from ``temperature`` to ``final_temperature`` by equal factors over the first ``anneal_steps`` training
-    forwards, which the buffer ``step`` counts.
+    The noise is drawn from torch's global generator. τ falls from ``temperature`` to ``final_temperature`` by equal
+    factors over the first ``anneal_steps`` training forwards, which the buffer ``step`` counts.
 
     Args:
         num_codes: K.
@@ -67,16 +67,14 @@ class GumbelQuantizer(Quantizer):
         first, last = self.temperatures
         return float(first * (last / first) ** min(1.0, self.step.item() / self.anneal_steps))
 
-    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        check_latents(z, self.dim)
+    def quantize(self, z: Tensor) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
             logits = self._logits(z)  # (N, K)
             if self.training:
-                gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
+                gumbel = -torch.empty_like(logits).exponential_().log()
                 indices = (logits + gumbel).argmax(1)  # Gumbel-max: a draw from softmax(logits)
                 soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)
                 z_q = soft @ self.codebook
-                self.step += 1
             else:
                 indices = logits.argmax(1)
                 z_q = functional.embedding(indices, self.codebook)
@@ -84,6 +82,9 @@ class GumbelQuantizer(Quantizer):
             kl = (log_q.exp() * log_q).sum(1).mean() + math.log(self.num_codes)
         shape = z.shape[:1] + z.shape[2:]
         return Quantized(grid(z_q, shape).to(z.dtype), indices.reshape(shape), self.kl_weight * kl, {"kl": kl})
+
+    def learn(self, z: Tensor, indices: Tensor) -> None:
+        self.step += 1
 
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)

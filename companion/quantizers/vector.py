@@ -82,8 +82,7 @@ class VectorQuantizer(Quantizer):
         bound = (3 / dim) ** 0.5
         self.codebook = nn.Parameter(torch.empty(num_codes, dim).uniform_(-bound, bound))
 
-    def forward(self, z: Tensor) -> Quantized:
-        check_latents(z, self.dim)
+    def quantize(self, z: Tensor) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
             vectors = rows(working(z))  # (N, D)
             indices = nearest_code(vectors, self.codebook)  # (N,)
