@@ -203,7 +203,8 @@ print("their variance is zero up to rounding:", bool(log_w.var(0).max() < 1e-18)
 # &\ge \mathbb{E}_{q(z \mid x)}\left[\log \frac{p(x, z)}{q(z \mid x)}\right] && \text{Jensen: the logarithm is concave} \\
 # &= \mathbb{E}_{q(z \mid x)}\big[\log p(x \mid z) + \log p(z) - \log q(z \mid x)\big] && p(x, z) = p(x \mid z)\, p(z) \\
 # &= \mathbb{E}_{q(z \mid x)}\big[\log p(x \mid z)\big] - \mathbb{E}_{q(z \mid x)}\left[\log \frac{q(z \mid x)}{p(z)}\right] && \text{sorted} \\
-# &= \underbrace{\mathbb{E}_{q(z \mid x)}\big[\log p(x \mid z)\big]}_{\text{reconstruction}} - \underbrace{\mathrm{KL}\big(q(z \mid x)\,\|\,p(z)\big)}_{\text{distance from the prior}} && \text{definition of KL}
+# &= \underbrace{\mathbb{E}_{q(z \mid x)}\big[\log p(x \mid z)\big]}_{\text{reconstruction}}
+# - \underbrace{\mathrm{KL}\big(q(z \mid x)\,\|\,p(z)\big)}_{\text{distance from the prior}} && \text{definition of KL}
 # \end{aligned}
 # $$
 #
@@ -399,18 +400,20 @@ plots.show(
 )
 
 # %% [markdown]
-# **Often written, not so.** One of the source reports calls the Bernoulli "a natural choice" for grey images such as MNIST. On grey values it is no distribution
-# over them: it hands out between 37 and 128 times too much probability, by an amount that depends on p, so training is rewarded for the missing
-# normaliser too (Loaiza-Ganem and Cunningham 2019 compute it). As a *loss* it makes fine pictures; as a term of a bound on log p(x) it means nothing.
+# **Often written, not so.** One of the source reports calls the Bernoulli "a natural choice" for grey images such as MNIST. On grey values it is no
+# distribution over them: for p between 0.001 and 0.999 it hands out 37 to 128 times too much probability, by an amount that depends on p, so training
+# is rewarded for the missing normaliser too (Loaiza-Ganem and Cunningham 2019 compute it). As a *loss* it makes fine pictures; as a term of a bound
+# on log p(x) it means nothing.
 #
 # **Gaussian.** x ~ N(x̂, σ²) with the decoder's x̂ and one σ for all pixels. Its logarithm is the squared error in other clothes:
 #
 # $$\log p(x \mid z) = -\frac{\lVert x - \hat x \rVert^2}{2\sigma^2} - n\log\sigma - \tfrac n2\log 2\pi \qquad (n \text{ pixels}).$$
 #
-# Here is the exchange rate between the two terms of the ELBO: **one nat of KL pays for 2σ² of squared error.** Multiply −ELBO by σ² and it reads ½‖x − x̂‖² + σ² KL: a
-# weight β_KL on the KL term and a larger σ are the same thing (β-VAE with σ trains as σ·√β_KL does). σ is no detail; with σ = 1, one nat pays for 2
-# units of squared error, and what is to be explained in a whole digit is some 40 (measured below). If σ is learnt along with the rest, the best σ² is the mean squared error
-# (set the derivative by σ to zero), and nothing has to be chosen (Rybkin et al. 2021). That is what we do.
+# Here is the exchange rate between the two terms of the ELBO: **one nat of KL pays for 2σ² of squared error.** Multiply −ELBO by σ² and it reads
+# ½‖x − x̂‖² + σ² KL: a weight β_KL on the KL term and a larger σ are the same thing (β-VAE with σ trains as σ·√β_KL does). σ is no detail; with σ =
+# 1, one nat pays for 2 units of squared error, and what is to be explained in a whole digit is some 40 (measured below). If σ is learnt along with
+# the rest, the best σ² is the mean squared error (set the derivative by σ to zero), and nothing has to be chosen (Rybkin et al. 2021). That is what
+# we do.
 #
 # A density is no probability: with a small σ it exceeds 1. To compare it with discrete likelihoods, take the mass of the **bin** around each
 # grey value, from half a step below to half a step above, the first and the last bin open to −∞ and +∞:
@@ -425,11 +428,12 @@ for mean, scale in ((0.5, 0.1), (0.02, 0.1), (1.3, 0.01)):
     )
 
 # %% [markdown]
-# **Categorical.** 256 logits a pixel, one for each value. Any shape can be learnt, and nothing is known beforehand: that 7 lies beside 8 has to be learnt too.
+# **Categorical.** 256 logits a pixel, one for each value. Any shape can be learnt, and nothing is known beforehand: that 7 lies beside 8 has to be
+# learnt too.
 #
-# **Discretised logistic mixture** (Salimans et al. 2017, PixelCNN++, equation 2). K bell curves a pixel, each with weight, mean and scale, and the mass of the bin under
-# their mixture. The bell is the *logistic* distribution, whose cumulative distribution is the sigmoid σ((x − mean)/scale), so that masses are differences
-# of two sigmoids. (Here every channel stands alone; PixelCNN++ couples the three colours.)
+# **Discretised logistic mixture** (Salimans et al. 2017, PixelCNN++, equation 2). K bell curves a pixel, each with weight, mean and scale, and the
+# mass of the bin under their mixture. The bell is the *logistic* distribution, whose cumulative distribution is the sigmoid σ((x − mean)/scale), so
+# that masses are differences of two sigmoids. (Here every channel stands alone; PixelCNN++ couples the three colours.)
 #
 # ### Exercise 2.4 · the log-mass of a bin  (medium, 20 minutes)
 # One component. With A = (x − 1/510 − mean)/scale and B = (x + 1/510 − mean)/scale the mass is σ(B) − σ(A); the bin of 0 has no lower edge, so its mass
@@ -478,8 +482,9 @@ print(f"squared error of the mean image, for a test image: {unexplained:.1f}")
 
 # %% [markdown]
 # ### One pixel, four likelihoods
-# Which one suits these images? Take the pixel that is least often plain black or white, and give each likelihood its best parameters for the 256 counts of its values (by
-# gradient descent), once for all training images and once for 250 of them. Judge by bits: the mean of −log₂ p over the *test* images' values of that pixel.
+# Which one suits these images? Take the pixel that is least often plain black or white, and give each likelihood its best parameters for the 256
+# counts of its values (by gradient descent), once for all training images and once for 250 of them. Judge by bits: the mean of −log₂ p over the
+# *test* images' values of that pixel.
 
 # %%
 values_train = (x_train.flatten(1) * 255).round().long().cpu()
@@ -552,8 +557,9 @@ plots.show(
 )
 
 # %% [markdown]
-# The two open bins let even a single wide bell put mass on black and white; three bells follow the rest; the categorical follows every bar, which helps with many images and hurts with 250. On a pixel alone the
-# differences are small. What they come to in a whole model is measured further down. Which data wants which:
+# The two open bins let even a single wide bell put mass on black and white; three bells follow the rest; the categorical follows every bar, which
+# helps with many images and hurts with 250. On a pixel alone the differences are small. What they come to in a whole model is measured further down.
+# Which data wants which:
 #
 # | data | likelihood |
 # | --- | --- |
@@ -621,8 +627,8 @@ def train_model(model: nn.Module, epochs: int) -> companion.History:
 
 # %% [markdown]
 # ## Train and look: the plane
-# First with d = 2, so that the latent space can be drawn, and with a stated scale, σ = 0.5: one nat of KL pays for half a unit of squared error, dear enough that prior and posteriors come to fit.
-# The loss is −ELBO in nats per image; it is that of a density, so it might well be negative.
+# First with d = 2, so that the latent space can be drawn, and with a stated scale, σ = 0.5: one nat of KL pays for half a unit of squared error, dear
+# enough that prior and posteriors come to fit. The loss is −ELBO in nats per image; it is that of a density, so it might well be negative.
 
 # %%
 vae_2 = new_vae(2, Gaussian(0.5))
@@ -695,9 +701,10 @@ print("mean of the posterior means:", [round(v, 2) for v in mean_train.mean(0).t
 print("their standard deviations:  ", [round(v, 2) for v in mean_train.std(0).tolist()])
 
 # %% [markdown]
-# Compare with the plane of chapter 01: there the points lay where the autoencoder had happened to put them, at any distance from 0 and with any spread. Here
-# they gather in the prior's circles, about as far spread as it is: whoever draws from N(0, I) mostly lands among them. That is what the KL term pays for. The fit is good and not perfect: look for the
-# places inside the circles that no digit took, and for what the decoder makes of them.
+# Compare with the plane of chapter 01: there the points lay where the autoencoder had happened to put them, at any distance from 0 and with any
+# spread. Here they gather in the prior's circles, about as far spread as it is: whoever draws from N(0, I) mostly lands among them. That is what the
+# KL term pays for. The fit is good and not perfect: look for the places inside the circles that no digit took, and for what the decoder makes of
+# them.
 #
 # ## Train and look: sixteen numbers, beside the autoencoder
 # The same for d = 16, and an autoencoder of the same size beside it: the same layers, steps and batches, the MSE as its loss.
@@ -716,8 +723,9 @@ history_16 = train_model(vae_16, settings.epochs)
 history_16
 
 # %% [markdown]
-# The stated measure of sharpness is **edge energy**: the summed squared differences between neighbouring pixels, relative to that of the original test images. Blur lowers it.
-# The VAE's reconstructions are looked at twice: decoded from the posterior's mean, and from a *draw*, which is what the decoder saw in training.
+# The stated measure of sharpness is **edge energy**: the summed squared differences between neighbouring pixels, relative to that of the original
+# test images. Blur lowers it. The VAE's reconstructions are looked at twice: decoded from the posterior's mean, and from a *draw*, which is what the
+# decoder saw in training.
 
 
 # %%
@@ -782,7 +790,8 @@ plots.show(
 )
 
 # %% [markdown]
-# One pair of trainings proves little. Here are five seeds of each, with the same first weights and batches within a seed, and the interval of the paired difference:
+# One pair of trainings proves little. Here are five seeds of each, with the same first weights and batches within a seed, and the interval of the
+# paired difference:
 
 # %%
 sweep = results("vae_beta")
@@ -803,13 +812,15 @@ for name, values in edges.items():
     print(line)
 
 # %% [markdown]
-# Compare with your three numbers. Reconstructions keep about 60 of 100 units, the VAE's as well as the autoencoder's: the interval of their difference holds 0. Nor does it matter whether z is the
-# mean or a draw. So the blur of *reconstructions* does not come from the drawing: it is there in the autoencoder, which draws nothing. It comes from the squared error with a code too
-# small for the image, which both have: what the code does not say, the decoder answers with the mean (chapter 01).
+# Compare with your three numbers. Reconstructions keep about 60 of 100 units, the VAE's no less than the autoencoder's: each interval of their
+# difference holds 0, and leaves room for less than a tenth either way. Nor does it matter whether z is the mean or a draw. So the blur of
+# *reconstructions* does not come from the drawing: it is there in the autoencoder, which draws nothing. It comes from the squared error with a code
+# too small for the image, which both have: what the code does not say, the decoder answers with the mean (chapter 01).
 #
-# **Often written, not so.** "The averaging effect": that a VAE blurs *because* its latents are drawn. At the scale that training chooses (σ is printed below), the draws are
-# so tight that they cost next to nothing. The effect is real where the draws of different images overlap, which is a matter of the exchange rate: the sweep further down blurs
-# reconstructions by raising β_KL. And the *new* images are blurrier, by far; for another reason.
+# **Often written, not so.** "The averaging effect": that a VAE blurs *because* its latents are drawn. At the scale that training chooses (σ is
+# printed below), the draws are so tight that they cost next to nothing. The effect is real where the draws of different images overlap, which is a
+# matter of the exchange rate: the sweep further down blurs reconstructions by raising β_KL. And the *new* images are blurrier, by far; for another
+# reason.
 #
 # ### New images, and what is wrong with them
 # The distance to the nearest training image, as in chapter 01, beside that of held-out images after the same autoencoder:
@@ -845,15 +856,16 @@ plots.show(
 )
 
 # %% [markdown]
-# (The last row is an honest sample: x drawn from p(x|z), with the likelihood's noise. What papers print is nearly always the third step left out, the mean of p(x|z), as in the rows above it.)
+# (The last row is an honest sample: x drawn from p(x|z), with the likelihood's noise. What papers print is nearly always the third step left out, the
+# mean of p(x|z), as in the rows above it.)
 #
-# With two numbers, N(0, I) gives digits, near to training images. With sixteen it gives blurred tangles. Why, when the KL term is there to prevent it? Because its price is
-# small beside 784 pixels. Look at what the KL term is, averaged over the N training images (Hoffman and Johnson 2016):
+# With two numbers, N(0, I) gives digits, near to training images. With sixteen it gives blurred tangles. Why, when the KL term is there to prevent
+# it? Because its price is small beside 784 pixels. Look at what the KL term is, averaged over the N training images (Hoffman and Johnson 2016):
 #
 # $$\frac1N\sum_i \mathrm{KL}\big(q(z \mid x_i)\,\|\,p(z)\big) = I(i; z) + \mathrm{KL}\big(q(z)\,\|\,p(z)\big), \qquad q(z) = \frac1N\sum_i q(z \mid x_i).$$
 #
-# The first part is how much z says about *which image* it was, and it cannot exceed log N, the entropy of i. The second is how far all posteriors *together* are from the prior: samples
-# suffer from that one. So whatever the KL has above log N is mismatch, for certain:
+# The first part is how much z says about *which image* it was, and it cannot exceed log N, the entropy of i. The second is how far all posteriors
+# *together* are from the prior: samples suffer from that one. So whatever the KL has above log N is mismatch, for certain:
 
 # %%
 with torch.no_grad():
@@ -869,13 +881,15 @@ with torch.no_grad():
         session.expect(f"kl_{d}", kl)
 
 # %% [markdown]
-# The plane spends fewer nats than log N, so here nothing is proved, and the picture above shows a fair fit. The sixteen numbers spend tens of nats more than it takes to tell all training images
-# apart. So tight are their posteriors that the region in which they lie holds, roughly, a share of e^(−KL(q(z)‖p(z))) of the prior: a draw from N(0, I) falls *between* them, in places for which the decoder never trained, and there it
-# answers with mixtures. That is the blur of the new images. Two cures: a dearer KL (below), or a prior that is learnt afterwards, as the mixture of Gaussians in chapter 01 and, from chapter 07 on, a transformer.
+# The plane spends fewer nats than log N, so here nothing is proved, and the picture above shows a fair fit. The sixteen numbers spend tens of nats
+# more than it takes to tell all training images apart. So tight are their posteriors that the region in which they lie holds, roughly, a share of
+# e^(−KL(q(z)‖p(z))) of the prior: a draw from N(0, I) falls *between* them, in places for which the decoder never trained, and there it answers with
+# mixtures. That is the blur of the new images. Two cures: a dearer KL (below), or a prior that is learnt afterwards, as the mixture of Gaussians in
+# chapter 01 and, from chapter 07 on, a transformer.
 #
 # ## A tighter bound
-# The ELBO is the mean of log w; with several draws z₁ … z_S from q, the logarithm of the mean weight lies higher, and still below log p(x) in expectation (Burda et al. 2016,
-# theorem 1):
+# The ELBO is the mean of log w; with several draws z₁ … z_S from q, the logarithm of the mean weight lies higher, and still below log p(x) in
+# expectation (Burda et al. 2016, theorem 1):
 #
 # $$\mathcal{L}_S = \mathbb{E}\left[\log \frac1S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}\right], \qquad
 # \mathrm{ELBO} = \mathcal{L}_1 \le \mathcal{L}_{10} \le \mathcal{L}_{100} \le \dots \le \log p(x).$$
@@ -900,7 +914,8 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
 importance_weighted_bound = check(importance_weighted_bound)
 
 # %% [markdown]
-# For 200 test images and the VAE with d = 16, in the companion's `VAE` (which has `log_weights`), and with the Gaussian as the mass of bins, so that the result can be read as bits per pixel:
+# For 200 test images and the VAE with d = 16, in the companion's `VAE` (which has `log_weights`), and with the Gaussian as the mass of bins, so that
+# the result can be read as bits per pixel:
 
 # %%
 binned = Gaussian(vae_16.likelihood.scale.item(), binned=True)
@@ -920,7 +935,8 @@ session.expect("bits_per_pixel", bits)
 # %% [markdown]
 # The bound rises with S, as it must: what is gained is a part of the gap KL(q‖p(z|x)) of this encoder on images it never saw.
 #
-# Are these bits few? As a yardstick take a model without any latent: every pixel drawn on its own from the histogram of its values over the training images (one added to each count, so that none is 0).
+# Are these bits few? As a yardstick take a model without any latent: every pixel drawn on its own from the histogram of its values over the training
+# images (one added to each count, so that none is 0).
 
 # %%
 table = torch.stack([torch.bincount(v, minlength=256) for v in values_train.T]) + 1.0
@@ -936,9 +952,10 @@ for mean in (0.0, -0.3):
     print(f"bits for a black pixel, Gaussian around {mean:+.1f} with σ = 0.1: {bits:.3f}")
 
 # %% [markdown]
-# The histograms need fewer bits, though they cannot draw a single digit! The reason is the black background, four fifths of all pixels. Around a mean of 0 half of a Gaussian lies above the bin of 0, so every black pixel costs a bit; a mean
-# of −0.3 would cost nothing, but the *density* that we trained on rewards a mean of exactly 0. **A model is good at what it was trained for**: whoever wants bits has to train with the likelihood by
-# which they are counted. The same networks with four likelihoods, three seeds, ten samples in the bound:
+# The histograms need fewer bits, though they cannot draw a single digit! The reason is the black background, four fifths of all pixels. Around a mean
+# of 0 half of a Gaussian lies above the bin of 0, so every black pixel costs a bit; a mean of −0.3 would cost nothing, but the *density* that we
+# trained on rewards a mean of exactly 0. **A model is good at what it was trained for**: whoever wants bits has to train with the likelihood by which
+# they are counted. The same networks with four likelihoods, three seeds, ten samples in the bound:
 
 # %%
 by_likelihood = results("vae_likelihood")
@@ -954,13 +971,14 @@ for name in by_likelihood.settings("likelihood"):
 # «LIKELIHOODS»
 #
 # ## Posterior collapse
-# The ELBO can be raised in a dull way: encode nothing. If q(z|x) = N(0, I) for every x, the KL is 0, and the decoder does what it can without z. That is **posterior collapse**. It
-# shows in two numbers:
+# The ELBO can be raised in a dull way: encode nothing. If q(z|x) = N(0, I) for every x, the KL is 0, and the decoder does what it can without z. That
+# is **posterior collapse**. It shows in two numbers:
 #
 # * **KL per dimension**: the mean over the data of each latent number's KL. A dimension at 0 says nothing.
 # * **Active units** (Burda et al. 2016, section 5.2): how many latent numbers have a posterior mean whose variance over the data exceeds 0.01.
 #
-# Two ways into it. The first is **a dear KL**: the loss −log p(x|z) + β_KL · KL with a large β_KL. The sweep below trained a VAE with d = 16 and σ = 0.1 for each β_KL with five seeds; it was run by
+# Two ways into it. The first is **a dear KL**: the loss −log p(x|z) + β_KL · KL with a large β_KL. The sweep below trained a VAE with d = 16 and σ =
+# 0.1 for each β_KL with five seeds; it was run by
 
 # %%
 print(sweep.command)
@@ -1032,18 +1050,20 @@ plots.show(
 )
 
 # %% [markdown]
-# Read it from the left. With a cheap KL the posteriors are tight, reconstructions good and new images bad. Up to β_KL = 16 (which is σ = 0.4 in place of 0.1) reconstructions lose little, and new
-# images gain much: prior and posteriors come to fit, and at 64 new images are as sharp as rebuilt ones. It is here, and not at the tight end, that the averaging effect blurs reconstructions. At 256 the latents are
-# dying, at 1024 they are dead: KL 0, no active unit, and every reconstruction is the mean image.
+# Read it from the left. With a cheap KL the posteriors are tight, reconstructions good and new images bad. Up to β_KL = 16 (which is σ = 0.4 in place
+# of 0.1) reconstructions lose little, and new images gain much: prior and posteriors come to fit, and at 64 new images are as sharp as rebuilt ones.
+# It is here, and not at the tight end, that the averaging effect blurs reconstructions. At 256 the latents are dying, at 1024 they are dead: KL 0, no
+# active unit, and every reconstruction is nearly the mean image.
 #
-# Note what *active units* miss: at 256 most of the sixteen still count as active, though most carry a few hundredths of a nat: their means vary a little more than 0.01, and the noise drowns it. KL per dimension says
-# more.
+# Note what *active units* miss: at 256 most of the sixteen still count as active, though most carry a few hundredths of a nat: their means vary a
+# little more than 0.01, and the noise drowns it. KL per dimension says more.
 #
 # ### The second way: a decoder that does not need z
-# Let the decoder see the pixels above and to the left of the one it predicts: p(x|z) = ∏ᵢ p(xᵢ | x₁ … xᵢ₋₁, z). Neighbouring pixels say so much about each other that little is left for z to
-# say. What is needed is a convolution that cannot look ahead. Take an ordinary one and set to zero the weights of its window that lie after its centre in raster order: a **masked
-# convolution** (van den Oord et al. 2016). A first layer masks its own centre too (mask A: the pixel to be predicted); later layers may see it
-# (mask B), because what stands there came from earlier pixels only. You will meet it again in chapter 07.
+# Let the decoder see the pixels above and to the left of the one it predicts: p(x|z) = ∏ᵢ p(xᵢ | x₁ … xᵢ₋₁, z). Neighbouring pixels say so much about
+# each other that little is left for z to say. What is needed is a convolution that cannot look ahead. Take an ordinary one and set to zero the
+# weights of its window that lie after its centre in raster order: a **masked convolution** (van den Oord et al. 2016). A first layer masks its own
+# centre too (mask A: the pixel to be predicted); later layers may see it (mask B), because what stands there came from earlier pixels only. You will
+# meet it again in chapter 07.
 
 # %% tags=["nbval-check-output"]
 for letter, centre in (("A", False), ("B", True)):
@@ -1091,9 +1111,11 @@ plots.show(
 )
 
 # %% [markdown]
-# (The region measured above has a bite missing at the upper right: the *blind spot* of stacked masks. The model sees a little less than it might, and never too much.)
+# (The region measured above has a bite missing at the upper right: the *blind spot* of stacked masks. The model sees a little less than it might, and
+# never too much.)
 #
-# The same sweep trained both decoders on images with two values (threshold ½) and a Bernoulli likelihood, which is a true probability there, so the ELBOs compare:
+# The same sweep trained both decoders on images with two values (threshold ½) and a Bernoulli likelihood, which is a true probability there, so the
+# ELBOs compare:
 
 # %%
 print("decoder          β_KL   ELBO (nats)     log p(x|z)             KL     active")
@@ -1139,10 +1161,11 @@ plots.show(
 )
 
 # %% [markdown]
-# With the plain β_KL = 1 the autoregressive decoder lets three quarters of the latents' nats go, and its ELBO is *better* by 17 nats. With β_KL = 4 all sixteen are dead, and the ELBO, now of a model
-# without latents, still beats the convolutional decoder that uses them. So this collapse is no accident of training: by the measure that is trained for, a nat of KL is worth paying only for
-# what the neighbours do not know already. Whoever wants latents to *say* something has to ask for it: with a cheaper KL (last row; the ELBO pays 12 nats), with a weaker decoder, or with a code that cannot be
-# ignored because its KL is a constant: a discrete one, [chapter 04](04_vq_vae.ipynb).
+# With the plain β_KL = 1 the autoregressive decoder lets three quarters of the latents' nats go, and its ELBO is *better* by 17 nats. With β_KL = 4
+# all sixteen are dead, and the ELBO, now of a model without latents, still beats the convolutional decoder that uses them. So this collapse is no
+# accident of training: by the measure that is trained for, a nat of KL is worth paying only for what the neighbours do not know already. Whoever
+# wants latents to *say* something has to ask for it: with a cheaper KL (last row; the ELBO pays 12 nats), with a weaker decoder, or with a code that
+# cannot be ignored because its KL is a constant: a discrete one, [chapter 04](04_vq_vae.ipynb).
 #
 # Note once more the last column: at β_KL = 1 all sixteen count as active.
 #
@@ -1199,8 +1222,9 @@ glue("proof.importance_weighted_bound", bound.tolist(), display=False)
 explorers.latent_grid(vae_2.decoder)
 
 # %% [markdown]
-# The slider moves through the sweep: eight draws from N(0, I), always the same z, decoded by the VAE trained with that β_KL, and what each latent number gets.
-# Where do digits appear? Where do they become all the same? (The figures above show the sweep's numbers for readers of the printed page.)
+# The slider moves through the sweep: eight draws from N(0, I), always the same z, decoded by the VAE trained with that β_KL, and what each latent
+# number gets. Where do digits appear? Where do they become all the same? (The figures above show the sweep's numbers for readers of the printed
+# page.)
 
 # %%
 explorers.kl_sweep(sweep.rows)
@@ -1263,8 +1287,9 @@ plots.show(
 )
 
 # %% [markdown]
-# **A mean over pixels against a sum over latents** divides the reconstruction by 784: it is β_KL = 784 by accident, far to the right of the sweep. The code looks harmless: two calls of `F.mse_loss` and
-# `.sum()` with default reductions. If a VAE gives the same picture for every input, look at the reductions first.
+# **A mean over pixels against a sum over latents** divides the reconstruction by 784: it is β_KL = 784 by accident, far to the right of the sweep.
+# The code looks harmless: `F.mse_loss` as it comes, which averages, beside a KL with `.sum()`. If a VAE gives the same picture for every input, look at
+# the reductions first.
 #
 # **The log-variance read as a standard deviation** in the draw, z = μ + s·ε, while the KL goes on reading it as log σ²:
 
@@ -1317,11 +1342,12 @@ print(f"a right model, same steps:   {reference.elbo:9.1f} nats")
 session.expect("wrong_draw_reports_too_much", claimed.elbo - reference.elbo)
 
 # %% [markdown]
-# It finds the loophole: with s near 0 the draw is exact and the KL believes in a standard deviation near 1, for which it charges next to nothing. The number reported as a bound bounds nothing, and it looks
-# *better* than the right model's. A bound that is too good deserves suspicion.
+# It finds the loophole: with s near 0 the draw is exact and the KL believes in a standard deviation near 1, for which it charges next to nothing. The
+# number reported as a bound bounds nothing, and it looks *better* than the right model's. A bound that is too good deserves suspicion.
 #
-# **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right distribution, so the gradient is right on average; but all
-# images of a batch make the same error together, and the average over the batch no longer evens it out. How much the gradient of one batch scatters over 40 draws:
+# **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right
+# distribution, so the gradient is right on average; but all images of a batch make the same error together, and the average over the batch no longer
+# evens it out. How much the gradient of one batch scatters over 40 draws:
 
 # %%
 x = x_train[: settings.batch_size]
@@ -1340,39 +1366,48 @@ ratio = scatter["one noise for all"] / scatter["own noise for each image"]
 session.expect("noisier_with_one_noise", ratio)
 
 # %% [markdown]
-# As many times the variance as the last line says: the batch of images counts, for this noise, like few.
+# With noise of its own for each image, the variance falls with the batch size. With one for all it falls only as far as the images react to it in
+# different ways: a factor of 128, the batch size, would mean that it does not fall at all.
 #
 # ## Pen and paper
 # 1. Show that σ(B) − σ(A) = σ(B)·σ(−A)·(1 − e^(A−B)).
-# 2. The gap of the ELBO is KL(q‖p(z|x)). For a decoder that ignores z, p(x|z) = p(x): what is the posterior, what is the best q, and what is the gap? Why is that not good news?
-# 3. A Gaussian likelihood with σ and a KL weight β_KL: for which σ′ does β_KL = 1 have the same minimum? What becomes of the answer if σ is learnt while β_KL = 4?
+# 2. The gap of the ELBO is KL(q‖p(z|x)). For a decoder that ignores z, p(x|z) = p(x): what is the posterior, what is the best q, and what is the gap?
+#    Why is that not good news?
+# 3. A Gaussian likelihood with σ and a KL weight β_KL: for which σ′ does β_KL = 1 have the same minimum? What becomes of the answer if σ is learnt
+#    while β_KL = 4?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
 # 1. σ(t) = 1/(1 + e^(−t)) = e^t/(1 + e^t). So σ(B) − σ(A) = (e^B(1 + e^A) − e^A(1 + e^B))/((1 + e^A)(1 + e^B)) = (e^B − e^A)/((1 + e^A)(1 + e^B)).
 #    Taking e^B out of the numerator: e^B/(1 + e^B) · 1/(1 + e^A) · (1 − e^(A−B)) = σ(B)·σ(−A)·(1 − e^(A−B)).
-# 2. p(z|x) = p(x|z)p(z)/p(x) = p(z): the posterior is the prior. q = N(0, I) has KL 0 and gap 0: the bound is exact, and says nothing about the use of z. A tight bound is
-#    no sign of a good code.
-# 3. Multiply the loss by σ²/σ²…: ‖x − x̂‖²/(2σ²) + β_KL·KL is β_KL times ‖x − x̂‖²/(2β_KLσ²) + KL, so σ′ = σ√β_KL. With σ learnt, its best value is the root of the mean squared error,
-#    whatever β_KL is; then β_KL = 4 acts as σ′ = 2·RMSE: a KL four times dearer than the ELBO's, at every stage of training.
+# 2. p(z|x) = p(x|z)p(z)/p(x) = p(z): the posterior is the prior. q = N(0, I) has KL 0 and gap 0: the bound is exact, and says nothing about the use
+#    of z. A tight bound is no sign of a good code.
+# 3. The loss ‖x − x̂‖²/(2σ²) + β_KL·KL is β_KL times ‖x − x̂‖²/(2β_KLσ²) + KL, so σ′ = σ√β_KL. With σ learnt, its best value is
+#    the root of the mean squared error, whatever β_KL is; then β_KL = 4 acts as σ′ = 2·RMSE: a KL four times dearer than the ELBO's, at every stage
+#    of training.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * p(x) is a mean of p(x|z) over the prior that cannot be estimated by drawing from the prior: hardly any draw explains x. Draws from the posterior would do it at once.
+# * p(x) is a mean of p(x|z) over the prior that cannot be estimated by drawing from the prior: hardly any draw explains x. Draws from the posterior
+#   would do it at once.
 # * The ELBO replaces the posterior by an encoder: reconstruction minus KL. It lacks exactly KL(q‖p(z|x)); several draws make it tighter.
 # * The noise is an input (reparameterisation), the KL has a closed form, and both terms are nats per image: sums within an image, a mean over the batch.
 # * A likelihood has to be a distribution over what an image can hold. σ (or β_KL) is the exchange rate between squared error and nats.
-# * The blur of reconstructions is that of the squared error and is the autoencoder's too; the blur of new images is the prior's misfit. A dear KL mends the second at the cost of the first, and a
-#   dearer one collapses the posterior. So does a decoder that does not need z.
+# * The blur of reconstructions is that of the squared error and is the autoencoder's too; the blur of new images is the prior's misfit. A dear KL
+#   mends the second at the cost of the first, and a dearer one collapses the posterior. So does a decoder that does not need z.
 #
-# **Further experiments.** Give the VAE the discretised logistic mixture (`companion.Decoder(16, out_channels=15)`) and compare bits per pixel with the Gaussian's: where does the gain come from?
-# Raise β_KL from 0 to 1 over the first epochs (write an `objective` for `companion.fit`): do more units stay active with the autoregressive decoder? Fit chapter 01's mixture of Gaussians to the posterior means
-# of the VAE with d = 16 and draw from that: does the blur go?
+# **Further experiments.** Give the VAE the discretised logistic mixture (`companion.Decoder(16, out_channels=15)`) and compare bits per pixel with
+# the Gaussian's: where does the gain come from? Raise β_KL from 0 to 1 over the first epochs (write an `objective` for `companion.fit`): do more
+# units stay active with the autoregressive decoder? Fit chapter 01's mixture of Gaussians to the posterior means of the VAE with d = 16 and draw from
+# that: does the blur go?
 #
-# **References.** D. Kingma, M. Welling: *Auto-Encoding Variational Bayes*, ICLR 2014 (equations 3 and 10, appendix B). D. Rezende, S. Mohamed, D. Wierstra: *Stochastic Backpropagation*, ICML 2014.
-# M. Tipping, C. Bishop: *Probabilistic Principal Component Analysis*, 1999 (equations 6 to 8). Y. Burda, R. Grosse, R. Salakhutdinov: *Importance Weighted Autoencoders*, ICLR 2016 (equation 8, theorem 1, section 5.2).
-# M. Hoffman, M. Johnson: *ELBO surgery*, 2016. I. Higgins et al.: *β-VAE*, ICLR 2017 (equation 4). S. Bowman et al.: *Generating Sentences from a Continuous Space*, 2016 (collapse with an autoregressive decoder).
-# T. Salimans et al.: *PixelCNN++*, ICLR 2017 (equation 2). A. van den Oord et al.: *Pixel Recurrent Neural Networks*, 2016 (section 3.4, the masks). G. Loaiza-Ganem, J. Cunningham: *The continuous Bernoulli*, NeurIPS 2019.
-# O. Rybkin, K. Daniilidis, S. Levine: *Simple and Effective VAE Training with Calibrated Decoders*, ICML 2021. H. Yesiltepe: *VQ-VAE*, 2022, and S. Zhao: *VQ-VAE and Transformer*, 2023, section 1.1 (the claims tested above).
+# **References.** D. Kingma, M. Welling: *Auto-Encoding Variational Bayes*, ICLR 2014 (equations 3 and 10, appendix B). D. Rezende, S. Mohamed, D.
+# Wierstra: *Stochastic Backpropagation*, ICML 2014. M. Tipping, C. Bishop: *Probabilistic Principal Component Analysis*, 1999 (equations 6 to 8). Y.
+# Burda, R. Grosse, R. Salakhutdinov: *Importance Weighted Autoencoders*, ICLR 2016 (equation 8, theorem 1, section 5.2). M. Hoffman, M. Johnson:
+# *ELBO surgery*, 2016. I. Higgins et al.: *β-VAE*, ICLR 2017 (equation 4). S. Bowman et al.: *Generating Sentences from a Continuous Space*, 2016
+# (collapse with an autoregressive decoder). T. Salimans et al.: *PixelCNN++*, ICLR 2017 (equation 2). A. van den Oord et al.: *Pixel Recurrent Neural
+# Networks*, 2016 (section 3.4, the masks). G. Loaiza-Ganem, J. Cunningham: *The continuous Bernoulli*, NeurIPS 2019. O. Rybkin, K. Daniilidis, S.
+# Levine: *Simple and Effective VAE Training with Calibrated Decoders*, ICML 2021. H. Yesiltepe: *VQ-VAE*, 2022, and S. Zhao: *VQ-VAE and
+# Transformer*, 2023, section 1.1 (the claims tested above).

@@ -14,12 +14,27 @@ def boxes():
     points = torch.randn(40, 2)
     return {
         "shift_and_blur": explorers.shift_and_blur(torch.rand(3, 1, 28, 28), 0.1),
+        "latent_grid": explorers.latent_grid(Decoder(2)),
+        "kl_sweep": explorers.kl_sweep(
+            [
+                {
+                    "beta": beta,
+                    "samples": f"{step:x}" * (8 * 9),
+                    "kl_per_dimension": [1.0 / beta, 0.5],
+                    "kl": 1.5,
+                    "active_units": 2,
+                    "distortion": 0.1,
+                }
+                for step, beta in ((3, 1.0), (9, 4.0))
+            ]
+            + [{"beta": 1.0, "kl_per_dimension": [1.0]}]  # a cell without samples is left out
+        ),
         "latent_plane": explorers.latent_plane(Decoder(2), points, torch.arange(40) % 4, ("a", "b", "c", "d")),
         "codes_in_the_plane": explorers.codes_in_the_plane(points, torch.randn(3, 2)),
     }
 
 
-@pytest.mark.parametrize("name", ["shift_and_blur", "latent_plane", "codes_in_the_plane"])
+@pytest.mark.parametrize("name", ["shift_and_blur", "latent_plane", "latent_grid", "kl_sweep", "codes_in_the_plane"])
 def test_every_slider_changes_the_picture_and_its_alt_text(name):
     box = boxes()[name]
     *sliders, image = box.children

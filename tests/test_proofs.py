@@ -12,6 +12,7 @@ from companion.course.execution import glued
 from companion.metrics import mse
 from companion.quantizers import VectorQuantizer, nearest_code, straight_through, vq_losses
 from companion.training import train_step
+from companion.vae import importance_weighted_bound
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = [
@@ -138,6 +139,29 @@ def proof_bits_per_image() -> object:
     return companion.metrics.bits_per_image(torch.arange(60).reshape(5, 3, 4) ** 2 % 7, 8)
 
 
+def proof_vae() -> object:
+    torch.manual_seed(0)
+    model = companion.VAE(companion.Encoder(6), companion.Decoder(3), companion.likelihoods.Gaussian(0.2))
+    x = (torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28) + 1) / 2
+    output = model(x, noise=torch.tensor([[0.5, -1.0, 0.2], [1.5, 0.3, -0.7]]))
+    output.loss.backward()
+    return {
+        "z": output.z.flatten().tolist(),
+        "terms": [output.loss.item(), output.log_likelihood.item(), output.kl.item()],
+        "gradients": [p.grad.norm().item() for p in model.parameters() if p.grad is not None],
+    }
+
+
+def proof_discretized_logistic() -> object:
+    x = torch.tensor([[0.0], [100.0], [255.0]]) / 255
+    mean, log_scale = torch.tensor([0.2, 0.9, -3.0]), torch.tensor([-2.0, -4.0, -1.0])
+    return companion.likelihoods.discretized_logistic(x, mean, log_scale).flatten().tolist()
+
+
+def proof_importance_weighted_bound() -> object:
+    return importance_weighted_bound(torch.tensor([[-2000.0, 3.0], [-2001.0, 1.0], [-1999.5, 2.0]])).tolist()
+
+
 PROOFS = {
     "00_start_here": {"proof.mse": proof_mse},
     "01_autoencoder": {
@@ -145,6 +169,11 @@ PROOFS = {
         "proof.train_step": proof_train_step,
         "proof.pca": proof_pca,
         "proof.interpolate": proof_interpolate,
+    },
+    "02_vae": {
+        "proof.vae": proof_vae,
+        "proof.discretized_logistic": proof_discretized_logistic,
+        "proof.importance_weighted_bound": proof_importance_weighted_bound,
     },
     "03_vector_quantisation": {
         "proof.nearest_code": proof_nearest_code,
