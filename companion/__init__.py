@@ -4,7 +4,13 @@ from companion import backbones, data, likelihoods, metrics, plots
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
 from companion.checkpoint import load, save
-from companion.quantizers import FiniteScalarQuantizer, GumbelQuantizer, VectorQuantizer
+from companion.quantizers import (
+    EMAVectorQuantizer,
+    FiniteScalarQuantizer,
+    GumbelQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from companion.training import History, fit
 from companion.vae import VAE, VAEOutput
 from companion.vqvae import VQVAE, VQVAEOutput
@@ -16,12 +22,14 @@ __all__ = [
     "AutoencoderOutput",
     "AutoregressiveDecoder",
     "Decoder",
+    "EMAVectorQuantizer",
     "Encoder",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
     "ResNetDecoder",
     "ResNetEncoder",
+    "ResidualQuantizer",
     "VAEOutput",
     "VQVAEOutput",
     "VectorQuantizer",

@@ -1,6 +1,5 @@
 """``fit``: the training loop of chapter 01, with what a long run needs around it."""
 
-import functools
 import html
 import math
 import os
@@ -85,7 +84,8 @@ def fit(
 
     What is logged: each 0-dim tensor among the fields of the model's result (also those in a field that is a dict, by
     their keys) as its mean over the examples; and from a field ``code_counts`` (K,), how often each code was chosen,
-    added up over the epoch, ``perplexity`` and ``usage`` of all its codes together.
+    added up over the epoch, ``perplexity`` and ``usage`` of all its codes together (for (R, K) those of each depth,
+    ``perplexity_1`` and so on).
 
     Randomness: ``seed`` decides the order of the examples and starts torch's generators, which models draw
     from (each process its own stream, validation always the same one). Afterwards the caller's generators are
@@ -373,7 +373,7 @@ class _Terms(nn.Module):
 class _Means:
     """Weighted means of terms. What a step adds waits on the device, so that no step waits for the device."""
 
-    def __init__(self, sums: Row | None = None, weight: int = 0, code_counts: list[int] | None = None) -> None:
+    def __init__(self, sums: Row | None = None, weight: int = 0, code_counts: list[Any] | None = None) -> None:
         self.sums: Row = sums or {}
         self.weight = weight
         self.code_counts = code_counts
@@ -402,7 +402,8 @@ class _Means:
                 if name == "loss":
                     self._last = value
             if counts is not None:
-                self.code_counts = _added(self.code_counts, counts.tolist())
+                so_far = 0 if self.code_counts is None else torch.tensor(self.code_counts)
+                self.code_counts = (counts.cpu() + so_far).tolist()
             self.weight += weight
         self._waiting.clear()
         self._read_at = time.monotonic()
@@ -416,16 +417,18 @@ class _Means:
         weight = sum(share["weight"] for share in shares)
         row: Row = {name: sum(share["sums"][name] for share in shares) / weight for name in shares[0]["sums"]}
         if shares[0]["code_counts"] is not None:
-            counts = torch.tensor(functools.reduce(_added, [share["code_counts"] for share in shares]))
-            row |= {"perplexity": perplexity(counts), "usage": (counts > 0).double().mean().item()}
+            row |= _use_of_codes(sum(torch.tensor(share["code_counts"]) for share in shares))
         return row
 
     def state(self) -> dict[str, Any]:
         return {"sums": self.sums, "weight": self.weight, "code_counts": self.code_counts}
 
 
-def _added(a: list[int] | None, b: list[int]) -> list[int]:
-    return b if a is None else [x + y for x, y in zip(a, b, strict=True)]
+def _use_of_codes(counts: Tensor) -> Row:
+    """Perplexity and usage of (K,) counts; of (R, K), those of each depth, numbered from 1."""
+    depths = {"": counts} if counts.ndim == 1 else {f"_{r + 1}": one for r, one in enumerate(counts)}
+    perplexities = {f"perplexity{r}": perplexity(one) for r, one in depths.items()}
+    return perplexities | {f"usage{r}": (one > 0).double().mean().item() for r, one in depths.items()}
 
 
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:

@@ -18,6 +18,7 @@ class VQVAEOutput:
     Shapes:
         reconstruction: (B, C, H, W); z_e, z_q: (B, D, h, w); indices: (B, h, w) int64.
         code_counts: (K,) int64, how often each code was chosen in this batch: add them up before taking a perplexity.
+            (R, K) where the quantizer gives R codes a position; indices are then (B, h, w, R).
         loss: what to minimise.
         losses: its terms by name, each 0-dim and unweighted: "reconstruction" (MSE over pixels) and the quantizer's
         own.
@@ -70,7 +71,7 @@ class VQVAE(Configured, nn.Module):
             z_e,
             quantized.z_q,
             quantized.indices,
-            torch.bincount(quantized.indices.flatten(), minlength=self.quantizer.num_codes),
+            _counts(quantized.indices, self.quantizer),
             error + self.quantizer_weight * quantized.loss,
             {"reconstruction": error, **quantized.losses},
         )
@@ -93,3 +94,10 @@ class VQVAE(Configured, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
         return self.decode(self.encode(x))
+
+
+def _counts(indices: Tensor, quantizer: Quantizer) -> Tensor:
+    """How often each code was chosen: (K,), or (R, K) for a quantizer of depth R."""
+    per_depth = indices.reshape(-1, quantizer.depth).T if indices.ndim == 4 else indices.reshape(1, -1)  # (R, N)
+    counts = torch.stack([torch.bincount(one, minlength=quantizer.num_codes) for one in per_depth])
+    return counts if indices.ndim == 4 else counts[0]

@@ -5,17 +5,24 @@ A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(
 """
 
 from companion.quantizers.base import Quantized, Quantizer, rotation_trick, straight_through
+from companion.quantizers.ema import EMAVectorQuantizer, code_statistics, k_means
 from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
+from companion.quantizers.residual import ResidualQuantized, ResidualQuantizer
 from companion.quantizers.search import nearest_code
 from companion.quantizers.vector import VectorQuantizer, vq_losses
 
 __all__ = [
+    "EMAVectorQuantizer",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "Quantized",
     "Quantizer",
+    "ResidualQuantized",
+    "ResidualQuantizer",
     "VectorQuantizer",
+    "code_statistics",
+    "k_means",
     "nearest_code",
     "rotation_trick",
     "straight_through",

@@ -269,7 +269,7 @@ def _compare(want: Any, have: Any, tolerance: float) -> str:
         return next((p for name in want if (p := _compare(want[name], have[name], tolerance))), "")
     if isinstance(want, float) and isinstance(have, int | float):
         close = abs(want - have) <= tolerance * max(abs(want), 1e-12)
-        alike = want == have or (math.isnan(want) and math.isnan(have))  # infinite, or none: two mistakes may agree in it
+        alike = want == have or (math.isnan(want) and math.isnan(have))  # two mistakes may agree in being none
         return "" if close or alike else f"expected {want:.6g}\n  got {have:.6g}"
     if type(want) is not type(have):
         return f"expected {want!r}, {_article(want)}\n  got {_brief(have)}, {_article(have)}"

@@ -1,0 +1,42 @@
+"""What several processes (``torch.distributed``) do together; with one process, or none started, nothing of it is
+needed."""
+
+import torch
+from torch import Tensor, distributed
+
+
+def several() -> bool:
+    """Whether a process group with more than one process is running."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all processes, the same in each; in place."""
+    if several():
+        distributed.all_reduce(value)
+    return value
+
+
+def draw(vectors: Tensor, n: int, *, seed: int, step: int) -> Tensor:
+    """``n`` random rows of all processes' ``vectors`` joined in the order of ranks; the same rows in every process.
+
+    Without replacement as far as there are rows, and the same draw as one process makes that holds the joined rows.
+    Nothing is taken from torch's global generator.
+
+    Shapes:
+        vectors: (N, D), N of its own in each process → (n, D).
+    """
+    rank, sizes = 0, torch.tensor([len(vectors)], device=vectors.device)
+    if several():
+        rank = distributed.get_rank()
+        sizes = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=vectors.device)
+        sizes[rank] = len(vectors)
+        sizes = total(sizes)
+    available, start = int(sizes.sum()), int(sizes[:rank].sum())
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    whole, rest = divmod(n, available)
+    order = [torch.randperm(available, generator=generator) for _ in range(whole + (rest > 0))]
+    mine = torch.cat(order)[:n].to(vectors.device) - start
+    here = (mine >= 0) & (mine < len(vectors))
+    chosen = torch.where(here[:, None], vectors[mine.clamp(0, max(len(vectors) - 1, 0))], 0)
+    return total(chosen)

@@ -1,0 +1,218 @@
+"""A codebook that follows its data without gradients: exponential moving averages (chapter 05)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from companion.quantizers import _processes
+from companion.quantizers.base import (
+    Quantized,
+    Quantizer,
+    check_indices,
+    check_latents,
+    grid,
+    rotation_trick,
+    rows,
+    straight_through,
+    working,
+)
+from companion.quantizers.search import nearest_code
+
+
+class EMAVectorQuantizer(Quantizer):
+    """Vector quantiser whose codes follow the running mean of the vectors they attract.
+
+    Each training forward first looks up, and then moves every code that was chosen (van den Oord et al. 2017, appendix
+    A.1). With n_k vectors choosing code k and s_k their sum:
+
+        N_k ← γ N_k + (1 − γ) n_k,      e_k ← e_k + (1 − γ)/N_k · (s_k − n_k e_k).
+
+    The paper keeps sums m_k beside the counts and divides, e_k = m_k/N_k; with m_k = N_k e_k that is the same line.
+    Kept in this form there are no sums that could disagree with the codes, and a code that nothing chose stays as it
+    is, to the bit. It is also a step of SGD on the summed codebook loss, with a rate of its own for each code,
+    η_k = (1 − γ)/(2 N_k). Laplace smoothing enters where N_k divides: Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN, which keeps a code
+    that is chosen for the first time from a division by next to nothing.
+
+    With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
+    equal, and equal to that of one process that sees the joined batch.
+
+    One training forward is one update. Under gradient accumulation each micro-batch is one (A of them forget by γ^A);
+    a forward that is computed again for checkpointed activations would count twice.
+
+    Args:
+        num_codes: K.
+        dim: D, the length of a code.
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps.
+        commitment_weight: β.
+        smoothing: ε of the Laplace smoothing.
+        init: "k-means" on the first training batch, or "uniform" as in ``VectorQuantizer``.
+        restart_below: a code whose N_k is less than this share of an even one, ΣN/K, is put onto a random vector of the
+            batch, with a count at that threshold. 0 turns restarts off. (Dhariwal et al. 2020, section 3.)
+        cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
+            (Yu et al. 2022, section 3.2).
+        estimator: "straight-through" or "rotation".
+        seed: of what is drawn: the first centres, and the vectors for restarts.
+
+    Shapes:
+        z: (B, D, *spatial) → ``Quantized`` with z_q (B, D, *spatial), indices (B, *spatial) and the term "commitment".
+
+    Raises:
+        ValueError: an argument is out of range; ``z`` has another shape, or holds NaN or infinity (nothing is learnt
+            then); the first training batch has fewer than K vectors for k-means.
+    """
+
+    codebook: Tensor
+    counts: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        decay: float = 0.99,
+        commitment_weight: float = 0.25,
+        smoothing: float = 1e-5,
+        init: Literal["k-means", "uniform"] = "k-means",
+        restart_below: float = 0.02,
+        cosine: bool = False,
+        estimator: Literal["straight-through", "rotation"] = "straight-through",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_codes", num_codes), ("dim", dim)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, want at least 1")
+        for name, share in (("decay", decay), ("restart_below", restart_below)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}: got {share}, want at least 0 and less than 1")
+        for name, weight in (("commitment_weight", commitment_weight), ("smoothing", smoothing)):
+            if not weight >= 0:
+                raise ValueError(f"{name}: got {weight}, want at least 0")
+        if init not in ("k-means", "uniform"):
+            raise ValueError(f"init: got {init!r}, want 'k-means' or 'uniform'")
+        if estimator not in ("straight-through", "rotation"):
+            raise ValueError(f"estimator: got {estimator!r}, want 'straight-through' or 'rotation'")
+        self.num_codes, self.dim = num_codes, dim
+        self.decay, self.commitment_weight, self.smoothing = decay, commitment_weight, smoothing
+        self.init, self.restart_below, self.cosine = init, restart_below, cosine
+        self.estimator, self.seed = estimator, seed
+        bound = (3 / dim) ** 0.5
+        codes = torch.empty(num_codes, dim).uniform_(-bound, bound)
+        self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
+        self.register_buffer("counts", torch.zeros(num_codes))  # N_k: nothing was seen yet
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
+
+    def quantize(self, z: Tensor) -> Quantized:
+        with torch.autocast(z.device.type, enabled=False):
+            vectors = self._vectors(z)  # (N, D)
+            indices = nearest_code(vectors, self.codebook)
+            codes = functional.embedding(indices, self.codebook)
+            commitment = (vectors - codes).square().mean()
+            estimate = rotation_trick if self.estimator == "rotation" else straight_through
+            z_q = estimate(vectors, codes)
+        shape = z.shape[:1] + z.shape[2:]
+        return Quantized(
+            grid(z_q, shape).to(z.dtype),
+            indices.reshape(shape),
+            self.commitment_weight * commitment,
+            {"commitment": commitment},
+        )
+
+    def encode(self, z: Tensor) -> Tensor:
+        check_latents(z, self.dim)
+        with torch.no_grad():
+            return nearest_code(self._vectors(z), self.codebook).reshape(z.shape[:1] + z.shape[2:])
+
+    def decode(self, indices: Tensor) -> Tensor:
+        check_indices(indices, self.num_codes)
+        return functional.embedding(indices, self.codebook).movedim(-1, 1)
+
+    @torch.no_grad()
+    def prepare(self, z: Tensor) -> None:
+        """k-means at the first training forward; the counts are then those of that batch, as if it had always been
+        seen."""
+        if self.init == "k-means" and int(self.step) == 0 and not bool(self.counts.any()):
+            vectors = self._vectors(z)
+            codes, counts = k_means(vectors, self.num_codes, seed=self.seed, cosine=self.cosine)
+            self.codebook.copy_(codes)
+            self.counts.copy_(counts)
+
+    @torch.no_grad()
+    def learn(self, z: Tensor, indices: Tensor) -> None:
+        vectors, chosen = self._vectors(z), indices.flatten()
+        n, s = code_statistics(vectors, chosen, self.num_codes)
+        self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
+        total = self.counts.sum()
+        smoothed = (self.counts + self.smoothing) / (total + self.num_codes * self.smoothing) * total
+        rate = ((1 - self.decay) * n / smoothed).clamp(max=1)[:, None]  # of the way to the batch's mean; 0 where n is 0
+        mean = s / n.clamp(min=1)[:, None]
+        moved = self.codebook + rate * (mean - self.codebook)
+        if self.cosine:
+            moved = functional.normalize(moved, dim=1)
+        self.codebook.copy_(torch.where(n[:, None] > 0, moved, self.codebook))
+        self._restart(vectors)  # after the codes have moved: what is put now is not moved before it was looked up once
+        self.step += 1
+
+    def _restart(self, vectors: Tensor) -> None:
+        threshold = self.restart_below * self.counts.sum() / self.num_codes
+        dead = (self.counts < threshold).nonzero()[:, 0]
+        if len(dead):
+            self.codebook[dead] = _processes.draw(vectors, len(dead), seed=self.seed, step=1 + int(self.step)).to(
+                self.codebook.dtype
+            )
+            self.counts[dead] = threshold.to(self.counts.dtype)
+
+    def _vectors(self, z: Tensor) -> Tensor:
+        """(B, D, *spatial) → (N, D), in the precision to compute in, of length 1 with ``cosine``."""
+        vectors = rows(working(z))
+        return functional.normalize(vectors, dim=1) if self.cosine else vectors
+
+
+def code_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """How many vectors chose each code, and their sum, over all processes; without an (N, K) matrix of zeros and ones.
+
+    Shapes:
+        vectors: (N, D), indices: (N,) int64 → counts (K,) and sums (K, D), in the vectors' dtype.
+    """
+    counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
+    sums = vectors.new_zeros(num_codes, vectors.shape[1]).index_add_(0, indices, vectors)
+    return _processes.total(counts), _processes.total(sums)
+
+
+@torch.no_grad()
+def k_means(
+    vectors: Tensor, num_codes: int, *, seed: int = 0, iterations: int = 20, cosine: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm (1957/1982) from ``num_codes`` vectors drawn at random, over all processes together.
+
+    A centre that nothing chose stays where it was. It ends early when no vector changes its centre: the centres are
+    then the means of what chose them.
+
+    Shapes:
+        vectors: (N, D) → centres (K, D) and how many vectors chose each, (K,).
+
+    Raises:
+        ValueError: fewer vectors than centres.
+    """
+    available = int(_processes.total(torch.tensor(len(vectors), device=vectors.device)))
+    if available < num_codes:
+        raise ValueError(
+            f"z: got {available} vectors for k-means with {num_codes} codes, want at least as many in the first "
+            f"training "
+            "batch: a larger batch, fewer codes, or init='uniform'"
+        )
+    centres = _processes.draw(vectors, num_codes, seed=seed, step=0)
+    indices = nearest_code(vectors, centres)
+    for _ in range(iterations):
+        counts, sums = code_statistics(vectors, indices, num_codes)
+        means = sums / counts.clamp(min=1)[:, None]
+        if cosine:
+            means = functional.normalize(means, dim=1)
+        centres = torch.where(counts[:, None] > 0, means, centres)
+        before, indices = indices, nearest_code(vectors, centres)
+        if int(_processes.total((indices != before).sum())) == 0:
+            break
+    return centres, code_statistics(vectors, indices, num_codes)[0]

@@ -1,0 +1,408 @@
+"""EMAVectorQuantizer: its step, its statistics, restarts and k-means, and the mistakes that others made."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+from workers import codebook_worker
+
+import companion
+from companion.quantizers import EMAVectorQuantizer, code_statistics, k_means, nearest_code
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plain(num_codes: int = 6, dim: int = 3, **options) -> EMAVectorQuantizer:
+    """Without k-means and restarts: the moving average alone."""
+    torch.manual_seed(0)
+    return EMAVectorQuantizer(num_codes, dim, **{"init": "uniform", "restart_below": 0.0, "smoothing": 0.0} | options)
+
+
+def points(n: int, dim: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+# The step ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_step_is_sgd_on_the_summed_codebook_loss_with_a_rate_for_each_code():
+    """η_k = (1 − γ)/(2N′_k), N′_k = γN_k + (1 − γ)n_k; fixed assignments, summed loss, no smoothing."""
+    quantizer = plain(decay=0.9).double()
+    for seed in range(3):  # counts that are not all alike
+        quantizer(points(40, seed=seed).double())
+    z = points(50, seed=9).double()
+    e = quantizer.codebook.clone().requires_grad_()
+    k = nearest_code(z, e)
+    n = torch.bincount(k, minlength=6)
+    new_counts = 0.9 * quantizer.counts + 0.1 * n
+    (gradient,) = torch.autograd.grad((z - e[k]).square().sum(), e)
+    expected = e.detach() - (0.1 / (2 * new_counts))[:, None] * gradient
+    quantizer(z)
+    torch.testing.assert_close(quantizer.codebook, expected)
+    torch.testing.assert_close(quantizer.counts, new_counts)
+
+
+def test_over_many_steps_it_is_the_papers_average_of_sums_over_average_of_counts():
+    """Appendix A.1 keeps N_k and m_k apart; with all codes chosen at first, the two forms are the same."""
+    quantizer = plain(4, 2, decay=0.8).double()
+    data = torch.tensor([[2.0, 2], [-2, 2], [2, -2], [-2, -2]]).double()
+    quantizer.codebook.copy_(data * 0.7)
+    counts, sums = torch.zeros(4).double(), torch.zeros(4, 2).double()
+    for step in range(30):
+        z = data[torch.arange(40) % (4 if step < 5 else 3)] + 0.3 * points(40, 2, seed=step).double()
+        k = nearest_code(z, quantizer.codebook)
+        n, s = code_statistics(z, k, 4)
+        counts, sums = 0.8 * counts + 0.2 * n, 0.8 * sums + 0.2 * s
+        quantizer(z)
+        torch.testing.assert_close(quantizer.codebook, sums / counts[:, None])
+
+
+class SmoothedPaper(EMAVectorQuantizer):
+    """Trap 9: e = m/Ñ for every code, whether it was chosen or not."""
+
+    def __init__(self, num_codes, dim, **options):
+        super().__init__(num_codes, dim, **options)
+        self.sums = self.codebook.clone()
+        self.counts.fill_(1.0)
+
+    def learn(self, z, indices):
+        n, s = code_statistics(self._vectors(z), indices.flatten(), self.num_codes)
+        self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
+        self.sums.mul_(self.decay).add_(s, alpha=1 - self.decay)
+        total = self.counts.sum()
+        smoothed = (self.counts + 1e-5) / (total + self.num_codes * 1e-5) * total
+        self.codebook.copy_(self.sums / smoothed[:, None])
+
+
+def test_a_code_that_nothing_chose_keeps_its_value_to_the_bit():
+    """Trap 9: in the paper's form with smoothing it is dragged to 0."""
+    z = torch.zeros(20, 3)  # everything chooses one code
+    for kind, stays in ((EMAVectorQuantizer, True), (SmoothedPaper, False)):
+        torch.manual_seed(0)
+        quantizer = kind(2, 3, init="uniform", restart_below=0.0)
+        quantizer.codebook.copy_(torch.tensor([[0.0, 0, 0], [3.0, 3, 3]]))
+        for _ in range(5000):
+            quantizer(z)
+        assert torch.equal(quantizer.codebook[1], torch.full((3,), 3.0)) is stays
+        assert bool(quantizer.codebook.isfinite().all())
+        if not stays:
+            assert quantizer.codebook[1].abs().max() < 0.1
+
+
+def test_smoothing_slows_the_first_choice_of_a_code_and_is_not_fed_back():
+    """Trap 10: counts are the plain average; only the step divides by the smoothed ones."""
+    smoothed, bare = plain(smoothing=0.5), plain()
+    z = points(30)
+    for quantizer in (smoothed, bare):
+        quantizer(z)
+    assert torch.equal(smoothed.counts, bare.counts)
+    n = torch.bincount(nearest_code(z, plain().codebook), minlength=6)
+    assert torch.equal(bare.counts, 0.01 * n.float())
+
+
+def test_statistics_are_those_of_a_one_hot_matrix():
+    z, k = points(200, 4), torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(0))
+    counts, sums = code_statistics(z, k, 11)
+    one_hot = functional.one_hot(k, 11).float()
+    torch.testing.assert_close(counts, one_hot.sum(0))
+    torch.testing.assert_close(sums, one_hot.T @ z)
+
+
+# Lookup, training mode, state -----------------------------------------------------------------------------------------
+
+
+def test_the_lookup_comes_before_the_update():
+    """Trap 14."""
+    quantizer = plain(decay=0.0)
+    z = points(30)
+    before = quantizer.codebook.clone()
+    out = quantizer(z)
+    assert torch.equal(out.z_q, before[out.indices])
+    assert not torch.equal(quantizer.codebook, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"init": "k-means", "restart_below": 0.5}, {"cosine": True}])
+def test_encoding_evaluating_and_decoding_move_nothing(options):
+    """Trap 14: encode never moves it, in whatever mode, nor does a forward in eval mode."""
+    quantizer = plain(**options)
+    z = points(40)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer.encode(z)
+    with torch.no_grad():
+        quantizer.encode(z)
+    quantizer.decode(torch.tensor([0, 1]))
+    quantizer.eval()(z)
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    quantizer.train()(z)
+    assert int(quantizer.step) == 1
+
+
+def test_each_micro_batch_of_an_accumulation_is_one_update():
+    """Trap 14, as documented: two halves forget by γ², one whole batch by γ."""
+    halves, whole = plain(decay=0.9), plain(decay=0.9)
+    z = points(40)
+    for part in z.split(20):
+        halves(part)
+    whole(z)
+    assert int(halves.step) == 2
+    assert halves.counts.sum() == pytest.approx(0.1 * 20 * (1 + 0.9))
+    assert whole.counts.sum() == pytest.approx(0.1 * 40)
+
+
+def test_saved_loaded_and_stepped_is_stepped(tmp_path):
+    """Trap 11: every counter is in the state, the draws for restarts included."""
+    torch.manual_seed(0)
+    quantizer = EMAVectorQuantizer(16, 3, decay=0.5, restart_below=0.3)
+    for seed in range(4):
+        quantizer(points(30, seed=seed))
+    companion.save(quantizer, tmp_path / "q.safetensors")
+    again = companion.load(tmp_path / "q.safetensors").train()
+    for seed in range(4, 8):
+        for one in (quantizer, again):
+            one(points(30, seed=seed))
+    assert all(torch.equal(a, b) for a, b in zip(quantizer.buffers(), again.buffers(), strict=True))
+
+
+def test_its_tensors_are_buffers_and_stay_the_same_objects():
+    """Trap 10."""
+    quantizer = EMAVectorQuantizer(8, 3)
+    before = {name: (id(value), value.data_ptr()) for name, value in quantizer.named_buffers()}
+    for seed in range(3):
+        quantizer(points(30, seed=seed))
+    assert {name: (id(value), value.data_ptr()) for name, value in quantizer.named_buffers()} == before
+    assert before.keys() == {"codebook", "counts", "step"}
+    assert not list(quantizer.parameters())
+
+
+def test_only_the_commitment_has_a_gradient():
+    quantizer = plain(commitment_weight=0.4)
+    z = points(10).requires_grad_()
+    out = quantizer(z)
+    codes = quantizer.decode(out.indices)
+    assert out.losses.keys() == {"commitment"}
+    torch.testing.assert_close(out.loss, 0.4 * out.losses["commitment"])
+    before = out.z_q.detach()
+    (gradient,) = torch.autograd.grad(out.loss, z)
+    torch.testing.assert_close(gradient, 0.4 * 2 * (z.detach() - before) / z.numel())
+    assert codes.shape == (10, 3)
+
+
+def test_latents_that_are_not_finite_leave_it_as_it_was():
+    quantizer = EMAVectorQuantizer(4, 3)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    z = points(30)
+    z[3, 1] = math.nan
+    with pytest.raises(ValueError, match="z: got 1 NaN"):
+        quantizer(z)
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_under_autocast_it_learns_in_float32():
+    """Trap 17."""
+    plain_one, cast = plain(), plain()
+    z = points(50)
+    plain_one(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = cast(z)
+    assert out.loss.dtype == torch.float32
+    assert torch.equal(cast.codebook, plain_one.codebook)
+
+
+# k-means -----------------------------------------------------------------------------------------------------------
+
+
+def clouds(per_cloud: int = 30) -> Tensor:
+    centres = torch.tensor([[4.0, 4], [-4, 4], [4, -4], [-4, -4]])
+    return centres.repeat_interleave(per_cloud, 0) + 0.2 * points(4 * per_cloud, 2)
+
+
+def test_k_means_ends_at_the_means_of_what_chose_each_centre():
+    z = clouds()
+    centres, counts = k_means(z, 7)
+    k = nearest_code(z, centres)
+    assert torch.equal(counts, torch.bincount(k, minlength=7).float())
+    for i in range(7):
+        torch.testing.assert_close(centres[i], z[k == i].mean(0))
+
+
+def test_one_step_on_the_initialising_batch_leaves_the_centroids():
+    """Trap 7: sums of the batch beside counts of one shrink every code 40-fold."""
+    z = clouds()
+    quantizer = EMAVectorQuantizer(7, 2, restart_below=0.0)
+    centres, counts = k_means(z, 7)
+    quantizer(z)
+    torch.testing.assert_close(quantizer.codebook, centres)
+    torch.testing.assert_close(quantizer.counts, counts)
+    inconsistent = plain(7, 2)  # as in the mistake: codes are set, and the sums kept as if each count were 1
+    sums, ones = centres.clone(), torch.ones(7)
+    n, s = code_statistics(z, nearest_code(z, centres), 7)
+    shrunk = (0.99 * sums + 0.01 * s) / (0.99 * ones * n + 0.01 * n)[:, None]
+    assert shrunk.norm() < 0.2 * centres.norm()
+    assert inconsistent.codebook.shape == centres.shape
+
+
+def test_k_means_wants_a_vector_for_each_code():
+    with pytest.raises(ValueError, match="z: got 5 vectors for k-means with 6 codes"):
+        EMAVectorQuantizer(6, 3)(points(5))
+
+
+def test_k_means_runs_once():
+    quantizer = EMAVectorQuantizer(4, 2, restart_below=0.0)
+    quantizer(clouds())
+    first = quantizer.codebook.clone()
+    quantizer(clouds() + 1)
+    assert (quantizer.codebook - first).abs().max() < 0.1  # moved by one EMA step, not by a new k-means
+
+
+# Restarts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_code_is_put_onto_a_vector_of_the_batch_and_survives_that_forward():
+    """Trap 8: what was put there is not moved by the same step's average."""
+    quantizer = plain(8, 3, restart_below=0.1)
+    quantizer.codebook.copy_(100 + points(8))  # far from everything: one code takes all
+    z = points(60)
+    quantizer(z)
+    onto = (quantizer.codebook[:, None] == z[None]).all(-1).any(1)
+    assert int(onto.sum()) == 7
+    threshold = quantizer.counts.max() + 0  # of the one that was chosen
+    assert bool((quantizer.counts[onto] < threshold).all())
+    used = quantizer.encode(z).unique()
+    assert len(used) > 4
+
+
+def test_a_code_in_use_is_not_restarted():
+    z = clouds()
+    quantizer = EMAVectorQuantizer(4, 2, restart_below=0.5)
+    quantizer.codebook.copy_(torch.tensor([[4.0, 4], [-4, 4], [4, -4], [-4, -4]]))
+    quantizer.counts.fill_(30.0)
+    for _ in range(5):
+        quantizer(z)
+    assert (quantizer.codebook.abs() - 4).abs().max() < 0.2
+
+
+def test_restarts_draw_from_their_own_seed_and_leave_the_callers_generator_alone():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    a, b, c = (EMAVectorQuantizer(8, 3, seed=seed) for seed in (1, 1, 2))
+    torch.set_rng_state(state)
+    for quantizer in (a, b, c):
+        quantizer(points(30))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(a.codebook, b.codebook)
+    assert not torch.equal(a.codebook, c.codebook)
+
+
+# Cosine ------------------------------------------------------------------------------------------------------------
+
+
+def test_cosine_codes_keep_length_one_over_many_steps():
+    """Trap 19: without normalising after the update their length drifts."""
+    quantizer = EMAVectorQuantizer(8, 3, decay=0.5, cosine=True)
+    for seed in range(50):
+        out = quantizer(5 * points(40, seed=seed))
+        torch.testing.assert_close(quantizer.codebook.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(out.z_q.norm(dim=1), torch.ones(40))
+
+
+def test_cosine_looks_at_the_direction_only():
+    quantizer = EMAVectorQuantizer(8, 3, cosine=True)
+    z = points(40)
+    quantizer(z)
+    assert torch.equal(quantizer.encode(z), quantizer.encode(7 * z))
+    similarity = functional.normalize(z, dim=1) @ quantizer.codebook.T
+    assert torch.equal(quantizer.encode(z), similarity.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"decay": 1.0}, "decay"),
+        ({"restart_below": -0.1}, "restart_below"),
+        ({"smoothing": -1e-5}, "smoothing"),
+        ({"commitment_weight": -1.0}, "commitment_weight"),
+        ({"init": "zeros"}, "init"),
+        ({"estimator": "none"}, "estimator"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_by_name(options, says):
+    with pytest.raises(ValueError, match=says):
+        EMAVectorQuantizer(4, 3, **options)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    num_codes=st.integers(1, 12),
+    dim=st.integers(1, 5),
+    n=st.integers(12, 40),
+    spatial=st.lists(st.integers(1, 3), max_size=2),
+    cosine=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_contract(num_codes, dim, n, spatial, cosine, dtype):
+    quantizer = EMAVectorQuantizer(num_codes, dim, cosine=cosine)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(n, dim, *spatial, generator=generator).to(dtype).requires_grad_()
+        before = quantizer.codebook.clone()
+        out = quantizer(z)
+        assert out.z_q.shape == z.shape
+        assert out.z_q.dtype == dtype
+        assert out.indices.shape == (n, *spatial)
+        (out.z_q.float().sum() + out.loss).backward()
+        assert bool(z.grad.isfinite().all())
+        assert bool(quantizer.codebook.isfinite().all())
+        if seed:
+            assert torch.equal(out.z_q, functional.embedding(out.indices, before).movedim(-1, 1).to(dtype))
+
+
+# Several processes -------------------------------------------------------------------------------------------------
+
+
+def together(kind: str, folder: Path, world: int = 2) -> list[dict[str, Tensor]]:
+    """The state dicts of real processes that trained together."""
+    out = folder / kind
+    worker = Path(codebook_worker.__file__)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, worker, out, str(rank), str(world), kind], env=environment)
+        for rank in range(world)
+    ]
+    assert [process.wait(timeout=180) for process in processes] == [0] * world
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(world)]
+
+
+@pytest.mark.parametrize("kind", ["single", "residual", "shared"])
+def test_two_processes_end_equal_to_each_other_and_to_one_on_the_joined_batch(kind, tmp_path):
+    """Trap 16: k-means, statistics and restarts, 50 steps, to the bit.
+
+    Sums of whole numbers are exact in any order. What the first depth leaves is not whole, so later depths (and a
+    codebook that they share) are equal between the processes, and to one process up to rounding, which restarts amplify.
+    """
+    first, second = together(kind, tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone, restarts = codebook_worker.train(kind, 0, 1)
+    assert kind != "single" or restarts > 20  # there was something to disagree about
+    exact = {"single": "", "residual": "quantizers.0.", "shared": "nothing"}[kind]
+    for name, value in alone.state_dict().items():
+        if name.startswith(exact):
+            assert torch.equal(first[name], value), name
+
+
+def test_processes_that_do_not_share_their_statistics_differ():
+    """The wrong version of trap 16: each half for itself."""
+    halves = []
+    for rank in range(2):
+        model = codebook_worker.quantizer("single")
+        for step in range(codebook_worker.STEPS):
+            model(codebook_worker.batch(step).chunk(2)[rank])
+        halves.append(model.codebook)
+    assert not torch.equal(*halves)

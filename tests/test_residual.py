@@ -1,0 +1,232 @@
+"""ResidualQuantizer: a plain loop over quantizers, with each loss going where it belongs."""
+
+import pytest
+import torch
+
+import companion
+from companion.quantizers import (
+    EMAVectorQuantizer,
+    FiniteScalarQuantizer,
+    GumbelQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+    straight_through,
+)
+
+
+def stack(depth: int = 3, *, shared: bool = False, ema: bool = False, **options) -> ResidualQuantizer:
+    torch.manual_seed(0)
+
+    def one() -> VectorQuantizer | EMAVectorQuantizer:
+        return EMAVectorQuantizer(8, 4, restart_below=0.1) if ema else VectorQuantizer(8, 4)
+
+    if shared:
+        return ResidualQuantizer(one(), depth=depth, **options)
+    return ResidualQuantizer([one() for _ in range(depth)], **options)
+
+
+def latents(images: int = 6, seed: int = 1, spatial: tuple[int, ...] = (3, 2)) -> torch.Tensor:
+    return torch.randn(images, 4, *spatial, generator=torch.Generator().manual_seed(seed))
+
+
+KINDS = [{}, {"shared": True}, {"ema": True}, {"shared": True, "ema": True}]
+
+
+@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("spatial", [(), (5,), (3, 2)])
+def test_contract(options, spatial):
+    quantizer = stack(**options)
+    z = latents(12, spatial=spatial).requires_grad_()
+    quantizer(z)
+    quantizer.eval()
+    out = quantizer(z)
+    assert out.indices.shape == (12, *spatial, 3)
+    assert torch.equal(quantizer.encode(z), out.indices)
+    torch.testing.assert_close(quantizer.decode(out.indices), out.z_q)
+    assert bool(out.mask.all())
+    assert (quantizer.num_codes, quantizer.dim, quantizer.depth) == (8, 4, 3)
+    assert torch.equal(quantizer.quantize(z).indices, out.indices)
+
+
+def test_each_depth_quantises_what_the_ones_before_left():
+    quantizer = stack().eval()
+    z = latents()
+    residual, indices = z, quantizer(z).indices
+    for r, member in enumerate(quantizer.quantizers):
+        assert torch.equal(member.encode(residual), indices[..., r])
+        residual = residual - member.decode(indices[..., r])
+        torch.testing.assert_close(quantizer.decode(indices, depth=r + 1), z - residual)
+
+
+def test_the_straight_through_jacobian_is_the_identity_at_any_depth():
+    """Trap 5. Adding the depths' own estimators would give R times the gradient."""
+    for depth in (1, 2, 5):
+        quantizer = stack(depth)
+        z = latents().requires_grad_()
+        out = quantizer(z)
+        arriving = torch.randn_like(z)
+        (got,) = torch.autograd.grad(out.z_q, z, arriving, retain_graph=True)
+        assert torch.equal(got, arriving)
+    naive = sum(straight_through(z, one.z_q.detach()) for one in out.depths)
+    (wrong,) = torch.autograd.grad(naive, z, arriving)
+    torch.testing.assert_close(wrong, 5 * arriving)
+
+
+def test_every_depths_loss_reaches_the_latents_and_its_own_codebook_only():
+    """Traps 5 and 25: `residual -= z_q` without a detach lets a deeper commitment move an earlier codebook."""
+    quantizer = stack()
+    z = latents().requires_grad_()
+    out = quantizer(z)
+    codebooks = [member.codebook for member in quantizer.quantizers]
+    for r, one in enumerate(out.depths):
+        at = torch.autograd.grad(one.losses["commitment"], [z, *codebooks], retain_graph=True, allow_unused=True)
+        assert at[0] is not None
+        assert at[0].abs().sum() > 0
+        assert at[1:] == (None, None, None)
+        at = torch.autograd.grad(one.losses["codebook"], [z, *codebooks], retain_graph=True, allow_unused=True)
+        assert at[0] is None
+        assert [grad is not None and bool(grad.abs().sum() > 0) for grad in at[1:]] == [i == r for i in range(3)]
+
+
+def test_the_residual_that_is_not_detached_moves_an_earlier_codebook():
+    """The wrong version of trap 25, as the proof that the test above would see it."""
+    first, second = VectorQuantizer(8, 4), VectorQuantizer(8, 4)
+    z = latents().requires_grad_()
+    codes = torch.nn.functional.embedding(first.encode(z), first.codebook).movedim(-1, 1)
+    leaking = second.quantize(z - codes).losses["commitment"]
+    (at_first,) = torch.autograd.grad(leaking, first.codebook)
+    assert at_first.abs().sum() > 0
+
+
+def test_losses_are_summed_over_the_depths():
+    """Trap 6: one convention. A codebook's gradient is what it would be alone, whatever R."""
+    quantizer = stack()
+    z = latents()
+    out = quantizer(z)
+    for name in ("codebook", "commitment"):
+        torch.testing.assert_close(out.losses[name], sum(one.losses[name] for one in out.depths))
+    torch.testing.assert_close(out.loss, sum(one.loss for one in out.depths))
+    (stacked,) = torch.autograd.grad(out.loss, quantizer.quantizers[0].codebook)
+    (alone,) = torch.autograd.grad(quantizer.quantizers[0](z).loss, quantizer.quantizers[0].codebook)
+    torch.testing.assert_close(stacked, alone)
+
+
+def test_a_shared_codebook_changes_once_after_all_depths():
+    """Trap 15: every depth of one forward looks up in the same codebook."""
+    quantizer = stack(shared=True, ema=True)
+    quantizer(latents(20))
+    before = quantizer.quantizers[0].codebook.clone()
+    steps = int(quantizer.quantizers[0].step)
+    out = quantizer(latents(20, seed=2))
+    total = torch.nn.functional.embedding(out.indices, before).sum(-2).movedim(-1, 1)
+    torch.testing.assert_close(out.z_q, total)
+    assert int(quantizer.quantizers[0].step) == steps + 1
+    assert not torch.equal(quantizer.quantizers[0].codebook, before)
+
+
+def test_k_means_of_a_shared_codebook_runs_once():
+    quantizer = stack(shared=True, ema=True)
+    z = latents(20)
+    quantizer(z)
+    residual = z - quantizer.decode(quantizer.encode(z), depth=1)
+    assert residual.square().mean() < 0.8 * z.square().mean()  # the codes are those of z, not of a later residual
+
+
+def test_a_model_with_shared_codebook_is_saved_and_loaded(tmp_path):
+    for options in KINDS:
+        quantizer = stack(**options)
+        quantizer(latents(12))
+        companion.save(quantizer, tmp_path / "q.safetensors")
+        again = companion.load(tmp_path / "q.safetensors").eval()
+        assert torch.equal(again.encode(latents()), quantizer.encode(latents()))
+
+
+# Depth dropout -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_dropped_depths_add_nothing_and_every_index_is_still_a_code(options):
+    """Trap 24: −1 for a dropped depth reaches an embedding sooner or later; the mask says what was used."""
+    quantizer = stack(depth_dropout=1.0, **options)
+    quantizer(latents(16, seed=5))  # initialises
+    before = [m.codebook.clone() for m in quantizer.quantizers]
+    z = latents(32)
+    out = quantizer(z)
+    assert out.mask.shape == (32, 3)
+    assert bool(out.mask[:, 0].all())
+    assert not bool(out.mask.all())
+    assert bool((out.mask.int().diff(dim=1) <= 0).all())  # the first r depths
+    assert 0 <= int(out.indices.min()) <= int(out.indices.max()) < 8
+    for i in range(32):
+        used = int(out.mask[i].sum())
+        books = before * 3 if len(before) == 1 else before
+        expected = sum(books[r][out.indices[i, ..., r]] for r in range(used)).movedim(-1, 0)
+        torch.testing.assert_close(out.z_q[i], expected)
+
+
+def test_without_training_nothing_is_dropped():
+    quantizer = stack(depth_dropout=1.0).eval()
+    assert bool(quantizer(latents()).mask.all())
+
+
+def test_a_dropped_depth_is_not_in_the_losses():
+    quantizer = stack(depth_dropout=1.0)
+    z = latents(32).requires_grad_()
+    out = quantizer(z)
+    (at,) = torch.autograd.grad(out.depths[2].losses["commitment"], z)
+    reached = at.flatten(1).abs().sum(1) > 0
+    assert torch.equal(reached, out.mask[:, 2])
+
+
+# Errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: ResidualQuantizer([]), "depth: got None with a list of 0"),
+        (lambda: ResidualQuantizer(VectorQuantizer(4, 2)), "depth: got None with one quantizer"),
+        (lambda: ResidualQuantizer([VectorQuantizer(4, 2)], depth=2), "depth: got 2 with a list of 1"),
+        (lambda: ResidualQuantizer([VectorQuantizer(4, 2), VectorQuantizer(5, 2)]), r"quantizers\[1\]: got 5 codes"),
+        (lambda: ResidualQuantizer([GumbelQuantizer(4, 2)]), r"quantizers\[0\]: got GumbelQuantizer"),
+        (lambda: ResidualQuantizer([FiniteScalarQuantizer([4, 4])]), "FiniteScalarQuantizer"),
+        (lambda: ResidualQuantizer([VectorQuantizer(4, 2, estimator="rotation")]), "estimator='straight-through'"),
+        (lambda: ResidualQuantizer([VectorQuantizer(4, 2)] * 2), "the same one twice"),
+        (lambda: ResidualQuantizer(VectorQuantizer(4, 2), depth=2, depth_dropout=1.5), "depth_dropout"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(build, says):
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+def test_decode_refuses_other_indices():
+    quantizer = stack()
+    codes = quantizer.encode(latents())
+    with pytest.raises(ValueError, match="depth: got 4, want 1 to 3"):
+        quantizer.decode(codes, depth=4)
+    with pytest.raises(ValueError, match=r"indices: got shape \(6, 3, 2\), want \(B, \*spatial, 3\)"):
+        quantizer.decode(codes[..., 0])
+    with pytest.raises(ValueError, match="indices: got 0 to 8"):
+        quantizer.decode(codes * 0 + torch.arange(9)[:3].clamp(max=8) * 4)
+
+
+# RQ-VAE ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_an_rq_vae_is_a_vqvae_with_a_residual_quantizer(options):
+    data = companion.data.load("glyphs", "train", size=128)
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8, num_blocks=1), stack(**options),
+        companion.ResNetDecoder(1, 4, hidden=8, num_blocks=1),
+    )  # fmt: skip
+    history = companion.fit(model, data, epochs=8, batch_size=32, lr=5e-3, progress=False)
+    assert history.last["reconstruction"] < 0.8 * history.rows[0]["reconstruction"]
+    assert {"perplexity_1", "perplexity_2", "perplexity_3", "usage_3"} <= history.last.keys()
+    x, _ = data.batch([0, 1])
+    codes = model.encode(x)
+    assert codes.shape == (2, 7, 7, 3)
+    assert model(x).code_counts.shape == (3, 8)
+    assert torch.equal(model.decode(codes), model.reconstruct(x))
