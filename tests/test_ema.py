@@ -385,7 +385,8 @@ def test_two_processes_end_equal_to_each_other_and_to_one_on_the_joined_batch(ki
     """Trap 16: k-means, statistics and restarts, 50 steps, to the bit.
 
     Sums of whole numbers are exact in any order. What the first depth leaves is not whole, so later depths (and a
-    codebook that they share) are equal between the processes, and to one process up to rounding, which restarts amplify.
+    codebook that they share) are equal between the processes, and to one process up to rounding, which restarts
+    amplify.
     """
     first, second = together(kind, tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
