@@ -1019,6 +1019,7 @@ left.legend(
 )
 left.set(
     xlabel="latent number, the most used first",
+    xticks=(1, 4, 8, 12, 16),
     ylabel="KL (nats)",
     yscale="log",
     title="A dear KL silences latents",
@@ -1148,8 +1149,9 @@ for decoder, beta, style, colour in (
     )
 ax.set(
     xlabel="latent number, the most used first",
+    xticks=(1, 4, 8, 12, 16),
     ylabel="KL (nats)",
-    ylim=(0, None),
+    ylim=(-0.1, 4.4),
     title="A decoder that sees its neighbours leaves z little to say",
 )
 ax.legend()
@@ -1339,11 +1341,12 @@ print(f"standard deviation drawn with {used:.3f}, paid for as {paid:.3f}")
 print(f"the ELBO it reports:         {claimed.elbo:9.1f} nats")
 print(f"with draws as paid for:      {actual.elbo:9.1f} nats")
 print(f"a right model, same steps:   {reference.elbo:9.1f} nats")
-session.expect("wrong_draw_reports_too_much", claimed.elbo - reference.elbo)
+session.expect("wrong_draw_overstates", claimed.elbo - actual.elbo)
 
 # %% [markdown]
 # It finds the loophole: with s near 0 the draw is exact and the KL believes in a standard deviation near 1, for which it charges next to nothing. The
-# number reported as a bound bounds nothing, and it looks *better* than the right model's. A bound that is too good deserves suspicion.
+# number reported as a bound bounds nothing: the same networks with draws as paid for are thousands of nats worse. And nobody would notice from the
+# loss alone, for it lies near a right model's, now below and now above it, depending on the seed.
 #
 # **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right
 # distribution, so the gradient is right on average; but all images of a batch make the same error together, and the average over the batch no longer

@@ -143,8 +143,10 @@ def kl_sweep(rows: Sequence[Mapping[str, Any]]) -> widgets.VBox:
         fig, (images, bars) = plots.figure(8.5, 2.9, columns=2, width_ratios=(1.4, 1))
         plots.draw_image(images, sheet)
         images.set_title(f"β_KL = {row['beta']:g}: new images")
-        bars.bar(range(1, len(row["kl_per_dimension"]) + 1), row["kl_per_dimension"], color=plots.COLOURS["train"])
-        bars.set(xlabel="latent number", ylabel="KL (nats)", ylim=(0, 1.05 * tallest))
+        numbers = range(1, len(row["kl_per_dimension"]) + 1)
+        bars.bar(numbers, row["kl_per_dimension"], color=plots.COLOURS["train"])
+        bars.set(xlabel="latent number, the most used first", ylabel="KL (nats)", ylim=(0, 1.05 * tallest))
+        bars.set_xticks(numbers[:: max(1, len(numbers) // 4)])
         bars.set_title(f"{row['kl']:.1f} nats, {row['active_units']} active, distortion {row['distortion']:.2f}")
         return (
             fig,
