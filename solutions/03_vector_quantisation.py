@@ -195,7 +195,9 @@ def seconds(search, cases: dict, repeats: int) -> dict:
 
 
 numbers_of_codes, lengths = [512, 1024, 2048, 4096], [32, 256]
-n = 49 * 64  # 64 images of 7 × 7 latents
+n = 49 * (
+    64 if device.type == "cpu" else 1024
+)  # the 7 × 7 latents of 64 images; a GPU gets more
 cases = {
     (K, D): (torch.randn(n, D).to(device), torch.randn(K, D).to(device))
     for K in numbers_of_codes
@@ -265,9 +267,9 @@ print(
 )
 
 # %% [markdown]
-# One learning rate η for all codes does not land on the mean, it goes there geometrically: the distance to the mean shrinks by the factor
-# 1 − 2ηnₖ at each step, quickly for a code with many latents, slowly for one with few, and not at all for one with none. (With the loss averaged
-# over N latents and D dimensions, as in the rest of this course, η is divided by N·D.) Choices fixed, the mean squared error at each step:
+# One learning rate η for all codes does not land on the mean, it goes there geometrically: each step multiplies the distance to the mean by
+# 1 − 2ηnₖ, small for a code with many latents, near 1 for one with few, and exactly 1 for one with none. (With the loss averaged over N
+# latents and D dimensions, as in the rest of this course, by 1 − 2ηnₖ/(N·D).) With the choices fixed, the distance of some codes to their means:
 
 # %%
 few = 6
@@ -486,6 +488,10 @@ stop_gradient_puzzle = check(stop_gradient_puzzle)
 #
 # $$\text{value: } z_q, \qquad \frac{\partial L}{\partial z} := \frac{\partial L}{\partial z_q}.$$
 #
+# It is not the derivative of what was computed, which is 0. It is the exact derivative of something else: of L(z + c), where the offset
+# c = z_q − z is held fixed, so that the code seems to move along with z. A guess, then, which is good if L falls when the code does move, or
+# when z gets to a neighbouring code in that direction.
+#
 # It is usually written z + sg[z_q − z]: the value is z + (z_q − z) = z_q, and the bracket is a constant. On paper.
 
 # %%
@@ -540,9 +546,9 @@ print("gradient at z_e equals gradient at z_q:", torch.equal(z_e.grad, z_q.grad)
 print("gradient at the codebook:", e.grad)
 
 # %% [markdown]
-# **Often written, not so.** "While in the backward pass ‖x − dec(z_e)‖²", says one of the source reports (its section 2.3) of the straight-through
-# estimator. That would be the gradient of the decoder *at z_e*, which was never run there. What is copied is the gradient **at z_q**. How far apart
-# the two are depends on how far z_e is from its code:
+# **Often written, not so.** In the backward pass the loss would be ‖x − dec(z_e)‖², writes one of the source reports (its section 2.3). That has
+# the gradient of the decoder *at z_e*, where it was never run. What is copied is the gradient **at z_q**. How far apart the two are depends
+# on how far z_e is from its code:
 
 # %%
 code = e[nearest_code(z_e, e)].detach()
@@ -578,9 +584,11 @@ for share in (1.0, 0.3, 0.1, 0.01):
 # + \underbrace{\|\mathrm{sg}[z_e] - z_q\|^2}_{\text{codebook loss: codes}}
 # + \beta\,\underbrace{\|z_e - \mathrm{sg}[z_q]\|^2}_{\text{commitment loss: encoder}} .$$
 #
-# The two have the same value and different gradients. In this course both are means over positions *and* dimensions; the paper sums over dimensions,
-# so its β weighs D times as much against a reconstruction loss that is a mean. β = 0.25 in the paper. (The paper writes the first term as
-# log p(x|z_q), to be maximised; three of the source reports *minimise* log p + the other two. With the MSE, or with −log p, the sign is right.)
+# The two have the same value and different gradients. In this course both are means over positions *and* dimensions; the paper writes
+# squared lengths, which are sums over the D dimensions, so that beside the same reconstruction loss its β would weigh D times as much. In
+# the paper β = 0.25, and results hardly varied between 0.1 and 2. (Its first term is log p(x|z_q), which is to be *maximised*, while the
+# other two are to be minimised; three of the source reports copy that sum and minimise it whole. With the MSE, or with −log p, the sign is
+# right.)
 #
 # ### Exercise 3.4 · the two losses  (easy, 10 minutes)
 # Return both, unweighted, in this order. The check looks at where each one's gradient goes.
@@ -702,11 +710,13 @@ channels = train.shape[0]
 
 
 def new_model(
-    quantizer_class=VectorQuantizer, seed: int | None = None, **options
+    quantizer_class=VectorQuantizer, seed: int | None = None, dim: int = 2, **options
 ) -> PatchModel:
-    """An untrained patch model; the same seed gives the same encoder, decoder and codes."""
-    torch.manual_seed(session.seed if seed is None else seed)
-    quantizer = quantizer_class(settings.num_codes, 2, **options)
+    """An untrained patch model; the same seed gives the same encoder and decoder."""
+    seed = session.seed if seed is None else seed
+    torch.manual_seed(seed)
+    quantizer = quantizer_class(settings.num_codes, dim, **options)
+    torch.manual_seed(seed + 1000)  # quantizers draw different amounts of random numbers
     return PatchModel(quantizer, channels).to(device)
 
 
@@ -748,9 +758,9 @@ print(
 #
 # **Often written, not so.**
 #
-# * *"The gradient [of the dictionary loss] flows only to the decoder."* The decoder's field in the row of the codebook loss is zero: that
-#   loss does not know the decoder. It flows to the **codebook**, which is no part of the decoder. (The decoder learns from the
-#   reconstruction alone.)
+# * One report says of the dictionary loss (the codebook loss) that its gradient flows *"only to the decoder"*. The decoder's field in that
+#   row is zero: that loss does not know the decoder. It flows to the **codebook**, which is no part of the decoder. (The decoder learns
+#   from the reconstruction alone.) The other two reports have it right.
 # * *The stop-gradients the other way round*, ‖z_e − sg[z_q]‖² + β‖sg[z_e] − z_q‖²: both squares have the same value, so the printed loss is the same
 #   to the last digit. But now β weighs the *codebook's* pull. Measured on the same model, β = 0.25:
 
@@ -773,9 +783,10 @@ for part, weights in (
 
 # %% [markdown]
 # ### What β does, and what it does not
-# **Often written, not so.** "The dictionary loss is higher (β = 0.25) to make the encoder representation follow the dictionary". Look at the table:
-# the codebook loss moves the *codes*, so a higher weight on it makes the **dictionary follow the encoder**. And β scales the encoder's pull only; it
-# does not enter the codes' gradient at all. One latent and one code on a line, plain gradient descent on codebook + β commitment loss:
+# **Often written, not so.** The dictionary loss "is higher (β=0.25) to make the encoder representation follows the dictionary
+# representation", says the same report. Look at the table: that loss moves the *codes*, so a higher weight on it makes the **dictionary
+# follow the encoder**. And β scales the encoder's pull only; it does not enter the codes' gradient at all. One latent and one code on a
+# line, plain gradient descent on codebook + β commitment loss:
 
 # %% tags=["nbval-check-output"]
 for beta in (0.25, 1.0, 4.0):
@@ -790,10 +801,12 @@ for beta in (0.25, 1.0, 4.0):
     print(f"β = {beta:<5} first pull on (z, e): {first}   they meet at {z.item():.3f}")
 
 # %% [markdown]
-# With β = 0.25 the code goes 4/5 of the way and the latent 1/5: they meet at β/(1 + β) from where the latent was. So the code is faster,
-# the report is right about that, and it follows the encoder. A code with many latents is pulled by all of them, and is faster still. (All
-# this for plain gradient descent. Adam divides each gradient by its own size, so under Adam a weight on the codebook loss changes next to
-# nothing, because the codes hear no other loss; for the encoder β decides how much the commitment counts *beside* the reconstruction.)
+# With β = 0.25 the code goes 4/5 of the way and the latent 1/5: they meet at β/(1 + β) from where the latent was. So the code is faster;
+# the report is right about that; and it is the code that follows. A code with many latents is pulled by all of them, and is faster still.
+# The paper's reason for the commitment loss is another one: without it the latents can grow without bound, if the codes do not keep up (its
+# section 3.2; you can see it in *Play*, below). All this holds for plain gradient descent. Adam divides each gradient by its own size, so
+# that under Adam a weight on the codebook loss changes next to nothing, because the codes hear no other loss; for the encoder β decides how
+# much the commitment counts *beside* the reconstruction.
 #
 # ## Train and look
 # Gradient descent on all three at once. The codes are noted on the way.
@@ -863,12 +876,12 @@ axes[1].bar(
 axes[1].set(
     xlabel="codes, most used first",
     ylabel="share of the test patches",
-    title="A few codes do most of the work",
+    title="One code is used far more than all others",
 )
 plots.show(
     fig,
     alt="Left: the reconstruction loss falls over the training steps; the codebook loss "
-    "rises at first, then falls and stays small. Right: how often each code is used, "
+    "swings at first, then stays small. Right: how often each code is used, "
     "sorted: one code for the empty patches stands far above the rest, some are near "
     "zero.",
 )
@@ -908,9 +921,10 @@ plots.show(
 )
 
 # %% [markdown]
-# What could 32 codes do at best? Whatever encoder and decoder do, each code stands for one patch in the end, and no set of 32 patches has a
-# smaller error than that which k-means looks for. Run on the patches themselves, no network in between, with some training patches as first
-# codes:
+# The number of bits is that of chapter 00, whose 64 codes were random training patches, and its distortion was lower. What could K codes
+# do at best? Whatever encoder and decoder do, each code stands for one patch in the end, and no set of K patches has a smaller error than
+# the one that k-means looks for. So: k-means on the patches themselves, no network in between, with some training patches as first codes.
+# And beside it the same networks with latents of 8 numbers instead of 2:
 
 
 # %%
@@ -918,7 +932,7 @@ def to_patches(x: Tensor) -> Tensor:  # (B, 1, H, W) -> (B·h·w, 16)
     return x.unfold(2, 4, 4).unfold(3, 4, 4)[:, 0].flatten(3).flatten(0, 2)
 
 
-patches, test_patches = to_patches(x_train[:, :1]), to_patches(x_test[:, :1])
+patches, test_patches = to_patches(x_train[:10_000, :1]), to_patches(x_test[:, :1])
 inked = patches[patches.sum(1) > 2]  # patches with something on them
 pick = torch.randperm(len(inked), generator=generator)[: settings.num_codes]
 atoms = inked[pick.to(device)]
@@ -928,13 +942,18 @@ for _ in tqdm(range(25), unit="step"):
     sums = torch.zeros_like(atoms).index_add(0, choice, patches)
     atoms = torch.where(counts > 0, sums / counts.clamp(min=1), atoms)
 by_k_means = mse(atoms[nearest_code(test_patches, atoms)], test_patches).item() / variance
-print(f"distortion by k-means {by_k_means:.3f}, by the trained model {test_distortion:.3f}")
+roomy = new_model(dim=8)
+train_model(roomy, session.seed, label="D = 8")
+with_eight, _ = judge(roomy)
+print(f"k-means {by_k_means:.3f}   D = 2: {test_distortion:.3f}   D = 8: {with_eight:.3f}")
 session.expect("distortion_k_means", by_k_means)
+session.expect("distortion_8", with_eight)
 
 # %% [markdown]
-# So on single patches the networks gain nothing over k-means; with few steps they do not even reach it. They are here because they can be
-# looked at in the plane, and because chapter 04 gives them what k-means has not: an encoder and a decoder that see *beyond* the patch. The
-# cells and the routing table, as promised at the top:
+# It is the plane that costs so much: in it a code has only a few neighbours to grow out of, and decoder and encoder must lay out all patches on
+# a sheet. With 8 numbers most of the gap is gone. But on single patches networks have nothing to win over k-means; chapter 04 gives them what
+# k-means has not, an encoder and a decoder that see *beyond* the patch. The plane stays here because it can be drawn. The cells and the
+# routing table, as promised at the top:
 
 # %% tags=["cover"]
 fig, (left, right) = plots.figure(10.5, 4.2, columns=2, width_ratios=(1, 1.25))
@@ -1053,7 +1072,7 @@ print(f"log 8 = {math.log(8):.4f}")
 # its angle to the vector. (`companion.quantizers.rotation_trick`; its docstring has the formula.)
 
 # %% tags=["nbval-check-output"]
-z = torch.tensor([[0.5, 1.5], [2.0, 0.2], [-1.0, 1.0], [0.0, 0.0]], requires_grad=True)
+z = torch.tensor([[0.5, 1.5], [2.0, 0.25], [-1.0, 1.0], [0.0, 0.0]], requires_grad=True)
 z_q = torch.tensor([1.2, 0.6]).expand(4, 2)
 wish = torch.tensor([0.0, 1.0])  # dL/dz_q, the same for all four
 moved = rotation_trick(z, z_q)
@@ -1114,7 +1133,7 @@ plots.show(
 
 # %% [markdown]
 # ### Side by side
-# The same encoder, decoder, number of codes, steps and learning rate, and three seeds each; the test images are judged with whole codes throughout.
+# The same encoder, decoder, number of codes, steps and learning rate, and several seeds each; the test images are judged with whole codes throughout.
 
 # %%
 ways = {
@@ -1158,22 +1177,21 @@ for place, runs in enumerate(outcome.values()):
 ax.set_xticks(range(len(outcome)), list(outcome))
 ax.set(
     ylabel="test distortion",
-    title="Straight-through and rotation lie close, Gumbel-softmax behind",
-    ylim=(0, None),
+    title="The first two lie close together, Gumbel-softmax is behind",
+    ylim=(0, 1.1 * max(value for runs in outcome.values() for value, _ in runs)),
     xlim=(-0.5, 2.5),
 )
 plots.show(
     fig,
-    alt="Test distortion of three seeds each for straight-through, the rotation trick and "
-    "Gumbel-softmax: the first two lie close together, Gumbel-softmax clearly higher.",
+    alt="Test distortion of several seeds each for straight-through, the rotation trick "
+    "and Gumbel-softmax: the first two lie near each other, Gumbel-softmax clearly higher.",
 )
 
 # %% [markdown]
-# On this task straight-through does best, the rotation trick is not far behind, and Gumbel-softmax is clearly behind: it uses fewer codes.
-# That is *one* small task, with latents of two numbers, few steps and one learning rate for all. The rotation trick was published for large
-# models whose codebooks follow running means (chapter 05), and its authors measured gains there. What the line about lengths says is one
-# thing to look at: the rotation trick multiplies the gradient by ‖z_q‖/‖z‖, which is far from 1 while latents and codes have not found each
-# other.
+# Straight-through and the rotation trick lie close together, nearer than some of the seeds do; Gumbel-softmax, which uses far fewer codes,
+# is behind. That is *one* small task, with latents of two numbers, few steps and one learning rate for all. The rotation trick was
+# published for large models whose codebooks follow running means (chapter 05), and its authors measured gains there. One thing to keep an
+# eye on is the first line: it multiplies each gradient by ‖z_q‖/‖z‖, which is far from 1 at the start.
 #
 # ## Proof: what you built is what the companion has
 
@@ -1264,29 +1282,33 @@ glue("proof.vector_quantizer", numbers["notebook"], display=False)
 # ## Play: one step a click
 # Each latent (dot) has a place where the decoder would like to have its *code* (the small ring it hangs on): with the identity as decoder,
 # the reconstruction loss is ‖z_q − ring‖². Straight-through gives the latent the gradient 2(z_q − ring), commitment adds 2β(z − z_q), and
-# the codes (crosses) go to their latents. Click into the slider *steps* and press → for one step. Try β = 0 and watch where the dots go.
+# the codes (crosses) go to their latents. Click into the slider *steps* and press → for one step. Try β = 0 and watch where the dots go; then
+# a learning rate of 0.08, which is too large for a code with many latents (the factor 1 − 2ηnₖ from above).
 
 # %%
-explorers.codes_in_the_plane(
-    cloud[::5], codes_start := 1.5 * centres.repeat(2, 1)[:5] * 0.4
-)
+homes = cloud[::5]  # 60 latents
+first_codes = torch.tensor([[-1.0, -0.5], [0.5, -0.5], [0.0, 1.0], [1.0, 0.5], [3.5, 3.0]])
+explorers.codes_in_the_plane(homes, first_codes)
 
 # %%
-fig, axes = plots.figure(9.5, 3.2, columns=3)
+fig, axes = plots.figure(9.5, 3.6, columns=3)
 for ax, beta in zip(axes, (0.0, 0.25, 1.0), strict=True):
-    explorers.draw_steps(ax, cloud[::5], codes_start, steps=40, beta=beta, lr=0.02)
+    explorers.draw_steps(ax, homes, first_codes, steps=40, beta=beta, lr=0.02)
     ax.set_title(f"β = {beta:g}, 40 steps")
-axes[0].legend(loc="upper right", fontsize=8)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plots.show(
     fig,
-    alt="Latents and codes after 40 steps for three values of β. With β = 0 the latents "
-    "have run away from their codes; with β = 0.25 less, with β = 1 they stay close.",
+    alt="Latents and codes after 40 steps for three values of β. With β = 0 and 0.25 the "
+    "latents have moved away from their homes and codes, and all codes are in use. "
+    "With β = 1 the latents are at home, and one code, which began far out, is "
+    "where it was.",
 )
 
 # %% [markdown]
 # As long as its code is not where the decoder wants it, the copied gradient goes on pushing the latent, in the same direction at every
 # step, because it does not see where the latent is. With β = 0 nothing stops it but the border of the cell. With β > 0 it comes to rest
 # where the two gradients cancel, 1/β times as far from the code as its home is (pen and paper, question 2); with β = 1 that is its home.
+# Roaming has its use: with a small β some latents come across the code that began far out, and it is put to work; with β = 1 it stays dead.
 #
 # ## What breaks, and why
 # **Losses taken after straight-through.** The most common mistake of all: z_q is overwritten by the straight-through version, and only then
@@ -1360,9 +1382,8 @@ for D in (2, 8, 64):
         print(f"{start}: {used:>3} of 512 codes used, the most used by {share:.0%}")
 
 # %% [markdown]
-# **Dead codes.** A code that nobody chooses has gradient exactly 0, so it never moves, so nobody chooses it. The first codes decide; here
-# are all codes of the model from above, with what they were used for, and what the same model gives with codes that start ten times too far
-# out:
+# **Dead codes.** A code that nobody chooses has gradient exactly 0, so it never moves, so nobody chooses it: the circles in the picture of the
+# travelling codes. Where the codes start decides how many of them there are. The same model, with codes that start ten times as far out:
 
 # %%
 spread = new_model()
@@ -1436,8 +1457,8 @@ except ValueError as refused:
 #   nine. β scales the last one only.
 # * The value of a loss with stop-gradients does not show what is learnt. Measure the gradients.
 #
-# **Further experiments.** Repeat the side-by-side comparison at other learning rates: does the order stay? Give the model latents of 8 numbers
-# (`dim` is the second argument in `new_model`): how many codes are used, and what is the distortion? Set β to 0 and to 4 in `new_model`:
+# **Further experiments.** Repeat the side-by-side comparison at other learning rates: does the order stay? Give the model latents of 4 or 16 numbers
+# (`dim` in `new_model`): how many codes are used, and what is the distortion? Set β to 0 and to 4 in `new_model`:
 # where do latents and codes end?
 #
 # **References.** A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning*, 2017 (section 3.2, equation 3). Y.

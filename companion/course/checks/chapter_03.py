@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.course.checks.core import Case, Exercise, Mistake, Observed, call, register
+from companion.course.checks.core import DIAGNOSTIC, Case, Exercise, Mistake, Observed, call, register
 from companion.quantizers import Quantized, VectorQuantizer, nearest_code, straight_through, vq_losses
 
 CHAPTER = "03_vector_quantisation"
@@ -281,7 +281,7 @@ _PUZZLE_MISTAKES = (
 
 # Exercise 3.3 -------------------------------------------------------------------------------------------------------
 
-_PAIR = ("z (the encoder's side)", "z_q (the codebook's side)")
+_PAIR = ("z (the encoder)", "z_q (the codebook)")
 
 
 def _pairs() -> Sequence[Case]:
@@ -331,6 +331,8 @@ def _estimate(implementation: Any, case: Case) -> Observed:
     result = implementation(z, z_q)
     seen = _routes("the result", result, dict(zip(_PAIR, (z, z_q), strict=True)))
     seen["the result equals z_q to the bit"] = isinstance(result, Tensor) and torch.equal(result, z_q)
+    if isinstance(result, Tensor) and result.shape == z_q.shape:
+        seen[f"{DIAGNOSTIC}what is off"] = (result - z_q).detach()
     return seen
 
 
@@ -344,6 +346,11 @@ _ESTIMATE_MISTAKES = (
         lambda z, z_q: z + (z_q - z).detach(),
         "the gradient is right, and the value nearly: z + (z_q − z) is rounded twice. Put z_q there whole, and add "
         "something that is exactly 0: z − sg[z].",
+    ),
+    Mistake(
+        "brackets forgotten",
+        lambda z, z_q: z_q.detach() + z - z.detach(),
+        "without brackets z_q + z is computed first, and rounded: z_q + (z − sg[z]) adds what is exactly 0.",
     ),
     Mistake(
         "z_q not detached",
