@@ -83,14 +83,14 @@ eigenvalues, directions = torch.linalg.eigh(torch.cov(flat_train.T, correction=0
 
 
 def fit_ppca(d: int) -> tuple[Tensor, Tensor]:
-    """W (pixels, d) and σ², the parameters under which the training images are most probable."""
+    """W (pixels, d) and σ² under which the training images are most probable."""
     noise_variance = eigenvalues[:-d].mean()
     lengths = (eigenvalues[-d:] - noise_variance).sqrt()
     return directions[:, -d:] * lengths, noise_variance
 
 
 def log_normal(squared_distance: Tensor, noise_variance: Tensor) -> Tensor:
-    """log N(x; m, σ² I) from ‖x − m‖²: a constant for each pixel, minus the squared error."""
+    """log N(x; m, σ² I) from ‖x − m‖²: a constant minus the squared error."""
     constant = -0.5 * pixels * torch.log(2 * math.pi * noise_variance)
     return constant - squared_distance / (2 * noise_variance)
 
@@ -137,10 +137,10 @@ ax.set(
 ax.legend()
 plots.show(
     fig,
-    alt="How many nats the Monte-Carlo estimate of log p(x) falls short of the exact value, "
-    "against the latent dimension, both on logarithmic axes: almost nothing at one dimension, "
-    "tens to hundreds at eight and sixteen, thousands at 64. A hundred times more draws move "
-    "the curve down by far less than a factor of ten at the right.",
+    alt="How many nats the Monte-Carlo estimate of log p(x) falls short of the exact value,"
+    " against the latent dimension, both on logarithmic axes: almost nothing at one "
+    "dimension, tens to hundreds at eight and sixteen, thousands at 64. A hundred times"
+    " more draws move the curve down by far less than a factor of ten at the right.",
 )
 
 # %% [markdown]
@@ -232,9 +232,7 @@ for width in (1.0, 1.2, 1.5, 2.0):
     log_w = log_importance_weights(width, samples=500)
     gap = (exact - log_w.mean(0)).mean().item()  # log p(x) − ELBO
     formula = 16 * 0.5 * (width**2 - 1 - math.log(width**2))
-    print(
-        f"{width:.1f} times as wide: gap {gap:7.3f} nats, KL(q‖posterior) {formula:7.3f} nats"
-    )
+    print(f"{width:.1f} times as wide: gap {gap:7.3f}, KL(q‖posterior) {formula:7.3f} nats")
 
 # %% [markdown]
 # **Often written, not so.** Two slips of one of the source reports:
@@ -342,7 +340,7 @@ print("KL of the prior from itself:", kl_divergence(torch.zeros(1), torch.zeros(
 
 # %%
 def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
-    """log_likelihood: (B,) or (B, *pixels), kl: (B,) or (B, *latent) -> a scalar, nats per image."""
+    """log_likelihood: (B,) or (B, *pixels), kl: (B,) or (B, *latent) -> scalar, in nats."""
     ### BEGIN SOLUTION
     reconstruction = log_likelihood.reshape(len(log_likelihood), -1).sum(1)  # (B,)
     distance = kl.reshape(len(kl), -1).sum(1)  # (B,)
@@ -394,9 +392,10 @@ right.set(
 )
 plots.show(
     fig,
-    alt="Left: the cross-entropy's exponential over the grey values for three p; it rises or falls "
-    "steadily and never peaks in between. Right: its sum over the 256 values against p, 128 at "
-    "one half and falling to about 37 at the ends, far above the line at 1.",
+    alt="Left: the cross-entropy's exponential over the grey values for three p; it rises "
+    "or falls steadily and never peaks in between. Right: its sum over the 256 values "
+    "against p, 128 at one half and falling to about 37 at the ends, far above the line"
+    " at 1.",
 )
 
 # %% [markdown]
@@ -451,7 +450,7 @@ for mean, scale in ((0.5, 0.1), (0.02, 0.1), (1.3, 0.01)):
 
 # %%
 def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """x: multiples of 1/255; the three broadcast together -> log-mass of x's bin, that shape."""
+    """x: multiples of 1/255; all three broadcast -> log-mass of x's bin, that shape."""
     ### BEGIN SOLUTION
     above = (x + 1 / 510 - mean) * torch.exp(-log_scale)  # B
     below = (x - 1 / 510 - mean) * torch.exp(-log_scale)  # A
@@ -515,7 +514,7 @@ starts = {
 
 
 def best_fit(name: str, seen: Tensor) -> tuple[Tensor, int]:
-    """log p of the 256 values under the best parameters for these shares, and their number."""
+    """log p of the 256 values under the best parameters found, and their number."""
     new, start = starts[name]
     likelihood, params = new(), start.clone().requires_grad_()
     adam = torch.optim.Adam([params, *likelihood.parameters()], lr=0.05)
@@ -550,10 +549,11 @@ for ax, name in zip(
 axes[0].set_ylabel("probability")
 plots.show(
     fig,
-    alt="The histogram of one pixel's values over the training images, with a tall bar at 0, one at 255 "
-    "and a floor between them, three times, each with a fitted distribution. The wide Gaussian collects "
-    "what lies outside in the two end bins; the mixture of three logistics also follows the rise "
-    "towards 255; the categorical follows every bar.",
+    alt="The histogram of one pixel's values over the training images, with a tall bar at "
+    "0, one at 255 and a floor between them, three times, each with a fitted "
+    "distribution. The wide Gaussian collects what lies outside in the two end bins; "
+    "the mixture of three logistics also follows the rise towards 255; the categorical "
+    "follows every bar.",
 )
 
 # %% [markdown]
@@ -652,8 +652,8 @@ for ax, term, title in ((left, "log_likelihood", "log p(x|z)"), (right, "kl", "K
 left.legend()
 plots.show(
     fig,
-    alt="The two terms of the ELBO over the epochs of training: the log-likelihood rises steeply, "
-    "then slowly; the KL rises too, to four or five nats.",
+    alt="The two terms of the ELBO over the epochs of training: the log-likelihood rises "
+    "steeply, then slowly; the KL rises too, to four or five nats.",
 )
 
 # %% tags=["cover"]
@@ -688,10 +688,10 @@ plots.draw_image(right, sheet)
 right.set_title("The decoder on equally probable points")
 plots.show(
     fig,
-    alt="Left: the latent plane with every training image as a point at its posterior mean, coloured by "
-    "class, over two circles that hold 50 and 95 per cent of a standard normal distribution. Right: "
-    "the decoder on a 14 by 14 grid of normal quantiles: soft digits that change gradually into "
-    "one another.",
+    alt="Left: the latent plane with every training image as a point at its posterior mean,"
+    " coloured by class, over two circles that hold 50 and 95 per cent of a standard "
+    "normal distribution. Right: the decoder on a 14 by 14 grid of normal quantiles: "
+    "soft digits that change gradually into one another.",
 )
 
 # %%
@@ -784,9 +784,9 @@ plots.show(
         {"x": x_test[:12]} | {name: images[:12] for name, images in rebuilt.items()},
         title="Rebuilt from sixteen numbers: which row is the autoencoder's?",
     ),
-    alt="Four rows of the same twelve test digits: originals; the autoencoder's reconstructions, "
-    "softer; the VAE's from the posterior mean and from a draw, hardly to be told from the "
-    "autoencoder's.",
+    alt="Four rows of the same twelve test digits: originals; the autoencoder's "
+    "reconstructions, softer; the VAE's from the posterior mean and from a draw, hardly"
+    " to be told from the autoencoder's.",
 )
 
 # %% [markdown]
@@ -850,9 +850,10 @@ with torch.no_grad():
     rows["VAE 16, x drawn"] = vae_16.likelihood.sample(params)
 plots.show(
     plots.image_rows(rows, title="Drawn from N(0, I)"),
-    alt="Four rows of twelve new images from N(0, I): the autoencoder's are tangles; those of the VAE with "
-    "16 numbers are blurred shapes with a digit here and there; those of the VAE with 2 numbers are soft "
-    "but mostly readable digits; the last row is the second one with the grain of the likelihood's noise.",
+    alt="Four rows of twelve new images from N(0, I): the autoencoder's are tangles; those "
+    "of the VAE with 16 numbers are blurred shapes with a digit here and there; those "
+    "of the VAE with 2 numbers are soft but mostly readable digits; the last row is the"
+    " second one with the grain of the likelihood's noise.",
 )
 
 # %% [markdown]
@@ -963,9 +964,7 @@ print(by_likelihood.command)
 for name in by_likelihood.settings("likelihood"):
     values = by_likelihood.values("bits_10_samples", likelihood=name)
     low, high = min(values), max(values)
-    print(
-        f"{name:<24} {sum(values) / len(values):.3f} bits per pixel ({low:.3f} to {high:.3f})"
-    )
+    print(f"{name:<24} {sum(values) / len(values):.3f} bits ({low:.3f} to {high:.3f})")
 
 # %% [markdown]
 # «LIKELIHOODS»
@@ -1044,10 +1043,11 @@ right.set(
 right.legend()
 plots.show(
     fig,
-    alt="Left: KL of each of the sixteen latent numbers, sorted, for each weight of the KL term: four to five "
-    "nats each at the smallest weight, hundredths of a nat at 256, nothing at 1024 (drawn at the floor). Right: edge "
-    "energy against the weight: of reconstructions it stays near 0.6 up to 4 and then falls; of new images it rises up to 16 "
-    "and falls after 64.",
+    alt="Left: KL of each of the sixteen latent numbers, sorted, for each weight of the KL "
+    "term: four to five nats each at the smallest weight, hundredths of a nat at 256, "
+    "nothing at 1024 (drawn at the floor). Right: edge energy against the weight: of "
+    "reconstructions it stays near 0.6 up to 4 and then falls; of new images it rises "
+    "up to 16 and falls after 64.",
 )
 
 # %% [markdown]
@@ -1106,9 +1106,10 @@ for ax, (name, panel) in zip(axes, panels.items(), strict=True):
     )
 plots.show(
     fig,
-    alt="Three grids with a cross at the position predicted. Mask A: light above and to the left of the cross. "
-    "Mask B: the same with the cross itself. What one logit sees, measured by gradients: a light region "
-    "above and to the left, nothing at or after the cross.",
+    alt="Three grids with a cross at the position predicted. Mask A: light above and to the"
+    " left of the cross. Mask B: the same with the cross itself. What one logit sees, "
+    "measured by gradients: a light region above and to the left, nothing at or after "
+    "the cross.",
 )
 
 # %% [markdown]
@@ -1157,9 +1158,10 @@ ax.set(
 ax.legend()
 plots.show(
     fig,
-    alt="KL of each of the sixteen latent numbers, sorted. With the convolutional decoder one to two nats each; with "
-    "the autoregressive decoder a fraction of a nat, and with a KL weight of four nothing at all; with a KL weight of a "
-    "quarter one to three nats again.",
+    alt="KL of each of the sixteen latent numbers, sorted. With the convolutional decoder "
+    "one to two nats each; with the autoregressive decoder a fraction of a nat, and "
+    "with a KL weight of four nothing at all; with a KL weight of a quarter one to "
+    "three nats again.",
 )
 
 # %% [markdown]
@@ -1283,9 +1285,9 @@ with torch.no_grad():
     }
 plots.show(
     plots.image_rows(shown, title="Averaged over pixels: every image becomes the same"),
-    alt="Twelve test digits; below them reconstructions by the right model after a short training, soft but "
-    "readable; below them those of the model whose reconstruction term is averaged over pixels: the same "
-    "grey blob twelve times.",
+    alt="Twelve test digits; below them reconstructions by the right model after a short "
+    "training, soft but readable; below them those of the model whose reconstruction "
+    "term is averaged over pixels: the same grey blob twelve times.",
 )
 
 # %% [markdown]
