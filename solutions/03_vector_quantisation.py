@@ -4,7 +4,7 @@
 # **The question.** How can a vector of real numbers be replaced by one of K codes, and how can a network learn through a choice that
 # has no gradient? You end with this picture: on the left the codes and the cells they own, on the right who learns from which loss.
 #
-# ![Left: latents and codes in the plane, and the cell of each code. Right: which parts of the model learn from which loss.](../chapters/pictures/03_vector_quantisation.png)
+# ![Left: latents and codes in the plane, with their cells. Right: which parts learn from which loss.](../chapters/pictures/03_vector_quantisation.png)
 #
 # **Afterwards you can** find the nearest code without losing digits, say exactly what a stop-gradient does and does not do, write the
 # straight-through estimator and the two losses of VQ-VAE, and check for any model which loss moves which weights.

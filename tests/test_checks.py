@@ -333,3 +333,36 @@ def test_mistakes_that_give_several_tensors_at_once_are_compared_part_by_part(wr
         call,
     )
     assert [examine(exercise, f).hint for f in wrong] == ["hint 0", "hint 1"]
+
+
+def test_a_loss_that_takes_a_wrong_way_is_named_also_where_no_listed_mistake_explains_it():
+    def vq_losses(z, z_q):
+        return 3 * (z - z_q).square().mean(), (z - z_q.detach()).square().mean()
+
+    report = examine(EXERCISES["vq_losses"], vq_losses)
+    assert report.hint == ""
+    assert "the codebook loss sends a gradient to" in report.text
+    assert "got 'z (the encoder) and z_q (the codebook)'" in report.text
+
+
+def test_a_right_quantizer_written_otherwise_passes():
+    class VectorQuantizer(torch.nn.Module):
+        def __init__(self, num_codes, dim, *, commitment_weight=0.25):
+            super().__init__()
+            self.commitment_weight = commitment_weight
+            self.codebook = torch.nn.Parameter(torch.zeros(num_codes, dim))
+
+        def forward(self, z):
+            flat = z.flatten(2).transpose(1, 2) if z.ndim > 2 else z[:, None]  # (B, T, D)
+            k = (flat[:, :, None] - self.codebook).square().sum(-1).argmin(-1)
+            codes = torch.nn.functional.one_hot(k, len(self.codebook)).to(z.dtype) @ self.codebook
+            losses = {
+                "codebook": torch.nn.functional.mse_loss(codes, flat.detach()),
+                "commitment": torch.nn.functional.mse_loss(flat, codes.detach()),
+            }
+            codes = flat + (codes - flat).detach()
+            z_q = codes.transpose(1, 2).reshape(z.shape)
+            loss = losses["codebook"] + self.commitment_weight * losses["commitment"]
+            return companion.quantizers.Quantized(z_q, k.reshape(z.shape[:1] + z.shape[2:]), loss, losses)
+
+    assert check(VectorQuantizer) is VectorQuantizer
