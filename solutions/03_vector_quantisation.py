@@ -950,10 +950,9 @@ session.expect("distortion_k_means", by_k_means)
 session.expect("distortion_8", with_eight)
 
 # %% [markdown]
-# It is the plane that costs so much: in it a code has only a few neighbours to grow out of, and decoder and encoder must lay out all patches on
-# a sheet. With 8 numbers most of the gap is gone. But on single patches networks have nothing to win over k-means; chapter 04 gives them what
-# k-means has not, an encoder and a decoder that see *beyond* the patch. The plane stays here because it can be drawn. The cells and the
-# routing table, as promised at the top:
+# It is the plane that costs so much: encoder and decoder have to lay out all patches on a sheet. With 8 numbers most of the gap is gone. But on
+# single patches networks have nothing to win over k-means; chapter 04 gives them what k-means has not, an encoder and a decoder that see
+# *beyond* the patch. The plane stays here because it can be drawn. The cells and the routing table, as promised at the top:
 
 # %% tags=["cover"]
 fig, (left, right) = plots.figure(10.5, 4.2, columns=2, width_ratios=(1, 1.25))
