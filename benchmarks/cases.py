@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from companion.quantizers import VectorQuantizer
+from companion.quantizers import EMAVectorQuantizer, ResidualQuantizer, VectorQuantizer
 
 N, D = 16384, 64  # vectors of a forward, their length
+DEPTH = 4  # quantizers in a row
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,13 @@ class Comparison:
 
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # z (N, D) → z_q (N, D), indices (N,), loss
-Quantizer = Callable[[int, torch.device], tuple[Forward, nn.Parameter]]  # K → the quantizer's forward and its codebook
+# K → a quantizer's forward and its codebook; None where no gradient reaches the codes
+Quantizer = Callable[[int, torch.device], tuple[Forward, nn.Parameter | None]]
 
 
 def companion_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Parameter]:
     quantizer = VectorQuantizer(num_codes, D, commitment_weight=1.0).to(device)
-
-    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        quantized = quantizer(z)
-        return quantized.z_q, quantized.indices, quantized.loss
-
-    return forward, quantizer.codebook
+    return forward_of(quantizer), quantizer.codebook
 
 
 def peer_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Parameter]:
@@ -90,6 +87,60 @@ def peer_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Pa
     return forward, codebook
 
 
+def companion_ema(num_codes: int, device: torch.device) -> tuple[Forward, None]:
+    """As the peer does it: a moving average from random codes, without restarts."""
+    quantizer = EMAVectorQuantizer(
+        num_codes, D, decay=0.99, commitment_weight=1.0, init="uniform", restart_below=0.0
+    ).to(device)
+    return forward_of(quantizer), None
+
+
+def peer_ema(num_codes: int, device: torch.device) -> tuple[Forward, None]:
+    from vector_quantize_pytorch import VectorQuantize
+
+    quantizer = VectorQuantize(
+        D, num_codes, decay=0.99, rotation_trick=False, commitment_weight=1.0, threshold_ema_dead_code=0
+    ).to(device)
+
+    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z_q, indices, loss = quantizer(z[None])  # (1, N, D)
+        return z_q[0], indices[0], loss.sum()
+
+    return forward, None
+
+
+def companion_residual(num_codes: int, device: torch.device) -> tuple[Forward, None]:
+    """Four moving averages in a row."""
+    depths = [
+        EMAVectorQuantizer(num_codes, D, decay=0.99, commitment_weight=1.0, init="uniform", restart_below=0.0)
+        for _ in range(DEPTH)
+    ]
+    return forward_of(ResidualQuantizer(depths).to(device)), None
+
+
+def peer_residual(num_codes: int, device: torch.device) -> tuple[Forward, None]:
+    from vector_quantize_pytorch import ResidualVQ
+
+    quantizer = ResidualVQ(
+        dim=D, num_quantizers=DEPTH, codebook_size=num_codes, decay=0.99, rotation_trick=False, commitment_weight=1.0,
+        threshold_ema_dead_code=0,
+    ).to(device)  # fmt: skip
+
+    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z_q, indices, losses = quantizer(z[None])  # (1, N, D), (1, N, R), (1, R)
+        return z_q[0], indices[0], losses.sum()
+
+    return forward, None
+
+
+def forward_of(quantizer: nn.Module) -> Forward:
+    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        quantized = quantizer(z)
+        return quantized.z_q, quantized.indices, quantized.loss
+
+    return forward
+
+
 def training_step(quantizer: Quantizer) -> Setup:
     """Forward and backward of N latents, without the optimizer. The step returns the gradient of the latents."""
 
@@ -97,7 +148,7 @@ def training_step(quantizer: Quantizer) -> Setup:
         forward, codebook = quantizer(num_codes, device)
         z = torch.randn(N, D, device=device, dtype=dtype)
         later = torch.randn_like(z) / (N * D)  # the gradient that a decoder would send
-        return Work(lambda: forward_backward(forward, z, later), [codebook])
+        return Work(lambda: forward_backward(forward, z, later), [] if codebook is None else [codebook])
 
     return setup
 
@@ -140,5 +191,31 @@ COMPARISONS = (
         at_most={1024: 0.2},
         aim=2.0,
         bounded=100,
+    ),
+    Comparison(
+        title="Vector quantisation, a codebook that follows by moving average",
+        axis="K",
+        values=(128, 1024, 8192, 65536),
+        contestants=(
+            Contestant("companion", training_step(companion_ema)),
+            Contestant(
+                "vector-quantize-pytorch", training_step(peer_ema), needs=lambda num_codes: 7 * 4 * N * num_codes
+            ),
+            Contestant("matrix product", bare_product, needs=lambda num_codes: 4 * N * num_codes),
+        ),
+        at_most={1024: 0.2, 8192: 0.2},
+        bounded=100,
+    ),
+    Comparison(
+        title=f"Residual quantisation, {DEPTH} moving averages in a row",
+        axis="K",
+        values=(256, 1024),
+        contestants=(
+            Contestant("companion", training_step(companion_residual)),
+            Contestant(
+                "vector-quantize-pytorch", training_step(peer_residual), needs=lambda num_codes: 7 * 4 * N * num_codes
+            ),
+        ),
+        at_most={256: 0.35},
     ),
 )
