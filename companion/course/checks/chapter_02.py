@@ -33,7 +33,7 @@ def _draws() -> Sequence[Case]:
 
 
 def _normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    return torch.distributions.Normal(mean, (0.5 * log_variance).exp()).sample()
+    return torch.normal(mean, (0.5 * log_variance).exp()).detach()
 
 
 _DRAW_MISTAKES = (
