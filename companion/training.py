@@ -417,7 +417,7 @@ class _Means:
         weight = sum(share["weight"] for share in shares)
         row: Row = {name: sum(share["sums"][name] for share in shares) / weight for name in shares[0]["sums"]}
         if shares[0]["code_counts"] is not None:
-            row |= _use_of_codes(sum(torch.tensor(share["code_counts"]) for share in shares))
+            row |= _use_of_codes(torch.tensor([share["code_counts"] for share in shares]).sum(0))
         return row
 
     def state(self) -> dict[str, Any]:

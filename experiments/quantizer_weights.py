@@ -18,7 +18,7 @@ SGD_LR, MOMENTUM = 0.1, 0.9
 
 def cells(seeds: int) -> Sequence[Cell]:
     adam = [("adam", alpha, product) for product in (0.05, 0.25, 1.0) for alpha in (1.0, 2.0)]
-    sgd = [("sgd", alpha, 0.25) for alpha in (1.0, 2.0, 4.0)]
+    sgd = [("sgd", alpha, 0.25) for alpha in (1.0, 2.0)]
     return [
         {"optimizer": optimizer, "alpha": alpha, "alpha_beta": product, "seed": seed}
         for optimizer, alpha, product in adam + sgd

@@ -69,7 +69,8 @@ def _block(forward: Callable[[nn.Sequential, Tensor], Tensor]) -> type[nn.Module
 
 def _in_place(branch: nn.Sequential, x: Tensor) -> Tensor:
     h = torch.relu_(x.clone() if x.requires_grad and x.is_leaf else x)
-    return h + branch(h)
+    out: Tensor = h + branch(h)
+    return out
 
 
 _BLOCK_MISTAKES = (
@@ -279,7 +280,8 @@ def _losses_again(model: VQVAE, x: Tensor) -> VQVAEOutput:
 
 
 def _swapped(model: VQVAE, x: Tensor) -> VQVAEOutput:
-    out = _with()(model.encoder, model.quantizer, model.decoder, quantizer_weight=model.quantizer_weight)(x)
+    z_e = model.encoder(x)
+    out = _assemble(model, x, z_e, model.quantizer(z_e))
     return replace(out, z_e=out.z_q, z_q=out.z_e)
 
 
@@ -462,7 +464,7 @@ _PERPLEXITY_MISTAKES = (
     ),
     Mistake(
         "softmax",
-        lambda c: torch.distributions.Categorical(logits=c.double()).entropy().exp().item(),
+        lambda c: (-torch.xlogy(c.double().softmax(0), c.double().softmax(0)).sum()).exp().item(),
         "the counts went through a softmax. They are not logits: divide by their sum.",
     ),
     Mistake(
@@ -608,7 +610,10 @@ _BITS_MISTAKES = (
     ),
     Mistake(
         "used codes only",
-        _bits(nominal=lambda t, k: t * math.log2(k), entropy=lambda i, k: i[0].numel() * math.log2(len(i.unique()))),
+        _bits(
+            nominal=lambda t, k: t * math.log2(k),
+            entropy=lambda i, k: i[0].numel() * math.log2(len(set(i.flatten().tolist()))),
+        ),
         '"entropy" counts how many codes occur, as if all were equally frequent. Use the perplexity of their counts.',
     ),
     Mistake(
