@@ -102,7 +102,7 @@ def test_every_picture_is_shown_and_has_alt_text(untouched: Notebook) -> None:
 
 
 def test_the_explorer_follows_its_slider(untouched: Notebook) -> None:
-    explorer = untouched.output("explorers.").filter(has=untouched.page.locator(".jupyter-widgets"))
+    explorer = untouched.output("explorers.").filter(has=untouched.page.locator(".jupyter-widgets")).first
     image = explorer.locator("img")
     alt, source = image.get_attribute("alt"), image.get_attribute("src")
     assert alt
