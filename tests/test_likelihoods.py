@@ -27,9 +27,9 @@ DISCRETE = [
     Gaussian(3.0, binned=True),
     Categorical(),
     DiscretizedLogisticMixture(1),
-    DiscretizedLogisticMixture(4),
+    DiscretizedLogisticMixture(components=4),
 ]
-ALL = [*DISCRETE, Gaussian(0.2), Bernoulli(), Bernoulli(relaxed=True), Categorical(5)]
+ALL = [*DISCRETE, Gaussian(0.2), Bernoulli(), Bernoulli(relaxed=True), Categorical(levels=5)]
 
 
 def described(likelihood: Likelihood) -> str:

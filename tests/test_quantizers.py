@@ -534,6 +534,28 @@ def test_its_tensors_stay_the_same_objects(kind):
     assert {n: v.data_ptr() for n, v in quantizer.named_parameters()} == storage
 
 
+class MadeAnew(VectorQuantizer):
+    """The mistake of trap 10: the codebook is another parameter after each training forward."""
+
+    def learn(self, z, indices):
+        self.codebook = torch.nn.Parameter(self.codebook.detach().clone())
+
+
+def test_a_codebook_that_is_made_anew_is_not_trained():
+    """The proof that the identities above matter: the optimizer steps what nobody reads any more."""
+    torch.manual_seed(0)
+    for kind, moves in ((VectorQuantizer, True), (MadeAnew, False)):
+        quantizer = kind(6, 4)
+        before, identity = quantizer.codebook.detach().clone(), id(quantizer.codebook)
+        sgd = torch.optim.SGD(quantizer.parameters(), lr=10.0)
+        for _ in range(3):
+            sgd.zero_grad()
+            quantizer(torch.randn(8, 4, 3)).loss.backward()
+            sgd.step()
+        assert (id(quantizer.codebook) == identity) == moves
+        assert torch.equal(quantizer.codebook, before) != moves
+
+
 def test_codes_that_nothing_chose_keep_their_value():
     quantizer = VectorQuantizer(50, 2)
     before = quantizer.codebook.detach().clone()
@@ -638,3 +660,8 @@ def test_finite_scalar_gradient_is_that_of_tanh():
     quantizer(z).z_q.sum().backward()
     torch.testing.assert_close(z.grad, 1 - z.detach().tanh().square())
     assert quantizer(z).losses == {}
+
+
+def test_gumbel_kl_weight_is_that_of_its_loss():
+    out = GumbelQuantizer(6, 3, kl_weight=0.3).eval()(torch.randn(5, 3))
+    torch.testing.assert_close(out.loss, 0.3 * out.losses["kl"])
