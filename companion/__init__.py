@@ -8,6 +8,7 @@ from companion.quantizers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
     GumbelQuantizer,
+    ProjectedQuantizer,
     ResidualQuantizer,
     VectorQuantizer,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
+    "ProjectedQuantizer",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualQuantizer",

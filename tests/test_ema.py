@@ -15,7 +15,15 @@ from torch.nn import functional
 from workers import codebook_worker
 
 import companion
-from companion.quantizers import EMAVectorQuantizer, code_statistics, k_means, nearest_code
+from companion.quantizers import (
+    EMAVectorQuantizer,
+    code_statistics,
+    cosine_lookup,
+    ema_step,
+    k_means,
+    nearest_code,
+    restart,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,6 +122,31 @@ def test_statistics_are_those_of_a_one_hot_matrix():
     one_hot = functional.one_hot(k, 11).float()
     torch.testing.assert_close(counts, one_hot.sum(0))
     torch.testing.assert_close(sums, one_hot.T @ z)
+
+
+def test_the_step_as_a_function_is_the_step_of_the_quantizer():
+    quantizer = plain(decay=0.8, smoothing=0.1)
+    quantizer.counts.copy_(torch.tensor([0.0, 1, 2, 30, 4, 5]))
+    z = points(9)
+    n, s = code_statistics(z, quantizer.encode(z), 6)
+    before = quantizer.codebook.clone(), quantizer.counts.clone()
+    codebook, counts = ema_step(*before, n, s, 0.8, 0.1)
+    quantizer(z)
+    assert torch.equal(quantizer.codebook, codebook)
+    assert torch.equal(quantizer.counts, counts)
+    assert torch.equal(codebook[n == 0], before[0][n == 0])
+    assert bool((n == 0).any())
+    assert torch.equal(before[0], plain().codebook)  # nothing in place
+
+
+def test_no_step_goes_beyond_the_mean():
+    """Smoothing makes a count above the even share smaller: with γ = 0 the bare formula would overshoot."""
+    codebook, n, s = torch.zeros(2, 1), torch.tensor([9.0, 1]), torch.tensor([[9.0], [1.0]])
+    moved, counts = ema_step(codebook, torch.zeros(2), n, s, 0.0, 1.0)
+    smoothed = (counts + 1) / (counts.sum() + 2) * counts.sum()
+    assert float(n[0] / smoothed[0]) > 1
+    assert float(moved[0]) == 1.0
+    assert 0 < float(moved[1]) < 1
 
 
 # Lookup, training mode, state -----------------------------------------------------------------------------------------
@@ -301,6 +334,19 @@ def test_restarts_draw_from_their_own_seed_and_leave_the_callers_generator_alone
     assert not torch.equal(a.codebook, c.codebook)
 
 
+def test_a_restart_takes_the_candidates_in_turn_and_spares_a_code_at_the_threshold():
+    codebook, counts = torch.arange(8.0).reshape(4, 2), torch.tensor([0.0, 13, 1, 2])
+    candidates = 100 + torch.arange(6.0).reshape(3, 2)
+    after, new_counts = restart(codebook, counts, candidates, 0.5)  # below 2
+    assert torch.equal(after, torch.stack([candidates[0], codebook[1], candidates[1], codebook[3]]))
+    assert torch.equal(new_counts, torch.tensor([2.0, 13, 2, 2]))
+    assert torch.equal(codebook, torch.arange(8.0).reshape(4, 2))
+    same, _ = restart(codebook, counts, candidates[:0], 0.0)
+    assert torch.equal(same, codebook)
+    with pytest.raises(ValueError, match="candidates: got 1, want one for each of 2"):
+        restart(codebook, counts, candidates[:1], 0.5)
+
+
 # Cosine ------------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +366,13 @@ def test_cosine_looks_at_the_direction_only():
     assert torch.equal(quantizer.encode(z), quantizer.encode(7 * z))
     similarity = functional.normalize(z, dim=1) @ quantizer.codebook.T
     assert torch.equal(quantizer.encode(z), similarity.argmax(1))
+
+
+def test_the_smallest_angle_is_found_whatever_the_lengths():
+    z, codebook = points(200, 4), points(9, 4, seed=2) * torch.logspace(-2, 2, 9)[:, None]
+    exact = functional.cosine_similarity(z.double()[:, None], codebook.double()[None], dim=2)
+    assert torch.equal(cosine_lookup(z, codebook), exact.argmax(1))
+    assert not torch.equal(nearest_code(z, codebook), exact.argmax(1))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,17 @@ A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(
 """
 
 from companion.quantizers.base import Quantized, Quantizer, rotation_trick, straight_through
-from companion.quantizers.ema import EMAVectorQuantizer, code_statistics, k_means
+from companion.quantizers.ema import (
+    EMAVectorQuantizer,
+    code_statistics,
+    cosine_lookup,
+    ema_step,
+    k_means,
+    restart,
+)
 from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
+from companion.quantizers.projected import ProjectedQuantizer
 from companion.quantizers.residual import ResidualQuantized, ResidualQuantizer
 from companion.quantizers.search import nearest_code
 from companion.quantizers.vector import VectorQuantizer, vq_losses
@@ -16,14 +24,18 @@ __all__ = [
     "EMAVectorQuantizer",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
+    "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
     "ResidualQuantized",
     "ResidualQuantizer",
     "VectorQuantizer",
     "code_statistics",
+    "cosine_lookup",
+    "ema_step",
     "k_means",
     "nearest_code",
+    "restart",
     "rotation_trick",
     "straight_through",
     "vq_losses",

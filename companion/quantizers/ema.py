@@ -108,7 +108,7 @@ class EMAVectorQuantizer(Quantizer):
     def quantize(self, z: Tensor) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
             vectors = self._vectors(z)  # (N, D)
-            indices = nearest_code(vectors, self.codebook)
+            indices = self._lookup(vectors)
             codes = functional.embedding(indices, self.codebook)
             commitment = (vectors - codes).square().mean()
             estimate = rotation_trick if self.estimator == "rotation" else straight_through
@@ -124,7 +124,7 @@ class EMAVectorQuantizer(Quantizer):
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)
         with torch.no_grad():
-            return nearest_code(self._vectors(z), self.codebook).reshape(z.shape[:1] + z.shape[2:])
+            return self._lookup(self._vectors(z)).reshape(z.shape[:1] + z.shape[2:])
 
     def decode(self, indices: Tensor) -> Tensor:
         check_indices(indices, self.num_codes)
@@ -144,26 +144,21 @@ class EMAVectorQuantizer(Quantizer):
     def learn(self, z: Tensor, indices: Tensor) -> None:
         vectors, chosen = self._vectors(z), indices.flatten()
         n, s = code_statistics(vectors, chosen, self.num_codes)
-        self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
-        total = self.counts.sum()
-        smoothed = (self.counts + self.smoothing) / (total + self.num_codes * self.smoothing) * total
-        rate = ((1 - self.decay) * n / smoothed).clamp(max=1)[:, None]  # of the way to the batch's mean; 0 where n is 0
-        mean = s / n.clamp(min=1)[:, None]
-        moved = self.codebook + rate * (mean - self.codebook)
-        if self.cosine:
-            moved = functional.normalize(moved, dim=1)
-        self.codebook.copy_(torch.where(n[:, None] > 0, moved, self.codebook))
+        codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
+        self.counts.copy_(counts)
+        self.codebook.copy_(functional.normalize(codebook, dim=1) if self.cosine else codebook)
         self._restart(vectors)  # after the codes have moved: what is put now is not moved before it was looked up once
         self.step += 1
 
     def _restart(self, vectors: Tensor) -> None:
-        threshold = self.restart_below * self.counts.sum() / self.num_codes
-        dead = (self.counts < threshold).nonzero()[:, 0]
-        if len(dead):
-            self.codebook[dead] = _processes.draw(vectors, len(dead), seed=self.seed, step=1 + int(self.step)).to(
-                self.codebook.dtype
-            )
-            self.counts[dead] = threshold.to(self.counts.dtype)
+        if number := int(_dead(self.counts, self.restart_below).sum()):
+            candidates = _processes.draw(vectors, number, seed=self.seed, step=1 + int(self.step))
+            codebook, counts = restart(self.codebook, self.counts, candidates, self.restart_below)
+            self.codebook.copy_(codebook)
+            self.counts.copy_(counts)
+
+    def _lookup(self, vectors: Tensor) -> Tensor:
+        return (cosine_lookup if self.cosine else nearest_code)(vectors, self.codebook)
 
     def _vectors(self, z: Tensor) -> Tensor:
         """(B, D, *spatial) → (N, D), in the precision to compute in, of length 1 with ``cosine``."""
@@ -180,6 +175,66 @@ def code_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[T
     counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
     sums = vectors.new_zeros(num_codes, vectors.shape[1]).index_add_(0, indices, vectors)
     return _processes.total(counts), _processes.total(sums)
+
+
+def ema_step(
+    codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """The codes and their counts after one step of the moving average; nothing is written in place.
+
+    N′_k = γN_k + (1 − γ)n_k and e_k + (1 − γ)/Ñ_k · (s_k − n_k e_k), where Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′. No step
+    goes beyond the mean s_k/n_k, and a code with n_k = 0 stays as it is (van den Oord et al. 2017, equations 6 to 8,
+    with m_k = N_k e_k).
+
+    Args:
+        decay: γ. smoothing: ε.
+
+    Shapes:
+        codebook (K, D), counts (K,): before the step; n (K,), s (K, D): what :func:`code_statistics` gives → codebook
+        (K, D), counts (K,).
+    """
+    counts = (decay * counts).add_(n, alpha=1 - decay)
+    total = counts.sum()
+    smoothed = (counts + smoothing) / (total + len(counts) * smoothing) * total
+    rate = ((1 - decay) * n / smoothed).clamp(max=1)[:, None]  # of the way to the batch's mean
+    mean = s / n.clamp(min=1)[:, None]
+    return torch.where(n[:, None] > 0, codebook + rate * (mean - codebook), codebook), counts
+
+
+def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
+    """Dead codes are put onto candidates, the first onto the first; their counts are set to the threshold.
+
+    Dead is a code whose N_k is less than ``restart_below`` of an even share, ΣN/K (Dhariwal et al. 2020, section 3,
+    with a share in place of a number of vectors).
+
+    Shapes:
+        codebook (K, D), counts (K,), candidates (at least as many as codes are dead, D) → codebook (K, D), counts (K,).
+
+    Raises:
+        ValueError: there are fewer candidates than dead codes.
+    """
+    dead = _dead(counts, restart_below)
+    if len(candidates) < int(dead.sum()):
+        raise ValueError(f"candidates: got {len(candidates)}, want one for each of {int(dead.sum())} dead codes")
+    codebook, counts, threshold = codebook.clone(), counts.clone(), restart_below * counts.sum() / len(counts)
+    codebook[dead] = candidates[: int(dead.sum())].to(codebook.dtype)
+    counts[dead] = threshold
+    return codebook, counts
+
+
+def _dead(counts: Tensor, restart_below: float) -> Tensor:
+    return counts < restart_below * counts.sum() / len(counts)
+
+
+def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:
+    """The index of the code at the smallest angle, whatever the lengths (Yu et al. 2022, section 3.2).
+
+    Of vectors of length 1, ‖z − e‖² = 2 − 2 cos: the nearest code is the one at the smallest angle.
+
+    Shapes:
+        z: (N, D), codebook: (K, D), floating point → (N,) int64.
+    """
+    return nearest_code(functional.normalize(z, dim=1), functional.normalize(codebook, dim=1))
 
 
 @torch.no_grad()
