@@ -12,6 +12,7 @@ from companion.quantizers import (
     VectorQuantizer,
     straight_through,
 )
+from companion.quantizers.residual import decode_to_depth, rate_bits, residual_encode
 
 
 def stack(depth: int = 3, *, shared: bool = False, ema: bool = False, **options) -> ResidualQuantizer:
@@ -209,6 +210,59 @@ def test_decode_refuses_other_indices():
         quantizer.decode(codes[..., 0])
     with pytest.raises(ValueError, match="indices: got 0 to 8"):
         quantizer.decode(codes * 0 + torch.arange(9)[:3].clamp(max=8) * 4)
+
+
+# The loop, the sum and the rate, as functions ------------------------------------------------------------------------
+
+
+def test_residual_encode_is_greedy():
+    """Each depth takes the code nearest to its residual, also where another stack has a nearer sum."""
+    first, second = VectorQuantizer(2, 1), VectorQuantizer(2, 1)
+    with torch.no_grad():
+        first.codebook.copy_(torch.tensor([[0.0], [2.0]]))
+        second.codebook.copy_(torch.tensor([[0.2], [-1.0]]))
+    z = torch.tensor([[0.9]])
+    codes = residual_encode(z, [first, second])
+    assert codes.tolist() == [[0, 0]]  # 0 + 0.2, although 2 − 1 is nearer
+    assert decode_to_depth(codes, [first, second], 2).item() == pytest.approx(0.2)
+    assert decode_to_depth(torch.tensor([[1, 1]]), [first, second], 2).item() == pytest.approx(1.0)
+
+
+def test_residual_encode_leaves_its_input_alone_and_wants_a_quantizer():
+    z = latents()
+    given = z.clone()
+    residual_encode(given, list(stack().quantizers))
+    assert torch.equal(given, z)
+    with pytest.raises(ValueError, match="quantizers: got none"):
+        residual_encode(z, [])
+
+
+def test_a_decoded_depth_has_a_gradient_to_its_own_codebooks_only():
+    members = list(stack().quantizers)
+    codes = residual_encode(latents(), members)
+    decode_to_depth(codes, members, 2).sum().backward()
+    assert [m.codebook.grad is not None for m in members] == [True, True, False]
+
+
+def test_rates_of_stacks_whose_shares_are_known():
+    """Four stacks, equally often: the second code is the first plus 1 or 2, so that knowing the first saves 1 bit."""
+    stacks = torch.tensor([[0, 1], [0, 2], [1, 2], [1, 3]]).repeat(3, 1).reshape(3, 4, 2)
+    rates = rate_bits(stacks, 8)
+    assert rates["nominal"] == 6
+    assert rates["entropy"] == pytest.approx(1 + 1.5)  # 1 bit; shares 1/4, 1/2, 1/4
+    assert rates["joint"] == pytest.approx(2)
+    swapped = torch.tensor([[0, 1], [1, 0]])
+    assert rate_bits(swapped, 2)["joint"] == pytest.approx(1)
+    assert len(swapped.sum(-1).unique()) == 1  # the wrong version: different stacks with the same sum count as one
+
+
+def test_rates_of_one_depth_are_those_of_a_plain_quantizer():
+    indices = torch.randint(0, 5, (20, 3, 2), generator=torch.Generator().manual_seed(0))
+    rates = rate_bits(indices[..., None], 5)
+    bits = companion.metrics.bits_per_image(indices, 5)
+    assert 6 * rates["nominal"] == pytest.approx(bits["nominal"])
+    assert 6 * rates["entropy"] == pytest.approx(bits["entropy"])
+    assert rates["joint"] == pytest.approx(rates["entropy"])
 
 
 # RQ-VAE ------------------------------------------------------------------------------------------------------------

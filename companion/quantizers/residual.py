@@ -1,14 +1,77 @@
 """Residual quantisation (chapter 06): each quantizer quantises what those before it left."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from companion.metrics import CodeUsage, nominal_bits, perplexity
 from companion.quantizers.base import Quantized, Quantizer, check_indices, check_latents, straight_through, working
 from companion.quantizers.ema import EMAVectorQuantizer
 from companion.quantizers.vector import VectorQuantizer
+
+
+@torch.no_grad()
+def residual_encode(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
+    """One index a depth, each of the code nearest to what the codes before it left (Lee et al. 2022, equations 3, 4).
+
+    Greedy: the first code is the nearest to z, whatever comes after it. Another stack may have a sum nearer to z.
+
+    Shapes:
+        z: (B, D, *spatial); quantizers: R of them, one a depth → (B, *spatial, R) int64.
+
+    Raises:
+        ValueError: there is no quantizer, or ``z`` does not fit them.
+    """
+    if not quantizers:
+        raise ValueError("quantizers: got none, want one a depth")
+    residual, indices = z, []
+    for quantizer in quantizers:
+        indices.append(quantizer.encode(residual))
+        residual = residual - quantizer.decode(indices[-1])
+    return torch.stack(indices, dim=-1)
+
+
+def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int) -> Tensor:
+    """The sum of the first ``depth`` codes of every stack: from coarse (1) to fine (R).
+
+    Shapes:
+        indices: (B, *spatial, R) int64; quantizers: R of them, one a depth → (B, D, *spatial).
+
+    Raises:
+        ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
+    """
+    if not 1 <= depth <= len(quantizers):
+        raise ValueError(f"depth: got {depth}, want 1 to {len(quantizers)}")
+    if indices.ndim < 2 or indices.shape[-1] != len(quantizers):
+        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (B, *spatial, {len(quantizers)})")
+    check_indices(indices, quantizers[0].num_codes)
+    codes = [quantizer.decode(indices[..., r]) for r, quantizer in enumerate(quantizers[:depth])]
+    return torch.stack(codes).sum(0)
+
+
+def rate_bits(indices: Tensor, num_codes: int) -> dict[str, float]:
+    """What one position's stack of codes costs, in bits, by three ways of writing it down.
+
+    "nominal": R·log₂K. "entropy": Σ_r H(k_r), each depth with the shares that its own codes have. "joint":
+    H(k_1, …, k_R), the shares of whole stacks. Each is at most the one before. The shares are those of the indices
+    given: with fewer positions than stacks there could be, "joint" comes out too small.
+
+    Shapes:
+        indices: (N, *spatial, R) int64; for a plain quantizer R = 1.
+
+    Raises:
+        ValueError: not int64, no indices, or an index outside 0…K − 1.
+    """
+    stacks = indices.reshape(-1, indices.shape[-1])  # (N·T, R)
+    counts = torch.unique(stacks, dim=0, return_counts=True)[1]
+    return {
+        "nominal": nominal_bits(num_codes, (stacks.shape[1],)),
+        "entropy": sum(CodeUsage(num_codes).update(one).entropy_bits for one in stacks.unbind(1)),
+        "joint": math.log2(perplexity(counts)),
+    }
 
 
 @dataclass(frozen=True)
@@ -18,8 +81,7 @@ class ResidualQuantized(Quantized):
     Shapes:
         depths: what each depth gave, R of them; their ``losses`` are means over the images that used the depth.
         mask: (B, R) bool, which depths each image used. All of them, except under depth dropout: what a depth would
-        have
-            chosen for the others still stands in ``indices``, so that every index is a code.
+            have chosen for the others still stands in ``indices``, so that every index is a code.
     """
 
     depths: tuple[Quantized, ...]
@@ -37,8 +99,7 @@ class ResidualQuantizer(Quantizer):
 
     Args:
         quantizers: R vector quantizers with straight-through gradient, of equal ``num_codes`` and ``dim``; or one of
-        them,
-            shared by ``depth`` depths, which then learns once, from the residuals of all depths together.
+            them, shared by ``depth`` depths, which then learns once, from the residuals of all depths together.
         depth: R, for a shared quantizer.
         depth_dropout: in training, the probability for each image to use only its first r depths, r uniform in 1…R
             (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023).
@@ -138,12 +199,7 @@ class ResidualQuantizer(Quantizer):
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)
-        residual, indices = working(z), []
-        for r in range(self.depth):
-            member = self._member(r)
-            indices.append(member.encode(residual))
-            residual = residual - member.decode(indices[-1])
-        return torch.stack(indices, dim=-1)
+        return residual_encode(working(z), self._by_depth())
 
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         """Indices (B, *spatial, R) → the sum of their codes, of the first ``depth`` depths only if given.
@@ -151,14 +207,7 @@ class ResidualQuantizer(Quantizer):
         Raises:
             ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
         """
-        depth = self.depth if depth is None else depth
-        if not 1 <= depth <= self.depth:
-            raise ValueError(f"depth: got {depth}, want 1 to {self.depth}")
-        if indices.ndim < 2 or indices.shape[-1] != self.depth:
-            raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (B, *spatial, {self.depth})")
-        check_indices(indices, self.num_codes)
-        codes = [self._member(r).decode(indices[..., r]) for r in range(depth)]
-        return torch.stack(codes).sum(0)
+        return decode_to_depth(indices, self._by_depth(), self.depth if depth is None else depth)
 
     def _draw_mask(self, images: int, device: torch.device) -> Tensor:
         """(B, R): which depths each image uses. The first is always used."""
@@ -173,6 +222,9 @@ class ResidualQuantizer(Quantizer):
         member = self.quantizers[r if len(self.quantizers) > 1 else 0]
         assert isinstance(member, Quantizer)
         return member
+
+    def _by_depth(self) -> list[Quantizer]:
+        return [self._member(r) for r in range(self.depth)]
 
     def _members(self) -> list[Quantizer]:
         return [self._member(r) for r in range(len(self.quantizers))]
