@@ -1,9 +1,10 @@
 """Autoencoders, vector quantisers and priors over discrete codes: what the course builds, finished."""
 
-from companion import backbones, data, likelihoods, metrics, plots
+from companion import backbones, data, likelihoods, metrics, plots, priors, quantizers
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
 from companion.checkpoint import load, save
+from companion.priors import PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
@@ -28,10 +29,13 @@ __all__ = [
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
+    "PixelCNN",
     "ProjectedQuantizer",
+    "RQTransformer",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualQuantizer",
+    "TransformerPrior",
     "VAEOutput",
     "VQVAEOutput",
     "VectorQuantizer",
@@ -42,6 +46,7 @@ __all__ = [
     "load",
     "metrics",
     "plots",
+    "priors",
     "quantizers",
     "save",
 ]

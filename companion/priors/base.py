@@ -1,0 +1,208 @@
+"""The contract of all priors: whole numbers in, nats out; and codes drawn one after the other."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion.checkpoint import Configured
+from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
+
+
+@dataclass(frozen=True)
+class PriorOutput:
+    """What a prior returns: ``logits`` (B, *grid, K), each of its own code given those before, and the ``loss``, their
+    cross-entropy in nats per code."""
+
+    logits: Tensor
+    loss: Tensor
+
+
+class Steps:
+    """A sample under way: ``logits(before)`` gives those of the next code, from all codes before it.
+
+    Whatever is remembered between the steps is kept here, and goes when the sample is done.
+    """
+
+    @abstractmethod
+    def logits(self, codes: Tensor, step: int) -> Tensor:
+        """Codes (n, T·R), of which the first ``step`` are drawn → logits of the next one, (n, K)."""
+
+
+class Prior(Configured, nn.Module):
+    """A distribution over tables of codes, p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}), in raster order, depth last.
+
+    A prior knows nothing of images. Its ``<sos>`` are vectors of their own, one a class and one for "no class", none of
+    which is a code.
+
+    Args:
+        num_codes: K.
+        grid: (h, w), or (h, w, R) with R codes a position.
+        num_classes: 0 for an unconditional prior.
+        label_dropout: the share of labels that training replaces by "no class", for guidance.
+    """
+
+    def __init__(
+        self, num_codes: int, grid: Sequence[int], *, num_classes: int = 0, label_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if num_codes < 1 or not grid or min(grid) < 1:
+            raise ValueError(f"num_codes, grid: got {num_codes} and {tuple(grid)}, want positive numbers")
+        if num_classes < 0 or not 0 <= label_dropout < 1:
+            raise ValueError(
+                f"num_classes, label_dropout: got {num_classes} and {label_dropout}, want at least 0, and 0 to less "
+                f"than 1"
+            )
+        self.num_codes, self.grid, self.length = num_codes, tuple(grid), math.prod(grid)
+        self.num_classes, self.label_dropout = num_classes, label_dropout
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> PriorOutput:
+        """Codes (B, *grid) int64, labels (B,) int64 or None ("no class") → :class:`PriorOutput`.
+
+        Raises:
+            ValueError: codes or labels of another shape or type, or out of range.
+        """
+        self._check(codes, labels)
+        starts = self._starts(labels, len(codes), codes.device)
+        if self.training and self.label_dropout and self.num_classes:
+            dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
+            starts = starts.masked_fill(dropped, self.num_classes)
+        logits = self.all_logits(codes, starts)
+        loss = functional.cross_entropy(logits.reshape(-1, self.num_codes).float(), codes.flatten())
+        return PriorOutput(logits, loss)
+
+    def loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Nats per code, 0-dim."""
+        return self(codes, labels).loss  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
+        """Teacher forcing: codes (B, *grid) and which ``<sos>`` (B,) → logits (B, *grid, K), i from codes before i
+        only."""
+
+    @abstractmethod
+    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
+        """Begin samples with the given ``<sos>`` (n,); ``cache`` keeps what later steps need of earlier ones."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        label: int | Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+        cache: bool = True,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """``n`` tables of codes, (n, *grid) int64, in eval mode.
+
+        The chance is drawn once, [n, h·w·R] numbers on the CPU, before the first code: the same generator gives the
+        same codes with and without cache and for any ``batch_size``, up to rounding of the logits.
+
+        Args:
+            label: one class for all, (n,) classes, or None for "no class".
+            guidance: above 1 moves away from "no class" (needs a prior trained with ``label_dropout``).
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n, batch_size: got {n} and {batch_size}, want at least 1")
+        check_sampling(self.num_codes, temperature, top_k, top_p)
+        device = next(self.parameters()).device
+        labels = torch.full((n,), label) if isinstance(label, int) else label
+        self._check_labels(labels, n)
+        if guidance != 1 and (labels is None or not self.label_dropout):
+            raise ValueError(f"guidance: got {guidance}, want 1 without a label, or for a prior without label_dropout")
+        starts = self._starts(labels, n, device)
+        uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64).to(device)
+        training = self.training
+        self.eval()
+        try:
+            parts = [
+                self._sample(start, chance, temperature, top_k, top_p, guidance, cache)
+                for start, chance in zip(_batches(starts, batch_size), _batches(uniform, batch_size), strict=True)
+            ]
+        finally:
+            self.train(training)
+        return torch.cat(parts).reshape(n, *self.grid)
+
+    def _sample(
+        self,
+        starts: Tensor,
+        uniform: Tensor,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        guidance: float,
+        cache: bool,
+    ) -> Tensor:
+        codes = torch.zeros(len(starts), self.length, dtype=torch.int64, device=starts.device)
+        twice = guidance != 1
+        if twice:
+            starts = torch.cat([starts, torch.full_like(starts, self.num_classes)])
+        steps = self.steps(starts, cache=cache)
+        for i in range(self.length):
+            logits = steps.logits(codes.repeat(2, 1) if twice else codes, i)
+            if twice:
+                conditional, unconditional = logits.chunk(2)
+                logits = guided(conditional, unconditional, guidance)
+            p = filtered_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+            codes[:, i] = draw(p, uniform[:, i])
+        return codes
+
+    def _starts(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
+        """Which ``<sos>`` each begins with: that of its class, or the last one, "no class"."""
+        return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
+
+    def _check(self, codes: Tensor, labels: Tensor | None) -> None:
+        if codes.dtype != torch.int64 or tuple(codes.shape[1:]) != self.grid or len(codes) == 0:
+            kind = f"{str(codes.dtype).removeprefix('torch.')} {tuple(codes.shape)}"
+            raise ValueError(f"codes: got {kind}, want int64 (B, {', '.join(map(str, self.grid))})")
+        low, high = (int(value) for value in codes.aminmax())
+        if low < 0 or high >= self.num_codes:
+            raise ValueError(f"codes: got {low} to {high}, want 0 to {self.num_codes - 1}")
+        self._check_labels(labels, len(codes))
+
+    def _check_labels(self, labels: Tensor | None, n: int) -> None:
+        if labels is None:
+            return
+        if self.num_classes == 0:
+            raise ValueError("label: got one, but this prior was made without classes (num_classes=0)")
+        if labels.dtype != torch.int64 or labels.shape != (n,):
+            kind = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+            raise ValueError(f"label: got {kind}, want int64 ({n},)")
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(f"label: got {low} to {high}, want 0 to {self.num_classes - 1}")
+
+
+@torch.no_grad()
+def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> float:
+    """Held-out cross-entropy of a prior, in bits per *image*: what its codes would cost when coded with it.
+
+    Shapes:
+        codes: (N, *grid) int64, labels: (N,).
+    """
+    training = prior.training
+    prior.eval()
+    try:
+        nats = 0.0
+        for rows in _batches(torch.arange(len(codes)), batch_size):
+            part = prior.loss(codes[rows], None if labels is None else labels[rows])
+            nats += part.item() * len(rows)
+    finally:
+        prior.train(training)
+    return nats / len(codes) * prior.length / math.log(2)
+
+
+def _batches(rows: Tensor, size: int) -> list[Tensor]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,95 @@
+"""A gated PixelCNN over codes (chapter 07): the prior of the VQ-VAE paper, as a yardstick for the transformer."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion.priors.base import Prior, Steps
+
+
+class PixelCNN(Prior):
+    """Two stacks of gated convolutions (van den Oord et al. 2016, Conditional image generation, figure 2 and equation
+    4).
+
+    The vertical stack sees all rows above, the horizontal stack the codes to the left and, at each layer, the vertical
+    stack: together all earlier codes within reach, without the blind spot of a single masked stack. Codes enter moved
+    by one row (vertical) and by one column (horizontal), so that windows that include their own place see earlier codes
+    only.
+
+    Args:
+        num_codes, grid, num_classes, label_dropout: see :class:`Prior`; grid is (h, w).
+        dim: channels.
+        layers: gated layers.
+        kernel: width of the windows, odd.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        grid: Sequence[int],
+        *,
+        dim: int = 128,
+        layers: int = 6,
+        kernel: int = 5,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout)
+        if len(grid) != 2:
+            raise ValueError(f"grid: got {tuple(grid)}, want (h, w)")
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel: got {kernel}, want an odd number")
+        self.codes = nn.Embedding(num_codes, dim)
+        self.sos = nn.Embedding(num_classes + 1, dim)
+        self.layers = nn.ModuleList(_GatedLayer(dim, kernel) for _ in range(layers))
+        self.to_logits = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, num_codes, 1))
+
+    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
+        x = self.codes(codes).movedim(-1, 1)  # (B, dim, h, w)
+        start = self.sos(starts)[:, :, None, None]  # also fills the places that moving leaves empty
+        vertical = torch.cat([start.expand(-1, -1, 1, x.shape[3]), x[:, :, :-1]], dim=2)
+        horizontal = torch.cat([start.expand(-1, -1, x.shape[2], 1), x[:, :, :, :-1]], dim=3)
+        for layer in self.layers:
+            vertical, horizontal = layer(vertical, horizontal, start)
+        logits: Tensor = self.to_logits(horizontal)
+        return logits.movedim(1, -1)
+
+    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
+        """A convolution keeps nothing between steps: ``cache`` makes no difference."""
+        return _PixelCNNSteps(self, starts)
+
+
+class _GatedLayer(nn.Module):
+    """tanh(a) · sigmoid(b) of each stack; the vertical one feeds the horizontal one, which has a skip."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.reach = kernel // 2
+        self.vertical = nn.Conv2d(dim, 2 * dim, (self.reach + 1, kernel), padding=(0, self.reach))
+        self.horizontal = nn.Conv2d(dim, 2 * dim, (1, self.reach + 1))
+        self.across = nn.Conv2d(2 * dim, 2 * dim, 1)
+        self.condition = nn.Conv2d(dim, 4 * dim, 1)
+        self.out = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, vertical: Tensor, horizontal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        for_vertical, for_horizontal = self.condition(start).chunk(2, dim=1)
+        v = self.vertical(functional.pad(vertical, (0, 0, self.reach, 0)))  # rows above and its own
+        h = self.horizontal(functional.pad(horizontal, (self.reach, 0))) + self.across(v)
+        return _gated(v + for_vertical), horizontal + self.out(_gated(h + for_horizontal))
+
+
+def _gated(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return a.tanh() * b.sigmoid()
+
+
+class _PixelCNNSteps(Steps):
+    def __init__(self, prior: PixelCNN, starts: Tensor) -> None:
+        self.prior, self.starts = prior, starts
+
+    def logits(self, codes: Tensor, step: int) -> Tensor:
+        rows = step // self.prior.grid[1] + 1  # what lies below is not drawn yet
+        table = codes.reshape(len(codes), *self.prior.grid)[:, :rows]
+        return self.prior.all_logits(table, self.starts).flatten(1, 2)[:, step]

@@ -1,0 +1,104 @@
+"""The RQ-Transformer (chapter 08): one transformer over positions, a small one over the codes of a position."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from companion.priors.base import Prior, Steps
+from companion.priors.transformer import Cache, Transformer
+
+
+class RQTransformer(Prior):
+    """p(k) = Π_t Π_r p(k_{t,r} | all codes of earlier positions, k_{t,1} … k_{t,r−1}) (Lee et al. 2022, section 3.2).
+
+    The spatial transformer reads each earlier position as the *sum* of its R code embeddings, and gives h_t. The depth
+    transformer reads h_t, then for r > 1 the sum of the embeddings of k_{t,1} … k_{t,r−1} (equations 11 to 13), and
+    predicts k_{t,r}: R logits for R codes. Its cost is that of T positions and of T short sequences of R, where the
+    flattened transformer attends over T·R.
+
+    Args:
+        num_codes, grid, num_classes, label_dropout: see :class:`Prior`; grid is (h, w, R).
+        dim: width of both.
+        layers, depth_layers: of the spatial and of the depth transformer.
+        heads, dropout: of both.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        grid: Sequence[int],
+        *,
+        dim: int = 128,
+        layers: int = 4,
+        depth_layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout)
+        if len(grid) != 3:
+            raise ValueError(f"grid: got {tuple(grid)}, want (h, w, R): R codes a position")
+        self.depth, self.positions_count = grid[2], grid[0] * grid[1]
+        self.codes = nn.Parameter(0.02 * torch.randn(self.depth, num_codes, dim))  # one table for each depth
+        self.sos = nn.Embedding(num_classes + 1, dim)
+        nn.init.normal_(self.sos.weight, std=0.02)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.positions_count, dim))
+        self.depths = nn.Parameter(0.02 * torch.randn(self.depth, dim))
+        self.spatial = Transformer(dim, layers, heads, dropout)
+        self.depthwise = Transformer(dim, depth_layers, heads, dropout)
+        self.to_logits = nn.Linear(dim, num_codes)
+
+    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
+        b = len(codes)
+        stacks = codes.reshape(b, self.positions_count, self.depth)  # (B, T, R)
+        embedded = self._embed(stacks)  # (B, T, R, dim)
+        before = torch.cat([self.sos(starts)[:, None], embedded[:, :-1].sum(2)], dim=1)  # (B, T, dim)
+        h = self.spatial(before + self.positions)
+        partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
+        sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
+        out = self.depthwise(sequence.reshape(-1, self.depth, sequence.shape[-1]))
+        logits: Tensor = self.to_logits(out)
+        return logits.reshape(*codes.shape, self.num_codes)
+
+    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
+        return _CachedSteps(self, starts) if cache else _PlainSteps(self, starts)
+
+    def _embed(self, stacks: Tensor) -> Tensor:
+        """(…, R) codes → (…, R, dim), each depth by its own table."""
+        return self.codes[torch.arange(self.depth, device=stacks.device), stacks]
+
+
+class _PlainSteps(Steps):
+    """Everything anew for every code: slow, and the yardstick of the cached one."""
+
+    def __init__(self, prior: RQTransformer, starts: Tensor) -> None:
+        self.prior, self.starts = prior, starts
+
+    def logits(self, codes: Tensor, step: int) -> Tensor:
+        table = codes.reshape(len(codes), *self.prior.grid)
+        return self.prior.all_logits(table, self.starts).flatten(1, -2)[:, step]
+
+
+class _CachedSteps(Steps):
+    """The spatial transformer runs once a position, the depth transformer on one vector a code."""
+
+    def __init__(self, prior: RQTransformer, starts: Tensor) -> None:
+        self.prior, self.starts = prior, starts
+        n, like = len(starts), prior.positions
+        self.spatial = prior.spatial.new_cache(n, prior.positions_count, like)
+        self.depthwise: Cache = prior.depthwise.new_cache(n, prior.depth, like)
+
+    def logits(self, codes: Tensor, step: int) -> Tensor:
+        prior = self.prior
+        t, r = divmod(step, prior.depth)
+        stacks = codes.reshape(len(codes), prior.positions_count, prior.depth)
+        if r == 0:
+            before = prior._embed(stacks[:, t - 1]).sum(1) if t else prior.sos(self.starts)  # (n, dim)
+            newest = prior.spatial((before + prior.positions[t])[:, None], self.spatial)[:, 0]
+            self.depthwise.filled = 0  # a new stack
+        else:
+            newest = prior._embed(stacks[:, t])[:, :r].sum(1)
+        out: Tensor = prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])
+        return out

@@ -1,0 +1,78 @@
+"""From logits to a code: temperature, top-k, top-p, and guidance (chapter 07)."""
+
+import torch
+from torch import Tensor
+
+
+def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature: got {temperature}, want a number of at least 0 (0 takes the likeliest code)")
+    if top_k is not None and not 1 <= top_k <= num_codes:
+        raise ValueError(f"top_k: got {top_k}, want 1 to {num_codes}, the number of codes, or None")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: got {top_p}, want more than 0 and at most 1, or None")
+
+
+def filtered_probabilities(
+    logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """The distribution that is sampled from: softmax(logits / temperature), cut off, and scaled to sum to one again.
+
+    Temperature comes first, then top-k, then top-p (Holtzman et al. 2020) on what top-k left. ``top_k`` keeps the k
+    likeliest codes *and all that are as likely as the k-th*, so that ties are not broken by their place. ``top_p``
+    keeps the fewest likeliest codes whose sum reaches p, again with all that are as likely as the last one. Temperature
+    0 is the likeliest code, of equals the first.
+
+    Shapes:
+        logits: (..., K) → probabilities (..., K), in the logits' dtype.
+
+    Raises:
+        ValueError: temperature, top_k or top_p is out of range.
+    """
+    check_sampling(logits.shape[-1], temperature, top_k, top_p)
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    p = (logits / temperature).softmax(-1)
+    if top_k is not None:
+        least = p.topk(top_k, dim=-1).values[..., -1:]  # the k-th largest
+        p = _kept(p, p >= least)
+    if top_p is not None:
+        ranked = p.sort(dim=-1, descending=True).values
+        before = ranked.cumsum(-1) - ranked  # the sum of all that are likelier
+        least = ranked.masked_fill(before >= top_p, torch.inf).amin(-1, keepdim=True)
+        p = _kept(p, p >= least)
+    return p
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """One code each, by the inverse of the cumulative distribution: the first k with p₁ + … + p_k > u.
+
+    The chance stands outside: the same ``uniform`` numbers give the same codes.
+
+    Shapes:
+        probabilities: (n, K), uniform: (n,) in [0, 1) → (n,) int64.
+    """
+    reached = probabilities.cumsum(-1)
+    threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # the sum is one up to rounding only
+    codes = (reached <= threshold).sum(-1)
+    last = (probabilities > 0).to(torch.int64).mul(torch.arange(1, probabilities.shape[-1] + 1, device=uniform.device))
+    return torch.minimum(codes, last.amax(-1) - 1)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2021): log-probabilities u + g·(c − u); 1 is plain conditioning, 0 none.
+
+    Shapes:
+        both (..., K) logits → logits.
+    """
+    c, u = conditional.log_softmax(-1), unconditional.log_softmax(-1)
+    return u + guidance * (c - u)
+
+
+def _kept(p: Tensor, keep: Tensor) -> Tensor:
+    p = p.where(keep, 0)
+    return p / p.sum(-1, keepdim=True)

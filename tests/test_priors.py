@@ -1,0 +1,364 @@
+"""Priors: what each logit sees, losses, sampling with and without a cache, filters, and errors by name."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+import companion
+from companion.priors import PixelCNN, Prior, RQTransformer, TransformerPrior, filtered_probabilities, prior_bits
+from companion.priors.sampling import draw, guided
+
+SMALL = {"dim": 16, "num_classes": 3}
+MAKE = {
+    "transformer": lambda **o: TransformerPrior(7, (3, 4), **SMALL | {"layers": 2, "heads": 2} | o),
+    "flattened": lambda **o: TransformerPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
+    "rq-transformer": lambda **o: RQTransformer(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
+    "deep stack": lambda **o: RQTransformer(5, (2, 2, 4), **SMALL | {"layers": 1, "depth_layers": 1, "heads": 4} | o),
+    "pixelcnn": lambda **o: PixelCNN(7, (3, 4), **SMALL | {"layers": 3, "kernel": 3} | o),
+}
+
+
+def prior(kind: str, **options) -> Prior:
+    """One with weights of which none is zero, so that what could flow does flow."""
+    torch.manual_seed(0)
+    made = MAKE[kind](**options).double()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.normal_(std=0.3)
+    return made.eval()
+
+
+def codes_of(made: Prior, n: int = 2, seed: int = 1) -> Tensor:
+    return torch.randint(0, made.num_codes, (n, *made.grid), generator=torch.Generator().manual_seed(seed))
+
+
+# Causality ---------------------------------------------------------------------------------------------------------
+
+
+def seen_by_each_logit(made: Prior) -> Tensor:
+    """(N, N): does logit i change when code j changes? Measured by the gradient at the embedding of code j."""
+    codes = codes_of(made, 1)
+    leaves: list[Tensor] = []
+
+    def embed(self: object, given: Tensor) -> Tensor:
+        vectors = original(given).detach().requires_grad_()
+        leaves.append(vectors)
+        return vectors
+
+    if isinstance(made, RQTransformer):
+        original = made._embed
+        made._embed = lambda given: embed(made, given)  # type: ignore[method-assign]
+    else:
+        original = made.codes.forward
+        made.codes.forward = lambda given: embed(made, given)  # type: ignore[method-assign]
+    logits = made.all_logits(codes, torch.tensor([0])).reshape(made.length, -1)
+    (vectors,) = leaves
+    seen = torch.zeros(made.length, made.length, dtype=torch.bool)
+    weights = torch.randn(made.num_codes, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for i in range(made.length):
+        (grad,) = torch.autograd.grad((logits[i] * weights).sum(), vectors, retain_graph=True, allow_unused=True)
+        reached = torch.zeros(vectors.shape[:-1]) if grad is None else grad.abs().sum(-1)
+        reached = reached.flatten()[: made.length]
+        seen[i, : len(reached)] = reached > 0
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["transformer", "flattened", "rq-transformer", "deep stack"])
+def test_each_logit_sees_exactly_the_codes_before_it(kind):
+    """Trap 1: logit i never reaches a code ≥ i, and reaches all of 0 … i − 1."""
+    seen = seen_by_each_logit(prior(kind))
+    n = len(seen)
+    assert torch.equal(seen, torch.ones(n, n, dtype=torch.bool).tril(-1))
+
+
+def test_pixelcnn_sees_the_codes_before_it_within_its_reach_and_has_no_blind_spot():
+    seen = seen_by_each_logit(prior("pixelcnn", layers=4))
+    n = len(seen)
+    assert torch.equal(seen, torch.ones(n, n, dtype=torch.bool).tril(-1))
+    short = seen_by_each_logit(prior("pixelcnn", layers=1))
+    assert not bool(short.triu().any())
+    assert not bool(short[n - 1, 0])  # out of reach of one layer
+    assert bool(short[n - 1, n - 2])
+
+
+class Shifted(TransformerPrior):
+    """The mistake of trap 1: one place too many goes in, and logits are read one late, so that each sees its own
+    code."""
+
+    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
+        h = self.codes(codes.flatten(1)) + self.positions
+        out: Tensor = self.to_logits(self.transformer(h))
+        return out.reshape(*codes.shape, self.num_codes)
+
+
+def test_the_shifted_logits_would_be_seen():
+    torch.manual_seed(0)
+    seen = seen_by_each_logit(Shifted(7, (3, 4), dim=16, layers=1, heads=2).double())
+    assert bool(seen.diagonal().all())
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_loss_is_the_cross_entropy_of_all_codes_code_zero_among_them(kind):
+    """Trap 2: `ignore_index=0` would leave out code 0, and a `<sos>` that is code 0 would collide with it."""
+    made = prior(kind)
+    zeros = torch.zeros(2, *made.grid, dtype=torch.int64)
+    for codes in (codes_of(made), zeros):
+        out = made(codes, torch.tensor([0, 2]))
+        expected = -out.logits.log_softmax(-1).gather(-1, codes[..., None]).mean()
+        torch.testing.assert_close(out.loss, expected.float())
+        assert out.logits.shape == (*codes.shape, made.num_codes)
+    with_zero_ignored = functional.cross_entropy(
+        made(zeros).logits.reshape(-1, made.num_codes), zeros.flatten(), ignore_index=0
+    )
+    assert with_zero_ignored.isnan()
+    assert made(zeros).loss.isfinite()
+    assert made.sos.num_embeddings == 4  # three classes and "no class", in a table of their own
+    if not isinstance(made, RQTransformer):
+        assert made.codes.num_embeddings == made.num_codes
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_the_label_matters_and_none_is_a_label_of_its_own(kind):
+    made = prior(kind)
+    codes = codes_of(made, 1)
+    losses = [made.loss(codes, label).item() for label in (None, *torch.arange(3)[:, None])]
+    assert len({round(value, 9) for value in losses}) == 4
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_it_learns(kind):
+    torch.manual_seed(0)
+    made = MAKE[kind]()
+    codes, labels = codes_of(made, 6), torch.arange(6) % 3
+    adam = torch.optim.Adam(made.parameters(), lr=5e-3)
+    for _ in range(150):
+        adam.zero_grad()
+        made.loss(codes, labels).backward()
+        adam.step()
+    assert made.loss(codes, labels).item() < 0.3 * math.log(made.num_codes)
+
+
+def test_label_dropout_trains_the_empty_label():
+    torch.manual_seed(0)
+    made = MAKE["transformer"](label_dropout=0.5).train()
+    made.loss(codes_of(made, 64), torch.zeros(64, dtype=torch.int64)).backward()
+    got = made.sos.weight.grad.abs().sum(1) > 0
+    assert got.tolist() == [True, False, False, True]
+    made.eval()
+    made.zero_grad()
+    made.loss(codes_of(made, 64), torch.zeros(64, dtype=torch.int64)).backward()
+    assert (made.sos.weight.grad.abs().sum(1) > 0).tolist() == [True, False, False, False]
+
+
+def test_dropout_is_off_in_eval_mode():
+    made = prior("transformer", dropout=0.5)
+    codes = codes_of(made)
+    assert torch.equal(made(codes).logits, made(codes).logits)
+    made.train()
+    assert not torch.equal(made(codes).logits, made(codes).logits)
+
+
+# Sampling ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_cached_logits_are_those_of_teacher_forcing(kind):
+    made = prior(kind)
+    codes = codes_of(made, 3)
+    starts = torch.tensor([0, 2, 3])
+    with torch.no_grad():
+        expected = made.all_logits(codes, starts).flatten(1, -2)
+        for cache in (True, False):
+            steps = made.steps(starts, cache=cache)
+            got = torch.stack([steps.logits(codes.flatten(1), i) for i in range(made.length)], 1)
+            torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 3}, {"top_p": 0.8}])
+def test_a_sample_is_the_same_with_and_without_cache_and_for_any_batches(kind, options):
+    made = prior(kind)
+
+    def drawn(**more) -> Tensor:
+        label = torch.arange(9) % 3
+        return made.sample(9, label, generator=torch.Generator().manual_seed(5), **options | more)
+
+    first = drawn()
+    assert first.shape == (9, *made.grid)
+    for more in ({"cache": False}, {"batch_size": 2}, {"batch_size": 4, "cache": False}):
+        assert torch.equal(drawn(**more), first)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_nothing_is_left_attached_to_the_model_after_sampling(kind):
+    made = prior(kind).train()
+    before = {name: set(vars(module)) for name, module in made.named_modules()}
+    state = {name: value.clone() for name, value in made.state_dict().items()}
+    made.sample(3, 1)
+    assert {name: set(vars(module)) for name, module in made.named_modules()} == before
+    assert all(torch.equal(value, state[name]) for name, value in made.state_dict().items())
+    assert made.training
+
+
+def test_samples_follow_the_distribution_of_the_model():
+    """Two codes of two: the four tables come as often as the chain rule says."""
+    torch.manual_seed(0)
+    made = TransformerPrior(2, (1, 2), dim=8, layers=1, heads=2)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.normal_()
+    tables = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])[:, None]  # (4, 1, 2)
+    log_p = made.eval().all_logits(tables, torch.zeros(4, dtype=torch.int64)).log_softmax(-1)
+    p = log_p.gather(-1, tables[..., None]).sum((1, 2, 3)).exp()
+    torch.testing.assert_close(p.sum(), torch.tensor(1.0))
+    n = 20_000
+    drawn = made.sample(n, generator=torch.Generator().manual_seed(0), batch_size=n).flatten(1)
+    share = torch.bincount(drawn[:, 0] * 2 + drawn[:, 1], minlength=4) / n
+    assert bool(((share - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all())
+
+
+def test_temperature_zero_is_the_likeliest_code_at_each_step():
+    made = prior("transformer")
+    drawn = made.sample(2, 0, temperature=0)
+    logits = made.all_logits(drawn, torch.zeros(2, dtype=torch.int64))
+    assert torch.equal(logits.argmax(-1), drawn)
+
+
+def test_guidance_of_one_is_the_conditional_and_more_moves_away_from_the_unconditional():
+    made = prior("transformer", label_dropout=0.1)
+    c, u = torch.randn(4, 7), torch.randn(4, 7)
+    torch.testing.assert_close(guided(c, u, 1.0).softmax(-1), c.softmax(-1))
+    torch.testing.assert_close(guided(c, u, 0.0).softmax(-1), u.softmax(-1))
+    plain = made.sample(4, 1, generator=torch.Generator().manual_seed(0))
+    strong = made.sample(4, 1, generator=torch.Generator().manual_seed(0), guidance=3.0)
+    again = made.sample(4, 1, generator=torch.Generator().manual_seed(0), guidance=3.0, cache=False, batch_size=3)
+    assert not torch.equal(plain, strong)
+    assert torch.equal(strong, again)
+
+
+# Filters -----------------------------------------------------------------------------------------------------------
+
+
+LOGITS = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).log()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0, 0]),
+        ({"top_k": 4}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),  # the fourth and the fifth are alike: both stay
+        ({"top_p": 0.5}, [1.0, 0, 0, 0, 0]),
+        ({"top_p": 0.6}, [2 / 3, 1 / 3, 0, 0, 0]),
+        ({"top_p": 1.0}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        ({"top_k": 3, "top_p": 0.6}, [2 / 3, 1 / 3, 0, 0, 0]),
+        ({"temperature": 0}, [1.0, 0, 0, 0, 0]),
+        (
+            {"temperature": 0.5},
+            [0.25 / 0.3359375, 0.0625 / 0.3359375, 0.015625 / 0.3359375] + [0.00390625 / 0.3359375] * 2,
+        ),
+    ],
+)
+def test_filtered_probabilities_by_hand(options, expected):
+    torch.testing.assert_close(filtered_probabilities(LOGITS, **options), torch.tensor(expected))
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 5),
+    k=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 4.0]),
+    top_p=st.sampled_from([None, 0.01, 0.5, 0.99, 1.0]),
+)
+def test_filtered_probabilities_are_a_distribution_and_what_is_drawn_has_some(n, k, seed, temperature, top_p):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(n, k, generator=generator)
+    p = filtered_probabilities(logits, temperature=temperature, top_k=(seed % k) + 1, top_p=top_p)
+    torch.testing.assert_close(p.sum(-1), torch.ones(n))
+    for u in (torch.zeros(n), torch.rand(n, generator=generator), torch.full((n,), 1 - 1e-7)):
+        codes = draw(p, u)
+        assert bool((p.gather(1, codes[:, None]) > 0).all())
+
+
+# Errors, bits, files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"temperature": -1.0}, "temperature: got -1"),
+        ({"temperature": math.nan}, "temperature: got nan"),
+        ({"top_k": 8}, "top_k: got 8, want 1 to 7"),
+        ({"top_k": 0}, "top_k: got 0"),
+        ({"top_p": 0.0}, "top_p: got 0"),
+        ({"top_p": 1.5}, "top_p: got 1.5"),
+        ({"label": 3}, "label: got 3 to 3, want 0 to 2"),
+        ({"label": -1}, "label: got -1"),
+        ({"label": torch.tensor([0, 1])}, r"label: got int64 \(2,\), want int64 \(4,\)"),
+        ({"guidance": 2.0}, "guidance"),
+        ({"label": 1, "guidance": 2.0}, "guidance"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_sampling_refuses_what_is_out_of_range_by_name(options, says):
+    with pytest.raises(ValueError, match=says):
+        prior("transformer").sample(4, **options)
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        (torch.zeros(2, 3, 3, dtype=torch.int64), r"codes: got int64 \(2, 3, 3\), want int64 \(B, 3, 4\)"),
+        (torch.zeros(2, 3, 4), "codes: got float32"),
+        (torch.full((2, 3, 4), 7), "codes: got 7 to 7, want 0 to 6"),
+        (torch.full((2, 3, 4), -1), "codes: got -1"),
+    ],
+)
+def test_codes_that_are_none_are_refused(codes, says):
+    with pytest.raises(ValueError, match=says):
+        prior("transformer").loss(codes)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: TransformerPrior(0, (2, 2)), "num_codes"),
+        (lambda: TransformerPrior(4, ()), "grid"),
+        (lambda: TransformerPrior(4, (2, 2), dim=10, heads=3), "heads: got 3"),
+        (lambda: TransformerPrior(4, (2, 2), label_dropout=1.0), "label_dropout"),
+        (lambda: RQTransformer(4, (2, 2)), r"grid: got \(2, 2\), want \(h, w, R\)"),
+        (lambda: PixelCNN(4, (2, 2, 2)), r"grid: got \(2, 2, 2\), want \(h, w\)"),
+        (lambda: PixelCNN(4, (2, 2), kernel=4), "kernel: got 4"),
+        (lambda: TransformerPrior(4, (1, 1)).loss(torch.tensor([[[0]]]), torch.tensor([0])), "label: got one"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_by_name(build, says):
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+def test_prior_bits_of_a_uniform_prior_are_the_nominal_bits():
+    made = MAKE["transformer"]()
+    with torch.no_grad():
+        made.to_logits.weight.zero_()
+        made.to_logits.bias.zero_()
+    codes = codes_of(made, 10)
+    nominal = companion.metrics.nominal_bits(7, (3, 4))
+    for batch_size in (3, 10):
+        assert prior_bits(made, codes, batch_size=batch_size) == pytest.approx(nominal, rel=1e-6)
+    assert made.training
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_saved_and_loaded_it_samples_the_same(kind, tmp_path):
+    made = MAKE[kind]()
+    companion.save(made, tmp_path / "prior.safetensors")
+    again = companion.load(tmp_path / "prior.safetensors")
+    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert torch.equal(again.sample(2, 1, generator=seeds[0]), made.sample(2, 1, generator=seeds[1]))
