@@ -4,6 +4,7 @@ from companion import backbones, data, likelihoods, metrics, plots, priors, quan
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
 from companion.checkpoint import load, save
+from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.priors import PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
     EMAVectorQuantizer,
@@ -23,6 +24,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "AutoregressiveDecoder",
+    "CodeSet",
     "Decoder",
     "EMAVectorQuantizer",
     "Encoder",
@@ -40,8 +42,10 @@ __all__ = [
     "VQVAEOutput",
     "VectorQuantizer",
     "backbones",
+    "check_identity",
     "data",
     "fit",
+    "identity",
     "likelihoods",
     "load",
     "metrics",
@@ -49,4 +53,5 @@ __all__ = [
     "priors",
     "quantizers",
     "save",
+    "tokenize",
 ]

@@ -44,12 +44,22 @@ class Prior(Configured, nn.Module):
         grid: (h, w), or (h, w, R) with R codes a position.
         num_classes: 0 for an unconditional prior.
         label_dropout: the share of labels that training replaces by "no class", for guidance.
+        tokenizer: the identity of the tokenizer whose codes it learns (``CodeSet.tokenizer``); saved with it, so that
+        its
+            samples are not decoded with another codebook.
     """
 
     def __init__(
-        self, num_codes: int, grid: Sequence[int], *, num_classes: int = 0, label_dropout: float = 0.0
+        self,
+        num_codes: int,
+        grid: Sequence[int],
+        *,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+        tokenizer: str = "",
     ) -> None:
         super().__init__()
+        self.tokenizer = tokenizer
         if num_codes < 1 or not grid or min(grid) < 1:
             raise ValueError(f"num_codes, grid: got {num_codes} and {tuple(grid)}, want positive numbers")
         if num_classes < 0 or not 0 <= label_dropout < 1:

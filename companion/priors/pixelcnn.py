@@ -19,7 +19,7 @@ class PixelCNN(Prior):
     only.
 
     Args:
-        num_codes, grid, num_classes, label_dropout: see :class:`Prior`; grid is (h, w).
+        num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`; grid is (h, w).
         dim: channels.
         layers: gated layers.
         kernel: width of the windows, odd.
@@ -35,8 +35,9 @@ class PixelCNN(Prior):
         kernel: int = 5,
         num_classes: int = 0,
         label_dropout: float = 0.0,
+        tokenizer: str = "",
     ) -> None:
-        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout)
+        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         if len(grid) != 2:
             raise ValueError(f"grid: got {tuple(grid)}, want (h, w)")
         if kernel < 1 or kernel % 2 == 0:

@@ -18,7 +18,7 @@ class RQTransformer(Prior):
     flattened transformer attends over T·R.
 
     Args:
-        num_codes, grid, num_classes, label_dropout: see :class:`Prior`; grid is (h, w, R).
+        num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`; grid is (h, w, R).
         dim: width of both.
         layers, depth_layers: of the spatial and of the depth transformer.
         heads, dropout: of both.
@@ -36,8 +36,9 @@ class RQTransformer(Prior):
         dropout: float = 0.0,
         num_classes: int = 0,
         label_dropout: float = 0.0,
+        tokenizer: str = "",
     ) -> None:
-        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout)
+        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         if len(grid) != 3:
             raise ValueError(f"grid: got {tuple(grid)}, want (h, w, R): R codes a position")
         self.depth, self.positions_count = grid[2], grid[0] * grid[1]

@@ -100,7 +100,7 @@ class TransformerPrior(Prior):
     *flattened* transformer, over h·w·R codes in a row.
 
     Args:
-        num_codes, grid, num_classes, label_dropout: see :class:`Prior`.
+        num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`.
         dim: width.
         layers, heads: depth, and heads of attention; heads divide dim.
         dropout: of the residual branches and of attention.
@@ -117,8 +117,9 @@ class TransformerPrior(Prior):
         dropout: float = 0.0,
         num_classes: int = 0,
         label_dropout: float = 0.0,
+        tokenizer: str = "",
     ) -> None:
-        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout)
+        super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         self.codes = nn.Embedding(num_codes, dim)
         self.sos = nn.Embedding(num_classes + 1, dim)  # the last is "no class"
         self.positions = nn.Parameter(0.02 * torch.randn(self.length, dim))
