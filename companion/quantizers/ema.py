@@ -146,7 +146,9 @@ class EMAVectorQuantizer(Quantizer):
         n, s = code_statistics(vectors, chosen, self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
         self.counts.copy_(counts)
-        self.codebook.copy_(functional.normalize(codebook, dim=1) if self.cosine else codebook)
+        if self.cosine:
+            codebook = torch.where(n[:, None] > 0, functional.normalize(codebook, dim=1), codebook)
+        self.codebook.copy_(codebook)
         self._restart(vectors)  # after the codes have moved: what is put now is not moved before it was looked up once
         self.step += 1
 
@@ -196,9 +198,11 @@ def ema_step(
     counts = (decay * counts).add_(n, alpha=1 - decay)
     total = counts.sum()
     smoothed = (counts + smoothing) / (total + len(counts) * smoothing) * total
-    rate = ((1 - decay) * n / smoothed).clamp(max=1)[:, None]  # of the way to the batch's mean
-    mean = s / n.clamp(min=1)[:, None]
-    return torch.where(n[:, None] > 0, codebook + rate * (mean - codebook), codebook), counts
+    used = n.nonzero()[:, 0]  # the others are not touched
+    rate = ((1 - decay) * n / smoothed)[used, None].clamp(max=1)  # of the way to the batch's mean
+    mean, before = s[used] / n[used, None], codebook[used]
+    moved = (before + rate * (mean - before)).to(codebook.dtype)
+    return codebook.index_copy(0, used, moved), counts
 
 
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
