@@ -1,9 +1,9 @@
 """EMA against gradient codebook, and EMA with one ingredient taken out at a time.
 
 Claims tested: a codebook that follows moving averages loses less than one that follows gradients, and trains more
-steadily. Each ingredient around the average (k-means at the start, restarts, decay, smoothing) is left out alone; two
-are put in: codes of length 1, and codes of few dimensions. The last settings are those of the source report: 256 codes
-of 4 dimensions.
+steadily. Each ingredient around the average (k-means at the start, restarts, decay, smoothing) is left out; two are put
+in: codes of length 1, and codes of few dimensions. Without decay a code is the mean of what the last batch sent to it.
+The last settings are those of the source report: 256 codes of 4 dimensions.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,13 +27,15 @@ KINDS: dict[str, Make] = {
     "EMA, no k-means": partial(EMAVectorQuantizer, init="uniform"),
     "EMA, no restarts": partial(EMAVectorQuantizer, restart_below=0.0),
     "EMA, neither": partial(EMAVectorQuantizer, **ALONE),
+    "EMA, γ = 0.95": partial(EMAVectorQuantizer, decay=0.95),
     "EMA, no decay": partial(EMAVectorQuantizer, decay=0.0),
+    "EMA, no decay, no restarts": partial(EMAVectorQuantizer, decay=0.0, restart_below=0.0),
     "EMA, no smoothing": partial(EMAVectorQuantizer, smoothing=0.0),
     "EMA, cosine": partial(EMAVectorQuantizer, cosine=True),
     "EMA, low-dimensional": lambda k, d: ProjectedQuantizer(EMAVectorQuantizer(k, d // 2), d),
     "EMA, low-dimensional cosine": lambda k, d: ProjectedQuantizer(EMAVectorQuantizer(k, d // 2, cosine=True), d),
 }
-REPORT = "gradient", "EMA", "EMA, neither"
+REPORT = "gradient", "EMA", "EMA, neither", "EMA, γ = 0.95"
 
 
 def cells(seeds: int) -> Sequence[Cell]:
