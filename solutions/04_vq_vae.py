@@ -599,20 +599,19 @@ for name in ("adam", "sgd"):
         )
 
 # %%
-change = {}
-for name, product in (("adam", 0.25), ("sgd", 0.25)):
-    pairs = [
-        weights.values("distortion", optimizer=name, alpha=a, alpha_beta=product)
+for name in ("adam", "sgd"):
+    before, after = (
+        weights.values("commitment", optimizer=name, alpha=a, alpha_beta=0.25)
         for a in (1.0, 2.0)
-    ]
-    change[name] = [abs(b - a) / a for a, b in zip(*pairs, strict=True)]
-    shown = ", ".join(f"{c:.2%}" for c in change[name])
-    print(
-        f"{name}: α 1 → 2 at αβ = {product} changes the distortion, seed by seed, by {shown}"
     )
+    ratios = [f"{b / a:.2f}" for a, b in zip(before, after, strict=True)]
+    print(f"{name:<5} α 1 → 2 at αβ = 0.25 multiplies ‖z_e − z_q‖² by", ", ".join(ratios))
 
 # %% [markdown]
-# «WEIGHTS»
+# The distance between latents and codes says most directly how well the codes follow. **SGD**: with twice the α it falls by about a third, for every seed; the codes take
+# twice the steps. **Adam**: it stays what it was, up to the growth of rounding errors over 468 steps. So whoever tunes α under Adam tunes next to nothing; what counts there is the product **αβ**, which weighs
+# the encoder's pull against the reconstruction. And that counts for much: with αβ from 0.05 to 1 the perplexity falls from 31 to 5. A strong commitment ties the latents to the few codes that they
+# happen to have; a weak one lets them roam, and find others.
 #
 # ## Other quantizers, deeper networks, more training
 # Three more sweeps, all with 64 codes. **Quantizers**: the gradient codebook of this chapter with 8 and with 3 dimensions, with the rotation
@@ -681,7 +680,8 @@ plots.show(
 )
 
 # %% [markdown]
-# «LONGER»
+# Both go on falling, and the gap grows: with four times the training 16 codes reach about what 256 codes had after a quarter of it, and 256 codes by then have half the distortion of 16. Longer
+# training does not stand in for codes.
 #
 # ## Random codes decode to noise
 # A VAE could be asked for new images: draw z from N(0, I), decode. What does the VQ-VAE give, if the codes are drawn at random? Two ways: every code equally
