@@ -31,10 +31,13 @@ def boxes():
         ),
         "latent_plane": explorers.latent_plane(Decoder(2), points, torch.arange(40) % 4, ("a", "b", "c", "d")),
         "codes_in_the_plane": explorers.codes_in_the_plane(points, torch.randn(3, 2)),
+        "moving_clouds": explorers.moving_clouds(),
     }
 
 
-@pytest.mark.parametrize("name", ["shift_and_blur", "latent_plane", "latent_grid", "kl_sweep", "codes_in_the_plane"])
+@pytest.mark.parametrize(
+    "name", ["shift_and_blur", "latent_plane", "latent_grid", "kl_sweep", "codes_in_the_plane", "moving_clouds"]
+)
 def test_every_slider_changes_the_picture_and_its_alt_text(name):
     box = boxes()[name]
     *sliders, image = box.children
@@ -103,3 +106,47 @@ def test_code_map_puts_a_code_where_it_was_clicked_and_takes_it_back():
     which.value = 2
     assert [int(b.description) for b in table.children] == maps[2].flatten().tolist()
     assert "with 0 changed" in picture.value
+
+
+def test_restarts_bring_all_codes_to_the_clouds_and_a_long_memory_lags_behind():
+    ax = plots.figure()[1]
+    alone, used_alone = explorers.draw_chase(ax, steps=60, decay=0.9, restart_below=0.0)
+    revived, used = explorers.draw_chase(ax, steps=60, decay=0.9, restart_below=0.25)
+    assert used_alone < 6 <= used
+    assert revived < alone
+    short, _ = explorers.draw_chase(ax, steps=100, decay=0.8, restart_below=0.25)
+    long, _ = explorers.draw_chase(ax, steps=100, decay=0.99, restart_below=0.25)
+    assert short < long
+
+
+def test_depth_slider_decodes_the_first_codes_of_every_stack(monkeypatch):
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8),
+        companion.ResidualQuantizer([companion.VectorQuantizer(6, 4) for _ in range(3)]),
+        companion.ResNetDecoder(1, 4, hidden=8),
+    )
+    images = torch.rand(2, 1, 12, 12)
+    codes = model.encode(images)
+    drawn = []
+    monkeypatch.setattr(plots, "draw_image", lambda ax, image: drawn.append(image))
+    monkeypatch.setattr(plots, "draw_codes", lambda ax, table: drawn.append(table))
+    which, depth, picture = explorers.depth_slider(model, images).children
+    for image, d in ((0, 2), (1, 2), (1, 3)):
+        drawn.clear()
+        which.value, depth.value = image, d
+        *_, decoded, _, table = drawn
+        expected = model.decoder(model.quantizer.decode(codes[image : image + 1], depth=d))[0].clamp(0, 1)
+        torch.testing.assert_close(decoded, expected.detach())
+        assert torch.equal(table, codes[image, ..., d - 1])
+        assert f"Image {image}, what the decoder makes of its first {d} of 3 codes" in picture.value
+
+
+def test_depth_slider_wants_a_residual_quantizer():
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8),
+        companion.VectorQuantizer(6, 4),
+        companion.ResNetDecoder(1, 4, hidden=8),
+    )
+    with pytest.raises(ValueError, match="model: got one with a VectorQuantizer, want one with a ResidualQuantizer"):
+        explorers.depth_slider(model, torch.rand(2, 1, 12, 12))

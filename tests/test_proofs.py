@@ -10,7 +10,17 @@ import companion
 from companion.autoencoder import interpolate, pca_reconstruct
 from companion.course.execution import glued
 from companion.metrics import mse
-from companion.quantizers import VectorQuantizer, nearest_code, straight_through, vq_losses
+from companion.quantizers import (
+    VectorQuantizer,
+    code_statistics,
+    cosine_lookup,
+    ema_step,
+    nearest_code,
+    restart,
+    straight_through,
+    vq_losses,
+)
+from companion.quantizers.residual import decode_to_depth, rate_bits, residual_encode
 from companion.training import train_step
 from companion.vae import importance_weighted_bound
 
@@ -139,6 +149,33 @@ def proof_bits_per_image() -> object:
     return companion.metrics.bits_per_image(torch.arange(60).reshape(5, 3, 4) ** 2 % 7, 8)
 
 
+def proof_ema_quantizer() -> object:
+    torch.manual_seed(0)
+    quantizer = companion.EMAVectorQuantizer(7, 3, decay=0.8, init="uniform", restart_below=0.0)
+    for step in range(20):
+        z = (torch.linspace(0, 30, 2 * 3 * 4 * 5) + step).sin().reshape(2, 3, 4, 5).requires_grad_()
+        out = quantizer(z)
+    (gradient,) = torch.autograd.grad((out.z_q * z.detach().cos()).sum() + out.loss, z)
+    return {
+        "codebook": quantizer.codebook.flatten().tolist(),
+        "counts": quantizer.counts.tolist(),
+        "indices": out.indices.flatten().tolist(),
+        "z_q": out.z_q.flatten().tolist(),
+        "loss": out.loss.item(),
+        "gradient": gradient.flatten().tolist(),
+    }
+
+
+def proof_ema_parts() -> object:
+    z, e = torch.linspace(0, 9, 24).sin().reshape(12, 2), torch.linspace(0, 5, 10).cos().reshape(5, 2)
+    k = cosine_lookup(z, e)
+    n, s = code_statistics(z, k, 5)
+    codes, counts = ema_step(e, torch.tensor([3.0, 0.0, 8.0, 0.1, 2.0]), n, s, 0.9, 0.5)
+    revived, restarted = restart(codes, counts, 10 + z, 0.25)
+    parts = (k.float(), n, s, codes, counts, revived, restarted)
+    return [number for part in parts for number in part.flatten().tolist()]
+
+
 def proof_vae() -> object:
     torch.manual_seed(0)
     model = companion.VAE(companion.Encoder(6), companion.Decoder(3), companion.likelihoods.Gaussian(0.2))
@@ -160,6 +197,47 @@ def proof_discretized_logistic() -> object:
 
 def proof_importance_weighted_bound() -> object:
     return importance_weighted_bound(torch.tensor([[-2000.0, 3.0], [-2001.0, 1.0], [-1999.5, 2.0]])).tolist()
+
+
+def residual_stack() -> tuple[torch.Tensor, list[VectorQuantizer]]:
+    torch.manual_seed(0)
+    members = [VectorQuantizer(6, 3, commitment_weight=0.5) for _ in range(3)]
+    return torch.linspace(0, 20, 2 * 3 * 4 * 5).sin().reshape(2, 3, 4, 5), members
+
+
+def proof_residual_quantizer() -> object:
+    z, members = residual_stack()
+    z.requires_grad_()
+    quantizer = companion.ResidualQuantizer(members)
+    out = quantizer(z)
+    total = (out.z_q * z.detach().cos()).sum() + out.loss
+    gradients = torch.autograd.grad(total, (z, *(member.codebook for member in members)))
+    return {
+        "z_q": out.z_q.flatten().tolist(),
+        "indices": out.indices.flatten().tolist(),
+        "losses": [out.loss.item(), out.losses["codebook"].item(), out.losses["commitment"].item()],
+        "gradients": [number for gradient in gradients for number in gradient.flatten().tolist()],
+        "depth 2": quantizer.decode(out.indices, depth=2).flatten().tolist(),
+    }
+
+
+def proof_residual_encode() -> object:
+    return residual_encode(*residual_stack()).flatten().tolist()
+
+
+def proof_decode_to_depth() -> object:
+    z, members = residual_stack()
+    return decode_to_depth(residual_encode(z, members), members, 2).flatten().tolist()
+
+
+def proof_residual_losses() -> object:
+    z, members = residual_stack()
+    depths = companion.ResidualQuantizer(members)(z).depths
+    return [part.losses[name].item() for name in ("codebook", "commitment") for part in depths]
+
+
+def proof_rate_bits() -> object:
+    return rate_bits(residual_encode(*residual_stack()), 6)
 
 
 PROOFS = {
@@ -188,6 +266,17 @@ PROOFS = {
         "proof.residual_block": proof_residual_block,
         "proof.perplexity": proof_perplexity,
         "proof.bits_per_image": proof_bits_per_image,
+    },
+    "05_ema_codebooks": {
+        "proof.ema_quantizer": proof_ema_quantizer,
+        "proof.ema_parts": proof_ema_parts,
+    },
+    "06_residual_quantisation": {
+        "proof.residual_quantizer": proof_residual_quantizer,
+        "proof.residual_encode": proof_residual_encode,
+        "proof.decode_to_depth": proof_decode_to_depth,
+        "proof.residual_losses": proof_residual_losses,
+        "proof.rate_bits": proof_rate_bits,
     },
 }
 

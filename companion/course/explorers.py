@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from companion import plots
 from companion.metrics import mse
-from companion.quantizers import nearest_code
+from companion.quantizers import ResidualQuantizer, code_statistics, ema_step, nearest_code, restart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -301,6 +301,112 @@ def code_map(model: "VQVAE", images: Tensor) -> widgets.VBox:
     back.on_click(restore)
     show()
     return widgets.VBox([which, table, code, back, image])
+
+
+def moving_clouds() -> widgets.VBox:
+    """Chapter 05: codes in the plane follow clouds of points that turn about the origin, see :func:`draw_chase`."""
+
+    def draw(steps: int, decay: float, restart_below: float) -> tuple["Figure", str]:
+        fig, ax = plots.figure(6, 4.9)
+        distance, used = draw_chase(ax, steps=steps, decay=decay, restart_below=restart_below)
+        ax.set_title(f"step {steps}: {used} of {CHASERS} codes in use, mean distance {distance:.2f}")
+        ax.legend(loc="lower right", fontsize=8)
+        return (
+            fig,
+            f"Six clouds of points and {CHASERS} codes with their tracks after {steps} steps, γ = {decay:g}, "
+            f"restarts below {restart_below:g}: {used} codes are in use, a point is {distance:.2f} from its code",
+        )
+
+    return explorer(
+        draw,
+        steps=widgets.IntSlider(40, 1, 150, description="steps"),
+        decay=widgets.FloatSlider(0.9, min=0.0, max=0.99, step=0.01, description="γ"),
+        restart_below=widgets.FloatSlider(0.0, min=0.0, max=0.5, step=0.05, description="restart below"),
+    )
+
+
+CHASERS = 8  # codes of :func:`draw_chase`
+
+
+def draw_chase(ax: "Axes", *, steps: int, decay: float, restart_below: float) -> tuple[float, int]:
+    """Draw eight EMA codes after some batches of points from six clouds, which turn by a fiftieth of a radian a batch.
+
+    Returns:
+        The mean distance of the last batch's points to their codes, and how many codes they use.
+    """
+    generator = torch.Generator().manual_seed(0)
+    codes = 2.2 + 0.25 * torch.randn(CHASERS, 2, generator=generator)  # all of them in one corner
+    counts, path = torch.zeros(CHASERS), [codes]
+    cloud = torch.arange(6).repeat_interleave(20)
+    for step in range(steps):
+        angle = cloud * (math.pi / 3) + 0.02 * step
+        points = 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.18 * torch.randn(len(cloud), 2, generator=generator)
+        candidates = points[torch.randperm(len(points), generator=generator)[:CHASERS]]
+        k = nearest_code(points, codes)
+        statistics = code_statistics(points, k, CHASERS)
+        looked_up = codes
+        moved, counts = ema_step(codes, counts, *statistics, decay)
+        codes, counts = restart(moved, counts, candidates, restart_below)
+        jumped = (codes != moved).any(1, keepdim=True)
+        path += [moved, torch.where(jumped, torch.nan, codes)]  # a restart is a gap in the track
+    ax.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=7, color=plots.COLOURS["train"], label="points")
+    for track in torch.stack(path, 1):  # one a code
+        ax.plot(*track.T.numpy(), color=plots.COLOURS["validation"], linewidth=1, alpha=0.5)
+    used = torch.bincount(k, minlength=CHASERS) > 0
+    for wanted, marker, label in ((used, "X", "code in use"), (~used, "o", "dead code")):
+        ax.scatter(
+            codes[wanted, 0].numpy(),
+            codes[wanted, 1].numpy(),
+            s=80,
+            marker=marker,
+            facecolor=plots.COLOURS["validation"] if marker == "X" else "white",
+            edgecolor="white" if marker == "X" else plots.COLOURS["validation"],
+            zorder=3,
+            label=label,
+        )
+    ax.set(xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), aspect="equal")
+    return float((points - looked_up[k]).norm(dim=1).mean()), int(used.sum())
+
+
+def depth_slider(model: "VQVAE", images: Tensor) -> widgets.VBox:
+    """Chapter 06: decode only the first codes of every stack, from coarse to fine.
+
+    images: (n, C, H, W), on the model's device; the model's quantizer is a ``ResidualQuantizer``.
+
+    Raises:
+        ValueError: its quantizer gives one code a position.
+    """
+    quantizer = model.quantizer
+    if not isinstance(quantizer, ResidualQuantizer):
+        raise ValueError(f"model: got one with a {type(quantizer).__name__}, want one with a ResidualQuantizer")
+    model.eval()
+    codes = model.encode(images)  # (n, h, w, R)
+    with torch.no_grad():
+        steps = [
+            model.decoder(quantizer.decode(codes, depth=d)).clamp(0, 1).cpu() for d in range(1, quantizer.depth + 1)
+        ]
+    originals, tables = images.cpu(), codes.cpu()
+
+    def draw(image: int, depth: int) -> tuple["Figure", str]:
+        decoded = steps[depth - 1][image]
+        error = float(mse(decoded, originals[image]))
+        fig, axes = plots.figure(9, 2.6, columns=4)
+        panels = (originals[image], decoded, (decoded - originals[image]).square())
+        for ax, name, panel in zip(axes, ("image", f"depths 1 to {depth}", "squared difference"), panels, strict=False):
+            plots.draw_image(ax, panel)
+            ax.set_title(name if depth > 1 or name[0] != "d" else "depth 1 alone")
+        plots.draw_codes(axes[3], tables[image, ..., depth - 1])
+        axes[3].set_title(f"codes of depth {depth}")
+        return fig, (
+            f"Image {image}, what the decoder makes of its first {depth} of {quantizer.depth} codes a position, their "
+            f"squared difference (mean {error:.4f}), and the table of the codes of depth {depth}"
+        )
+
+    return explorer(
+        draw,
+        image=widgets.IntSlider(0, 0, len(images) - 1, description="image"),
+        depth=widgets.IntSlider(1, 1, quantizer.depth, description="depth"),
+    )
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
