@@ -321,7 +321,9 @@ session.expect(
     "distortion", distortion(history.last["validation_reconstruction"], variance)
 )
 session.expect("perplexity", history.last["validation_perplexity"])
-session.expect("usage", history.last["validation_usage"])
+print(
+    f"usage = {history.last['validation_usage']:.2f}: the share of codes chosen at least once"
+)
 
 # %% [markdown]
 # The commitment term is not drawn: on the same batch it has the *same value* as the codebook term (chapter 03: one value, two gradients). And a
@@ -568,13 +570,14 @@ for row in rows:
     print("".join(f"{cell:>16}" for cell in row))
 
 # %% [markdown]
-# Three things stand in this table. **More codes lose less**, at every D; from 16 to 256 they take off a fifth (D = 32) to two fifths (D = 2, D = 8). **Codes of few
-# dimensions are used far more**: of 256 codes, perplexity 128 with D = 2, 25 with D = 8, 16 with D = 32. And so **D = 2 loses least**, at every K.
+# Three things stand in this table. **More codes lose less**, at every D; from 16 to 256 they take off a fifth (D = 32) to two fifths (D = 2, D = 8). **Codes
+# of few dimensions are used far more**: of 256 codes, perplexity 128 with D = 2, 25 with D = 8, 16 with D = 32. And so **D = 2 loses least**, at every K.
 #
-# Two claims of the source reports are about this. "Bigger dimensions like 16 tends to make the model use less diverse codes": it holds here. "Smaller dimensions like 4 tends to
-# produce blurry reconstructions, which is caused by the loss of information": here it does not. A place passes on log₂K bits whatever D is, and two numbers are enough to tell 256 codes apart.
-# What D changes is how hard it is to *learn* where the codes should be: in many dimensions a code that starts far from all latents is nobody's nearest, and stays so. (That is a statement about
-# a gradient codebook on these images; chapter 05 asks again with codes that are revived.)
+# Two claims of the source reports are about this. "Bigger dimensions like 16 tends to make the model use less diverse codes": it holds here. "Smaller
+# dimensions like 4 tends to produce blurry reconstructions, which is caused by the loss of information": here it does not. A place passes on log₂K bits
+# whatever D is, and two numbers are enough to tell 256 codes apart. What D changes is how hard it is to *learn* where the codes should be: in many dimensions
+# a code that starts far from all latents is nobody's nearest, and stays so. (That is a statement about a gradient codebook on these images; chapter 05 asks
+# again with codes that are revived.)
 #
 # ## α and β
 # Your prediction. Under fixed αβ the loss is reconstruction + α · codebook + (αβ) · commitment. Who gets gradient from the codebook term? Only the codebook
@@ -608,10 +611,11 @@ for name in ("adam", "sgd"):
     print(f"{name:<5} α 1 → 2 at αβ = 0.25 multiplies ‖z_e − z_q‖² by", ", ".join(ratios))
 
 # %% [markdown]
-# The distance between latents and codes says most directly how well the codes follow. **SGD**: with twice the α it falls by about a third, for every seed; the codes take
-# twice the steps. **Adam**: it stays what it was, up to the growth of rounding errors over 468 steps. So whoever tunes α under Adam tunes next to nothing; what counts there is the product **αβ**, which weighs
-# the encoder's pull against the reconstruction. And that counts for much: with αβ from 0.05 to 1 the perplexity falls from 31 to 5. A strong commitment ties the latents to the few codes that they
-# happen to have; a weak one lets them roam, and find others.
+# The distance between latents and codes says most directly how well the codes follow. **SGD**: with twice the α it falls by about a third, for every seed;
+# the codes take twice the steps. **Adam**: it stays what it was, up to the growth of rounding errors over 468 steps. So whoever tunes α under Adam tunes next
+# to nothing; what counts there is the product **αβ**, which weighs the encoder's pull against the reconstruction. And that counts for much: with αβ from 0.05
+# to 1 the perplexity falls from 31 to 5. A strong commitment ties the latents to the few codes that they happen to have; a weak one lets them roam, and find
+# others.
 #
 # ## Other quantizers, deeper networks, more training
 # Three more sweeps, all with 64 codes. **Quantizers**: the gradient codebook of this chapter with 8 and with 3 dimensions, with the rotation
@@ -632,10 +636,11 @@ for kind in kinds.settings("quantizer"):
     )
 
 # %% [markdown]
-# Finite scalar quantisation uses nearly every code, having none that could die, and loses no more than the best learnt codebook here, the one with the same D = 3, whose perplexity is about half as
-# large: it spends more bits by position for that. **The rotation trick**, which its paper reports to help much, is far behind in this setting. The gradient that it passes on
-# is scaled by λ = ‖z_q‖/‖z_e‖, and at the start the codes (length about 1) are several times as long as the latents; the paper uses codebooks that start on the data and
-# follow it by moving averages (chapter 05). Gumbel-softmax decodes mixtures of codes while it trains and single codes when it is tested, and pays for the difference.
+# Finite scalar quantisation uses nearly every code, having none that could die, and loses no more than the best learnt codebook here, the one with the same D
+# = 3, whose perplexity is about half as large: it spends more bits by position for that. **The rotation trick**, which its paper reports to help much, is far
+# behind in this setting. The gradient that it passes on is scaled by λ = ‖z_q‖/‖z_e‖, and at the start the codes (length about 1) are several times as long
+# as the latents; the paper uses codebooks that start on the data and follow it by moving averages (chapter 05). Gumbel-softmax decodes mixtures of codes
+# while it trains and single codes when it is tested, and pays for the difference.
 #
 # **Depth.** "How do encoder and decoder affect performance?" asks one of the source reports, and leaves it open:
 
@@ -650,8 +655,8 @@ for e, d in dict.fromkeys((r["encoder_blocks"], r["decoder_blocks"]) for r in de
     )
 
 # %% [markdown]
-# The means say that three blocks on either side take off about a tenth, and on both sides a little more; but three seeds, spread as they are, do not decide whether encoder or decoder is the better
-# place for them. Where codes are dead, depth is not what is missing.
+# The means say that three blocks on either side take off about a tenth, and on both sides a little more; but three seeds, spread as they are, do not decide
+# whether encoder or decoder is the better place for them. Where codes are dead, depth is not what is missing.
 #
 # **Longer training with few codes.** The same report asks what happens "if training is done further with small number of latent codes". Four times as long,
 # with 16 and with 256:
@@ -681,8 +686,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Both go on falling, and the gap grows: with four times the training 16 codes reach about what 256 codes had after a quarter of it, and 256 codes by then have half the distortion of 16. Longer
-# training does not stand in for codes.
+# Both go on falling, and the gap grows: with four times the training 16 codes reach about what 256 codes had after a quarter of it, and 256 codes by then
+# have half the distortion of 16. Longer training does not stand in for codes.
 #
 # ## Random codes decode to noise
 # A VAE could be asked for new images: draw z from N(0, I), decode. What does the VQ-VAE give, if the codes are drawn at random? Two ways: every code equally
@@ -732,9 +737,11 @@ session.expect("distance_rebuilt", nearest_training(vqvae.reconstruct(x_test[:n]
 session.expect("distance_black", nearest_training(torch.zeros_like(x_test[:n])))
 
 # %% [markdown]
-# Random tables are farther from every training image than a black picture is. Drawn position by position the ink is in the right places, and still hardly
-# anything can be read: what makes a digit is which codes stand *next to each other*. The decoder never saw such tables in
-# training, and owes us nothing for them. **So a prior is needed**, a model of p(k) that knows neighbours, and that is what chapters 07 and 08 build.
+# What comes of evenly drawn codes depends on the training: most of the codes that are drawn were never used, and nobody taught the decoder anything about
+# them. Drawn position by position, from codes that are in use and in places where they are used, the images are farther from every training image than a
+# black picture is (compare the bands): the ink is in the right region, and at best a broken digit can be made out. What makes a digit is which codes stand
+# *next to each other*. The decoder never saw such tables in training, and owes us nothing for them. **So a prior is needed**, a model of p(k) that knows
+# neighbours, and that is what chapters 07 and 08 build.
 #
 # (For comparison, chapter 01's autoencoder had the same trouble with points from N(0, I), and a mixture of Gaussians fitted to its latents cured most of it.
 # A table of 49 codes is a larger thing to fit than a vector of 16 numbers; a transformer is up to it.)
@@ -804,7 +811,8 @@ print("bits agree:", True)
 explorers.code_map(vqvae, x_test[:20])
 
 # %% [markdown]
-# For readers of the printed page: one position of one table, first with its own code, then with the eight codes that change the image most. The position is framed.
+# For readers of the printed page: one position of one table, first with its own code, then with the eight codes that change the image most. The position is
+# framed.
 
 # %%
 row, column = 3, 3
