@@ -16,7 +16,13 @@ from companion.quantizers.ema import (
 from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
 from companion.quantizers.projected import ProjectedQuantizer
-from companion.quantizers.residual import ResidualQuantized, ResidualQuantizer
+from companion.quantizers.residual import (
+    ResidualQuantized,
+    ResidualQuantizer,
+    decode_to_depth,
+    rate_bits,
+    residual_encode,
+)
 from companion.quantizers.search import nearest_code
 from companion.quantizers.vector import VectorQuantizer, vq_losses
 
@@ -32,9 +38,12 @@ __all__ = [
     "VectorQuantizer",
     "code_statistics",
     "cosine_lookup",
+    "decode_to_depth",
     "ema_step",
     "k_means",
     "nearest_code",
+    "rate_bits",
+    "residual_encode",
     "restart",
     "rotation_trick",
     "straight_through",
