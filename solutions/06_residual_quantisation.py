@@ -747,8 +747,8 @@ plots.show(
 # half does not: under RQ learned codebooks lose 21 % to 26 % more. For 2×16 and 3×64 the interval excludes 0; for 2×128 it does not, because the seeds differ
 # so much (from 2 % to 55 % more). If anything the choice matters *more* under RQ, and the learned kind is less predictable there. The numbers of codes in use
 # say why: by depth, learned codebooks have perplexities of 3 to 9; moving averages with restarts have 10 to 12 of 16, 38 to 54 of 64, 87 to 114 of 128. The
-# curves add a caution: for VQ the learned codebook is *ahead* during the first four epochs, and falls behind in the last two. Six epochs decide between six
-# epochs.
+# curves add a caution: for VQ the learned codebook is *ahead* during the first four epochs, and falls behind in the last two. What is decided
+# here is decided for six epochs.
 #
 # **5. One codebook shared by all depths does as well as one for each.** Lee et al. 2022 (section 3.1) share one: fewer vectors, and every depth may use every
 # code. But the residuals of depth 3 are many times shorter than the latents of depth 1, and a code of that length is of no use to
