@@ -32,8 +32,8 @@ METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-# The same hash order and data wherever the outputs are made, and one thread, as under nbval: they repeat on one machine,
-# and two chapters can be made side by side (two threads each would wait for one another).
+# The same hash order and data wherever the outputs are made, and one thread, as under nbval: they repeat on one
+# machine, and two chapters can be made side by side (two threads each would wait for one another).
 ENVIRONMENT = {"COMPANION_PROFILE": "quick", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+(it|cell|batch)? ?\[\d\d:\d\d")
 
