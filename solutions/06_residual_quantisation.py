@@ -1048,8 +1048,7 @@ for depth in (1, 2, 4):
 # 1. 64 · 4 · 14 = 3,584 bits. Per position 56 bits: a plain VQ would need 2⁵⁶ ≈ 7 · 10¹⁶ codes, and as many distances; RQ needs 4 · 16,384 = 65,536 (and
 #    with one shared codebook stores 16,384 vectors).
 # 2. Greedy: 0.9 is nearer to 0 than to 2 (0.9 against 1.1); the residual 0.9 is nearest to 0.2; the sum is 0.2, the error 0.7. The best pair is 2 − 1 = 1,
-# with
-#    error 0.1.
+#    with error 0.1.
 # 3. The nearest code e is at least as near to r as the code 0 is: ‖r − e‖ ≤ ‖r − 0‖ = ‖r‖.
 # </details>
 # <!-- ### END SOLUTION -->
@@ -1059,8 +1058,7 @@ for depth in (1, 2, 4):
 # * Losses by depth on residuals whose earlier codes are held fixed; summed over the depths; one straight-through for the whole sum.
 # * On average each depth shortens the residual by the mean squared length of its codes, if these are means; at single positions it may grow.
 # * "The same number of codes" is not "the same number of bits". At equal codes RQ lost less here (15 %, EMA); at equal bits VQ did (RQ 19 % more). What RQ
-# buys
-#   is a high rate from small codebooks.
+#   buys is a high rate from small codebooks.
 # * Stacks can be cut: coarse to fine. Quantiser dropout makes the first depths worth decoding alone.
 #
 # **Further experiments.** Give each codebook a code fixed at zero: does the share of residuals that grow fall to 0, and does the distortion care? Search the
