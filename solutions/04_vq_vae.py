@@ -548,9 +548,7 @@ for ax in (left, right):
     ax.set_xscale("log", base=2)
     ax.set_xticks(k_values, [str(k) for k in k_values])
     ax.set(xlabel="number of codes, K")
-left.set(
-    ylabel="held-out distortion", ylim=(0, None), title="More codes lose less"
-)
+left.set(ylabel="held-out distortion", ylim=(0, None), title="More codes lose less")
 right.set(ylabel="perplexity", yscale="log", title="Most of the new codes stay unused")
 left.legend()
 plots.show(
