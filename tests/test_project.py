@@ -306,13 +306,13 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
     assert chapter_table(read_book(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_six_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_seven_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 6
+    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 7
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(code, names)
-    assert names["rebuilt"].shape == (8, 1, 28, 28)
+    assert names["codes"].shape == (8, 7, 7)
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
-    assert [path.name for path in tmp_path.iterdir()] == ["autoencoder.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
