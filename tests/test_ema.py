@@ -460,3 +460,95 @@ def test_processes_that_do_not_share_their_statistics_differ():
             model(codebook_worker.batch(step).chunk(2)[rank])
         halves.append(model.codebook)
     assert not torch.equal(*halves)
+
+
+# The mistakes, as the proof that the tests above would see them ------------------------------------------------------
+
+
+class UpdateFirst(EMAVectorQuantizer):
+    """Trap 14: the codebook moves before the lookup."""
+
+    def forward(self, z):
+        self.learn(z.detach(), self.encode(z))
+        return self.quantize(z)
+
+
+class PlainCounter(EMAVectorQuantizer):
+    """Trap 11: the counter that seeds the restarts is a number, which no state dict holds."""
+
+    def __init__(self, num_codes: int, dim: int, **options) -> None:
+        super().__init__(num_codes, dim, **options)
+        del self._buffers["step"]
+        self.step = torch.zeros((), dtype=torch.int64)
+
+
+class UnscaledCosine(EMAVectorQuantizer):
+    """Trap 19: the mean of vectors of length 1 is shorter, and is not scaled back."""
+
+    def learn(self, z, indices):
+        n, s = code_statistics(self._vectors(z), indices.flatten(), self.num_codes)
+        codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
+        self.codebook.copy_(codebook)
+        self.counts.copy_(counts)
+
+
+class SmoothedFedBack(EMAVectorQuantizer):
+    """Trap 10: the smoothed counts take the place of the average."""
+
+    def learn(self, z, indices):
+        super().learn(z, indices)
+        total = self.counts.sum()
+        self.counts.copy_((self.counts + self.smoothing) / (total + self.num_codes * self.smoothing) * total)
+
+
+class RestartThenDivide(SmoothedPaper):
+    """Trap 8: a code is put onto a vector, and the division of the same step takes it back."""
+
+    def learn(self, z, indices):
+        dead = self.counts < 0.999
+        self.codebook[dead] = self._vectors(z)[: int(dead.sum())]
+        super().learn(z, indices)
+
+
+def test_an_update_before_the_lookup_would_be_seen():
+    quantizer = UpdateFirst(6, 3, init="uniform", restart_below=0.0, decay=0.0)
+    before = quantizer.codebook.clone()
+    out = quantizer(points(30))
+    assert not torch.equal(out.z_q, before[out.indices])
+
+
+def test_a_counter_outside_the_state_would_be_seen():
+    torch.manual_seed(0)
+    one, again = (PlainCounter(16, 3, decay=0.5, restart_below=0.3, init="uniform") for _ in range(2))
+    for seed in range(4):
+        one(points(30, seed=seed))
+    again.load_state_dict(one.state_dict())
+    for quantizer in (one, again):
+        quantizer(points(30, seed=4))
+    assert not torch.equal(one.codebook, again.codebook)
+
+
+def test_cosine_codes_that_are_not_scaled_back_would_be_seen():
+    quantizer = UnscaledCosine(8, 3, decay=0.5, cosine=True, init="uniform")
+    for seed in range(50):
+        quantizer(5 * points(40, seed=seed))
+    assert (quantizer.codebook.norm(dim=1) - 1).abs().max() > 0.05
+
+
+def test_counts_that_are_smoothed_again_and_again_would_be_seen():
+    fed, right = (kind(6, 3, init="uniform", restart_below=0.0, smoothing=0.5) for kind in (SmoothedFedBack, plain))
+    for quantizer in (fed, right):
+        quantizer(points(30))
+    assert not torch.equal(fed.counts, right.counts)
+
+
+def test_a_restart_that_the_same_step_takes_back_would_be_seen():
+    torch.manual_seed(0)
+    quantizer = RestartThenDivide(8, 3, init="uniform", restart_below=0.0)
+    quantizer.codebook.copy_(100 + points(8))
+    quantizer.sums.copy_(quantizer.codebook)
+    z = points(60)
+    for _ in range(3):
+        quantizer(z)
+    onto = (quantizer.codebook[:, None] == z[None]).all(-1).any(1)
+    assert int(onto.sum()) == 0

@@ -284,3 +284,42 @@ def test_an_rq_vae_is_a_vqvae_with_a_residual_quantizer(options):
     assert codes.shape == (2, 7, 7, 3)
     assert model(x).code_counts.shape == (3, 8)
     assert torch.equal(model.decode(codes), model.reconstruct(x))
+
+
+# The mistakes, as the proof that the tests above would see them ------------------------------------------------------
+
+
+def test_a_mean_over_the_depths_would_be_seen():
+    """Trap 6: averaged silently, each codebook's gradient is R times smaller."""
+    quantizer, z = stack(), latents()
+    (mean,) = torch.autograd.grad(
+        torch.stack([one.loss for one in quantizer(z).depths]).mean(), quantizer.quantizers[0].codebook
+    )
+    (alone,) = torch.autograd.grad(quantizer.quantizers[0](z).loss, quantizer.quantizers[0].codebook)
+    torch.testing.assert_close(3 * mean, alone)
+
+
+def test_a_shared_codebook_that_learns_between_depths_would_be_seen():
+    """Trap 15: in a plain loop the sum belongs to no one codebook."""
+    member = stack(shared=True, ema=True).quantizers[0]
+    member(latents(20))
+    residual, total, indices = latents(20, seed=2), 0, []
+    before = member.codebook.clone()
+    for _ in range(3):
+        out = member(residual)
+        indices.append(out.indices)
+        total = total + out.z_q
+        residual = residual - out.z_q
+    for codebook in (before, member.codebook):
+        decoded = torch.nn.functional.embedding(torch.stack(indices, -1), codebook).sum(-2).movedim(-1, 1)
+        assert not torch.allclose(decoded, total, atol=1e-3)
+
+
+def test_minus_one_for_a_dropped_depth_would_be_the_last_code():
+    """Trap 24: plain indexing takes −1 for the last code, in silence; `decode` refuses it."""
+    quantizer = stack()
+    codes = quantizer.encode(latents())
+    codes[..., 2] = -1
+    assert torch.equal(quantizer.quantizers[2].codebook[codes[0, 0, 0, 2]], quantizer.quantizers[2].codebook[7])
+    with pytest.raises(ValueError, match="indices: got -1"):
+        quantizer.decode(codes)
