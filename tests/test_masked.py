@@ -75,7 +75,7 @@ def test_a_masked_weight_stays_masked_after_training_and_is_no_part_of_the_state
     changed[..., 2, 2] += 5
     difference = (layer(changed) - layer(x)).abs().sum((0, 1))
     assert bool((difference.flatten()[:13] == 0).all())  # nothing up to and with the pixel itself
-    assert float(difference.sum()) > 0
+    assert difference.sum().item() > 0
 
 
 def test_stacked_masks_have_a_blind_spot_to_the_upper_right():

@@ -79,7 +79,7 @@ def test_one_noise_for_the_whole_batch_is_refused_and_the_model_draws_one_for_ea
         with pytest.raises(ValueError, match="noise: got shape"):
             reparameterize(mean, log_variance, noise)
     z = small()(torch.rand(1, 1, 8, 8).expand(6, 1, 8, 8)).z  # six times the same image
-    assert float(z.std(0).min()) > 0
+    assert z.std(0).min().item() > 0
     assert len({tuple(row) for row in z.tolist()}) == 6
     assert len(set(z[0].tolist())) == 3  # and one for each latent number
 

@@ -45,7 +45,8 @@ def _members(depth: int, num_codes: int, dim: int, seed: int, beta: float = 0.25
     g = torch.Generator().manual_seed(seed)
     members = []
     for r in range(depth):
-        member = VectorQuantizer(num_codes, dim, commitment_weight=beta)
+        with torch.random.fork_rng(devices=[]):  # its first codes are drawn, only to be overwritten
+            member = VectorQuantizer(num_codes, dim, commitment_weight=beta)
         with torch.no_grad():
             member.codebook.copy_(0.8**r * torch.randn(num_codes, dim, generator=g) + 0.2)
         members.append(member)
