@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,20 @@ def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     _check_pair(z, z_q)
-    return z_q.detach().to(z.dtype) + (z - z.detach())
+    out: Tensor = _StraightThrough.apply(z, z_q.detach().to(z.dtype))
+    return out
+
+
+class _StraightThrough(torch.autograd.Function):
+    """sg[z_q] + (z − sg[z]) without adding anything: the value goes forward as it is, the gradient back as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, z_q: Tensor) -> Tensor:
+        return z_q.view_as(z_q)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 def rotation_trick(z: Tensor, z_q: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class EMAVectorQuantizer(Quantizer):
             vectors = self._vectors(z)  # (N, D)
             indices = self._lookup(vectors)
             codes = functional.embedding(indices, self.codebook)
-            commitment = (vectors - codes).square().mean()
+            commitment = functional.mse_loss(vectors, codes)  # the codes are a buffer: no gradient goes there
             estimate = rotation_trick if self.estimator == "rotation" else straight_through
             z_q = estimate(vectors, codes)
         shape = z.shape[:1] + z.shape[2:]

@@ -177,7 +177,8 @@ class ResidualQuantizer(Quantizer):
         if self.training:
             for member, pairs in zip(self._members(), seen, strict=True):
                 latents, chosen_rows = zip(*pairs, strict=True)
-                member.learn(torch.cat(latents), torch.cat(chosen_rows))
+                once = len(pairs) == 1  # a codebook of its own: nothing to put together, and nothing to copy
+                member.learn(*(pairs[0] if once else (torch.cat(latents), torch.cat(chosen_rows))))
         losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
         return ResidualQuantized(
             straight_through(z, z_q.to(z.dtype)),

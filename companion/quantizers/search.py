@@ -47,17 +47,17 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
         nearest = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         for start in range(0, len(z), size):
             part = z[start : start + size].to(dtype) - centre  # (size, D)
-            found = nearest[start : start + size]  # (size,), the best so far, and its score
             best = part.new_full((len(part),), -torch.inf)
             for first in range(0, len(codes), width):
                 block = codes[first : first + width]  # (width, D)
                 scores = table[: len(part) * len(block)].view(len(part), len(block))  # (size, width)
                 torch.addmm(bias[first : first + width], part, block.T, out=scores)
-                score, index = scores.max(1)
-                better = score > best
-                best = torch.where(better, score, best)
-                found = torch.where(better, index + first, found)
-            nearest[start : start + size] = found
+                index = scores.argmax(1)
+                if width < len(codes):  # is this block's best the best so far?
+                    score = scores.gather(1, index[:, None])[:, 0]
+                    index = torch.where(score > best, index + first, nearest[start : start + size])
+                    best = torch.maximum(score, best)
+                nearest[start : start + size] = index
     return nearest
 
 
