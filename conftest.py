@@ -21,6 +21,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
             answers = item.path.parent.name == "solutions"
             patch.setenv("COMPANION_PROFILE", "quick" if answers else "smoke")
             patch.setenv("COMPANION_STRICT", "1" if answers else "0")
+            # nbval gives a kernel five seconds to send what a finished cell has printed; a busy machine may need more.
+            item.output_timeout = 120
         return (yield)
 
 
