@@ -143,6 +143,24 @@ def rotation_trick(z: Tensor, z_q: Tensor) -> Tensor:
         return (target + (path - path.detach())).to(z.dtype)
 
 
+ESTIMATORS = {"straight-through": straight_through, "rotation": rotation_trick}
+
+
+def first_codes(num_codes: int, dim: int, estimator: str) -> Tensor:
+    """(K, D) codes drawn from U(−√(3/D), √(3/D)): variance 1/D in each dimension, so that the mean of ‖e‖² is 1.
+
+    Raises:
+        ValueError: a size is not positive, or there is no such estimator.
+    """
+    for name, value in (("num_codes", num_codes), ("dim", dim)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, want at least 1")
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator: got {estimator!r}, want one of {', '.join(ESTIMATORS)}")
+    bound = (3 / dim) ** 0.5
+    return torch.empty(num_codes, dim).uniform_(-bound, bound)
+
+
 def working(z: Tensor) -> Tensor:
     """In float32 where it is of less precision: distances and losses are never taken in half precision."""
     return z if z.dtype in (torch.float32, torch.float64) else z.float()

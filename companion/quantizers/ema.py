@@ -8,14 +8,14 @@ from torch.nn import functional
 
 from companion.quantizers import _processes
 from companion.quantizers.base import (
+    ESTIMATORS,
     Quantized,
     Quantizer,
     check_indices,
     check_latents,
+    first_codes,
     grid,
-    rotation_trick,
     rows,
-    straight_through,
     working,
 )
 from companion.quantizers.search import nearest_code
@@ -82,9 +82,6 @@ class EMAVectorQuantizer(Quantizer):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("num_codes", num_codes), ("dim", dim)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, want at least 1")
         for name, share in (("decay", decay), ("restart_below", restart_below)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name}: got {share}, want at least 0 and less than 1")
@@ -93,14 +90,11 @@ class EMAVectorQuantizer(Quantizer):
                 raise ValueError(f"{name}: got {weight}, want at least 0")
         if init not in ("k-means", "uniform"):
             raise ValueError(f"init: got {init!r}, want 'k-means' or 'uniform'")
-        if estimator not in ("straight-through", "rotation"):
-            raise ValueError(f"estimator: got {estimator!r}, want 'straight-through' or 'rotation'")
         self.num_codes, self.dim = num_codes, dim
         self.decay, self.commitment_weight, self.smoothing = decay, commitment_weight, smoothing
         self.init, self.restart_below, self.cosine = init, restart_below, cosine
         self.estimator, self.seed = estimator, seed
-        bound = (3 / dim) ** 0.5
-        codes = torch.empty(num_codes, dim).uniform_(-bound, bound)
+        codes = first_codes(num_codes, dim, estimator)
         self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
         self.register_buffer("counts", torch.zeros(num_codes))  # N_k: nothing was seen yet
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
@@ -111,8 +105,7 @@ class EMAVectorQuantizer(Quantizer):
             indices = self._lookup(vectors)
             codes = functional.embedding(indices, self.codebook)
             commitment = functional.mse_loss(vectors, codes)  # the codes are a buffer: no gradient goes there
-            estimate = rotation_trick if self.estimator == "rotation" else straight_through
-            z_q = estimate(vectors, codes)
+            z_q = ESTIMATORS[self.estimator](vectors, codes)
         shape = z.shape[:1] + z.shape[2:]
         return Quantized(
             grid(z_q, shape).to(z.dtype),

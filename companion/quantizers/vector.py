@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion.quantizers.base import (
+    ESTIMATORS,
     Quantized,
     Quantizer,
     check_indices,
     check_latents,
+    first_codes,
     grid,
-    rotation_trick,
     rows,
-    straight_through,
     working,
 )
 from companion.quantizers.search import nearest_code
@@ -69,18 +69,12 @@ class VectorQuantizer(Quantizer):
         estimator: Literal["straight-through", "rotation"] = "straight-through",
     ) -> None:
         super().__init__()
-        for name, value in (("num_codes", num_codes), ("dim", dim)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, want at least 1")
         if commitment_weight < 0:
             raise ValueError(f"commitment_weight: got {commitment_weight}, want at least 0")
-        if estimator not in ("straight-through", "rotation"):
-            raise ValueError(f"estimator: got {estimator!r}, want 'straight-through' or 'rotation'")
         self.num_codes, self.dim = num_codes, dim
         self.commitment_weight = commitment_weight
         self.estimator = estimator
-        bound = (3 / dim) ** 0.5
-        self.codebook = nn.Parameter(torch.empty(num_codes, dim).uniform_(-bound, bound))
+        self.codebook = nn.Parameter(first_codes(num_codes, dim, estimator))
 
     def quantize(self, z: Tensor) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
@@ -88,8 +82,7 @@ class VectorQuantizer(Quantizer):
             indices = nearest_code(vectors, self.codebook)  # (N,)
             codes = functional.embedding(indices, self.codebook)  # (N, D), and the way of the gradient to the codebook
             codebook_loss, commitment_loss = vq_losses(vectors, codes)  # before the estimator: it cuts that way
-            estimate = rotation_trick if self.estimator == "rotation" else straight_through
-            z_q = estimate(vectors, codes)
+            z_q = ESTIMATORS[self.estimator](vectors, codes)
         shape = z.shape[:1] + z.shape[2:]
         return Quantized(
             grid(z_q, shape).to(z.dtype),
