@@ -207,8 +207,6 @@ measured = seconds(nearest_code, cases, settings.timing_repeats)
 for D in lengths:
     row = "   ".join(f"K = {K}: {1000 * measured[K, D]:.1f} ms" for K in numbers_of_codes)
     print(f"D = {D:<4} {row}")
-# More codes cost more:
-assert measured[4096, 32] > measured[2048, 32] > measured[512, 32]
 
 # %%
 fig, ax = plots.figure(5, 3)
