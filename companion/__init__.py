@@ -1,10 +1,12 @@
 """Autoencoders, vector quantisers and priors over discrete codes: what the course builds, finished."""
 
-from companion import backbones, data, likelihoods, metrics, plots, priors, quantizers
+from companion import backbones, classifier, data, likelihoods, metrics, plots, priors, quantizers
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
 from companion.checkpoint import load, save
+from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
+from companion.pretrained import pretrained
 from companion.priors import PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
     EMAVectorQuantizer,
@@ -24,6 +26,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "AutoregressiveDecoder",
+    "Classifier",
     "CodeSet",
     "Decoder",
     "EMAVectorQuantizer",
@@ -43,6 +46,7 @@ __all__ = [
     "VectorQuantizer",
     "backbones",
     "check_identity",
+    "classifier",
     "data",
     "fit",
     "identity",
@@ -50,6 +54,7 @@ __all__ = [
     "load",
     "metrics",
     "plots",
+    "pretrained",
     "priors",
     "quantizers",
     "save",

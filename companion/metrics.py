@@ -161,3 +161,74 @@ def perplexity(counts: Tensor) -> float:
         raise ValueError(f"counts: got shape {tuple(counts.shape)}, want (K,) with a positive sum")
     share = counts.double() / counts.sum()
     return float((-torch.xlogy(share, share).sum()).exp())
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Squared Fréchet distance of the two Gaussians that have the means and covariances of two sets of features.
+
+    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Dowson & Landau 1982; of images' features: Heusel et al. 2017, eq. 6),
+    in float64. With (n − 1) Σ = RᵀR from a QR decomposition, the eigenvalues of Σ_a Σ_b are the squared singular values
+    of R_a R_bᵀ, so that no matrix root is needed, and fewer examples than features do no harm.
+
+    Two finite sets from one distribution differ already: compare distances of sets of equal size only.
+
+    Shapes:
+        a: (N, F), b: (M, F), N and M at least 2 → a number of at least 0.
+
+    Raises:
+        ValueError: other shapes, or a number is NaN or infinite.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"a, b: got shapes {tuple(a.shape)} and {tuple(b.shape)}, want (N, F) and (M, F), N, M ≥ 2")
+    for name, features in (("a", a), ("b", b)):
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"{name}: got NaN or infinity, want finite numbers")
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    between = torch.linalg.svdvals(root_a @ root_b.T).sum()  # tr (Σ_a Σ_b)^½
+    squares = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum()
+    return max(0.0, float(squares - 2 * between))
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (F,), and R with RᵀR = Σ."""
+    x = features.detach().double()
+    mean = x.mean(0)
+    return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1)).R
+
+
+@torch.no_grad()
+def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
+    """For each image, the mean squared difference per pixel to the training image nearest to it: 0 for a copy.
+
+    Divided by the variance of the training pixels it is in the units of ``distortion``. Training images are taken a
+    few thousand at a time, and only a bounded piece of the table of distances exists at once.
+
+    Shapes:
+        images: (N, C, H, W), training: (M, C, H, W); floating point, or bytes as an ``ImageSet`` holds them, which are
+        divided by 255 → (N,).
+
+    Raises:
+        ValueError: images of another size or type, or no training images.
+    """
+    from companion.quantizers.search import nearest_code  # here: the quantizers import this module
+
+    if images.ndim != 4 or images.shape[1:] != training.shape[1:] or len(training) == 0:
+        raise ValueError(
+            f"images, training: got shapes {tuple(images.shape)} and {tuple(training.shape)}, want (N, C, H, W) and "
+            "(M, C, H, W), M ≥ 1"
+        )
+    x = _pixels("images", images)  # (N, C·H·W)
+    least = x.new_full((len(x),), math.inf)
+    for start in range(0, len(training), 5_000):
+        candidates = _pixels("training", training[start : start + 5_000]).to(x)
+        nearest = candidates[nearest_code(x, candidates)]
+        least = torch.minimum(least, (x - nearest).square().mean(1))
+    return least
+
+
+def _pixels(name: str, images: Tensor) -> Tensor:
+    if images.is_floating_point():
+        return images.flatten(1)
+    if images.dtype == torch.uint8:
+        return images.flatten(1).float().div_(255)
+    raise ValueError(f"{name}: got dtype {images.dtype}, want floating point or uint8")

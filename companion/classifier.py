@@ -1,0 +1,183 @@
+"""The judge of generated images (chapters 07 and 08): recognised as what, how far from real ones?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from companion.checkpoint import Configured
+from companion.data import ImageSet
+from companion.metrics import frechet_distance, nearest_distances
+from companion.pretrained import names, pretrained
+
+
+@dataclass(frozen=True)
+class ClassifierOutput:
+    """What a classifier returns: ``logits`` (B, num_classes), and the ``features`` (B, F) that they are linear in."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Classifier(Configured, nn.Module):
+    """A small convolutional network for images of some 28×28 pixels: five 3×3 convolutions, mean over places, linear.
+
+    Args:
+        in_channels: C, 1 for grey images and 3 for colour.
+        num_classes: what there is to tell apart.
+        width: channels of the first convolution; the later ones have 2, 3, 4 and 4 times as many. F is 4·width.
+        dropout: share of the features left out in training.
+
+    Shapes:
+        x: (B, C, H, W) in [0, 1] → ``ClassifierOutput``.
+
+    Raises:
+        ValueError: an argument is out of range; x has another number of channels, or is no floating point.
+    """
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, *, width: int = 24, dropout: float = 0.3) -> None:
+        super().__init__()
+        if min(in_channels, num_classes, width) < 1:
+            raise ValueError(
+                f"in_channels, num_classes, width: got {in_channels}, {num_classes} and {width}, want positive numbers"
+            )
+        self.in_channels = in_channels
+        self.layers = nn.Sequential(
+            _block(in_channels, width),
+            _block(width, 2 * width, stride=2),
+            _block(2 * width, 3 * width),
+            _block(3 * width, 4 * width, stride=2),
+            _block(4 * width, 4 * width),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> ClassifierOutput:
+        if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
+            kind = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+            raise ValueError(f"x: got {kind}, want floating point (B, {self.in_channels}, H, W)")
+        features = self.layers(x).mean((2, 3))  # (B, 4·width, H/4, W/4) → (B, F)
+        return ClassifierOutput(self.head(self.dropout(features)), features)
+
+
+def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),  # the norm has one
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+def judge(data: str) -> Classifier:
+    """The shipped classifier for "glyphs", "mnist" or "fashion-mnist"; its accuracy on test images is in ``scores``.
+
+    Raises:
+        ValueError: there is none for ``data``.
+    """
+    kind = "-classifier"
+    known = [name.removesuffix(kind) for name in names() if name.endswith(kind)]
+    if data not in known:
+        raise ValueError(f"data: got {data!r}, want one of {', '.join(known)}")
+    model = pretrained(data + kind)
+    assert isinstance(model, Classifier)
+    return model
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What :func:`judged` found out about n images.
+
+    Attributes:
+        accuracy: the share recognised as the class that was asked for; NaN without labels.
+        shares: (num_classes,), the share of the images recognised as each class.
+        frechet: distance of the images' features to those of held-out images.
+        frechet_floor: the same for as many training images: what images that are real reach.
+        nearest: mean over the images of the squared distance to the nearest training image, over the training images'
+            variance; 0 for copies.
+        nearest_floor: the same for held-out images: well below it, images are copied.
+    """
+
+    accuracy: float
+    shares: Tensor
+    frechet: float
+    frechet_floor: float
+    nearest: float
+    nearest_floor: float
+
+    @property
+    def entropy(self) -> float:
+        """Of the shares, in nats."""
+        return float(-torch.xlogy(self.shares, self.shares).sum())
+
+    @property
+    def classes(self) -> float:
+        """exp(entropy): as many classes, equally often seen, would be as hard to guess."""
+        return float(torch.tensor(self.entropy).exp())
+
+
+@torch.no_grad()
+def judged(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    train: ImageSet,
+    held_out: ImageSet,
+    batch_size: int = 500,
+) -> Judgement:
+    """Judge generated (or any) images by a classifier's eyes, and beside real ones.
+
+    A Fréchet distance depends on how many images it is taken from. It is taken from equally many of all three kinds:
+    n, or as many as the smallest set has, spread evenly over each.
+
+    Args:
+        labels: (n,) int64, the class that each image was asked to be.
+        train: the images that the generator learnt from.
+        held_out: images that neither generator nor classifier has seen.
+
+    Shapes:
+        images: (n, C, H, W) in [0, 1], n ≥ 2.
+
+    Raises:
+        ValueError: images or labels do not fit the image sets, or have the wrong type.
+    """
+    if tuple(images.shape[1:]) != train.shape or train.shape != held_out.shape or len(images) < 2:
+        raise ValueError(
+            f"images: got shape {tuple(images.shape)}, want (n, {', '.join(map(str, train.shape))}) as in train and "
+            f"held_out ({', '.join(map(str, held_out.shape))}), n ≥ 2"
+        )
+    if labels is not None and (labels.dtype != torch.int64 or labels.shape != (len(images),)):
+        raise ValueError(f"labels: got {labels.dtype} {tuple(labels.shape)}, want int64 ({len(images)},)")
+    logits, features = _looked_at(classifier, images, batch_size)
+    seen = logits.argmax(1)
+    n = min(len(images), len(train), len(held_out))
+    real, unseen = (part.batch(_spread(n, len(part)))[0] for part in (train, held_out))
+    _, real_features = _looked_at(classifier, real, batch_size)
+    _, unseen_features = _looked_at(classifier, unseen, batch_size)
+    variance = train.images.double().div(255).var(correction=0).item()
+    return Judgement(
+        accuracy=float("nan") if labels is None else (seen == labels.to(seen.device)).double().mean().item(),
+        shares=torch.bincount(seen, minlength=logits.shape[1]).cpu().double() / len(images),
+        frechet=frechet_distance(features[_spread(n, len(images))], unseen_features),
+        frechet_floor=frechet_distance(real_features, unseen_features),
+        nearest=nearest_distances(images, train.images).mean().item() / variance,
+        nearest_floor=nearest_distances(unseen, train.images).mean().item() / variance,
+    )
+
+
+def _spread(n: int, length: int) -> Tensor:
+    """``n`` of ``length`` indices, evenly spread: the first ones of a set can be another kind than the last."""
+    return torch.arange(n) * length // n
+
+
+def _looked_at(classifier: Classifier, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Logits and features, in eval mode, batch by batch."""
+    device = next(classifier.parameters()).device
+    batches = [images[start : start + batch_size].to(device) for start in range(0, len(images), batch_size)]
+    training = classifier.training
+    classifier.eval()
+    try:
+        outputs = [classifier(batch) for batch in batches]
+    finally:
+        classifier.train(training)
+    return torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs])
