@@ -1,0 +1,236 @@
+"""Train the weights that the package ships, and measure them: ``python -m experiments.weights NAME``.
+
+Each is made from its seed and the settings below alone, and is written to ``companion/weights``: ``NAME.safetensors``,
+and ``NAME.json`` with its scores, how it was made, and where. A prior learns the codes of the tokenizer that is there,
+and all are judged by the classifier that is there: classifier first, then tokenizer, then prior. ``--measure`` only
+measures again what is there.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import companion
+from companion.checkpoint import written_whole
+from companion.classifier import Classifier, judge, judged
+from companion.course.session import default_device, machine
+from companion.data import ImageSet, load
+from companion.metrics import CodeUsage, distortion, mse
+from companion.pretrained import WEIGHTS, pretrained
+from companion.priors import Prior, prior_bits
+from companion.training import Examples
+
+Settings = Mapping[str, Any]
+
+# stages: (epochs, learning rate), one after the other
+_CLASSIFIER = {"train_images": 60_000, "batch_size": 128, "stages": [(4, 2e-3), (2, 2e-4)], "seed": 0}
+_VQVAE = {
+    **{"train_images": 60_000, "num_codes": 64, "dim": 8, "hidden": 32, "decay": 0.95},
+    **{"batch_size": 128, "stages": [(4, 2e-3), (1, 3e-4)], "seed": 0},
+}
+_PRIOR = {
+    **{"train_images": 60_000, "tokenizer": "vqvae", "dim": 64, "layers": 4, "heads": 4, "label_dropout": 0.1},
+    **{"batch_size": 128, "stages": [(3, 2e-3), (5, 1e-3), (3, 3e-4), (1, 1e-4)], "seed": 0},
+}
+SETTINGS: dict[str, Settings] = {
+    "glyphs-classifier": _CLASSIFIER,
+    "mnist-classifier": _CLASSIFIER,
+    "fashion-mnist-classifier": _CLASSIFIER,
+    "glyphs-vqvae": _VQVAE,
+    "mnist-vqvae": _VQVAE,
+    "glyphs-prior": _PRIOR,
+    "mnist-prior": _PRIOR,
+}
+TEST_IMAGES = 10_000
+SAMPLES = 2_000  # that a prior is judged by, equally many of each class
+
+
+def trained(model: nn.Module, examples: Examples, settings: Settings, objective: Any = None) -> nn.Module:
+    """The stages of training, in order; each begins with a fresh optimizer."""
+    for stage, (epochs, lr) in enumerate(settings["stages"]):
+        print(f"stage {stage + 1} of {len(settings['stages'])}: {epochs} epochs at learning rate {lr}", flush=True)
+        seed, size = settings["seed"] + stage, settings["batch_size"]
+        companion.fit(model, examples, epochs=epochs, batch_size=size, lr=lr, objective=objective, seed=seed)
+    return model.cpu()
+
+
+# Classifiers
+
+
+@dataclass(frozen=True)
+class Recognised:
+    loss: Tensor
+    accuracy: Tensor
+
+
+def recognised(model: Classifier, x: Tensor, y: Tensor) -> Recognised:
+    logits = model(x).logits
+    return Recognised(functional.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean())
+
+
+def classifier(train: ImageSet, settings: Settings) -> nn.Module:
+    return trained(Classifier(train.shape[0], len(train.classes)), train, settings, recognised)
+
+
+def accuracy(model: Classifier, images: ImageSet, *, through: companion.VQVAE | None = None) -> float:
+    """The share of the images that are recognised, as they are or rebuilt by a tokenizer."""
+    right = 0
+    for rows in torch.arange(len(images)).split(500):
+        x, y = images.batch(rows)
+        with torch.no_grad():
+            right += int((model(x if through is None else through.reconstruct(x)).logits.argmax(1) == y).sum())
+    return right / len(images)
+
+
+def classifier_scores(model: Classifier, train: ImageSet, test: ImageSet, settings: Settings) -> dict[str, Any]:
+    return {"accuracy": accuracy(model, test), "accuracy_training": accuracy(model, train.subset(TEST_IMAGES))}
+
+
+# Tokenizers
+
+
+def vqvae(train: ImageSet, settings: Settings) -> nn.Module:
+    channels, dim, hidden = train.shape[0], settings["dim"], settings["hidden"]
+    model = companion.VQVAE(
+        companion.ResNetEncoder(channels, dim, hidden=hidden, factor=4, num_blocks=1),
+        companion.EMAVectorQuantizer(settings["num_codes"], dim, decay=settings["decay"]),
+        companion.ResNetDecoder(channels, dim, hidden=hidden, factor=4, num_blocks=1),
+    )
+    return trained(model, train, settings)
+
+
+def vqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settings: Settings) -> dict[str, Any]:
+    """Distortion, use of the codes, and how well the classifier recognises what is rebuilt: no sample can be expected
+    to be recognised better."""
+    usage, error = CodeUsage(model.quantizer.num_codes), 0.0
+    for rows in torch.arange(len(test)).split(500):
+        x, _ = test.batch(rows)
+        codes = model.encode(x)
+        usage.update(codes)
+        error += mse(model.decode(codes), x).item() * len(rows) / len(test)
+    variance = train.images.double().div(255).var(correction=0).item()
+    return {
+        "distortion": distortion(error, variance),
+        "perplexity": usage.perplexity,
+        "usage": usage.usage,
+        "accuracy_test": accuracy(judge(test.name), test),
+        "accuracy_reconstructions": accuracy(judge(test.name), test, through=model),
+    }
+
+
+# Priors
+
+
+def prior(train: ImageSet, settings: Settings) -> nn.Module:
+    codes = companion.tokenize(pretrained(f"{train.name}-{settings['tokenizer']}"), train)
+    model = companion.TransformerPrior(
+        codes.num_codes,
+        codes.grid,
+        dim=settings["dim"],
+        layers=settings["layers"],
+        heads=settings["heads"],
+        num_classes=len(train.classes),
+        label_dropout=settings["label_dropout"],
+        tokenizer=codes.tokenizer,
+    )
+    return trained(model, codes, settings, lambda model, codes, labels: model(codes, labels))
+
+
+def prior_scores(
+    model: Prior, train: ImageSet, test: ImageSet, settings: Settings, *, samples: int = SAMPLES
+) -> dict[str, Any]:
+    """What the classifier makes of samples of every class at temperature 1, nothing cut off; and held-out bits."""
+    tokenizer, eyes = pretrained(f"{test.name}-{settings['tokenizer']}"), judge(test.name)
+    companion.check_identity(tokenizer, model)
+    held_out = companion.tokenize(tokenizer, test)
+    labels = torch.arange(samples) % model.num_classes
+    codes = model.sample(samples, labels, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([tokenizer.decode(part) for part in codes.split(500)])
+    judgement = judged(eyes, images, labels, train=train, held_out=test)
+    rebuilt = torch.cat([tokenizer.decode(part) for part in held_out.codes[:samples].split(500)])
+    ceiling = accuracy(eyes, test, through=tokenizer)
+    return {
+        "samples": samples,
+        "accuracy_test": accuracy(eyes, test),
+        "accuracy_reconstructions": ceiling,
+        "accuracy_samples": judgement.accuracy,
+        "ratio": judgement.accuracy / ceiling,
+        "shares": judgement.shares.tolist(),
+        "classes": judgement.classes,
+        "frechet": judgement.frechet,
+        "frechet_reconstructions": judged(eyes, rebuilt, train=train, held_out=test).frechet,
+        "frechet_floor": judgement.frechet_floor,
+        "nearest": judgement.nearest,
+        "nearest_floor": judgement.nearest_floor,
+        "bits": prior_bits(model, held_out.codes, held_out.labels),
+        "bits_without_class": prior_bits(model, held_out.codes),
+    }
+
+
+KINDS = {
+    "classifier": (classifier, classifier_scores),
+    "vqvae": (vqvae, vqvae_scores),
+    "prior": (prior, prior_scores),
+}
+
+
+def make(name: str, settings: Settings, folder: Path = WEIGHTS) -> None:
+    """Train ``name`` as ``settings`` say and write it into ``folder``; its scores are measured from there."""
+    data, _, kind = name.rpartition("-")
+    started = time.perf_counter()
+    train = load(data, "train", size=settings["train_images"])
+    torch.manual_seed(settings["seed"])
+    companion.save(KINDS[kind][0](train, settings), folder / f"{name}.safetensors")
+    ran = {
+        "command": f"python -m experiments.weights {name}",
+        "settings": dict(settings),
+        "seconds": round(time.perf_counter() - started),
+        "machine": machine(default_device()),
+        "torch": torch.__version__,
+    }
+    _write(folder / f"{name}.json", ran)
+
+
+def measure(name: str, folder: Path = WEIGHTS, **options: Any) -> dict[str, Any]:
+    """The scores of the weights in ``folder``, beside the training images and ``TEST_IMAGES`` others."""
+    data, _, kind = name.rpartition("-")
+    train = load(data, "train", size=SETTINGS[name]["train_images"])
+    test = load(data, "test", size=TEST_IMAGES)
+    return KINDS[kind][1](companion.load(folder / f"{name}.safetensors"), train, test, SETTINGS[name], **options)
+
+
+def _plain(value: Any) -> Any:
+    """Five digits: more would only say on which machine it ran."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    with written_whole(path) as file:
+        file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m experiments.weights", description=__doc__)
+    parser.add_argument("name", choices=SETTINGS)
+    parser.add_argument("--measure", action="store_true", help="only measure what is there")
+    asked = parser.parse_args()
+    if not asked.measure:
+        make(asked.name, SETTINGS[asked.name])
+    path = WEIGHTS / f"{asked.name}.json"
+    scores = {key: _plain(value) for key, value in measure(asked.name).items()}
+    _write(path, {**json.loads(path.read_text(encoding="utf-8")), "scores": scores})
+    print(json.dumps(scores, indent=1))
+
+
+if __name__ == "__main__":
+    main()
