@@ -4,11 +4,22 @@ import math
 import statistics
 
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from companion.metrics import CodeUsage, bits_per_image, distortion, mse, nominal_bits, perplexity
+from companion.metrics import (
+    CodeUsage,
+    bits_per_image,
+    distortion,
+    frechet_distance,
+    mse,
+    nearest_distances,
+    nominal_bits,
+    perplexity,
+)
 
 
 def test_mse_is_the_mean_over_every_number():
@@ -128,3 +139,138 @@ def test_bits_per_image_by_hand():
     assert bits["nominal"] >= bits["entropy"] >= bits["per_position"]
     with pytest.raises(ValueError, match="nothing was counted"):
         bits_per_image(indices[:0], 8)
+
+
+def drawn(*shape, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian(mean: torch.Tensor, root: torch.Tensor, n: int = 50, seed: int = 0) -> torch.Tensor:
+    """(n, F) examples whose mean is ``mean`` and whose covariance is ``root``ᵀ ``root``, both exactly."""
+    x = drawn(n, len(mean), seed=seed)
+    x = x - x.mean(0)
+    white = x @ torch.linalg.inv(torch.linalg.qr(x).R) * math.sqrt(n - 1)
+    return white @ root + mean
+
+
+def test_frechet_distance_of_exact_gaussians():
+    """Of N(μ, a²I) and N(ν, b²I): ‖μ − ν‖² + F (a − b)²; with covariances that commute, Σᵢ (aᵢ − bᵢ)² in their axes."""
+    mean, eye = drawn(6), torch.eye(6, dtype=torch.float64)
+    same = frechet_distance(gaussian(mean, 2 * eye), gaussian(mean, 2 * eye, n=90, seed=1))
+    assert same == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(gaussian(mean, eye), gaussian(mean + 3, eye, seed=1)) == pytest.approx(6 * 9)
+    assert frechet_distance(gaussian(mean, 2 * eye), gaussian(mean, 5 * eye, seed=1)) == pytest.approx(6 * 9)
+    a, b = torch.arange(1.0, 7).double(), torch.tensor([3.0, 0, 1, 1, 8, 2]).double()
+    turn = torch.linalg.qr(drawn(6, 6)).Q
+    far = frechet_distance(gaussian(mean, a.diag() @ turn), gaussian(mean, b.diag() @ turn, seed=1))
+    assert far == pytest.approx(float((a - b).square().sum()))
+
+
+def by_matrix_root(a: torch.Tensor, b: torch.Tensor) -> float:
+    """As it is usually written (Heusel et al. 2017), with scipy's root of a matrix."""
+    sigma_a, sigma_b = a.T.cov(), b.T.cov()
+    root = scipy.linalg.sqrtm((sigma_a @ sigma_b).numpy())
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    return float(means + sigma_a.trace() + sigma_b.trace() - 2 * root.trace().real)
+
+
+@pytest.mark.parametrize(("n", "m"), [(100, 100), (60, 300), (21, 40)])
+def test_frechet_distance_is_that_by_the_root_of_a_matrix(n, m):
+    a, b = drawn(n, 20) @ drawn(20, 20, seed=1), drawn(m, 20, seed=2) + 0.3
+    assert frechet_distance(a, b) == pytest.approx(by_matrix_root(a, b), rel=1e-6)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b))
+
+
+def test_frechet_distance_of_a_set_to_itself_is_nothing():
+    for n in (2, 5, 40):  # also with fewer examples than features, when the covariance has no inverse
+        x = drawn(n, 12)
+        assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12)
+        assert frechet_distance(x, x.flip(0)) == pytest.approx(0, abs=1e-12)
+    constant = torch.ones(4, 3)
+    assert frechet_distance(constant, constant + 2) == pytest.approx(12)
+
+
+def test_frechet_distance_keeps_its_digits_far_from_the_origin():
+    a, b = drawn(200, 8), 1.1 * drawn(200, 8, seed=1)
+    near = frechet_distance(a, b)
+    assert frechet_distance(a + 1000, b + 1000) == pytest.approx(near, rel=1e-6)
+    squares = [(x + 1000).float().T @ (x + 1000).float() / 200 for x in (a, b)]  # the wrong version: E[xxᵀ] − μμᵀ
+    means = [(x + 1000).float().mean(0) for x in (a, b)]
+    wrong = [s - m[:, None] * m for s, m in zip(squares, means, strict=True)]
+    assert max(float((w - x.T.cov()).abs().max()) for w, x in zip(wrong, (a, b), strict=True)) > 0.05
+
+
+def test_frechet_distance_falls_with_the_number_of_examples():
+    """Two sets from one distribution: the distance is of the sets, and only sets of equal size can be compared."""
+    few, many = (frechet_distance(drawn(n, 30), drawn(n, 30, seed=1)) for n in (50, 1000))
+    assert few > 5 * many > 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (torch.zeros(5, 3), torch.zeros(5, 4), r"a, b: got shapes \(5, 3\) and \(5, 4\)"),
+        (torch.zeros(1, 3), torch.zeros(5, 3), r"a, b: got shapes \(1, 3\)"),
+        (torch.zeros(5), torch.zeros(5), "a, b: got shapes"),
+        (torch.zeros(5, 3), torch.full((5, 3), torch.nan), "b: got NaN"),
+    ],
+)
+def test_frechet_distance_refuses_what_has_no_covariance(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(a, b)
+
+
+def test_nearest_distances_are_those_to_every_training_image_at_the_least():
+    images, training = drawn(7, 2, 4, 3).float(), drawn(40, 2, 4, 3, seed=1).float()
+    wanted = (images[:, None] - training).double().square().mean((2, 3, 4)).amin(1)
+    assert nearest_distances(images, training).tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
+def test_a_copy_is_at_no_distance_at_all():
+    """‖x‖² − 2 x·y + ‖y‖² leaves a remainder, which a mean over copies would report as a distance."""
+    training = torch.rand(3000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    copies = training[::100]
+    assert nearest_distances(copies, training).tolist() == [0] * 30
+    wrong = torch.cdist(copies.flatten(1), training.flatten(1)).amin(1)
+    assert wrong.max() > 0
+
+
+def test_the_nearest_is_found_in_every_part_of_a_large_set():
+    training = drawn(11_003, 1, 2, 2).float()
+    where = [0, 4_999, 5_000, 9_999, 10_000, 11_002]
+    assert nearest_distances(training[where] + 1e-4, training).max() < 1.1e-8
+
+
+def test_bytes_are_read_as_numbers_from_0_to_1():
+    held = torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(5, 1, 4, 4)
+    assert torch.equal(nearest_distances(images, held), nearest_distances(images, held.float() / 255))
+    assert torch.equal(nearest_distances(held[:5], held), torch.zeros(5))
+
+
+def test_nearest_distances_take_bounded_memory():
+    """No table of all distances, and no second copy of the training images as floats."""
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() != training_at:
+                self.numbers = max(self.numbers, out.numel())
+            return out
+
+    images, training = torch.rand(900, 1, 16, 16), torch.zeros(30_000, 1, 16, 16, dtype=torch.uint8)
+    training_at = training.untyped_storage().data_ptr()
+    with Largest() as largest:
+        nearest_distances(images, training)
+    assert 900 * 256 < largest.numbers <= 5_000 * 256 < 900 * 30_000
+
+
+def test_nearest_distances_refuse_images_that_do_not_fit():
+    images = torch.zeros(3, 1, 4, 4)
+    for training in (torch.zeros(3, 1, 4, 5), torch.zeros(0, 1, 4, 4), torch.zeros(3, 16)):
+        with pytest.raises(ValueError, match="images, training: got shapes"):
+            nearest_distances(images, training)
+    with pytest.raises(ValueError, match=r"training: got dtype torch\.int64"):
+        nearest_distances(images, images.long())
