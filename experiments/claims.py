@@ -1,0 +1,594 @@
+"""What the source reports claim, each as a comparison of cells that share a seed, and the rule that decides it.
+
+Everything here was written, and committed, before the experiments ran on real images. An effect size is what would
+matter to someone who chooses a model: a twentieth of the distortion to call one better, a fifth to call it much better,
+and less than a tenth for "slightly". Where a report asks and does not answer, or says nothing of what matters, the
+sentence is our own and its source says so.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy import stats
+
+BETTER, SLIGHTLY, MUCH = 0.05, 0.10, 0.20
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A number of the cells that have these settings: their mean for each seed, or the least over several such."""
+
+    number: str  # a key of the cell, or one of its list: "residual_by_depth[2]"
+    where: Mapping[str, Any]
+    rivals: Sequence[Mapping[str, Any]] = ()  # each overrides ``where``; the lowest of them counts
+
+    def of(self, cells: Sequence[Cell]) -> dict[int, float]:
+        """The number by seed, of the seeds that have all the cells."""
+        if not self.rivals:
+            return _means(cells, self.number, self.where)
+        several = [_means(cells, self.number, {**self.where, **rival}) for rival in self.rivals]
+        return {seed: min(one[seed] for one in several) for seed in several[0] if all(seed in one for one in several)}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a report and the comparison that decides it.
+
+    For each seed the difference is ``than − this`` (``asks`` "lower") or ``this − than`` ("higher", "same"), over
+    ``than`` where ``relative``.
+    With ``little`` the claim is that the difference stays below ``effect``: for "same" on both sides of 0.
+    """
+
+    row: str  # of the report: the experiment it belongs to
+    sentence: str
+    source: str
+    measure: str  # what is compared, in words, "this" first
+    experiment: str
+    this: Side
+    than: Side | float
+    asks: Literal["lower", "higher", "same"]
+    effect: float
+    relative: bool = True
+    little: bool = False
+    data: Sequence[str] = ()  # where it can be judged; empty: on all
+
+    def differences(self, cells: Sequence[Cell]) -> list[float]:
+        """One for each seed that has both sides, in the order of seeds."""
+        this = self.this.of(cells)
+        than = self.than.of(cells) if isinstance(self.than, Side) else dict.fromkeys(this, self.than)
+        sign = -1 if self.asks == "lower" else 1
+        return [
+            sign * (this[seed] - than[seed]) / (abs(than[seed]) if self.relative else 1)
+            for seed in sorted(this)
+            if seed in than
+        ]
+
+    def verdict(self, cells: Sequence[Cell]) -> "Verdict":
+        """The 95 % interval of the mean difference, and what follows from it."""
+        differences = self.differences(cells)
+        low, high = interval(differences)
+        little = self.little or self.asks == "same"
+        lower_bound = -self.effect if self.asks == "same" else -math.inf
+        if little:
+            holds = lower_bound < low and high < self.effect
+            fails = low >= self.effect or high <= lower_bound
+        else:
+            holds, fails = low > self.effect, high < self.effect
+        word: Word = "holds" if holds else "does not hold" if fails else "not decided by this data"
+        mean = statistics.fmean(differences) if differences else math.nan
+        return Verdict(word, mean, low, high, len(differences))
+
+
+Word = Literal["holds", "does not hold", "not decided by this data"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    word: Word
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean; of fewer than three seeds everything, which decides nothing."""
+    n = len(differences)
+    if n < 3:
+        return -math.inf, math.inf
+    mean, half = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(n)
+    half *= float(stats.t.ppf(0.975, n - 1))
+    return mean - half, mean + half
+
+
+def _means(cells: Sequence[Cell], number: str, where: Mapping[str, Any]) -> dict[int, float]:
+    by_seed: dict[int, list[float]] = {}
+    for cell in cells:
+        if where.items() <= cell.items():
+            by_seed.setdefault(cell["seed"], []).append(value(cell, number))
+    return {seed: statistics.fmean(values) for seed, values in by_seed.items()}
+
+
+def value(cell: Cell, number: str) -> float:
+    """``cell["name"]``, or for "name[2]" its third entry."""
+    found = re.fullmatch(r"(\w+)(?:\[(-?\d+)\])?", number)
+    assert found, number
+    name, index = found.groups()
+    return float(cell[name] if index is None else cell[name][int(index)])
+
+
+ZHAO = "Zhao, VQ-VAE and Transformer, section "
+IBRAHIM = "Ibrahim, Residual Vector Quantization based VAE, "
+FLOW = "the report on the gradient flow of a VQ-VAE"
+YESILTEPE = "Yesiltepe, Neural Discrete Representation Learning, "
+OURS = "our question"
+
+FASTER, SLOWER = {"start": "uniform", "lr": 3e-3}, {"start": "uniform", "lr": 1e-3}
+VQ_256 = {"depth": 1, "num_codes": 256}
+RQ_128, RQ_16, RQ_3 = {"depth": 2, "num_codes": 128}, {"depth": 2, "num_codes": 16}, {"depth": 3, "num_codes": 256}
+LEARNED, EMA, ALONE = {"codebook": "learned"}, {"codebook": "EMA"}, {"codebook": "EMA alone"}
+GRID = (64, 128, 256, 512)
+PAIRS = [{"num_codes": k, "dim": d} for k in GRID for d in GRID]
+SHALLOW = {"encoder_blocks": 0, "decoder_blocks": 0}
+NARROW = {"encoder": "narrow", "decoder": "narrow"}
+
+
+def codes_and_dims(number: str, num_codes: int, dim: int) -> Side:
+    return Side(number, {"num_codes": num_codes, "dim": dim})
+
+
+def residual(number: str, *where: Mapping[str, Any]) -> Side:
+    return Side(number, {key: one for some in where for key, one in some.items()})
+
+
+def grid(number: str, factor: int, **where: Any) -> Side:
+    return Side(number, {"factor": factor, "longer": 1, **where})
+
+
+def likelihood(number: str, images: str, name: str) -> Side:
+    return Side(number, {"images": images, "likelihood": name})
+
+
+def beta(number: str, images: str, decoder: str, weight: float = 1.0) -> Side:
+    return Side(number, {"images": images, "decoder": decoder, "beta": weight})
+
+
+CLAIMS = (
+    # The VQ-VAE of Zhao's report
+    Claim(
+        "The VQ-VAE as reported",
+        "The results demonstrate the capability of VQ-VAE for reconstruction",
+        ZHAO + "abstract",
+        "share of the test images' variance that comes back (f = 4, K = 128, D = 8): above 0.9?",
+        "report_vqvae",
+        Side("distortion", FASTER),
+        1.0,
+        "lower",
+        0.9,
+    ),
+    Claim(
+        "The VQ-VAE as reported",
+        "Each model is trained by 12 epochs using learning rate 0.003",
+        ZHAO + "3.4",
+        "distortion with a learning rate of 0.003 against 0.001, codes starting uniform",
+        "report_vqvae",
+        Side("distortion", FASTER),
+        Side("distortion", SLOWER),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "The VQ-VAE as reported",
+        "Codes that start from k-means lose less than codes that start uniform",
+        OURS + ": the report does not say how its codes start",
+        "distortion from k-means against uniform, learning rate 0.003",
+        "report_vqvae",
+        Side("distortion", {**FASTER, "start": "k-means"}),
+        Side("distortion", FASTER),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "The VQ-VAE as reported",
+        "With k-means at the start a learning rate of 0.003 is better than one of 0.001",
+        OURS + ": start and rate told apart",
+        "distortion at 0.003 against 0.001, codes from k-means",
+        "report_vqvae",
+        Side("distortion", {"start": "k-means", "lr": 3e-3}),
+        Side("distortion", {"start": "k-means", "lr": 1e-3}),
+        "lower",
+        BETTER,
+    ),
+    # K and D
+    Claim(
+        "K and D",
+        "Larger codebooks with length 256 will only slightly improve the performance",
+        ZHAO + "4",
+        "distortion at K = 256 against K = 128, D = 8: less than a tenth lower?",
+        "report_codes_and_dims",
+        codes_and_dims("distortion", 256, 8),
+        codes_and_dims("distortion", 128, 8),
+        "lower",
+        SLIGHTLY,
+        little=True,
+    ),
+    Claim(
+        "K and D",
+        "Bigger dimensions like 16 tends to make the model use less diverse codes",
+        ZHAO + "4",
+        "perplexity at D = 16 against D = 8, K = 128",
+        "report_codes_and_dims",
+        codes_and_dims("perplexity", 128, 16),
+        codes_and_dims("perplexity", 128, 8),
+        "lower",
+        SLIGHTLY,
+    ),
+    Claim(
+        "K and D",
+        "Smaller dimensions like 4 tends to produce blurry reconstructions",
+        ZHAO + "4",
+        "edge energy of the reconstructions over that of the images, D = 4 against D = 8, K = 128",
+        "report_codes_and_dims",
+        codes_and_dims("sharpness", 128, 4),
+        codes_and_dims("sharpness", 128, 8),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "K and D",
+        "which is caused by the loss of information",
+        ZHAO + "4",
+        "distortion at D = 4 against D = 8, K = 128: higher?",
+        "report_codes_and_dims",
+        codes_and_dims("distortion", 128, 4),
+        codes_and_dims("distortion", 128, 8),
+        "higher",
+        BETTER,
+    ),
+    Claim(
+        "K and D",
+        "the corresponding transformer will be harder to train",
+        ZHAO + "4",
+        "bits per test image of a class-conditional prior, K = 256 against K = 128, D = 8",
+        "report_codes_and_dims",
+        codes_and_dims("prior_bits", 256, 8),
+        codes_and_dims("prior_bits", 128, 8),
+        "higher",
+        BETTER,
+    ),
+    Claim(
+        "K and D",
+        "the generation result will be less authentic",
+        ZHAO + "4",
+        "share of samples recognised as the class asked for, K = 256 against K = 128, D = 8: two points less?",
+        "report_codes_and_dims",
+        codes_and_dims("recognised", 256, 8),
+        codes_and_dims("recognised", 128, 8),
+        "lower",
+        0.02,
+        relative=False,
+    ),
+    # The grid
+    *(
+        Claim(
+            "K × D on colour images",
+            "256-256 was the best",
+            FLOW,
+            f"distortion of K = D = 256 against the best other cell of the grid, latents {32 // factor}×{32 // factor}",
+            "report_grid",
+            grid("distortion", factor, num_codes=256, dim=256),
+            Side(
+                "distortion",
+                {"factor": factor, "longer": 1},
+                [pair for pair in PAIRS if pair != {"num_codes": 256, "dim": 256}],
+            ),
+            "lower",
+            BETTER,
+        )
+        for factor in (4, 2)
+    ),
+    Claim(
+        "K × D on colour images",
+        "The reconstruction loss of 256 codes showed the fastest decrease",
+        FLOW,
+        "distortion after the first epoch, mean over D: K = 256 against the best other K, latents 8×8",
+        "report_grid",
+        grid("first_epoch", 4, num_codes=256),
+        Side("first_epoch", {"factor": 4, "longer": 1}, [{"num_codes": k} for k in GRID if k != 256]),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "K × D on colour images",
+        "If ther are two many codes, the shared latents are sparse",
+        FLOW,
+        "share of the codes in use at K = 512 against K = 64, mean over D, latents 8×8: lower?",
+        "report_grid",
+        grid("usage", 4, num_codes=512),
+        grid("usage", 4, num_codes=64),
+        "lower",
+        MUCH,
+    ),
+    Claim(
+        "K × D on colour images",
+        "What happens if training is done further with small nubmer of latent codes?",
+        FLOW + " (asked, not answered)",
+        "does K = 64 trained four times as long lose less than K = 256? distortion, D = 256, latents 8×8",
+        "report_grid",
+        Side("distortion", {"factor": 4, "num_codes": 64, "dim": 256, "longer": 4}),
+        grid("distortion", 4, num_codes=256, dim=256),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "K × D on colour images",
+        "… and when the large codebook is trained as long?",
+        OURS,
+        "distortion, K = 64 against K = 256, both trained four times as long, D = 256: within a twentieth?",
+        "report_grid",
+        Side("distortion", {"factor": 4, "num_codes": 64, "dim": 256, "longer": 4}),
+        Side("distortion", {"factor": 4, "num_codes": 256, "dim": 256, "longer": 4}),
+        "same",
+        BETTER,
+    ),
+    Claim(
+        "Longer training",
+        "What happens if training is done further with small nubmer of latent codes?",
+        FLOW + " (asked, not answered)",
+        "does K = 16 after the whole training lose less than K = 256 after a quarter of it? distortion, D = 8",
+        "longer_training",
+        Side("by_epoch[-1]", {"num_codes": 16}),
+        Side("by_epoch[5]", {"num_codes": 256}),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "Longer training",
+        "… and when the large codebook is trained as long?",
+        OURS,
+        "distortion after the whole training, K = 16 against K = 256, D = 8: within a twentieth?",
+        "longer_training",
+        Side("by_epoch[-1]", {"num_codes": 16}),
+        Side("by_epoch[-1]", {"num_codes": 256}),
+        "same",
+        BETTER,
+    ),
+    # EMA
+    Claim(
+        "EMA against a learned codebook",
+        "EMA performed better for the VQ case",
+        IBRAHIM + "figures 11 and 12",
+        "distortion, EMA (with k-means and restarts) against learned, VQ 256",
+        "report_residual",
+        residual("distortion", VQ_256, EMA),
+        residual("distortion", VQ_256, LEARNED),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "EMA against a learned codebook",
+        "EMA performed better for the VQ case",
+        IBRAHIM + "figures 11 and 12",
+        "the same, the moving average alone, uniform start and no restarts, against learned",
+        "report_residual",
+        residual("distortion", VQ_256, ALONE),
+        residual("distortion", VQ_256, LEARNED),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "EMA against a learned codebook",
+        "EMA helps fix instability problems in VQ-VAE",
+        IBRAHIM + "summary",
+        "largest rise of the test loss from an epoch to the next, as a share of it: EMA against learned, VQ 256",
+        "report_residual",
+        residual("largest_rise", VQ_256, EMA),
+        residual("largest_rise", VQ_256, LEARNED),
+        "lower",
+        0.05,
+        relative=False,
+    ),
+    Claim(
+        "EMA against a learned codebook",
+        "for RQ there was not a huge difference in losses",
+        IBRAHIM + "results",
+        "distortion, EMA against learned, RQ 2 × 128: within a fifth?",
+        "report_residual",
+        residual("distortion", RQ_128, EMA),
+        residual("distortion", RQ_128, LEARNED),
+        "same",
+        MUCH,
+    ),
+    # RQ against VQ
+    *(
+        Claim(
+            "Residual against plain quantisation",
+            "RQ VAE performed much better than VQ VAE for the same number of total codebooks",
+            IBRAHIM + "figure 8",
+            f"distortion, RQ 2 × 128 against VQ 256, {codebook['codebook']} codebooks: a fifth lower?",
+            "report_residual",
+            residual("distortion", RQ_128, codebook),
+            residual("distortion", VQ_256, codebook),
+            "lower",
+            MUCH,
+        )
+        for codebook in (LEARNED, EMA)
+    ),
+    *(
+        Claim(
+            "Residual against plain quantisation",
+            "RQ-VAE performs much better than VQ-VAE while keeping the complexity the same",
+            IBRAHIM + "summary",
+            f"at the same 8 bits: distortion, RQ 2 × 16 against VQ 256, {codebook['codebook']} codebooks: lower?",
+            "report_residual",
+            residual("distortion", RQ_16, codebook),
+            residual("distortion", VQ_256, codebook),
+            "lower",
+            BETTER,
+        )
+        for codebook in (LEARNED, EMA)
+    ),
+    *(
+        Claim(
+            "Residual against plain quantisation",
+            "quantizer is reducing the quantization error in each step",
+            IBRAHIM + "figure 9",
+            f"mean squared residual after quantiser {depth} against before it, three quantisers",
+            "report_residual",
+            residual(f"residual_by_depth[{depth}]", RQ_3),
+            residual(f"residual_by_depth[{depth - 1}]", RQ_3),
+            "lower",
+            BETTER,
+        )
+        for depth in (1, 2, 3)
+    ),
+    # Encoder and decoder
+    *(
+        Claim(
+            "Encoder and decoder",
+            "How the encoder and the decoder affect performance?",
+            FLOW + " (asked, not answered)",
+            f"is a deeper {which} better? distortion, {name} residual blocks against 0 + 0, K = 64, D = 8",
+            "depth",
+            Side("distortion", {"encoder_blocks": e, "decoder_blocks": d}),
+            Side("distortion", SHALLOW),
+            "lower",
+            BETTER,
+        )
+        for which, name, e, d in (("encoder", "3 + 0", 3, 0), ("decoder", "0 + 3", 0, 3))
+    ),
+    *(
+        Claim(
+            "Encoder and decoder",
+            "How the encoder and the decoder affect performance?",
+            FLOW + " (asked, not answered)",
+            f"is a {which} four times as wide better? distortion, against both narrow, K = 64, D = 8",
+            "width",
+            Side("distortion", {**NARROW, which: "wide"}),
+            Side("distortion", NARROW),
+            "lower",
+            BETTER,
+        )
+        for which in ("encoder", "decoder")
+    ),
+    # Likelihood and collapse
+    Claim(
+        "Likelihood",
+        "if we form a network that synthesize a gray scale image such as MNIST, outputing Bernoulli Distribution "
+        "parameter is a natural choice",
+        YESILTEPE + "likelihood",
+        "grey images: distortion of the mean image, Bernoulli against Gaussian in bins",
+        "report_likelihood",
+        likelihood("distortion", "grey", "Bernoulli"),
+        likelihood("distortion", "grey", "Gaussian in bins"),
+        "lower",
+        BETTER,
+    ),
+    Claim(
+        "Likelihood",
+        "… and of black-and-white images?",
+        OURS,
+        "black-and-white images: bits per pixel, Bernoulli against the logistic mixture",
+        "report_likelihood",
+        likelihood("bits", "binary", "Bernoulli"),
+        likelihood("bits", "binary", "logistic mixture, K = 3"),
+        "lower",
+        BETTER,
+    ),
+    *(
+        Claim(
+            "Likelihood",
+            "Categorical Distribution or Logistic Mixture Distribution would be natural choices",
+            YESILTEPE + "likelihood",
+            f"grey images: bits per pixel, {name} against Gaussian in bins",
+            "report_likelihood",
+            likelihood("bits", "grey", name),
+            likelihood("bits", "grey", "Gaussian in bins"),
+            "lower",
+            BETTER,
+        )
+        for name in ("logistic mixture, K = 3", "categorical")
+    ),
+    Claim(
+        "Posterior collapse",
+        "when the decoder is too powerful, it can learn to ignore the latent representation",
+        IBRAHIM + "problem statement",
+        "nats in the latents of black-and-white images, autoregressive decoder against convolutional: a fifth less?",
+        "vae_beta",
+        beta("kl", "binary", "autoregressive"),
+        beta("kl", "binary", "convolutional"),
+        "lower",
+        MUCH,
+    ),
+    Claim(
+        "Posterior collapse",
+        "it can learn to ignore the latent representation",
+        IBRAHIM + "problem statement",
+        "taken at its word: nats in the latents with an autoregressive decoder, fewer than one?",
+        "vae_beta",
+        beta("kl", "binary", "autoregressive"),
+        0.0,
+        "higher",
+        1.0,
+        relative=False,
+        little=True,
+    ),
+    Claim(
+        "Posterior collapse",
+        "samples generated from VAEs tend to be blurry",
+        ZHAO + "1.1",
+        "edge energy of samples over that of test images, β_KL = 1: a fifth below 1?",
+        "vae_beta",
+        beta("sharpness_samples", "grey", "convolutional"),
+        1.0,
+        "lower",
+        MUCH,
+    ),
+    Claim(
+        "Posterior collapse",
+        "the decoder often produces an averaged reconstruction, resulting in blurry outputs",
+        ZHAO + "1.1",
+        "edge energy of reconstructions, VAE at β_KL = 1 against an autoencoder of the same size: lower?",
+        "vae_beta",
+        beta("sharpness", "grey", "convolutional"),
+        beta("sharpness", "grey", "autoencoder", 0.0),
+        "lower",
+        BETTER,
+    ),
+    # Cost
+    *(
+        Claim(
+            "Cost of the search",
+            "Single forward uses O(HWK) computation time",
+            FLOW,
+            f"exponent of the time in {name}: 1 to within 0.15?",
+            "search_cost",
+            Side("exponent", {"grows": grows}),
+            1.0,
+            "same",
+            0.15,
+            relative=False,
+        )
+        for grows, name in (("positions", "h·w"), ("codes", "K"))
+    ),
+    *(
+        Claim(
+            "Cost of the search",
+            "Single forward uses O(HWK) computation time",
+            FLOW,
+            f"D is not in it: exponent of the time in D from {values}: 0 to within 0.15?",
+            "search_cost",
+            Side("exponent", {"grows": grows}),
+            0.0,
+            "same",
+            0.15,
+            relative=False,
+        )
+        for grows, values in (("dims", "64 to 512"), ("few dims", "4 to 16"))
+    ),
+)
