@@ -5,8 +5,10 @@ written; the same command goes on where it was stopped, and runs no finished cel
 """
 
 import argparse
+import contextlib
 import inspect
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from companion.checkpoint import written_whole
 from companion.course.session import default_device, machine
 from companion.data import ImageSet, load
+from companion.data.real import NAMES, data_folder
 
 RESULTS = Path(__file__).with_name("results")
 Cell = dict[str, Any]
@@ -57,26 +60,28 @@ def run(
     """
     name = Path(file).stem
     module = inspect.getmodule(one)
-    parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=module and module.__doc__)
-    parser.add_argument("--profile", choices=tuple(sizes), default="quick")
-    parser.add_argument("--data", default="glyphs", help="glyphs, mnist, fashion-mnist, cifar10, celeba, or a folder")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 … SEEDS - 1")
+    parser = _parser(name, tuple(sizes), module and module.__doc__)
     asked = parser.parse_args(arguments)
     if asked.seeds < 1:
         parser.error(f"--seeds: got {asked.seeds}, want at least 1")
+    wanted = selected(cells(asked.seeds), asked.only)
+    if not wanted:
+        parser.error(f"--only: no cell has {asked.only}")
     chosen = dict(sizes[asked.profile])
     device = default_device()
     path = results / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
     done = _read(path, chosen)
-    todo = [cell for cell in cells(asked.seeds) if not any(cell.items() <= row.items() for row in done)]
+    todo = [cell for cell in wanted if not any(cell.items() <= row.items() for row in done)]
     print(f"{name}: {len(done)} cells are done, {len(todo)} to do on {machine(device)}; results in {path.name}")
     if not todo:
         return path
-    train = load(asked.data, "train", size=chosen["train_images"]).to(device)
-    test = load(asked.data, "test", size=chosen["test_images"]).to(device)
+    train = images(asked.data, "train", chosen["train_images"]).to(device)
+    test = images(asked.data, "test", chosen["test_images"]).to(device)
     variance = train.images.double().div(255).var(correction=0).item()
     setting = Setting(asked.profile, device, chosen, train, test, variance)
     command = f"python -m experiments.{name} --profile {asked.profile} --data {asked.data} --seeds {asked.seeds}"
+    if asked.only:
+        command += f" --only {shlex.join(asked.only)}"
     for cell in (bar := tqdm(todo, unit="cell")):
         bar.set_postfix_str(" ".join(f"{key} {value}" for key, value in cell.items()))
         started = time.perf_counter()
@@ -90,6 +95,44 @@ def run(
         document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}
         _write(path, document)
     return path
+
+
+def images(data: str, split: str, size: int) -> ImageSet:
+    """Images by name, or a folder of them by its path or its name under ``$COMPANION_DATA``.
+
+    Which of a folder's images are drawn depends on its path as given; here on its name alone, the same everywhere.
+    """
+    if data in ("glyphs", *NAMES):
+        return load(data, split, size=size)
+    folder = Path(data) if Path(data).is_dir() else data_folder() / data
+    if not folder.is_dir():
+        return load(data, split, size=size)  # says what it wants
+    with contextlib.chdir(folder.parent):
+        return load(folder.name, split, size=size)
+
+
+def commanded(command: str, cells: Callable[[int], Sequence[Cell]]) -> list[Cell]:
+    """The cells that the command in a file of results stands for."""
+    _, _, module, *arguments = shlex.split(command)
+    asked = _parser(module.removeprefix("experiments."), None, None).parse_args(arguments)
+    return selected(cells(asked.seeds), asked.only)
+
+
+def selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells that have, of every setting named in ``only`` as NAME=VALUE, one of the values given for it."""
+    wanted: dict[str, list[str]] = {}
+    for name, _, value in (one.partition("=") for one in only):
+        wanted.setdefault(name, []).append(value)
+    return [cell for cell in cells if all(str(cell.get(name)) in values for name, values in wanted.items())]
+
+
+def _parser(name: str, profiles: Sequence[str] | None, description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=description)
+    parser.add_argument("--profile", choices=profiles, default="quick")
+    parser.add_argument("--data", default="glyphs", help="glyphs, mnist, fashion-mnist, cifar10, celeba, or a folder")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 … SEEDS - 1")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE", help="only cells with these settings")
+    return parser
 
 
 def _read(path: Path, sizes: Mapping[str, Any]) -> list[Cell]:

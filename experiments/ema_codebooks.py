@@ -12,10 +12,9 @@ from itertools import pairwise
 
 import torch
 
-from companion import VQVAE
-from companion.quantizers import EMAVectorQuantizer, ProjectedQuantizer, Quantizer, VectorQuantizer, k_means
+from companion.quantizers import EMAVectorQuantizer, ProjectedQuantizer, Quantizer, VectorQuantizer
 from experiments.common import Cell, Setting, run
-from experiments.tokenizer import SIZES, measured, tokenizer, trained
+from experiments.tokenizer import SIZES, measured, start_from_k_means, tokenizer, trained
 
 Make = Callable[[int, int], Quantizer]
 ALONE = {"init": "uniform", "restart_below": 0.0}  # the moving average without what is usually put around it
@@ -47,7 +46,7 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
     torch.manual_seed(cell["seed"])
     model = tokenizer(setting, KINDS[cell["kind"]](cell["num_codes"], cell["dim"]))
     if cell["kind"] == "gradient, k-means":
-        _start_from_k_means(model, setting, cell["seed"])
+        start_from_k_means(model, setting, cell["seed"])
     history = trained(model, setting, seed=cell["seed"])
     error = [row["validation_reconstruction"] / setting.variance for row in history.rows]
     return {
@@ -58,16 +57,6 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         "perplexity_by_epoch": [row["validation_perplexity"] for row in history.rows],
         "largest_rise": max((after / before - 1 for before, after in pairwise(error)), default=0.0),
     }
-
-
-@torch.no_grad()
-def _start_from_k_means(model: VQVAE, setting: Setting, seed: int) -> None:
-    """What EMA's codes start from, for a codebook that learns by gradients: it tells the start from the averages."""
-    images, _ = setting.train.batch(torch.arange(setting.sizes["batch_size"]))
-    latents = model.to(setting.device).encoder(images)
-    assert isinstance(model.quantizer, VectorQuantizer)
-    centres, _ = k_means(latents.movedim(1, -1).flatten(0, -2), model.quantizer.num_codes, seed=seed)
-    model.quantizer.codebook.copy_(centres)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import nn
 
 import companion
 from companion.metrics import CodeUsage, bits_per_image
-from companion.quantizers import Quantizer
+from companion.quantizers import Quantizer, VectorQuantizer, k_means
 from experiments.common import Setting
 
 # What the chapters' tokenizers have; an experiment adds what it varies. Full: the settings of Zhao's report.
@@ -78,3 +78,42 @@ def measured(model: companion.VQVAE, history: companion.History, setting: Settin
         "entropy_bits": bits["entropy"],
         "entropy_bits_per_position": bits["per_position"],
     }
+
+
+@torch.no_grad()
+def start_from_k_means(model: companion.VQVAE, setting: Setting, seed: int) -> None:
+    """What EMA's codes start from, for a codebook that learns by gradients: it tells the start from the averages."""
+    images, _ = setting.train.batch(torch.arange(setting.sizes["batch_size"]))
+    latents = model.to(setting.device).encoder(images)
+    assert isinstance(model.quantizer, VectorQuantizer)
+    centres, _ = k_means(latents.movedim(1, -1).flatten(0, -2), model.quantizer.num_codes, seed=seed)
+    model.quantizer.codebook.copy_(centres)
+
+
+def by_epoch(history: companion.History, setting: Setting, term: str = "reconstruction") -> list[float]:
+    """A held-out term after every epoch, in units of the training images' variance."""
+    return [row[f"validation_{term}"] / setting.variance for row in history.rows]
+
+
+@torch.no_grad()
+def pictures(model: companion.VQVAE, setting: Setting, count: int = 8) -> dict[str, str]:
+    """The first test images and what comes back: one hexadecimal digit a pixel and channel, 0 black to f full."""
+    x, _ = setting.test.batch(torch.arange(min(count, len(setting.test))), setting.device)
+    return {"images": digits(x), "reconstructions": digits(model.reconstruct(x))}
+
+
+def digits(images: torch.Tensor) -> str:
+    return "".join(f"{level:x}" for level in images.mul(15).round().long().flatten().tolist())
+
+
+def edge_energy(images: torch.Tensor) -> float:
+    """Mean over the images of the summed squared differences between neighbouring pixels: little where blurred."""
+    down, right = images.diff(dim=2).square(), images.diff(dim=3).square()
+    return float(down.sum() + right.sum()) / len(images)
+
+
+@torch.no_grad()
+def sharpness(model: companion.VQVAE, setting: Setting) -> float:
+    """Edge energy of the reconstructed test images over that of the images."""
+    parts = [setting.test.batch(rows)[0] for rows in torch.arange(len(setting.test)).split(500)]
+    return sum(edge_energy(model.reconstruct(x)) * len(x) for x in parts) / sum(edge_energy(x) * len(x) for x in parts)

@@ -17,6 +17,7 @@ from companion.data import ImageSet
 from companion.likelihoods import Bernoulli, Gaussian
 from companion.vae import active_units, kl_divergence
 from experiments.common import Cell, Setting, run
+from experiments.tokenizer import edge_energy
 
 SIZES = {
     "quick": {"train_images": 10000, "test_images": 2000, "epochs": 6, "batch_size": 128, "lr": 2e-3, "hidden": 16},
@@ -127,12 +128,6 @@ def pictures(model: VAE, x: Tensor, cell: Cell) -> dict[str, str]:
         return {}
     sampled = model.sample(8, mean=True, generator=torch.Generator(x.device).manual_seed(1))
     return {"samples": "".join(f"{round(float(v) * 15):x}" for v in sampled.clamp(0, 1).flatten())}
-
-
-def edge_energy(images: Tensor) -> float:
-    """Mean over the images of the summed squared differences between neighbouring pixels."""
-    down, right = images.diff(dim=2).square(), images.diff(dim=3).square()
-    return float(down.sum() + right.sum()) / len(images)
 
 
 if __name__ == "__main__":
