@@ -271,7 +271,8 @@ class _Loop:
         order = _permutation(len(self.train), self.seed, epoch)
         self.model.train()
         for i in range(self.step - epoch * self.steps, self.steps):
-            indices = order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world]
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            indices = batch.chunk(self.world)[self.rank]  # joined in the order of ranks they are the batch again
             self.optimizer.zero_grad()
             terms = self.training_terms(*self.train.batch(indices, self.device))
             self.accelerator.backward(terms["loss"])

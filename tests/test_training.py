@@ -517,6 +517,20 @@ def test_two_processes_train_as_one_on_the_joined_batch(processes: Any, tmp_path
     assert first["state"]["sometimes"] != 1
 
 
+@pytest.mark.parametrize("kind", ["ema", "residual"])
+def test_two_processes_learn_the_codebooks_of_one(processes: Any, tmp_path: Path, kind: str) -> None:
+    """Through k-means, restarts and the averages, although each process began with other weights and saw half."""
+    codes, (first, second) = run_two(processes, tmp_path / "two", kind_of_model=kind, validation="9")
+    code, alone = run_one(processes, tmp_path / "one", kind_of_model=kind, validation="9")
+    assert (codes, code) == ([0, 0], 0)
+    assert first == second
+    assert (first["world"], alone["world"]) == (2, 1)
+    for row, other in zip(first["rows"], alone["rows"], strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+    for name, values in alone["state"].items():
+        torch.testing.assert_close(torch.tensor(first["state"][name]), torch.tensor(values), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_two_processes_killed_go_on_to_the_bit(processes: Any, two: dict[str, Any], tmp_path: Path, rank: str) -> None:
     run = str(tmp_path / "run")

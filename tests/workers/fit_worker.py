@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import companion.checkpoint
+from companion import VQVAE, EMAVectorQuantizer, ResidualQuantizer, ResNetDecoder, ResNetEncoder
 from companion.training import fit
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as bluntly
@@ -76,8 +77,21 @@ class Noisy(nn.Module):
         return Output(out, out.abs().mean(), loss)
 
 
-def objective(model: nn.Module, x: Tensor, y: Tensor) -> Output:
-    return model(x, y)
+def objective(model: nn.Module, x: Tensor, y: Tensor) -> Any:
+    return model(x, y) if isinstance(model, Noisy) else model(x)
+
+
+def model_of(kind: str, noise: float) -> nn.Module:
+    """ "noisy", or a tokenizer whose codebooks begin at k-means centres, gather statistics and restart codes: "ema" with
+    one, "residual" with two."""
+    if kind == "noisy":
+        return Noisy(noise)
+    depths = [EMAVectorQuantizer(4, 2, decay=0.5, restart_below=0.5) for _ in range(2)]
+    return VQVAE(
+        ResNetEncoder(1, 2, hidden=4, factor=2, num_blocks=1),
+        depths[0] if kind == "ema" else ResidualQuantizer(depths),
+        ResNetDecoder(1, 2, hidden=4, factor=2, num_blocks=1),
+    )
 
 
 def bits(model: nn.Module) -> str:
@@ -94,6 +108,7 @@ def main(
     rank_to_kill: str = "0",
     noise: str = "0.1",
     epochs: str = "3",
+    kind_of_model: str = "noisy",
     validation: str = "11",
     tell: Connection | None = None,
 ) -> None:
@@ -120,7 +135,7 @@ def main(
     torch.save = _half_then(torch.save, lambda: here("write"))
     companion.checkpoint.os.replace = _after(os.replace, lambda: here("rename"))
     torch.manual_seed(rank)  # every rank makes other weights: those of rank 0 must win
-    model = Noisy(float(noise))
+    model = model_of(kind_of_model, float(noise))
     history = fit(
         model,
         Digits(53, 1),
