@@ -43,7 +43,7 @@ def run(
     file: str,
     sizes: Mapping[str, Mapping[str, Any]],
     cells: Callable[[int], Sequence[Cell]],
-    one: Callable[[Cell, Setting], Mapping[str, float | list[float]]],
+    one: Callable[[Cell, Setting], Mapping[str, float | str | list[float]]],
     arguments: Sequence[str] | None = None,
     results: Path = RESULTS,
 ) -> Path:
