@@ -82,8 +82,7 @@ def objective(model: nn.Module, x: Tensor, y: Tensor) -> Any:
 
 
 def model_of(kind: str, noise: float) -> nn.Module:
-    """ "noisy", or a tokenizer whose codebooks begin at k-means centres, gather statistics and restart codes: "ema" with
-    one, "residual" with two."""
+    """ "noisy", or a tokenizer with k-means, moving averages and restarts: "ema" (one codebook), "residual" (two)."""
     if kind == "noisy":
         return Noisy(noise)
     depths = [EMAVectorQuantizer(4, 2, decay=0.5, restart_below=0.5) for _ in range(2)]
