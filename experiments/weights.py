@@ -91,7 +91,7 @@ def accuracy(model: Classifier, images: ImageSet, *, through: companion.VQVAE | 
 
 
 def classifier_scores(model: Classifier, train: ImageSet, test: ImageSet, settings: Settings) -> dict[str, Any]:
-    return {"accuracy": accuracy(model, test), "accuracy_training": accuracy(model, train.subset(TEST_IMAGES))}
+    return {"accuracy_test": accuracy(model, test)}
 
 
 # Tokenizers
@@ -155,7 +155,8 @@ def prior_scores(
     codes = model.sample(samples, labels, generator=torch.Generator().manual_seed(0))
     images = torch.cat([tokenizer.decode(part) for part in codes.split(500)])
     judgement = judged(eyes, images, labels, train=train, held_out=test)
-    rebuilt = torch.cat([tokenizer.decode(part) for part in held_out.codes[:samples].split(500)])
+    rows = torch.arange(samples) * len(test) // samples
+    rebuilt = torch.cat([tokenizer.decode(part) for part in held_out.codes[rows].split(500)])
     ceiling = accuracy(eyes, test, through=tokenizer)
     return {
         "samples": samples,
@@ -215,8 +216,10 @@ def _plain(value: Any) -> Any:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
+    """A line for each entry, so that a diff shows what changed."""
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
     with written_whole(path) as file:
-        file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+        file.write(f"{{\n{lines}\n}}\n".encode())
 
 
 def main() -> None:
