@@ -45,8 +45,7 @@ class Prior(Configured, nn.Module):
         num_classes: 0 for an unconditional prior.
         label_dropout: the share of labels that training replaces by "no class", for guidance.
         tokenizer: the identity of the tokenizer whose codes it learns (``CodeSet.tokenizer``); saved with it, so that
-        its
-            samples are not decoded with another codebook.
+            its samples are not decoded with another codebook.
     """
 
     def __init__(

@@ -52,19 +52,21 @@ class RQTransformer(Prior):
         self.to_logits = nn.Linear(dim, num_codes)
 
     def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
-        b = len(codes)
-        stacks = codes.reshape(b, self.positions_count, self.depth)  # (B, T, R)
-        embedded = self._embed(stacks)  # (B, T, R, dim)
-        before = torch.cat([self.sos(starts)[:, None], embedded[:, :-1].sum(2)], dim=1)  # (B, T, dim)
-        h = self.spatial(before + self.positions)
-        partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
-        sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
-        out = self.depthwise(sequence.reshape(-1, self.depth, sequence.shape[-1]))
-        logits: Tensor = self.to_logits(out)
-        return logits.reshape(*codes.shape, self.num_codes)
+        stacks = codes.reshape(len(codes), self.positions_count, self.depth)
+        return self._stack_logits(stacks, starts).reshape(*codes.shape, self.num_codes)
 
     def steps(self, starts: Tensor, *, cache: bool) -> Steps:
         return _CachedSteps(self, starts) if cache else _PlainSteps(self, starts)
+
+    def _stack_logits(self, stacks: Tensor, starts: Tensor) -> Tensor:
+        """The stacks of the first T positions, (B, T, R) → (B, T, R, K)."""
+        embedded = self._embed(stacks)  # (B, T, R, dim)
+        before = torch.cat([self.sos(starts)[:, None], embedded[:, :-1].sum(2)], dim=1)  # (B, T, dim)
+        h = self.spatial(before + self.positions[: stacks.shape[1]])
+        partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
+        sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
+        logits: Tensor = self.to_logits(self.depthwise(sequence.flatten(0, 1)))
+        return logits.reshape(*stacks.shape, self.num_codes)
 
     def _embed(self, stacks: Tensor) -> Tensor:
         """(…, R) codes → (…, R, dim), each depth by its own table."""
@@ -72,14 +74,15 @@ class RQTransformer(Prior):
 
 
 class _PlainSteps(Steps):
-    """Everything anew for every code: slow, and the yardstick of the cached one."""
+    """All positions so far anew for every code: slow, and the yardstick of the cached one."""
 
     def __init__(self, prior: RQTransformer, starts: Tensor) -> None:
         self.prior, self.starts = prior, starts
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
-        table = codes.reshape(len(codes), *self.prior.grid)
-        return self.prior.all_logits(table, self.starts).flatten(1, -2)[:, step]
+        t, r = divmod(step, self.prior.depth)
+        stacks = codes.reshape(len(codes), self.prior.positions_count, self.prior.depth)
+        return self.prior._stack_logits(stacks[:, : t + 1], self.starts)[:, t, r]
 
 
 class _CachedSteps(Steps):
