@@ -415,7 +415,7 @@ CLAIMS = (
         "Prior and sampling",
         "I uses temperature = 2, and K = 8",
         ZHAO + "3.3",
-        "what loses classes? effective number with one `<sos>`, temperature 2 and k = 8 against temperature 1: one fewer?",
+        "what loses classes? effective number, one `<sos>`, temperature 2 and k = 8 against temperature 1: one fewer?",
         "prior",
         prior("t2_k8_classes", "one"),
         prior("t1_classes", "one"),
