@@ -40,6 +40,22 @@ _PRIOR = {
     **{"train_images": 60_000, "tokenizer": "vqvae", "dim": 64, "layers": 4, "heads": 4, "label_dropout": 0.1},
     **{"batch_size": 128, "stages": [(3, 2e-3), (5, 1e-3), (3, 3e-4), (1, 1e-4)], "seed": 0},
 }
+_RQVAE = {
+    **{
+        "train_images": 60_000,
+        "depth": 2,
+        "num_codes": 16,
+        "dim": 8,
+        "hidden": 32,
+        "decay": 0.95,
+        "depth_dropout": 0.5,
+    },
+    **{"batch_size": 128, "stages": [(4, 2e-3), (1, 3e-4)], "seed": 0},
+}
+_RQTRANSFORMER = {
+    **{"train_images": 60_000, "dim": 60, "layers": 3, "depth_layers": 2, "heads": 4, "label_dropout": 0.1},
+    **{"batch_size": 128, "stages": [(2, 2e-3), (3, 1e-3), (1, 3e-4), (1, 1e-4)], "seed": 0},
+}
 SETTINGS: dict[str, Settings] = {
     "glyphs-classifier": _CLASSIFIER,
     "mnist-classifier": _CLASSIFIER,
@@ -48,6 +64,10 @@ SETTINGS: dict[str, Settings] = {
     "mnist-vqvae": _VQVAE,
     "glyphs-prior": _PRIOR,
     "mnist-prior": _PRIOR,
+    "glyphs-rqvae": _RQVAE,
+    "mnist-rqvae": _RQVAE,
+    "glyphs-rqtransformer": _RQTRANSFORMER,
+    "mnist-rqtransformer": _RQTRANSFORMER,
 }
 TEST_IMAGES = 10_000
 SAMPLES = 2_000  # that a prior is judged by, equally many of each class
@@ -126,6 +146,45 @@ def vqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
     }
 
 
+def rqvae(train: ImageSet, settings: Settings) -> nn.Module:
+    channels, dim, hidden = train.shape[0], settings["dim"], settings["hidden"]
+    members = [
+        companion.EMAVectorQuantizer(settings["num_codes"], dim, decay=settings["decay"])
+        for _ in range(settings["depth"])
+    ]
+    model = companion.VQVAE(
+        companion.ResNetEncoder(channels, dim, hidden=hidden, factor=4, num_blocks=1),
+        companion.ResidualQuantizer(members, depth_dropout=settings["depth_dropout"]),
+        companion.ResNetDecoder(channels, dim, hidden=hidden, factor=4, num_blocks=1),
+    )
+    return trained(model, train, settings)
+
+
+def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+    """As of a VQ-VAE, the distortion and the use of the codes by depth."""
+    quantizer = model.quantizer
+    assert isinstance(quantizer, companion.ResidualQuantizer)
+    usages = [CodeUsage(quantizer.num_codes) for _ in range(quantizer.depth)]
+    errors = [0.0] * quantizer.depth
+    for rows in torch.arange(len(test)).split(500):
+        x, _ = test.batch(rows)
+        codes = model.encode(x)
+        for r, usage in enumerate(usages):
+            usage.update(codes[..., r])
+            with torch.no_grad():
+                x_hat = model.decoder(quantizer.decode(codes, depth=r + 1)).clamp(0, 1)
+            errors[r] += mse(x_hat, x).item() * len(rows) / len(test)
+    variance = train.images.double().div(255).var(correction=0).item()
+    by_depth = [distortion(error, variance) for error in errors]
+    return {
+        "distortion": by_depth[-1],
+        "distortion_by_depth": by_depth,
+        "perplexity_by_depth": [usage.perplexity for usage in usages],
+        "accuracy_test": accuracy(judge(test.name), test),
+        "accuracy_reconstructions": accuracy(judge(test.name), test, through=model),
+    }
+
+
 # Priors
 
 
@@ -180,6 +239,8 @@ KINDS = {
     "classifier": (classifier, classifier_scores),
     "vqvae": (vqvae, vqvae_scores),
     "prior": (prior, prior_scores),
+    "rqvae": (rqvae, rqvae_scores),
+    "rqtransformer": (rqtransformer, rqtransformer_scores),
 }
 
 
