@@ -41,20 +41,12 @@ _PRIOR = {
     **{"batch_size": 128, "stages": [(3, 2e-3), (5, 1e-3), (3, 3e-4), (1, 1e-4)], "seed": 0},
 }
 _RQVAE = {
-    **{
-        "train_images": 60_000,
-        "depth": 2,
-        "num_codes": 16,
-        "dim": 8,
-        "hidden": 32,
-        "decay": 0.95,
-        "depth_dropout": 0.5,
-    },
-    **{"batch_size": 128, "stages": [(4, 2e-3), (1, 3e-4)], "seed": 0},
+    **{"train_images": 60_000, "depth": 2, "num_codes": 16, "dim": 8, "hidden": 32, "decay": 0.95},
+    **{"depth_dropout": 0.5, "batch_size": 128, "stages": [(4, 2e-3), (1, 3e-4)], "seed": 0},
 }
 _RQTRANSFORMER = {
-    **{"train_images": 60_000, "dim": 60, "layers": 3, "depth_layers": 2, "heads": 4, "label_dropout": 0.1},
-    **{"batch_size": 128, "stages": [(2, 2e-3), (3, 1e-3), (1, 3e-4), (1, 1e-4)], "seed": 0},
+    **{"train_images": 60_000, "tokenizer": "rqvae", "dim": 60, "layers": 3, "depth_layers": 2, "heads": 4},
+    **{"label_dropout": 0.1, "batch_size": 128, "stages": [(2, 2e-3), (3, 1e-3), (1, 3e-4), (1, 1e-4)], "seed": 0},
 }
 SETTINGS: dict[str, Settings] = {
     "glyphs-classifier": _CLASSIFIER,
@@ -160,7 +152,7 @@ def rqvae(train: ImageSet, settings: Settings) -> nn.Module:
     return trained(model, train, settings)
 
 
-def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settings: Settings) -> dict[str, Any]:
     """As of a VQ-VAE, the distortion and the use of the codes by depth."""
     quantizer = model.quantizer
     assert isinstance(quantizer, companion.ResidualQuantizer)
@@ -195,6 +187,22 @@ def prior(train: ImageSet, settings: Settings) -> nn.Module:
         codes.grid,
         dim=settings["dim"],
         layers=settings["layers"],
+        heads=settings["heads"],
+        num_classes=len(train.classes),
+        label_dropout=settings["label_dropout"],
+        tokenizer=codes.tokenizer,
+    )
+    return trained(model, codes, settings, lambda model, codes, labels: model(codes, labels))
+
+
+def rqtransformer(train: ImageSet, settings: Settings) -> nn.Module:
+    codes = companion.tokenize(pretrained(f"{train.name}-{settings['tokenizer']}"), train)
+    model = companion.RQTransformer(
+        codes.num_codes,
+        codes.grid,
+        dim=settings["dim"],
+        layers=settings["layers"],
+        depth_layers=settings["depth_layers"],
         heads=settings["heads"],
         num_classes=len(train.classes),
         label_dropout=settings["label_dropout"],
@@ -240,7 +248,7 @@ KINDS = {
     "vqvae": (vqvae, vqvae_scores),
     "prior": (prior, prior_scores),
     "rqvae": (rqvae, rqvae_scores),
-    "rqtransformer": (rqtransformer, rqtransformer_scores),
+    "rqtransformer": (rqtransformer, prior_scores),
 }
 
 
