@@ -124,7 +124,7 @@ def value(cell: Cell, number: str) -> float:
     return float(cell[name] if index is None else cell[name][int(index)])
 
 
-ZHAO = "Zhao, VQ-VAE and Transformer, section "
+ZHAO = "Zhao, VQ-VAE and Transformer, "
 IBRAHIM = "Ibrahim, Residual Vector Quantization based VAE, "
 FLOW = "the report on the gradient flow of a VQ-VAE"
 YESILTEPE = "Yesiltepe, Neural Discrete Representation Learning, "
@@ -156,6 +156,10 @@ def prior(number: str, sos: str, kind: str = "transformer") -> Side:
     return Side(number, {"prior": kind, "sos": sos})
 
 
+def rq(number: str, kind: str, images: str = "all") -> Side:
+    return Side(number, {"prior": kind, "images": images})
+
+
 def length(number: str, *factors: tuple[int, int]) -> Side:
     return Side(number, {}, [{"f_height": h, "f_width": w} for h, w in factors])
 
@@ -184,7 +188,7 @@ CLAIMS = (
     Claim(
         "The VQ-VAE as reported",
         "Each model is trained by 12 epochs using learning rate 0.003",
-        ZHAO + "3.4",
+        ZHAO + "section 3.4",
         "distortion with a learning rate of 0.003 against 0.001, codes starting uniform",
         "report_vqvae",
         Side("distortion", FASTER),
@@ -218,7 +222,7 @@ CLAIMS = (
     Claim(
         "K and D",
         "Larger codebooks with length 256 will only slightly improve the performance",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "distortion at K = 256 against K = 128, D = 8: less than a tenth lower?",
         "report_codes_and_dims",
         codes_and_dims("distortion", 256, 8),
@@ -230,7 +234,7 @@ CLAIMS = (
     Claim(
         "K and D",
         "Bigger dimensions like 16 tends to make the model use less diverse codes",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "perplexity at D = 16 against D = 8, K = 128",
         "report_codes_and_dims",
         codes_and_dims("perplexity", 128, 16),
@@ -241,7 +245,7 @@ CLAIMS = (
     Claim(
         "K and D",
         "Smaller dimensions like 4 tends to produce blurry reconstructions",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "edge energy of the reconstructions over that of the images, D = 4 against D = 8, K = 128",
         "report_codes_and_dims",
         codes_and_dims("sharpness", 128, 4),
@@ -252,7 +256,7 @@ CLAIMS = (
     Claim(
         "K and D",
         "which is caused by the loss of information",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "distortion at D = 4 against D = 8, K = 128: higher?",
         "report_codes_and_dims",
         codes_and_dims("distortion", 128, 4),
@@ -263,7 +267,7 @@ CLAIMS = (
     Claim(
         "K and D",
         "the corresponding transformer will be harder to train",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "bits per test image of a class-conditional prior, K = 256 against K = 128, D = 8",
         "report_codes_and_dims",
         codes_and_dims("prior_bits", 256, 8),
@@ -274,7 +278,7 @@ CLAIMS = (
     Claim(
         "K and D",
         "the generation result will be less authentic",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "share of samples recognised as the class asked for, K = 256 against K = 128, D = 8: two points less?",
         "report_codes_and_dims",
         codes_and_dims("recognised", 256, 8),
@@ -372,7 +376,7 @@ CLAIMS = (
     Claim(
         "Prior and sampling",
         "Sampling using the transformer tends to produce only a number of classes",
-        ZHAO + "3.5",
+        ZHAO + "section 3.5",
         "classes among the samples (effective number), one `<sos>`, temperature 2 and k = 8, against the 10 there are: "
         "more than one missing?",
         "prior",
@@ -386,7 +390,7 @@ CLAIMS = (
         Claim(
             "Prior and sampling",
             "Numbers like 1 and 7 does not appear",
-            ZHAO + "3.5",
+            ZHAO + "section 3.5",
             f"share of {digit} among the samples, one `<sos>`, temperature 2 and k = 8: below a hundredth?",
             "prior",
             prior(f"t2_k8_shares[{digit}]", "one"),
@@ -402,7 +406,7 @@ CLAIMS = (
     Claim(
         "Prior and sampling",
         "generating all samples using the same <sos> token works bad",
-        ZHAO + "3.6",
+        ZHAO + "section 3.6",
         "what loses classes? effective number at temperature 1, one `<sos>` against class `<sos>`: one fewer?",
         "prior",
         prior("t1_classes", "one"),
@@ -414,7 +418,7 @@ CLAIMS = (
     Claim(
         "Prior and sampling",
         "I uses temperature = 2, and K = 8",
-        ZHAO + "3.3",
+        ZHAO + "section 3.3",
         "what loses classes? effective number, one `<sos>`, temperature 2 and k = 8 against temperature 1: one fewer?",
         "prior",
         prior("t2_k8_classes", "one"),
@@ -426,7 +430,7 @@ CLAIMS = (
     Claim(
         "Prior and sampling",
         "conditional generation solves this problem",
-        ZHAO + "3.5",
+        ZHAO + "section 3.5",
         "effective number of classes at temperature 2 and k = 8, class `<sos>` against one: one more?",
         "prior",
         prior("t2_k8_classes", "class"),
@@ -438,7 +442,7 @@ CLAIMS = (
     Claim(
         "Prior and sampling",
         "The original paper uses PixelCNN. In my implementation, I uses Transformer",
-        ZHAO + "2.4",
+        ZHAO + "section 2.4",
         "bits per test image with class `<sos>`, transformer against PixelCNN of as many weights: a fiftieth lower?",
         "prior",
         prior("bits", "class"),
@@ -449,7 +453,7 @@ CLAIMS = (
     Claim(
         "Sequence length",
         "The ideal sequence length for transformer is hw/8",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "share of samples recognised, 14 × 7 = 98 codes against the best other grid: two points more?",
         "sequence_length",
         length("accuracy", (2, 4)),
@@ -461,7 +465,7 @@ CLAIMS = (
     Claim(
         "Sequence length",
         "The ideal sequence length for transformer is hw/8",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "bits per pixel, prior and residual together, 14 × 7 against the best other grid: a hundredth lower?",
         "sequence_length",
         length("bits_per_dimension", (2, 4)),
@@ -472,7 +476,7 @@ CLAIMS = (
     Claim(
         "Sequence length",
         "Longer sequence length will make the transformer harder to capture the true distribution",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "share of samples recognised, 14 × 14 = 196 codes against 98: two points less?",
         "sequence_length",
         length("accuracy", (2, 2)),
@@ -484,7 +488,7 @@ CLAIMS = (
     Claim(
         "Sequence length",
         "shorter sequences will lose too much information of the original image",
-        ZHAO + "4",
+        ZHAO + "section 4",
         "distortion, 7 × 7 = 49 codes against 98: a fifth higher?",
         "sequence_length",
         length("distortion", (4, 4)),
@@ -581,6 +585,49 @@ CLAIMS = (
         )
         for depth in (1, 2, 3)
     ),
+    # RQ-Transformer: effect sizes as in rq_transformer.py
+    *(
+        Claim(
+            "RQ-Transformer",
+            "It doesn't look good as transformer model and takes a lot of time to train and I had limited resources",
+            IBRAHIM + "figure 14",
+            f"is it {suspect}? share of samples recognised, {name} against all images and steps: five points less?",
+            "rq_transformer",
+            rq("accuracy", kind, images),
+            rq("accuracy", "rq"),
+            "lower",
+            0.05,
+            relative=False,
+        )
+        for suspect, name, kind, images in (
+            ("the few images", "2,000 images", "rq", "few"),
+            ("the training time", "a fifth of the steps", "a fifth of the steps", "all"),
+            ("the package's shifted labels", "shifted labels", "shifted labels", "all"),
+        )
+    ),
+    Claim(
+        "RQ-Transformer",
+        "It doesn't look good as transformer model",
+        IBRAHIM + "figure 14",
+        "the published package: share of samples that the classifier is sure of, against ours: five points less?",
+        "rq_transformer",
+        rq("confident", "published package"),
+        rq("confident", "rq"),
+        "lower",
+        0.05,
+        relative=False,
+    ),
+    Claim(
+        "RQ-Transformer",
+        "… and beside a transformer over all codes in a row?",
+        OURS,
+        "bits per test image, RQ-Transformer against the flattened transformer of as many layers: within a fiftieth?",
+        "rq_transformer",
+        rq("bits", "rq"),
+        rq("bits", "flattened"),
+        "same",
+        0.02,
+    ),
     # Encoder and decoder
     *(
         Claim(
@@ -598,7 +645,7 @@ CLAIMS = (
     ),
     *(
         Claim(
-            "Encoder and decoder",
+            "Encoder and decoder, width",
             "How the encoder and the decoder affect performance?",
             FLOW + " (asked, not answered)",
             f"is a {which} four times as wide better? distortion, against both narrow, K = 64, D = 8",
@@ -675,7 +722,7 @@ CLAIMS = (
     Claim(
         "Posterior collapse",
         "samples generated from VAEs tend to be blurry",
-        ZHAO + "1.1",
+        ZHAO + "section 1.1",
         "edge energy of samples over that of test images, β_KL = 1: a fifth below 1?",
         "vae_beta",
         beta("sharpness_samples", "grey", "convolutional"),
@@ -686,7 +733,7 @@ CLAIMS = (
     Claim(
         "Posterior collapse",
         "the decoder often produces an averaged reconstruction, resulting in blurry outputs",
-        ZHAO + "1.1",
+        ZHAO + "section 1.1",
         "edge energy of reconstructions, VAE at β_KL = 1 against an autoencoder of the same size: lower?",
         "vae_beta",
         beta("sharpness", "grey", "convolutional"),
