@@ -6,7 +6,7 @@ PY = .venv/bin/python
 chapter = $(if $(CHAPTER),--chapter $(CHAPTER))
 profile = $(if $(PROFILE),--profile $(PROFILE))
 
-.PHONY: lab test test-browser notebooks solutions measure bench requirements
+.PHONY: lab test test-browser notebooks solutions measure bench experiments-report requirements
 .DEFAULT_GOAL = lab
 
 lab: setup-course  # open the course in JupyterLab
@@ -32,6 +32,9 @@ measure: setup-instructor  # authors: minutes, memory and bands -> book.toml
 
 bench: setup-bench  # time, memory and codes beside another library -> benchmarks/README.md
 	$(PY) -m benchmarks $(BENCH_FLAGS)
+
+experiments-report: setup-instructor  # what the source reports claim, measured -> experiments/README.md
+	$(PY) -m experiments.report
 
 requirements:  # authors: the newest versions that go together -> requirements.txt (needs uv)
 	uv pip compile --universal --all-extras --upgrade --python-version 3.11 --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" pyproject.toml -o requirements.txt

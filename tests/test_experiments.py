@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 
 from companion.course import results as reader
-from experiments import common
+from experiments import claims, common, report
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ("__init__", "claims", "common", "report", "tokenizer", "weights")  # what is no experiment
@@ -102,3 +104,145 @@ def test_committed_results_are_complete_and_of_the_present_settings(path):
     assert len(document["cells"]) == len(wanted)
     for cell in wanted:
         assert any(cell.items() <= row.items() for row in document["cells"])
+
+
+def test_only_some_cells_are_run_and_the_command_says_which(tmp_path):
+    counter = Counter()
+    arguments = ["--profile", "smoke", "--seeds", "2", "--only", "size=2"]
+    path = common.run("x/made_up.py", SIZES, counter.cells, counter.one, arguments, tmp_path)
+    assert counter.ran == [{"size": 2, "seed": 0}, {"size": 2, "seed": 1}]
+    command = json.loads(path.read_text())["command"]
+    assert command.endswith("--seeds 2 --only size=2")
+    assert common.commanded(command, counter.cells) == counter.ran
+    assert len(common.commanded(command.removesuffix(" --only size=2"), counter.cells)) == 4
+
+
+def test_values_of_one_setting_are_alternatives_and_settings_narrow():
+    cells = [{"kind": kind, "k": k} for kind in ("EMA", "EMA, no restarts") for k in (16, 64)]
+    assert common.selected(cells, []) == cells
+    assert common.selected(cells, ["kind=EMA, no restarts", "k=16", "k=64"]) == cells[2:]
+    assert common.selected(cells, ["kind=EMA", "k=64"]) == [cells[1]]
+
+
+def test_only_what_no_cell_has_is_refused(tmp_path, capsys):
+    counter = Counter()
+    with pytest.raises(SystemExit):
+        common.run("x/made_up.py", SIZES, counter.cells, counter.one, ["--only", "size=3"], tmp_path)
+    assert "no cell has ['size=3']" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_is_found_by_its_name(tmp_path, monkeypatch):
+    """Which of its images are drawn does not depend on where it lies."""
+    from PIL import Image
+
+    drawn = []
+    for place in (tmp_path / "here", tmp_path / "there" / "deeper"):
+        for split in ("train", "test"):
+            for name in ("cat", "dog"):
+                folder = place / "pets" / split / name
+                folder.mkdir(parents=True)
+                for i in range(10):
+                    Image.new("L", (4, 4), 10 * i).save(folder / f"{i}.png")
+        monkeypatch.setenv("COMPANION_DATA", str(place))
+        drawn.append(common.images("pets", "train", 5).images)
+    assert drawn[0].shape == (5, 1, 4, 4)
+    assert drawn[0].equal(drawn[1])
+
+
+def made_up(asks: str = "lower", effect: float = 0.1, **options) -> claims.Claim:
+    this, than = claims.Side("error", {"kind": "a"}), claims.Side("error", {"kind": "b"})
+    return claims.Claim("row", "A sentence", "us", "a against b", "made_up", this, than, asks, effect, **options)
+
+
+def pairs(*errors: tuple[float, float]) -> list[dict]:
+    """Cells of kinds a and b by seed; those of b the other way round, since pairs go by seed and not by place."""
+    rows = [{"kind": "a", "seed": seed, "error": a} for seed, (a, _) in enumerate(errors)]
+    return rows + [{"kind": "b", "seed": seed, "error": b} for seed, (_, b) in reversed(list(enumerate(errors)))]
+
+
+MUCH_LOWER = pairs((0.50, 1.0), (1.04, 2.0), (1.44, 3.0), (2.0, 4.0))  # by half; unpaired, the spread would hide it
+LITTLE_LOWER = pairs((0.98, 1.0), (1.94, 2.0), (2.94, 3.0), (3.88, 4.0))
+UNCLEAR = pairs((0.5, 1.0), (2.4, 2.0), (1.5, 3.0), (4.4, 4.0))
+
+
+def test_interval_is_that_of_student():
+    """By hand: differences 1, 2, 3, 4 have mean 2.5, s/√n = √(5/3)/2, and t₀.₉₇₅ of 3 degrees of freedom is 3.18245."""
+    low, high = claims.interval([1.0, 2.0, 3.0, 4.0])
+    half = 3.182446 * math.sqrt(5 / 3) / 2
+    assert (low, high) == pytest.approx((2.5 - half, 2.5 + half), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "word"),
+    [
+        (MUCH_LOWER, {}, "holds"),
+        (LITTLE_LOWER, {}, "does not hold"),  # clearly lower, by less than matters
+        (UNCLEAR, {}, "not decided by this data"),
+        (MUCH_LOWER[:2] + MUCH_LOWER[-2:], {}, "not decided by this data"),  # two seeds
+        (MUCH_LOWER, {"asks": "higher"}, "does not hold"),
+        (MUCH_LOWER, {"effect": 0.5}, "not decided by this data"),  # the interval covers the effect size
+        (LITTLE_LOWER, {"little": True}, "holds"),
+        (MUCH_LOWER, {"little": True}, "does not hold"),
+        (UNCLEAR, {"little": True}, "not decided by this data"),
+        (MUCH_LOWER, {"asks": "higher", "little": True}, "holds"),  # lower is not higher at all
+        (LITTLE_LOWER, {"asks": "same"}, "holds"),
+        (MUCH_LOWER, {"asks": "same"}, "does not hold"),  # "the same" has two sides
+        (UNCLEAR, {"asks": "same"}, "not decided by this data"),
+        (pairs((0.9, 1.0), (1.8, 2.0), (2.7, 3.0)), {}, "not decided by this data"),  # exactly the effect size
+    ],
+)
+def test_verdicts(cells, options, word):
+    if cells == MUCH_LOWER and options == {"effect": 0.5}:
+        assert made_up(effect=0.4).verdict(cells).word == "holds"
+    assert made_up(**options).verdict(cells).word == word
+
+
+def test_differences_are_paired_by_seed_and_positive_as_claimed():
+    assert made_up().differences(MUCH_LOWER) == pytest.approx([0.5, 0.48, 0.52, 0.5])
+    assert made_up("higher", relative=False).differences(MUCH_LOWER) == pytest.approx([-0.5, -0.96, -1.56, -2.0])
+    assert made_up().differences(MUCH_LOWER[1:]) == pytest.approx([0.48, 0.52, 0.5])  # seed 0 has no pair
+    verdict = made_up().verdict(MUCH_LOWER)
+    assert (verdict.seeds, verdict.mean) == (4, pytest.approx(0.5))
+    assert verdict.low < 0.5 < verdict.high
+
+
+def test_the_best_rival_of_each_seed_counts():
+    cells = [{"k": k, "seed": seed, "x": [0.0, float(k + seed * (-1) ** k)]} for k in (1, 2, 3) for seed in (0, 1)]
+    side = claims.Side("x[1]", {}, [{"k": 1}, {"k": 2}])
+    assert side.of(cells) == {0: 1.0, 1: 0.0}
+    assert side.of(cells, max) == {0: 2.0, 1: 3.0}
+    assert claims.Side("x[-1]", {}).of(cells) == {0: 2.0, 1: pytest.approx((0 + 3 + 2) / 3)}  # the mean of all
+
+
+@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda claim: f"{claim.experiment}: {claim.measure[:50]}")
+def test_every_claim_names_cells_and_numbers_that_exist(claim):
+    cells = importlib.import_module(f"experiments.{claim.experiment}").cells(3)
+    sides = [side for side in (claim.this, claim.than) if isinstance(side, claims.Side)]
+    runs = [run for run in report.read() if run.experiment == claim.experiment]
+    for side in sides:
+        for where in [{**side.where, **rival} for rival in side.rivals or [{}]]:
+            assert {cell["seed"] for cell in cells if where.items() <= cell.items()} == {0, 1, 2}, where
+            for cell in (cell for run in runs for cell in run.cells if where.items() <= cell.items()):
+                assert math.isfinite(claims.value(cell, side.number))
+    assert claim.row in {section.title for section in report.SECTIONS if section.experiment == claim.experiment}
+    assert claim.effect > 0
+
+
+def test_the_committed_page_is_what_the_committed_results_give():
+    """Verdicts among it: each is computed from the JSON here and now."""
+    page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert page == report.report(), "run `make experiments-report`"
+    words = [verdict.word for _, _, verdict in report.judged(report.read())]
+    assert words
+    for word in set(words):
+        assert page.count(f"**{word}**") == words.count(word)
+
+
+def test_every_figure_is_there_and_has_an_alt_text():
+    page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    figures = re.findall(r"!\[(.*?)\]\((.*?)\)", page)
+    folder = ROOT / "experiments" / "figures"
+    assert {file for _, file in figures} == {f"figures/{path.name}" for path in folder.iterdir()}
+    for alt, file in figures:
+        assert len(alt) > 40, file
+        assert (ROOT / "experiments" / file).stat().st_size < 150_000

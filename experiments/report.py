@@ -1,0 +1,569 @@
+"""Committed results → ``experiments/README.md``: ``make experiments-report``.
+
+Nothing in it that depends on a measurement is typed: sentences and effect sizes come from ``claims.py``, numbers and
+verdicts from ``results/*.json``, settings from the experiments. A test makes the text again and compares.
+"""
+
+import importlib
+import itertools
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from companion import plots
+from experiments.claims import CLAIMS, Claim, Verdict
+from experiments.common import RESULTS, commanded
+
+HERE = Path(__file__).parent
+DATA = {  # in the order shown; the rest are the course's own images, for comparison
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "CIFAR10-jpeg": "CIFAR-10 (JPEG copy)",
+    "cifar10": "CIFAR-10",
+    "celeba": "CelebA",
+    "glyphs": "glyphs",
+}
+COLOURS = dict(zip(DATA, ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#999999"), strict=True))
+RAN = ("seed", "seconds", "machine", "torch")
+
+INTRODUCTION = """# What the source reports claim, measured
+
+`make experiments-report` writes this page from `results/*.json`; no number and no verdict on it is typed. Each claim is
+a comparison that stands in [`claims.py`](claims.py), with the effect size that would matter, since before the
+experiment ran on real images.
+
+**How a verdict comes about.** For each seed both sides of a comparison are trained from it, and their difference is
+taken in the claimed direction: positive is as claimed. The tables show its mean and 95 % interval over the seeds
+(Student's t). The claim *holds* if the whole interval lies above the effect size, *does not hold* if it lies wholly
+below, and is *not decided by this data* otherwise, or with fewer than three seeds. A claim of "little" or of "the same"
+holds if the interval lies within the effect size, and does not hold if it lies wholly outside. An interval covers what
+the seed changes (weights, order of images), not what other networks, sizes or images would. There are {claims}
+comparisons on this page: of that many, a few intervals miss by chance.
+
+**What was reduced.** The reports trained on all images. These results are of profile `quick`, made on {machine}: fewer
+images and epochs and smaller networks, as each section says. `--profile full` has the sizes of the reports; where there
+is a CUDA device, the same command uses it. Glyphs are the course's own images, shown beside the real ones where
+a chapter uses them; most of these were run before the claims were written.
+
+**To run a row again.** The command stands in its section. `COMPANION_DATA` says where the images lie (`CIFAR10-jpeg`
+is a folder there, with `train/<class>/` and `test/<class>/`; the other sets are downloaded where they are missing). A
+run that was stopped goes on where it was. *Distortion* is the mean squared error on test images over the variance of
+all training pixels.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One file of results."""
+
+    experiment: str
+    document: dict[str, Any]
+
+    @property
+    def data(self) -> str:
+        return Path(self.document["data"]).name
+
+    @property
+    def title(self) -> str:
+        profile = self.document["profile"]
+        return DATA.get(self.data, self.data) + ("" if profile == "quick" else f", {profile}")
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        return list(self.document["cells"])
+
+    @property
+    def finished(self) -> bool:
+        cells = importlib.import_module(f"experiments.{self.experiment}").cells
+        return len(self.cells) == len(commanded(self.document["command"], cells))
+
+    @property
+    def settings(self) -> list[str]:
+        """What its cells are told apart by, but for the seed."""
+        names = importlib.import_module(f"experiments.{self.experiment}").cells(1)[0]
+        return [name for name in names if name != "seed"]
+
+
+Draw = Callable[[Sequence[Run]], tuple[Figure, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report: the claims with this title, and what one experiment measured."""
+
+    title: str
+    experiment: str
+    shown: dict[str, str]  # number → its name in the table
+    note: str
+    draw: Sequence[str] = ()  # names of pictures; where none is given, one of the numbers shown
+    data: str = "mnist"
+
+
+def report(results: Path = RESULTS, figures: Path | None = None) -> str:
+    """The page as Markdown. With ``figures`` the pictures are written there too."""
+    runs = read(results)
+    parts = [INTRODUCTION.format(claims=sum(1 for _ in judged(runs)), machine=machines(runs)), summary(runs)]
+    told = set()  # experiments of an earlier section
+    for section in SECTIONS:
+        mine = [run for run in runs if run.experiment == section.experiment]
+        parts += [f"## {section.title}", section.note]
+        if all(run.data == "glyphs" for run in mine):
+            command = f"python -m experiments.{section.experiment} --profile quick --data {section.data}"
+            parts.append(f"Not run on real images yet: `{command}`.")
+        if mine:
+            first = section.experiment not in told
+            parts += [settings(run) for run in mine if first]
+            parts += [claims_table([claim for claim in CLAIMS if claim.row == section.title], mine)]
+            parts += [pictures(section, mine, figures)]
+            parts += [cells_table(section, run) for run in mine if first]
+        told.add(section.experiment)
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def read(results: Path = RESULTS) -> list[Run]:
+    """The files of the experiments in the report, of all images; what is not finished is left out."""
+    order = list(DATA)
+    names = {section.experiment for section in SECTIONS}
+    runs = [
+        Run(path.name.split(".")[0], json.loads(path.read_text("utf-8"))) for path in sorted(results.glob("*.json"))
+    ]
+    runs = [run for run in runs if run.experiment in names and run.document["profile"] != "smoke" and run.finished]
+    return sorted(runs, key=lambda run: (order.index(run.data) if run.data in order else 99, run.document["profile"]))
+
+
+def judged(runs: Sequence[Run]) -> Iterable[tuple[Claim, Run, Verdict]]:
+    """Every claim on all the images it was measured on."""
+    for claim, run in itertools.product(CLAIMS, runs):
+        if claim.experiment == run.experiment and (not claim.data or run.data in claim.data):
+            verdict = claim.verdict(run.cells)
+            if verdict.seeds:
+                yield claim, run, verdict
+
+
+def machines(runs: Sequence[Run]) -> str:
+    return " and ".join(dict.fromkeys(cell["machine"] for run in runs for cell in run.cells))
+
+
+def summary(runs: Sequence[Run]) -> str:
+    """Every comparison in one line, with its verdict on each set of images."""
+    sets = list(dict.fromkeys(run.title for run in runs))
+    lines = []
+    for claim, found in itertools.groupby(judged(runs), key=lambda one: one[0]):
+        words = {run.title: verdict.word for _, run, verdict in found}
+        lines.append([link(claim.row), f"“{claim.sentence}”", claim.measure, *(words.get(name, "") for name in sets)])
+    return "## Verdicts\n\n" + markdown(["section", "sentence", "compared", *sets], lines)
+
+
+def link(title: str) -> str:
+    anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    return f"[{title}](#{anchor})"
+
+
+def settings(run: Run) -> str:
+    """How much of what was trained, beside the profile full, and the command."""
+    sizes, full = run.document["sizes"], importlib.import_module(f"experiments.{run.experiment}").SIZES["full"]
+
+    def said(name: str) -> str:
+        beside = f" (full: {number(full[name])})" if sizes[name] != full.get(name) and name in full else ""
+        return f"{name.replace('_', ' ')} {number(sizes[name])}{beside}"
+
+    seeds = sorted({cell["seed"] for cell in run.cells})
+    minutes = sum(cell["seconds"] for cell in run.cells) / 60
+    torches = ", ".join(dict.fromkeys(cell["torch"] for cell in run.cells))
+    return (
+        f"**{run.title}**: {', '.join(said(name) for name in sizes)}; {len(run.cells)} cells, {len(seeds)} seeds, "
+        f"{minutes:.0f} minutes on {machines([run])}, torch {torches}.\n\n"
+        f"```\n{run.document['command']}\n```"
+    )
+
+
+def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
+    lines = []
+    for claim in claims:
+        for index, (_, run, verdict) in enumerate(one for one in judged(runs) if one[0] is claim):
+            said = [f"“{claim.sentence}” ({claim.source})", claim.measure] if index == 0 else ["", ""]
+            lines.append([*said, run.title, *measurement(claim, verdict), f"**{verdict.word}**"])
+    head = ["sentence", "compared", "images", "difference, 95 % interval", "matters from", "seeds", "verdict"]
+    return markdown(head, lines) if lines else ""
+
+
+def measurement(claim: Claim, verdict: Verdict) -> list[str]:
+    scale, unit = (100, " %") if claim.relative else (1, "")
+    few = verdict.seeds < 3
+
+    def told(x: float) -> str:
+        return f"{scale * x:+.1f}" if claim.relative else f"{x:+.3g}"
+
+    between = "" if few else f" [{told(verdict.low)}, {told(verdict.high)}]"
+    within = "less than " if claim.little else "within ±" if claim.asks == "same" else "more than "
+    return [f"{told(verdict.mean)}{between}{unit}", f"{within}{scale * claim.effect:g}{unit}", str(verdict.seeds)]
+
+
+def pictures(section: Section, runs: Sequence[Run], folder: Path | None) -> str:
+    """Markdown of the section's figures, alt text included; each is written into ``folder`` where one is given."""
+    lines = []
+    for name in section.draw or [section.experiment]:
+        fig, alt = PICTURES.get(name, strips(section))(runs)
+        if folder:
+            folder.mkdir(exist_ok=True)
+            (folder / f"{name}.png").write_bytes(plots.to_png(fig, dpi=80))
+        lines.append(f"![{alt}](figures/{name}.png)")
+    return "\n\n".join(lines)
+
+
+def strips(section: Section, most: int = 3) -> Draw:
+    """A dot for each seed: one line a setting, one panel a number."""
+
+    def draw(runs: Sequence[Run]) -> tuple[Figure, str]:
+        numbers = list(section.shown.items())[:most]
+        kinds = list(dict.fromkeys(label(run, cell) for run in runs for cell in run.cells))
+        fig, axes = plots.figure(
+            2.2 + 2.6 * len(numbers), 0.9 + 0.27 * len(kinds), columns=len(numbers), sharey=True, squeeze=False
+        )
+        for ax, (name, title) in zip(axes[0], numbers, strict=True):
+            for i, run in enumerate(runs):
+                dots = [(cell[name], kinds.index(label(run, cell))) for cell in run.cells if name in cell]
+                if dots:
+                    x, y = zip(*dots, strict=True)
+                    shift = 0.16 * (i - (len(runs) - 1) / 2)
+                    colour = COLOURS.get(run.data, "black")
+                    ax.plot(x, [at + shift for at in y], "o", ms=4, alpha=0.7, color=colour, label=run.title)
+            seen = [cell[name] for run in runs for cell in run.cells if name in cell]
+            if seen and min(seen) > 0 and max(seen) > 5 * min(seen):
+                ax.set_xscale("log")
+            ax.set_xlabel(title)
+        axes[0][0].set_yticks(range(len(kinds)), kinds)
+        axes[0][0].set_ylim(len(kinds) - 0.5, -0.5)
+        if len(runs) > 1:
+            axes[0][-1].legend(fontsize=8)
+        name, title = numbers[0]
+        found = "; ".join(f"on {run.title} {extremes(run, name)}" for run in runs)
+        panels = " and ".join(title for _, title in numbers)
+        return fig, f"A dot for each seed and setting: {panels}. Of {title}, {found}."
+
+    return draw
+
+
+def extremes(run: Run, name: str) -> str:
+    means = {kind: statistics.fmean(values) for kind, values in grouped(run, name).items()}
+    low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    return f"the lowest mean is {number(means[low])} ({low}) and the highest {number(means[high])} ({high})"
+
+
+def grouped(run: Run, name: str) -> dict[str, list[float]]:
+    groups: dict[str, list[float]] = {}
+    for cell in run.cells:
+        if name in cell:
+            groups.setdefault(label(run, cell), []).append(cell[name])
+    return groups
+
+
+WORDS = {"num_codes": "K", "dim": "D", "lr": "rate", "encoder_blocks": "encoder", "decoder_blocks": "decoder"}
+WORDS |= {"f_height": "f down", "f_width": "f across", "depth": "R", "factor": "f", "beta": "β_KL"}
+
+
+def label(run: Run, cell: dict[str, Any]) -> str:
+    """A setting in a few words: of a number its name too."""
+    said = [
+        setting if isinstance(setting, str) else f"{WORDS.get(name, name)} {setting:g}"
+        for name in run.settings
+        if (setting := cell[name]) != ""
+    ]
+    return ", ".join(said)
+
+
+def cells_table(section: Section, run: Run) -> str:
+    """Mean ± standard deviation over the seeds, a line for each setting."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for cell in run.cells:
+        groups.setdefault(label(run, cell), []).append(cell)
+    shown = {name: title for name, title in section.shown.items() if any(name in cell for cell in run.cells)}
+    lines = []
+    for kind, cells in groups.items():
+        lines.append([kind, *(spread([cell[name] for cell in cells if name in cell]) for name in shown), len(cells)])
+    table = markdown([f"{run.title}: setting", *shown.values(), "seeds"], lines)
+    return (
+        f"<details><summary>{run.title}: means ± standard deviations over the seeds</summary>\n\n{table}\n\n</details>"
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return number(statistics.fmean(values)) + (f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else "")
+
+
+def number(x: Any) -> str:
+    if isinstance(x, float) and (abs(x) < 1000 and x != int(x)):
+        return f"{x:.3g}"
+    return f"{x:,.0f}" if isinstance(x, int | float) else str(x)
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def rebuilt(runs: Sequence[Run]) -> tuple[Figure, str]:
+    """Test images above what comes back."""
+    rows: dict[str, torch.Tensor] = {}
+    for run in runs:
+        for cell in run.cells:
+            if "images" in cell and "reconstructions" in cell and cell.get("start", "uniform") == "uniform":
+                rows[f"{run.title}"] = from_digits(cell["images"])
+                rows["rebuilt" + "\u200b" * len(rows)] = from_digits(cell["reconstructions"])  # names must differ
+    names = ", ".join(name for name in rows if not name.startswith("rebuilt"))
+    return plots.image_rows(rows, size=0.6), f"The first test images of {names}, and below each row what comes back."
+
+
+def from_digits(text: str) -> torch.Tensor:
+    """What ``tokenizer.digits`` wrote: grey images of 28×28, or colour ones of 32×32."""
+    levels = torch.tensor([int(digit, 16) for digit in text]) / 15
+    shape = (1, 28, 28) if len(text) % 784 == 0 else (3, 32, 32)
+    return levels.reshape(-1, *shape)
+
+
+def heat_maps(runs: Sequence[Run]) -> tuple[Figure, str]:
+    """Mean distortion by K and D, one panel for each factor."""
+    run = runs[0]
+    once = [cell for cell in run.cells if cell["longer"] == 1]
+    factors = sorted({cell["factor"] for cell in once}, reverse=True)
+    fig, axes = plots.figure(3.6 * len(factors) + 0.6, 3.4, columns=len(factors), squeeze=False)
+    said = []
+    for ax, factor in zip(axes[0], factors, strict=True):
+        here = [cell for cell in once if cell["factor"] == factor]
+        ks, ds = (sorted({cell[name] for cell in here}) for name in ("num_codes", "dim"))
+        table = torch.full((len(ks), len(ds)), float("nan"))
+        for i, k in enumerate(ks):
+            for j, d in enumerate(ds):
+                found = [cell["distortion"] for cell in here if (cell["num_codes"], cell["dim"]) == (k, d)]
+                if found:
+                    table[i, j] = statistics.fmean(found)
+                    ax.text(j, i, f"{table[i, j]:.3f}", ha="center", va="center", fontsize=9)
+        ax.imshow(table, cmap="cividis_r", alpha=0.55)
+        ax.grid(False)
+        ax.set_xticks(range(len(ds)), ds)
+        ax.set_yticks(range(len(ks)), ks)
+        ax.set_xlabel("dimensions D")
+        ax.set_ylabel("codes K")
+        ax.set_title(f"distortion, latents {32 // factor}×{32 // factor}")
+        i, j = divmod(int(table.nan_to_num(9).argmin()), len(ds))
+        said.append(f"for latents {32 // factor}×{32 // factor} lowest at K = {ks[i]}, D = {ds[j]} ({table[i, j]:.3f})")
+    return fig, f"Mean distortion on {run.title} by number of codes and of dimensions: {' and '.join(said)}."
+
+
+def curves(runs: Sequence[Run]) -> tuple[Figure, str]:
+    """Held-out distortion by epoch, a line for each seed."""
+    fig, axes = plots.figure(3.6 * len(runs) + 0.4, 3, columns=len(runs), squeeze=False)
+    said = []
+    for ax, run in zip(axes[0], runs, strict=True):
+        kinds = list(dict.fromkeys(label(run, cell) for cell in run.cells))
+        for kind, colour in zip(kinds, plots.CLASS_COLOURS, strict=False):
+            lines = [cell["by_epoch"] for cell in run.cells if label(run, cell) == kind]
+            for i, line in enumerate(lines):
+                ax.plot(range(1, len(line) + 1), line, color=colour, lw=1, label=None if i else kind)
+            said.append(f"{kind} on {run.title} {statistics.fmean(line[-1] for line in lines):.3g}")
+        ax.set_yscale("log")
+        ax.set_title(run.title)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("distortion")
+        ax.legend(fontsize=8)
+    return fig, f"Test distortion after each epoch, a line for each seed. Means at the end: {'; '.join(said)}."
+
+
+def residuals(runs: Sequence[Run]) -> tuple[Figure, str]:
+    """Mean squared residual after each quantiser, of the kind that has three."""
+    fig, ax = plots.figure(4.5, 2.8)
+    said = []
+    for run in runs:
+        lines = [cell["residual_by_depth"] for cell in run.cells if cell["depth"] == 3]
+        for i, line in enumerate(lines):
+            ax.plot(range(len(line)), line, "o-", color=COLOURS.get(run.data), lw=1, label=None if i else run.title)
+        means = [f"{statistics.fmean(values):.3g}" for values in zip(*lines, strict=True)]
+        said.append(f"on {run.title} {', '.join(means)}")
+    ax.set_yscale("log")
+    ax.set_xticks(range(4))
+    ax.set_xlabel("quantisers")
+    ax.set_ylabel("squared residual\n(variance of the latents = 1)")
+    ax.legend(fontsize=8)
+    return fig, f"Mean squared residual after 0, 1, 2 and 3 quantisers, a line for each seed; means {'; '.join(said)}."
+
+
+def times(runs: Sequence[Run]) -> tuple[Figure, str]:
+    """Time of the search against each size, logarithmic, a line for each seed."""
+    run = runs[0]
+    kinds = list(dict.fromkeys(cell["grows"] for cell in run.cells))
+    names = {"positions": "positions h·w", "codes": "codes K", "dims": "dimensions D", "few dims": "few dimensions D"}
+    fig, axes = plots.figure(2.3 * len(kinds) + 0.4, 2.6, columns=len(kinds), sharey=True, squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        for cell in run.cells:
+            if cell["grows"] == kind:
+                ax.plot(cell["values"], cell["milliseconds"], "o-", ms=3, lw=1, color=plots.COLOURS["train"])
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xlabel(names.get(kind, kind))
+    axes[0][0].set_ylabel("milliseconds")
+    said = ", ".join(f"{names.get(kind, kind)} {spread(values)}" for kind, values in grouped(run, "exponent").items())
+    return fig, f"Processor time of the search for 32 images, both axes logarithmic. Mean exponents: {said}."
+
+
+TOKENIZER = {"distortion": "distortion", "perplexity": "perplexity", "usage": "codes in use"}
+RESIDUAL = {
+    "distortion": "distortion",
+    "largest_rise": "largest rise of the loss",
+    "nominal_bits": "bits a position",
+    "joint_bits": "entropy of a position's codes, bits",
+}
+SECTIONS = (
+    Section(
+        "The VQ-VAE as reported",
+        "report_vqvae",
+        {**TOKENIZER, "sharpness": "sharpness"},
+        "f = 4, K = 128, D = 8, α = 2, β = 0.1. For context only: the Keras example prints 0.0444 on MNIST (K = 128, "
+        "D = 16), a mean over training batches while the model learns. Sharpness is the edge energy of the "
+        "reconstructions over that of the images.",
+        draw=("images", "report_vqvae"),
+    ),
+    Section(
+        "K and D",
+        "report_codes_and_dims",
+        {
+            "distortion": "distortion",
+            "perplexity": "perplexity",
+            "sharpness": "sharpness",
+            "usage": "codes in use",
+            "prior_bits": "bits of the prior",
+            "recognised": "samples recognised",
+            "frechet": "Fréchet distance of samples",
+        },
+        "The prior (D = 8 only) has 4 heads where the report says 5, which do not divide its width of 64. Samples are "
+        "at temperature 1, class by class; the Fréchet distance is on the classifier's features.",
+    ),
+    Section(
+        "K × D on colour images",
+        "report_grid",
+        {**TOKENIZER, "first_epoch": "after one epoch"},
+        "The report has latents of 12×12, which no whole factor of 32 gives: 8×8 (f = 4) and 16×16 (f = 2) are on "
+        "either side of it.",
+        draw=("grid",),
+        data="CIFAR10-jpeg",
+    ),
+    Section(
+        "Longer training",
+        "longer_training",
+        TOKENIZER,
+        "The question of the same report, on grey images. D = 8.",
+        draw=("longer_training",),
+    ),
+    Section(
+        "Prior and sampling",
+        "prior",
+        {
+            "t1_classes": "classes, temperature 1",
+            "t2_k8_classes": "classes, temperature 2, k = 8",
+            "bits": "bits per test image",
+            "t1_frechet": "Fréchet, temperature 1",
+            "t2_k8_frechet": "Fréchet, temperature 2, k = 8",
+            "t1_accuracy": "recognised, temperature 1",
+            "t2_k8_accuracy": "recognised, temperature 2, k = 8",
+        },
+        "Width 64, 3 layers, 4 heads (the report's 5 do not divide 64), dropout 0.1, a rate of 0.0015, over the codes "
+        "of the shipped tokenizer. The effective number of classes is exp(entropy) of what the shipped classifier "
+        "takes the samples for.",
+    ),
+    Section(
+        "Sequence length",
+        "sequence_length",
+        {
+            "accuracy": "samples recognised",
+            "bits_per_dimension": "bits per pixel",
+            "distortion": "distortion",
+            "length": "codes",
+            "bits_per_code": "bits per code",
+            "ceiling": "reconstructions recognised",
+            "frechet": "Fréchet distance of samples",
+        },
+        "h·w/8 of 28×28 pixels is 98: a grid of 14×7, a stride of 2 down and 4 across.",
+    ),
+    Section(
+        "EMA against a learned codebook",
+        "report_residual",
+        RESIDUAL,
+        "Latents of 7×7×4. “EMA” starts from k-means and restarts dead codes, “EMA alone” does neither. Encoder and "
+        "decoder are those of the other sections; the report's are two or three plain convolutions.",
+    ),
+    Section(
+        "Residual against plain quantisation",
+        "report_residual",
+        RESIDUAL,
+        "The same run as in the section before.",
+        draw=("residuals",),
+    ),
+    Section(
+        "RQ-Transformer",
+        "rq_transformer",
+        {
+            "accuracy": "samples recognised",
+            "confident": "classifier is sure",
+            "bits": "bits per test image",
+            "training_bits": "bits per training image",
+            "frechet": "Fréchet distance of samples",
+            "steps": "steps",
+        },
+        "All of the same codes. The published package knows no classes, so its samples are not asked for one.",
+    ),
+    Section("Encoder and decoder", "depth", TOKENIZER, "Residual blocks, beside the layers that halve the image."),
+    Section("Encoder and decoder, width", "width", TOKENIZER, "Encoder first, decoder second; narrow is a quarter."),
+    Section(
+        "Likelihood",
+        "report_likelihood",
+        {"bits": "bits per pixel", "distortion": "distortion of the mean"},
+        "Bits per pixel are the bound on −log₂ p(x); a Bernoulli has none on grey images. “Natural” is taken to mean "
+        "that it is better than a Gaussian in bins of the same scale for all pixels.",
+    ),
+    Section(
+        "Posterior collapse",
+        "vae_beta",
+        {
+            "kl": "nats in the latents",
+            "sharpness": "sharpness of reconstructions",
+            "sharpness_samples": "sharpness of samples",
+            "active_units": "latents in use",
+            "elbo": "bound, nats",
+        },
+        "Sixteen latents. Chapter 02 shows the whole sweep over β_KL on glyphs.",
+    ),
+    Section(
+        "Cost of the search",
+        "search_cost",
+        {"exponent": "exponent"},
+        "The vectors of 32 images, random; what does not grow is h·w = 144, K = 256, D = 256.",
+        draw=("search_cost",),
+    ),
+)
+# What is drawn otherwise than as a dot for each seed.
+PICTURES: dict[str, Draw] = {
+    "images": rebuilt,
+    "grid": heat_maps,
+    "longer_training": curves,
+    "residuals": residuals,
+    "search_cost": times,
+}
+
+
+def main() -> None:
+    """Write the page and its pictures."""
+    text = report(figures=HERE / "figures")
+    (HERE / "README.md").write_text(text, encoding="utf-8")
+    print(f"README.md: {sum(1 for _ in judged(read()))} comparisons of {len(read())} files")
+
+
+if __name__ == "__main__":
+    main()
