@@ -150,3 +150,40 @@ def test_depth_slider_wants_a_residual_quantizer():
     )
     with pytest.raises(ValueError, match="model: got one with a VectorQuantizer, want one with a ResidualQuantizer"):
         explorers.depth_slider(model, torch.rand(2, 1, 12, 12))
+
+
+def test_prior_samples_draws_what_the_sliders_say():
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8),
+        companion.VectorQuantizer(6, 4),
+        companion.ResNetDecoder(1, 4, hidden=8),
+    ).eval()
+    options = {"dim": 8, "layers": 1, "heads": 2, "num_classes": 3}
+    prior = companion.TransformerPrior(6, (3, 3), tokenizer=companion.identity(model), **options)
+    label, temperature, top_k, seed, picture = explorers.prior_samples(prior, model, ("a", "b", "c")).children
+    for slider, value, said in (
+        (label, -1, "no class"),
+        (label, 1, "class b"),
+        (temperature, 2.0, "temperature 2"),
+        (top_k, 2, "k = 2"),
+        (seed, 7, "seed 7"),
+    ):
+        before = picture.value
+        slider.value = value
+        assert picture.value != before
+        assert said in picture.value
+    codes = prior.sample(16, 1, temperature=2.0, top_k=2, generator=torch.Generator().manual_seed(7))
+    fig = plots.image_grid(model.decode(codes), columns=8, title="class b, temperature 2, k = 2, seed 7", size=0.85)
+    assert plots.Picture(plots.to_png(fig), "", 1)._repr_html_().partition("src=")[2] in picture.value
+
+
+def test_prior_samples_refuses_a_prior_of_other_codes_or_classes():
+    parts = companion.ResNetEncoder(1, 4, hidden=8), companion.VectorQuantizer(6, 4), companion.ResNetDecoder(1, 4)
+    model = companion.VQVAE(*parts)
+    options = {"dim": 8, "layers": 1, "heads": 2}
+    with pytest.raises(ValueError, match="tokenizer: got the one with identity"):
+        explorers.prior_samples(companion.TransformerPrior(6, (3, 3), **options), model, ())
+    prior = companion.TransformerPrior(6, (3, 3), tokenizer=companion.identity(model), **options)
+    with pytest.raises(ValueError, match="classes: got 2, want the 0"):
+        explorers.prior_samples(prior, model, ("a", "b"))

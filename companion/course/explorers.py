@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion import plots
+from companion.codes import check_identity
 from companion.metrics import mse
 from companion.quantizers import ResidualQuantizer, code_statistics, ema_step, nearest_code, restart
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from companion.priors import Prior
     from companion.vqvae import VQVAE
 
 Draw = Callable[..., tuple["Figure", str]]
@@ -406,6 +408,42 @@ def depth_slider(model: "VQVAE", images: Tensor) -> widgets.VBox:
         draw,
         image=widgets.IntSlider(0, 0, len(images) - 1, description="image"),
         depth=widgets.IntSlider(1, 1, quantizer.depth, description="depth"),
+    )
+
+
+def prior_samples(prior: "Prior", tokenizer: "VQVAE", classes: Sequence[str]) -> widgets.VBox:
+    """Chapter 07: draw images of one class at a temperature, of the k likeliest codes; a seed gives the chance.
+
+    prior and tokenizer: on one device; the tokenizer is the one whose codes the prior learnt. classes: their names.
+
+    Raises:
+        ValueError: the prior learnt from another tokenizer's codes, or has no classes.
+    """
+    check_identity(tokenizer, prior)
+    if prior.num_classes != len(classes):
+        raise ValueError(f"classes: got {len(classes)}, want the {prior.num_classes} that the prior has")
+    n = 16
+
+    def draw(label: int, temperature: float, top_k: int, seed: int) -> tuple["Figure", str]:
+        codes = prior.sample(
+            n,
+            None if label < 0 else label,
+            temperature=temperature,
+            top_k=top_k,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        what = "no class" if label < 0 else f"class {classes[label]}"
+        how = f"temperature {temperature:g}, k = {top_k}, seed {seed}"
+        fig = plots.image_grid(tokenizer.decode(codes), columns=8, title=f"{what}, {how}", size=0.85)
+        return fig, f"{n} images from codes that the prior drew: {what}, {how}"
+
+    names = [("no class", -1), *((name, k) for k, name in enumerate(classes))]
+    return explorer(
+        draw,
+        label=widgets.Dropdown(options=names, value=min(3, len(classes) - 1), description="class"),
+        temperature=widgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="temperature"),
+        top_k=widgets.IntSlider(prior.num_codes, 1, prior.num_codes, description="top-k"),
+        seed=widgets.IntSlider(0, 0, 99, description="seed"),
     )
 
 
