@@ -38,7 +38,7 @@ _VQVAE = {
 }
 _PRIOR = {
     **{"train_images": 60_000, "tokenizer": "vqvae", "dim": 64, "layers": 4, "heads": 4, "label_dropout": 0.1},
-    **{"batch_size": 128, "stages": [(3, 2e-3), (5, 1e-3), (3, 3e-4), (1, 1e-4)], "seed": 0},
+    **{"batch_size": 128, "stages": [(2, 2e-3), (5, 1e-3), (2, 3e-4), (1, 1e-4)], "seed": 0},
 }
 _RQVAE = {
     **{"train_images": 60_000, "depth": 2, "num_codes": 16, "dim": 8, "hidden": 32, "decay": 0.95},
@@ -49,12 +49,12 @@ _RQTRANSFORMER = {
     **{"label_dropout": 0.1, "batch_size": 128, "stages": [(2, 2e-3), (3, 1e-3), (1, 3e-4), (1, 1e-4)], "seed": 0},
 }
 SETTINGS: dict[str, Settings] = {
-    "glyphs-classifier": _CLASSIFIER,
+    "glyphs-classifier": {**_CLASSIFIER, "stages": [(2, 2e-3), (1, 2e-4)]},
     "mnist-classifier": _CLASSIFIER,
     "fashion-mnist-classifier": _CLASSIFIER,
     "glyphs-vqvae": _VQVAE,
     "mnist-vqvae": _VQVAE,
-    "glyphs-prior": _PRIOR,
+    "glyphs-prior": {**_PRIOR, "stages": [(3, 2e-3), (2, 3e-4), (1, 1e-4)]},
     "mnist-prior": _PRIOR,
     "glyphs-rqvae": _RQVAE,
     "mnist-rqvae": _RQVAE,
