@@ -46,7 +46,7 @@ _RQVAE = {
 }
 _RQTRANSFORMER = {
     **{"train_images": 60_000, "tokenizer": "rqvae", "dim": 60, "layers": 3, "depth_layers": 2, "heads": 4},
-    **{"label_dropout": 0.1, "batch_size": 128, "stages": [(2, 2e-3), (3, 1e-3), (1, 3e-4), (1, 1e-4)], "seed": 0},
+    **{"label_dropout": 0.1, "batch_size": 128, "stages": [(1, 2e-3), (1, 1e-3), (1, 3e-4)], "seed": 0},
 }
 SETTINGS: dict[str, Settings] = {
     "glyphs-classifier": {**_CLASSIFIER, "stages": [(2, 2e-3), (1, 2e-4)]},
