@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from companion import plots
-from experiments.claims import CLAIMS, Claim, Verdict
+from experiments.claims import CLAIMS, OURS, Claim, Verdict
 from experiments.common import RESULTS, commanded
 
 HERE = Path(__file__).parent
@@ -157,8 +157,12 @@ def summary(runs: Sequence[Run]) -> str:
     lines = []
     for claim, found in itertools.groupby(judged(runs), key=lambda one: one[0]):
         words = {run.title: verdict.word for _, run, verdict in found}
-        lines.append([link(claim.row), f"“{claim.sentence}”", claim.measure, *(words.get(name, "") for name in sets)])
+        lines.append([link(claim.row), quoted(claim), claim.measure, *(words.get(name, "") for name in sets)])
     return "## Verdicts\n\n" + markdown(["section", "sentence", "compared", *sets], lines)
+
+
+def quoted(claim: Claim) -> str:
+    return claim.sentence if claim.source.startswith(OURS) else f"“{claim.sentence}”"
 
 
 def link(title: str) -> str:
@@ -188,7 +192,7 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     lines = []
     for claim in claims:
         for index, (_, run, verdict) in enumerate(one for one in judged(runs) if one[0] is claim):
-            said = [f"“{claim.sentence}” ({claim.source})", claim.measure] if index == 0 else ["", ""]
+            said = [f"{quoted(claim)} ({claim.source})", claim.measure] if index == 0 else ["", ""]
             lines.append([*said, run.title, *measurement(claim, verdict), f"**{verdict.word}**"])
     head = ["sentence", "compared", "images", "difference, 95 % interval", "matters from", "seeds", "verdict"]
     return markdown(head, lines) if lines else ""
