@@ -187,3 +187,56 @@ def test_prior_samples_refuses_a_prior_of_other_codes_or_classes():
     prior = companion.TransformerPrior(6, (3, 3), tokenizer=companion.identity(model), **options)
     with pytest.raises(ValueError, match="classes: got 2, want the 0"):
         explorers.prior_samples(prior, model, ("a", "b"))
+
+
+def stacks_and_prior(**options):
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8),
+        companion.ResidualQuantizer([companion.VectorQuantizer(6, 4) for _ in range(2)]),
+        companion.ResNetDecoder(1, 4, hidden=8),
+    ).eval()
+    shape = {"dim": 8, "layers": 1, "depth_layers": 1, "heads": 2, "num_classes": 3}
+    return model, companion.RQTransformer(6, (3, 3, 2), **{"tokenizer": companion.identity(model)} | shape | options)
+
+
+def test_stack_sampler_draws_what_the_sliders_say_and_decodes_to_a_depth(monkeypatch):
+    model, prior = stacks_and_prior()
+    drawn = []
+    rows = plots.image_rows
+    monkeypatch.setattr(plots, "image_rows", lambda images, **how: drawn.append(images) or rows(images, **how))
+    label, temperature, seed, depth, picture = explorers.stack_sampler(model, prior, ("a", "b", "c")).children
+    for slider, value, said in (
+        (label, -1, "no class"),
+        (label, 1, "class b"),
+        (temperature, 2.0, "temperature 2"),
+        (seed, 7, "seed 7"),
+        (depth, 1, "decoded to depth 1"),
+    ):
+        before = picture.value
+        slider.value = value
+        assert picture.value != before
+        assert said in picture.value
+    codes = prior.sample(8, 1, temperature=2.0, generator=torch.Generator().manual_seed(7))
+    *_, both, first = drawn
+    assert list(first) == ["depth 1"]
+    assert list(both) == ["depth 1", "depth 2", "change"]
+    for d in (1, 2):
+        expected = model.decoder(model.quantizer.decode(codes, depth=d)).clamp(0, 1)
+        torch.testing.assert_close(both[f"depth {d}"], expected.detach())
+    torch.testing.assert_close(first["depth 1"], both["depth 1"])
+
+
+def test_stack_sampler_refuses_what_does_not_go_together():
+    model, prior = stacks_and_prior()
+    with pytest.raises(ValueError, match="classes: got 2, want the 3"):
+        explorers.stack_sampler(model, prior, ("a", "b"))
+    with pytest.raises(ValueError, match="tokenizer: got the one with identity"):
+        explorers.stack_sampler(model, stacks_and_prior(tokenizer="another")[1], ("a", "b", "c"))
+    plain = companion.VQVAE(
+        companion.ResNetEncoder(1, 4, hidden=8),
+        companion.VectorQuantizer(6, 4),
+        companion.ResNetDecoder(1, 4, hidden=8),
+    )
+    with pytest.raises(ValueError, match="tokenizer: got one with a VectorQuantizer"):
+        explorers.stack_sampler(plain, stacks_and_prior(tokenizer=companion.identity(plain))[1], ("a", "b", "c"))
