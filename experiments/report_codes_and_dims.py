@@ -16,7 +16,7 @@ from experiments.common import Cell, Setting, run
 from experiments.tokenizer import SIZES as TOKENIZER
 from experiments.tokenizer import measured, sharpness, tokenizer, trained
 
-PRIOR_EPOCHS = {"quick": 5, "full": 10, "smoke": 1}
+PRIOR_EPOCHS = {"quick": 3, "full": 10, "smoke": 1}
 SAMPLES = {"quick": 1000, "full": 5000, "smoke": 20}
 SIZES = {
     profile: {**sizes, "prior_epochs": PRIOR_EPOCHS[profile], "samples": SAMPLES[profile]}
