@@ -124,10 +124,10 @@ def vqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
     to be recognised better."""
     usage, error = CodeUsage(model.quantizer.num_codes), 0.0
     for rows in torch.arange(len(test)).split(500):
-        x, _ = test.batch(rows)
-        codes = model.encode(x)
-        usage.update(codes)
-        error += mse(model.decode(codes), x).item() * len(rows) / len(test)
+        with torch.no_grad():
+            out = model(test.batch(rows)[0])
+        usage.update(out.indices)
+        error += out.losses["reconstruction"].item() * len(rows) / len(test)
     variance = train.images.double().div(255).var(correction=0).item()
     return {
         "distortion": distortion(error, variance),
@@ -164,7 +164,7 @@ def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
         for r, usage in enumerate(usages):
             usage.update(codes[..., r])
             with torch.no_grad():
-                x_hat = model.decoder(quantizer.decode(codes, depth=r + 1)).clamp(0, 1)
+                x_hat = model.decoder(quantizer.decode(codes, depth=r + 1))
             errors[r] += mse(x_hat, x).item() * len(rows) / len(test)
     variance = train.images.double().div(255).var(correction=0).item()
     by_depth = [distortion(error, variance) for error in errors]
