@@ -124,6 +124,7 @@ def report(results: Path = RESULTS, figures: Path | None = None) -> str:
             parts += [pictures(section, mine, figures)]
             parts += [cells_table(section, run) for run in mine if first]
         told.add(section.experiment)
+    parts.append(others(results))
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -136,6 +137,19 @@ def read(results: Path = RESULTS) -> list[Run]:
     ]
     runs = [run for run in runs if run.experiment in names and run.document["profile"] != "smoke" and run.finished]
     return sorted(runs, key=lambda run: (order.index(run.data) if run.data in order else 99, run.document["profile"]))
+
+
+def others(results: Path) -> str:
+    """The experiments that only a chapter shows."""
+    names = {section.experiment for section in SECTIONS}
+    lines = []
+    for path in sorted(results.glob("*.json")):
+        run = Run(path.name.split(".")[0], json.loads(path.read_text("utf-8")))
+        if run.experiment not in names and run.document["profile"] != "smoke" and run.finished:
+            about = (importlib.import_module(f"experiments.{run.experiment}").__doc__ or "").split("\n\n")[0]
+            lines.append([" ".join(about.split()), run.title, f"`{run.document['command']}`"])
+    head = "## Other experiments\n\nTheir results are shown in the chapters.\n\n"
+    return head + markdown(["experiment", "images", "command"], lines)
 
 
 def judged(runs: Sequence[Run]) -> Iterable[tuple[Claim, Run, Verdict]]:
