@@ -29,7 +29,7 @@ from experiments.common import Cell, Setting, run
 
 SIZES = {
     "quick": {
-        "train_images": 10_000, "test_images": 2_000, "few_images": 2_000, "steps": 400, "batch_size": 64, "lr": 2e-3,
+        "train_images": 10_000, "test_images": 2_000, "few_images": 2_000, "steps": 500, "batch_size": 32, "lr": 2e-3,
         "dim": 64, "layers": 2, "depth_layers": 1, "heads": 4, "samples": 500,
     },
     # the report's sizes; its 200 epochs of 2,000 images are 6,200 steps

@@ -169,7 +169,8 @@ print(f"from R = 4 to 8: flattened × {flat_8 / flat_4:.2f}, RQ × {rq_8 / rq_4:
 # $$u_t = \sum_{r=1}^{R} E^{(r)}_{k_{t,r}} .$$
 #
 # One table *per depth*. With a single table for all depths, stacks with the same codes in another order would become one and the same vector, and no layer
-# after that could tell them apart:
+# after that could tell them apart. (Lee et al. share one codebook and one table. There the two stacks have the same z_q as well, so nothing is lost. With a codebook
+# for each depth, as here, they are different pictures.)
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -431,7 +432,10 @@ for r, colour in zip(range(R), ("train", "validation", "third", "fourth"), stric
     left = left + part
 ax.invert_yaxis()
 ax.grid(axis="y", visible=False)
-ax.set(xlabel="held-out bits an image", title="What the codes of an image cost, by depth")
+ax.set(
+    xlabel="held-out bits an image", xlim=(0, 1.25 * T * R * math.log2(K)),
+    title="What the codes of an image cost, by depth",
+)  # fmt: skip
 ax.legend(loc="lower right")
 plots.show(
     fig,
@@ -724,9 +728,7 @@ steps = [decoded(tables, depth=d) for d in range(1, R + 1)]
 rows = {f"depth {d}": images for d, images in enumerate(steps, start=1)}
 rows |= {"change": (3 * (steps[-1] - steps[0]).abs()).clamp(0, 1)}
 plots.show(
-    plots.image_rows(
-        rows, title="New digits, stack by stack: the later codes sharpen the strokes"
-    ),
+    plots.image_rows(rows, title="New digits, decoded from coarse to fine"),
     alt="Ten generated digits, one of each class, decoded from the first code of each stack "
     "alone and from all of them; the last row shows three times the absolute change, which "
     "lies along the strokes.",
@@ -1053,7 +1055,7 @@ print(
 # alone and let the depth transformer fill in the second ones. Replace the sum u_t by the concatenation of the R embeddings and a linear map: what does it cost, what
 # does it gain?
 #
-# **References.** D. Lee and others: *Autoregressive Image Generation using Residual Quantization*, 2022 (section 3.2: the model; equations 9 to 13).
+# **References.** D. Lee and others: *Autoregressive Image Generation using Residual Quantization*, 2022 (section 3.2: the model).
 # A. Vaswani and others: *Attention Is All You Need*, 2017. M. Ibrahim: *Residual Vector Quantization based VAE* (the report whose run is taken apart above).
 # P. Wang: *RQ-Transformer* (the published package, version 0.1.9). A. Défossez and others: *High Fidelity Neural Audio Compression*, 2022 (another way out:
 # the codes of all depths in parallel).

@@ -10,6 +10,7 @@ import companion
 from companion.autoencoder import interpolate, pca_reconstruct
 from companion.course.execution import glued
 from companion.metrics import mse
+from companion.priors import filtered_probabilities, transformer
 from companion.quantizers import (
     VectorQuantizer,
     code_statistics,
@@ -240,6 +241,95 @@ def proof_rate_bits() -> object:
     return rate_bits(residual_encode(*residual_stack()), 6)
 
 
+def proof_prior() -> object:
+    torch.manual_seed(0)
+    prior = companion.TransformerPrior(7, (3, 4), dim=16, layers=2, heads=2, num_classes=3)
+    out = prior(torch.arange(24).reshape(2, 3, 4) ** 2 % 7, torch.tensor([2, 0]))
+    out.loss.backward()
+    weights = (prior.positions, *prior.to_logits.parameters(), *prior.transformer.blocks.parameters())
+    return {
+        "loss": [out.loss.item()],
+        "logits": out.logits.flatten().tolist(),
+        "gradients": [weight.grad.norm().item() for weight in weights if weight.grad is not None],
+    }
+
+
+def transformer_parts() -> tuple[torch.nn.Module, torch.nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    attention, block = transformer.CausalSelfAttention(8, 2), transformer.Block(8, 2)
+    return attention, block, torch.linspace(0, 9, 2 * 5 * 8).sin().reshape(2, 5, 8)
+
+
+def proof_attention() -> object:
+    attention, _, x = transformer_parts()
+    return attention(x).flatten().tolist()
+
+
+def proof_block() -> object:
+    _, block, x = transformer_parts()
+    return block(x).flatten().tolist()
+
+
+def proof_filtered_probabilities() -> object:
+    logits = torch.linspace(0, 9, 3 * 8).cos().reshape(3, 8)
+    return filtered_probabilities(logits, temperature=1.5, top_k=5, top_p=0.8).flatten().tolist()
+
+
+def proof_sample() -> object:
+    torch.manual_seed(0)
+    prior = companion.TransformerPrior(7, (3, 4), dim=16, layers=2, heads=2, num_classes=3).double()
+    return prior.sample(4, torch.tensor([0, 1, 2, 0]), generator=torch.Generator().manual_seed(0)).flatten().tolist()
+
+
+def proof_inputs() -> object:
+    """What the companion's prior reads, by the vectors that it looks up: codes first, then the starts."""
+    prior = companion.TransformerPrior(7, (3, 4), dim=16, layers=1, heads=2, num_classes=3)
+    with torch.no_grad():
+        prior.codes.weight.copy_(torch.arange(7.0)[:, None].expand(7, 16))
+        prior.sos.weight.copy_(torch.arange(7.0, 11.0)[:, None].expand(4, 16))
+        prior.positions.zero_()
+    read = prior._inputs((torch.arange(24).reshape(2, 3, 4) ** 2 % 7).flatten(1), torch.tensor([2, 0]))
+    return read[..., 0].int().flatten().tolist()
+
+
+def prior_of_stacks() -> tuple[companion.RQTransformer, torch.Tensor, torch.Tensor]:
+    """A small one whose weights are sines, and some codes and classes."""
+    model = companion.RQTransformer(5, (2, 3, 3), dim=8, layers=2, depth_layers=1, heads=2, num_classes=3)
+    model = model.double().eval()
+    with torch.no_grad():
+        for i, (_, weight) in enumerate(sorted(model.named_parameters())):
+            line = torch.arange(weight.numel(), dtype=torch.float64)
+            weight.copy_((line + 7 * i).sin().mul(0.6).reshape(weight.shape))
+    codes = torch.arange(4 * 18).mul(7).remainder(11).remainder(5).reshape(4, 2, 3, 3)
+    return model, codes, torch.tensor([0, 2, 1, 2])
+
+
+def proof_rq_transformer() -> object:
+    model, codes, labels = prior_of_stacks()
+    out = model(codes, labels)
+    gradients = torch.autograd.grad(out.loss, [weight for _, weight in sorted(model.named_parameters())])
+    return {
+        "logits": out.logits.flatten().tolist(),
+        "loss": out.loss.item(),
+        "gradient norms": [gradient.norm().item() for gradient in gradients],
+    }
+
+
+def proof_rq_inputs() -> object:
+    """What the companion's model gives to its two transformers."""
+    model, codes, labels = prior_of_stacks()
+    read: list[torch.Tensor] = []
+    for part in (model.spatial, model.depthwise):
+        part.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    model(codes, labels)
+    return [number for inputs in read for number in inputs.flatten().tolist()]
+
+
+def proof_sample_stacks() -> object:
+    model, _, labels = prior_of_stacks()
+    return model.sample(4, labels, generator=torch.Generator().manual_seed(3)).flatten().tolist()
+
+
 PROOFS = {
     "00_start_here": {"proof.mse": proof_mse},
     "01_autoencoder": {
@@ -277,6 +367,19 @@ PROOFS = {
         "proof.decode_to_depth": proof_decode_to_depth,
         "proof.residual_losses": proof_residual_losses,
         "proof.rate_bits": proof_rate_bits,
+    },
+    "07_transformer_prior": {
+        "proof.prior": proof_prior,
+        "proof.attention": proof_attention,
+        "proof.block": proof_block,
+        "proof.filtered_probabilities": proof_filtered_probabilities,
+        "proof.sample": proof_sample,
+        "proof.inputs": proof_inputs,
+    },
+    "08_rq_transformer": {
+        "proof.rq_transformer": proof_rq_transformer,
+        "proof.rq_inputs": proof_rq_inputs,
+        "proof.sample_stacks": proof_sample_stacks,
     },
 }
 

@@ -34,7 +34,7 @@ def multiply_adds(positions: int, depth: int, dim: int, layers: int, depth_layer
 def spatial_inputs(stacks: Tensor, tables: Tensor, start: Tensor, positions: Tensor) -> Tensor:
     """What the spatial transformer reads: <sos>, then for each earlier position the sum of its codes' embeddings.
 
-    (Lee et al. 2022, equation 9.)
+    (Lee et al. 2022, section 3.2.)
 
     Shapes:
         stacks: (B, T, R) int64, tables: (R, K, dim), start: (B, dim), positions: (T, dim) → (B, T, dim).
@@ -46,7 +46,7 @@ def spatial_inputs(stacks: Tensor, tables: Tensor, start: Tensor, positions: Ten
 def depth_inputs(h: Tensor, stacks: Tensor, tables: Tensor, depths: Tensor) -> Tensor:
     """What the depth transformer reads at each position: h_t, then the sums of the first 1, 2, …, R − 1 embeddings.
 
-    (Lee et al. 2022, equation 11.)
+    (Lee et al. 2022, section 3.2.)
 
     Shapes:
         h: (B, T, dim), stacks: (B, T, R) int64, tables: (R, K, dim), depths: (R, dim) → (B, T, R, dim).
