@@ -84,7 +84,9 @@ class Notebook:
         return [self.output(f"check({name})").inner_text().partition(".")[0].strip() for name in names]
 
     def errors(self) -> list[str]:
-        return self.panel.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+        return self.panel.locator(
+            ".jp-OutputArea-output", has_text="Traceback (most recent call last)"
+        ).all_inner_texts()
 
     def prompts(self) -> list[str]:
         """``[1]:`` and so on, of each code cell."""
