@@ -1,0 +1,209 @@
+"""The judge of generated images."""
+
+import math
+
+import pytest
+import torch
+
+import companion
+from companion.classifier import Classifier, Judgement, judge, judged
+from companion.data import ImageSet, load
+from companion.metrics import frechet_distance, nearest_distances
+from companion.pretrained import names
+
+TRAIN, HELD_OUT = load("glyphs", "train", size=600), load("glyphs", "test", size=300)
+
+
+@pytest.fixture(scope="module")
+def eyes() -> Classifier:
+    return judge("glyphs")
+
+
+def small(**options) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(width=6, **options).eval()
+
+
+def everything(images: ImageSet) -> torch.Tensor:
+    return images.batch(range(len(images)))[0]
+
+
+# The network
+
+
+def test_logits_are_linear_in_the_features():
+    model = small(num_classes=7)
+    out = model(torch.rand(5, 1, 28, 28))
+    assert out.features.shape == (5, 24)
+    assert out.logits.shape == (5, 7)
+    assert torch.allclose(out.logits, out.features @ model.head.weight.T + model.head.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize(("in_channels", "size"), [(1, 28), (3, 32), (3, 17)])
+def test_grey_and_colour_of_any_size(in_channels, size):
+    model = small(in_channels=in_channels)
+    assert model(torch.rand(1, in_channels, size, size)).logits.shape == (1, 10)
+    assert model(torch.rand(3, in_channels, size, size + 4)).logits.shape == (3, 10)
+
+
+def test_an_image_is_judged_alike_in_any_company():
+    """In eval mode a batch norm uses what it gathered in training: one image alone is judged as among others."""
+    model = small()
+    x = torch.rand(8, 1, 28, 28)
+    together = model(x).logits
+    assert torch.allclose(torch.cat([model(one[None]).logits for one in x]), together, atol=1e-5)
+    model.train()  # the wrong version
+    assert not torch.allclose(model(x[:2]).logits, together[:2], atol=1e-2)
+
+
+def test_dropout_leaves_the_features_alone_and_is_off_when_judging():
+    model = Classifier(width=4, dropout=0.9)
+    x = torch.rand(4, 1, 28, 28)
+    model.train()
+    first, second = model(x), model(x)
+    assert torch.equal(first.features, second.features)
+    assert not torch.equal(first.logits, second.logits)
+    model.eval()
+    assert torch.equal(model(x).logits, model(x).logits)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"num_classes": 0}, {"in_channels": 0}])
+def test_sizes_that_are_none_are_refused(options):
+    with pytest.raises(ValueError, match="in_channels, num_classes, width: got"):
+        Classifier(**options)
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (torch.zeros(2, 3, 28, 28), r"float32 \(2, 3, 28, 28\)"),
+        (torch.zeros(1, 28, 28), r"float32 \(1, 28, 28\)"),
+        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), "uint8"),
+    ],
+)
+def test_what_is_no_batch_of_grey_images_is_refused(x, got):
+    with pytest.raises(ValueError, match=rf"x: got {got}.*want floating point \(B, 1, H, W\)"):
+        small()(x)
+
+
+def test_a_saved_classifier_is_the_same_again(tmp_path):
+    model = small(in_channels=3, num_classes=4, dropout=0.1)
+    model.train()(torch.rand(4, 3, 28, 28))  # so that the norms have gathered something
+    companion.save(model.eval(), tmp_path / "c.safetensors")
+    again = companion.load(tmp_path / "c.safetensors")
+    x = torch.rand(2, 3, 28, 28)
+    assert torch.equal(again(x).logits, model(x).logits)
+
+
+# Judgements
+
+
+def test_held_out_images_are_recognised_and_at_no_distance_from_themselves(eyes):
+    judgement = judged(eyes, everything(HELD_OUT), HELD_OUT.labels, train=TRAIN, held_out=HELD_OUT)
+    assert judgement.accuracy > 0.98
+    assert judgement.shares.tolist() == pytest.approx(torch.bincount(HELD_OUT.labels).div(300).tolist(), abs=0.02)
+    assert judgement.frechet == pytest.approx(0, abs=1e-6)
+    assert judgement.frechet_floor > 0.01
+    assert judgement.nearest == judgement.nearest_floor > 0.05
+    assert 9 < judgement.classes < 10
+
+
+def test_training_images_are_seen_to_be_copies(eyes):
+    part = TRAIN.subset(300)
+    judgement = judged(eyes, everything(part), part.labels, train=part, held_out=HELD_OUT)
+    assert judgement.nearest == 0
+    assert judgement.frechet == pytest.approx(judgement.frechet_floor)
+    assert judgement.accuracy > 0.98
+
+
+def test_noise_is_far_from_everything(eyes):
+    noise = torch.rand(300, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    judgement = judged(eyes, noise, torch.arange(300) % 10, train=TRAIN, held_out=HELD_OUT)
+    assert judgement.accuracy < 0.2
+    assert judgement.frechet > 10 * judgement.frechet_floor
+    assert judgement.nearest > 2 * judgement.nearest_floor
+    assert judgement.classes < 5
+
+
+def test_one_digit_over_and_over_is_one_class(eyes):
+    """Every sample is recognised as what was asked for, and none is real: it is the shares that tell."""
+    one = TRAIN.subset(1)
+    judgement = judged(eyes, everything(one).expand(50, -1, -1, -1), train=TRAIN, held_out=HELD_OUT)
+    assert math.isnan(judgement.accuracy)
+    assert judgement.shares[one.labels[0]] == 1
+    assert (judgement.entropy, judgement.classes) == (0, 1)
+    assert judgement.frechet > 3 * judgement.frechet_floor
+
+
+def test_effective_number_of_classes_by_hand():
+    shares = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    judgement = Judgement(float("nan"), shares, 0, 0, 0, 0)
+    assert judgement.entropy == pytest.approx(math.log(2))
+    assert judgement.classes == pytest.approx(2)
+
+
+def test_real_images_are_taken_from_the_whole_of_each_set(eyes):
+    """The first ones can be of another kind: here they are all of one class, and n is less than there are."""
+    order = HELD_OUT.labels.argsort()
+    ordered = ImageSet("ordered", "test", HELD_OUT.images[order], HELD_OUT.labels[order], HELD_OUT.classes)
+    images = everything(TRAIN)[:100]
+    judgement = judged(eyes, images, train=TRAIN, held_out=ordered)
+    with torch.no_grad():
+        of_images, first = (eyes(x).features for x in (images, everything(ordered)[:100]))
+        spread = eyes(everything(ordered)[::3]).features
+    assert judgement.frechet == pytest.approx(frechet_distance(of_images, spread), rel=1e-4)
+    assert frechet_distance(of_images, first) > 2 * judgement.frechet  # the wrong version
+
+
+def test_distances_are_taken_from_equally_many_images(eyes):
+    """More images than held-out ones: a Fréchet distance of 600 beside 300 would be another quantity."""
+    images = everything(TRAIN)
+    judgement = judged(eyes, images, train=TRAIN, held_out=HELD_OUT)
+    half = judged(eyes, images[::2], train=TRAIN, held_out=HELD_OUT)
+    assert judgement.frechet == pytest.approx(half.frechet)
+    assert judgement.frechet_floor == pytest.approx(half.frechet_floor)
+
+
+def test_distance_is_in_units_of_the_variance_of_training_pixels(eyes):
+    images = everything(HELD_OUT)
+    judgement = judged(eyes, images, train=TRAIN, held_out=HELD_OUT)
+    wanted = nearest_distances(images, everything(TRAIN)).mean() / everything(TRAIN).double().var(correction=0)
+    assert judgement.nearest == pytest.approx(wanted.item())
+
+
+def test_judging_leaves_the_classifier_as_it_was():
+    model = small().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = everything(HELD_OUT)[:40]
+    first = judged(model, images, train=TRAIN, held_out=HELD_OUT, batch_size=7)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    second = judged(model.eval(), images, train=TRAIN, held_out=HELD_OUT)
+    assert first.frechet == pytest.approx(second.frechet, rel=1e-3)
+    assert torch.equal(first.shares, second.shares)
+
+
+def test_images_and_labels_that_do_not_fit_are_refused():
+    images = everything(HELD_OUT)[:10]
+    for bad in (images[:, :, :27], images[0], images[:1]):
+        with pytest.raises(ValueError, match="images: got shape"):
+            judged(small(), bad, train=TRAIN, held_out=HELD_OUT)
+    for labels in (torch.zeros(9, dtype=torch.int64), torch.zeros(10)):
+        with pytest.raises(ValueError, match=r"labels: got .* want int64 \(10,\)"):
+            judged(small(), images, labels, train=TRAIN, held_out=HELD_OUT)
+    with pytest.raises(ValueError, match="x: got uint8"):
+        judged(small(), HELD_OUT.images[:10], train=TRAIN, held_out=HELD_OUT)
+
+
+# The shipped ones by name
+
+
+def test_a_judge_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"data: got 'cifar10', want one of .*glyphs"):
+        judge("cifar10")
+
+
+def test_weights_that_are_not_there_are_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"name: got 'mnist-judge', want one of .*glyphs-classifier") as error:
+        companion.pretrained("mnist-judge")
+    assert all(name in str(error.value) for name in names())
