@@ -436,8 +436,8 @@ TOKENIZER = {"distortion": "distortion", "perplexity": "perplexity", "usage": "c
 RESIDUAL = {
     "distortion": "distortion",
     "largest_rise": "largest rise of the loss",
+    "joint_bits": "entropy of the codes, bits a position",
     "nominal_bits": "bits a position",
-    "joint_bits": "entropy of a position's codes, bits",
 }
 SECTIONS = (
     Section(
