@@ -59,7 +59,7 @@ SETTINGS: dict[str, Settings] = {
     "glyphs-rqvae": _RQVAE,
     "mnist-rqvae": _RQVAE,
     "glyphs-rqtransformer": _RQTRANSFORMER,
-    "mnist-rqtransformer": _RQTRANSFORMER,
+    "mnist-rqtransformer": {**_RQTRANSFORMER, "stages": [(2, 2e-3), (2, 1e-3), (1, 3e-4)]},
 }
 TEST_IMAGES = 10_000
 SAMPLES = 2_000  # that a prior is judged by, equally many of each class
