@@ -222,8 +222,6 @@ def prior_scores(
     codes = model.sample(samples, labels, generator=torch.Generator().manual_seed(0))
     images = torch.cat([tokenizer.decode(part) for part in codes.split(500)])
     judgement = judged(eyes, images, labels, train=train, held_out=test)
-    rows = torch.arange(samples) * len(test) // samples
-    rebuilt = torch.cat([tokenizer.decode(part) for part in held_out.codes[rows].split(500)])
     ceiling = accuracy(eyes, test, through=tokenizer)
     return {
         "samples": samples,
@@ -234,7 +232,6 @@ def prior_scores(
         "shares": judgement.shares.tolist(),
         "classes": judgement.classes,
         "frechet": judgement.frechet,
-        "frechet_reconstructions": judged(eyes, rebuilt, train=train, held_out=test).frechet,
         "frechet_floor": judgement.frechet_floor,
         "nearest": judgement.nearest,
         "nearest_floor": judgement.nearest_floor,
