@@ -810,9 +810,17 @@ print(f"{made['accuracy_reconstructions']:.3f}, ratio {made['ratio']:.3f}")
 by_class = judgements["shipped prior, by class"]
 by_hand = judgements["this chapter's prior, by class"]
 session.expect("accuracy", by_class.accuracy)
-session.expect("accuracy_over_ceiling", by_class.accuracy / ceiling)
 session.expect("classes_no_class", judgements["shipped prior, no class"].classes)
 session.expect("accuracy_quick", by_hand.accuracy)
+
+# %% [markdown]
+# Two things to be careful about, both of profile quick, whose test glyphs are drawn in fonts that no training glyph has. The *ceiling* is measured on test
+# fonts, and samples are in the training fonts, which the judge knows better: so they may be recognised a little more often than reconstructions are. And the
+# *floor* is the distance between two sets of fonts: it need not lie below that of samples. Neither says that samples are better than images. What they say:
+# on readability there is nothing left to gain for the shipped prior, and its features differ from those of held-out images no more than training images do.
+#
+# The gap between the two priors is a matter of training: the same architecture, more images, more epochs. Without a class, the classes come out less even
+# than with one; that is the question of the prediction, below.
 
 # %%
 with torch.no_grad():
@@ -1044,9 +1052,6 @@ for curve in curves.values():
         print(f"{label:<26} {values}")
 print(f"{'floor: training images':<26} {'':>34} Fréchet {floor:6.3f}")
 session.expect("accuracy_t2k8", curves["report"][0][1]["accuracy"])
-session.expect(
-    "frechet_t2k8_over_t1", curves["report"][0][1]["Fréchet"] / weighed()["Fréchet"]
-)
 
 # %%
 fig, (left, right) = plots.figure(9.6, 3.6, columns=2)
@@ -1076,7 +1081,7 @@ left.set(
 )  # fmt: skip
 right.set(
     xlabel="spread of the readable ones (1: training images)", ylabel="Fréchet distance",
-    yscale="log", title="Fréchet distance (dashed: floor)",
+    ylim=(0, None), title="Fréchet distance (dashed: floor)",
 )  # fmt: skip
 left.legend(fontsize=8)
 plots.show(
@@ -1084,10 +1089,15 @@ plots.show(
     alt="Left: accuracy against spread for a range of temperatures, top-k and top-p: the "
     "more varied the samples, the fewer are recognised, slowly at first and then steeply; "
     "temperature 2 with 8 codes lies beside the curve of the temperatures. Right: the "
-    "Fréchet distance against the same spread, on a logarithmic scale.",
+    "Fréchet distance against the same spread: lowest near temperature 1.",
 )
 
 # %% [markdown]
+# Temperature below 1, small k and small p buy the same thing at about the same price: samples nearer to the class's plain form. Readability is at its
+# ceiling long before that, so on these codes there is nothing to buy; the Fréchet distance is lowest near the model's own distribution. Above temperature 1
+# variety becomes error, first slowly, then fast. And the report's temperature 2 with 8 codes is no disaster here: the cut undoes most of what the heat did,
+# and what is left is about what a temperature of 1.5 does alone.
+#
 # ## Bits per pixel: the VAE and the VQ-VAE, at last on one scale
 # Chapter 04 promised log p(x) ≥ log p(x|z_q) + log p(k), and now there is a p(k). So a VQ-VAE with a prior is a model of images like the VAE of chapter 02,
 # and both can be asked the same question: how many bits does a held-out image cost? It needs **one likelihood for both**, and a discrete one: here a
@@ -1159,9 +1169,9 @@ session.expect("bits_per_pixel_vae", sum(totals["VAE"]) / pixels)
 session.expect("bits_per_pixel_vqvae", sum(totals["VQ-VAE, this chapter's prior"]) / pixels)
 
 # %% [markdown]
-# Read the lines as sums: what the pixels cost when the latents are known, and what the latents cost. The first part of the VQ-VAE does not care which prior it
-# has; the second is where the prior comes in. From the uniform p(k) to the learnt one it falls to well under half, at the same reconstruction: that is the
-# term that training the tokenizer dropped, put back.
+# Read the lines as sums: what the pixels cost when the latents are known, and what the latents cost. The first part of the VQ-VAE does not care which prior
+# it has; the second is where the prior comes in. From the uniform p(k) to the learnt one it falls to well under half, at the same reconstruction: that is
+# the term that training the tokenizer dropped, put back.
 #
 # Is the VQ-VAE the better model of images, then? Careful: the shipped tokenizer saw more images, and more often, than the VAE above. The last line is the
 # fair one (in profile quick): tokenizer, prior and VAE from the same 10,000 images, encoder and decoder trained for the same 3 epochs. And both numbers are
@@ -1329,7 +1339,9 @@ plots.show(
 )
 
 # %% [markdown]
-# GUIDANCE_TEXT
+# From 0 to 1 the class comes in; there the accuracy is at its ceiling already, so that on these data guidance has nothing left to win. Far above 1 it loses:
+# log-probabilities that are pushed beyond what any data said are nobody's distribution, and the samples fall apart. Guidance earns its name where plain
+# conditioning is weak: many classes, texts, large images; there it is used together with a lower temperature.
 #
 # ## Proof: what you built is what the companion has
 
@@ -1588,7 +1600,7 @@ plots.show(
 # and H(q) is not the prior's to change. Sampling from the *perfect* q(k) of the training data would give the training tables back, each with probability
 # 1/N. That a prior gives others is due to its being smooth: it shares what it learns between tables.
 #
-# **"Classes are missing without class tokens."** At which temperature and top-k? CLASSES_TEXT
+# **"Classes are missing without class tokens."** At which temperature and top-k? CLASSES_OFTEN
 #
 # ## Pen and paper
 # 1. A prior has 1.5 nats per code on tables of 7 × 7. How many bits an image is that? How probable is the typical table, beside one under the uniform prior
