@@ -41,8 +41,10 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         b, t, dim = x.shape
-        qkv = self.to_qkv(x).reshape(b, t, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        queries, keys, values = qkv  # each (B, heads, T, head_dim)
+        queries, keys, values = (
+            part.reshape(b, t, self.heads, dim // self.heads).transpose(1, 2)  # (B, heads, T, head_dim)
+            for part in self.to_qkv(x).chunk(3, dim=-1)
+        )
         if cache is not None:
             keys, values = cache.extended(layer, keys, values)
         out = functional.scaled_dot_product_attention(
