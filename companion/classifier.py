@@ -83,6 +83,24 @@ def judge(data: str) -> Classifier:
     return model
 
 
+@torch.no_grad()
+def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) -> ClassifierOutput:
+    """Logits and features of any number of images, in eval mode, batch by batch.
+
+    Shapes:
+        images: (n, C, H, W) in [0, 1] → logits (n, num_classes), features (n, F).
+    """
+    device = next(classifier.parameters()).device
+    batches = [images[start : start + batch_size].to(device) for start in range(0, len(images), batch_size)]
+    training = classifier.training
+    classifier.eval()
+    try:
+        outputs = [classifier(batch) for batch in batches]
+    finally:
+        classifier.train(training)
+    return ClassifierOutput(torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs]))
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What :func:`judged` found out about n images.
@@ -148,17 +166,16 @@ def judged(
         )
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != (len(images),)):
         raise ValueError(f"labels: got {labels.dtype} {tuple(labels.shape)}, want int64 ({len(images)},)")
-    logits, features = _looked_at(classifier, images, batch_size)
-    seen = logits.argmax(1)
+    out = recognise(classifier, images, batch_size=batch_size)
+    seen = out.logits.argmax(1)
     n = min(len(images), len(train), len(held_out))
     real, unseen = (part.batch(_spread(n, len(part)))[0] for part in (train, held_out))
-    _, real_features = _looked_at(classifier, real, batch_size)
-    _, unseen_features = _looked_at(classifier, unseen, batch_size)
+    real_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (real, unseen))
     variance = train.images.double().div(255).var(correction=0).item()
     return Judgement(
         accuracy=float("nan") if labels is None else (seen == labels.to(seen.device)).double().mean().item(),
-        shares=torch.bincount(seen, minlength=logits.shape[1]).cpu().double() / len(images),
-        frechet=frechet_distance(features[_spread(n, len(images))], unseen_features),
+        shares=torch.bincount(seen, minlength=out.logits.shape[1]).cpu().double() / len(images),
+        frechet=frechet_distance(out.features[_spread(n, len(images))], unseen_features),
         frechet_floor=frechet_distance(real_features, unseen_features),
         nearest=nearest_distances(images, train.images).mean().item() / variance,
         nearest_floor=nearest_distances(unseen, train.images).mean().item() / variance,
@@ -168,16 +185,3 @@ def judged(
 def _spread(n: int, length: int) -> Tensor:
     """``n`` of ``length`` indices, evenly spread: the first ones of a set can be another kind than the last."""
     return torch.arange(n) * length // n
-
-
-def _looked_at(classifier: Classifier, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Logits and features, in eval mode, batch by batch."""
-    device = next(classifier.parameters()).device
-    batches = [images[start : start + batch_size].to(device) for start in range(0, len(images), batch_size)]
-    training = classifier.training
-    classifier.eval()
-    try:
-        outputs = [classifier(batch) for batch in batches]
-    finally:
-        classifier.train(training)
-    return torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs])

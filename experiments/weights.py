@@ -20,10 +20,10 @@ from torch.nn import functional
 
 import companion
 from companion.checkpoint import written_whole
-from companion.classifier import Classifier, judge, judged
+from companion.classifier import Classifier, judge, judged, recognise
 from companion.course.session import default_device, machine
 from companion.data import ImageSet, load
-from companion.metrics import CodeUsage, distortion, mse
+from companion.metrics import CodeUsage, distortion, frechet_distance, mse
 from companion.pretrained import WEIGHTS, pretrained
 from companion.priors import Prior, prior_bits
 from companion.training import Examples
@@ -97,8 +97,8 @@ def accuracy(model: Classifier, images: ImageSet, *, through: companion.VQVAE | 
     right = 0
     for rows in torch.arange(len(images)).split(500):
         x, y = images.batch(rows)
-        with torch.no_grad():
-            right += int((model(x if through is None else through.reconstruct(x)).logits.argmax(1) == y).sum())
+        seen = recognise(model, x if through is None else through.reconstruct(x)).logits.argmax(1)
+        right += int((seen == y).sum())
     return right / len(images)
 
 
@@ -223,6 +223,8 @@ def prior_scores(
     images = torch.cat([tokenizer.decode(part) for part in codes.split(500)])
     judgement = judged(eyes, images, labels, train=train, held_out=test)
     ceiling = accuracy(eyes, test, through=tokenizer)
+    some, _ = test.batch(torch.arange(min(samples, len(test))) * len(test) // samples)
+    rebuilt = frechet_distance(*(recognise(eyes, x).features for x in (tokenizer.reconstruct(some), some)))
     return {
         "samples": samples,
         "accuracy_test": accuracy(eyes, test),
@@ -232,6 +234,7 @@ def prior_scores(
         "shares": judgement.shares.tolist(),
         "classes": judgement.classes,
         "frechet": judgement.frechet,
+        "frechet_reconstructions": rebuilt,
         "frechet_floor": judgement.frechet_floor,
         "nearest": judgement.nearest,
         "nearest_floor": judgement.nearest_floor,

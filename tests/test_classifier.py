@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import companion
-from companion.classifier import Classifier, Judgement, judge, judged
+from companion.classifier import Classifier, Judgement, judge, judged, recognise
 from companion.data import ImageSet, load
 from companion.metrics import frechet_distance, nearest_distances
 from companion.pretrained import names
@@ -93,6 +93,16 @@ def test_a_saved_classifier_is_the_same_again(tmp_path):
     again = companion.load(tmp_path / "c.safetensors")
     x = torch.rand(2, 3, 28, 28)
     assert torch.equal(again(x).logits, model(x).logits)
+
+
+def test_many_images_are_recognised_batch_by_batch_as_all_at_once():
+    model, x = small().train(), everything(HELD_OUT)[:10]
+    parts = recognise(model, x, batch_size=3)
+    assert model.training
+    whole = model.eval()(x)
+    assert torch.allclose(parts.logits, whole.logits, atol=1e-5)
+    assert torch.allclose(parts.features, whole.features, atol=1e-5)
+    assert not parts.logits.requires_grad
 
 
 # Judgements
