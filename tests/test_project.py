@@ -17,6 +17,7 @@ from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import companion
 from companion.course import bootstrap
 from companion.course.manifest import read_book
 from companion.course.measure import chapter_table
@@ -306,13 +307,17 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
     assert chapter_table(read_book(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_seven_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 7
+    draw, train = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 3
+    assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["codes"].shape == (8, 7, 7)
+    exec(draw, names)
+    assert names["codes"].shape == (10, 7, 7)
+    assert names["images"].shape == (10, 1, 28, 28)
+    exec(train, names)
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
+    companion.check_identity(names["model"], names["prior"])
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
