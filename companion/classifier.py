@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from companion.checkpoint import Configured
 from companion.data import ImageSet
+from companion.data.images import chosen
 from companion.metrics import frechet_distance, nearest_distances
 from companion.pretrained import names, pretrained
 
@@ -146,7 +147,7 @@ def judged(
     """Judge generated (or any) images by a classifier's eyes, and beside real ones.
 
     A Fréchet distance depends on how many images it is taken from. It is taken from equally many of all three kinds:
-    n, or as many as the smallest set has, spread evenly over each.
+    n, or as many as the smallest set has, drawn from each, always the same ones.
 
     Args:
         labels: (n,) int64, the class that each image was asked to be.
@@ -169,19 +170,22 @@ def judged(
     out = recognise(classifier, images, batch_size=batch_size)
     seen = out.logits.argmax(1)
     n = min(len(images), len(train), len(held_out))
-    real, unseen = (part.batch(_spread(n, len(part)))[0] for part in (train, held_out))
+    real, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))
     real_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (real, unseen))
     variance = train.images.double().div(255).var(correction=0).item()
     return Judgement(
         accuracy=float("nan") if labels is None else (seen == labels.to(seen.device)).double().mean().item(),
         shares=torch.bincount(seen, minlength=out.logits.shape[1]).cpu().double() / len(images),
-        frechet=frechet_distance(out.features[_spread(n, len(images))], unseen_features),
+        frechet=frechet_distance(out.features[_some(n, len(images))], unseen_features),
         frechet_floor=frechet_distance(real_features, unseen_features),
         nearest=nearest_distances(images, train.images).mean().item() / variance,
         nearest_floor=nearest_distances(unseen, train.images).mean().item() / variance,
     )
 
 
-def _spread(n: int, length: int) -> Tensor:
-    """``n`` of ``length`` indices, evenly spread: the first ones of a set can be another kind than the last."""
-    return torch.arange(n) * length // n
+def _some(n: int, length: int) -> Tensor:
+    """``n`` of ``length`` indices, drawn, always the same ones: neither the first nor every so-manieth would do.
+
+    A set can be in an order: of every fifth MNIST test image 12.1% are threes and 7.9% sixes, of all 10.1% and 9.6%.
+    """
+    return torch.tensor(chosen(length, n, 0, "images"))

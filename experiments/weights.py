@@ -23,6 +23,7 @@ from companion.checkpoint import written_whole
 from companion.classifier import Classifier, judge, judged, recognise
 from companion.course.session import default_device, machine
 from companion.data import ImageSet, load
+from companion.data.images import chosen
 from companion.metrics import CodeUsage, distortion, frechet_distance, mse
 from companion.pretrained import WEIGHTS, pretrained
 from companion.priors import Prior, prior_bits
@@ -223,7 +224,7 @@ def prior_scores(
     images = torch.cat([tokenizer.decode(part) for part in codes.split(500)])
     judgement = judged(eyes, images, labels, train=train, held_out=test)
     ceiling = accuracy(eyes, test, through=tokenizer)
-    some, _ = test.batch(torch.arange(min(samples, len(test))) * len(test) // samples)
+    some, _ = test.batch(chosen(len(test), samples, 0, test.name))
     rebuilt = frechet_distance(*(recognise(eyes, x).features for x in (tokenizer.reconstruct(some), some)))
     return {
         "samples": samples,
