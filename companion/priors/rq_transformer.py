@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from companion.priors.base import Prior, Steps
 from companion.priors.transformer import Cache, Transformer
@@ -65,7 +66,9 @@ class RQTransformer(Prior):
         h = self.spatial(before + self.positions[: stacks.shape[1]])
         partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
         sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
-        logits: Tensor = self.to_logits(self.depthwise(sequence.flatten(0, 1)))
+        with sdpa_kernel(SDPBackend.MATH):  # B·T sequences of R: the fused kernel is made for fewer and longer ones
+            out = self.depthwise(sequence.flatten(0, 1))
+        logits: Tensor = self.to_logits(out)
         return logits.reshape(*stacks.shape, self.num_codes)
 
     def _embed(self, stacks: Tensor) -> Tensor:
