@@ -492,8 +492,7 @@ SECTIONS = (
             "t1_accuracy": "recognised, temperature 1",
             "t2_k8_accuracy": "recognised, temperature 2, k = 8",
         },
-        "Width 64, 3 layers, 4 heads (the report's 5 do not divide 64), dropout 0.1, a rate of 0.0015, over the codes "
-        "of the shipped tokenizer. The effective number of classes is exp(entropy) of what the shipped classifier "
+        "Four heads, since the report's 5 do not divide its width of 64; codes of the shipped tokenizer. The effective number of classes is exp(entropy) of what the shipped classifier "
         "takes the samples for.",
     ),
     Section(
