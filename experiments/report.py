@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from companion import plots
 from experiments.claims import CLAIMS, OURS, Claim, Verdict
@@ -256,6 +257,9 @@ def strips(section: Section, most: int = 3) -> Draw:
             seen = [cell[name] for run in runs for cell in run.cells if name in cell]
             if seen and min(seen) > 0 and max(seen) > 5 * min(seen):
                 ax.set_xscale("log")
+                ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+                ax.xaxis.set_minor_locator(NullLocator())
             ax.set_xlabel(title)
         axes[0][0].set_yticks(range(len(kinds)), kinds)
         axes[0][0].set_ylim(len(kinds) - 0.5, -0.5)
@@ -492,8 +496,8 @@ SECTIONS = (
             "t1_accuracy": "recognised, temperature 1",
             "t2_k8_accuracy": "recognised, temperature 2, k = 8",
         },
-        "Four heads, since the report's 5 do not divide its width of 64; codes of the shipped tokenizer. The effective number of classes is exp(entropy) of what the shipped classifier "
-        "takes the samples for.",
+        "Four heads, since the report's 5 do not divide its width of 64; codes of the shipped tokenizer. The effective "
+        "number of classes is exp(entropy) of what the shipped classifier takes the samples for.",
     ),
     Section(
         "Sequence length",
@@ -577,6 +581,8 @@ PICTURES: dict[str, Draw] = {
 
 def main() -> None:
     """Write the page and its pictures."""
+    for picture in (HERE / "figures").glob("*.png"):
+        picture.unlink()
     text = report(figures=HERE / "figures")
     (HERE / "README.md").write_text(text, encoding="utf-8")
     print(f"README.md: {sum(1 for _ in judged(read()))} comparisons of {len(read())} files")
