@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from companion.priors.base import Prior, Steps
@@ -73,7 +74,8 @@ class RQTransformer(Prior):
 
     def _embed(self, stacks: Tensor) -> Tensor:
         """(…, R) codes → (…, R, dim), each depth by its own table."""
-        return self.codes[torch.arange(self.depth, device=stacks.device), stacks]
+        first = self.num_codes * torch.arange(self.depth, device=stacks.device)  # of each table, when they stand in a row
+        return functional.embedding(first + stacks, self.codes.flatten(0, 1))
 
 
 class _PlainSteps(Steps):
