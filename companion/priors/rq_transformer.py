@@ -74,7 +74,7 @@ class RQTransformer(Prior):
 
     def _embed(self, stacks: Tensor) -> Tensor:
         """(…, R) codes → (…, R, dim), each depth by its own table."""
-        first = self.num_codes * torch.arange(self.depth, device=stacks.device)  # of each table, when they stand in a row
+        first = self.num_codes * torch.arange(self.depth, device=stacks.device)  # row of each table in all of them
         return functional.embedding(first + stacks, self.codes.flatten(0, 1))
 
 
