@@ -115,7 +115,7 @@ def check_identity(tokenizer: VQVAE, codes_or_prior: CodeSet | Prior) -> None:
     """
     here, there = identity(tokenizer), codes_or_prior.tokenizer
     if here != there:
-        what = "prior" if isinstance(codes_or_prior, Prior) else "codes"
+        what = "prior goes" if isinstance(codes_or_prior, Prior) else "codes go"
         raise ValueError(
-            f"tokenizer: got the one with identity {here}, but the {what} go with {there or 'no tokenizer by name'}"
+            f"tokenizer: got the one with identity {here}, but the {what} with {there or 'no tokenizer by name'}"
         )

@@ -194,7 +194,7 @@ def _attention(
     weigh: Callable[[Tensor], Tensor] = lambda scores: scores.softmax(-1),
     scale: Callable[[int, int], float] = lambda head_dim, dim: head_dim**-0.5,
     order: tuple[int, int, int] = (0, 1, 2),
-    split: Callable[[Tensor, int], Tensor] = lambda x, heads: x.unflatten(-1, (heads, -1)).transpose(1, 2),
+    split: Callable[[Tensor, int], Tensor] = lambda x, heads: x.reshape(*x.shape[:2], heads, -1).transpose(1, 2),
     join: Callable[[Tensor], Tensor] = lambda x: x.transpose(1, 2).flatten(2),
     one_head: bool = False,
     projected: bool = True,
@@ -227,7 +227,8 @@ class _HeadsInterleaved(CausalSelfAttention):
     def forward(self, x: Tensor, *rest: Any) -> Tensor:
         b, t, dim = x.shape
         qkv = self.to_qkv(x).reshape(b, t, self.heads, 3, dim // self.heads).permute(3, 0, 2, 1, 4)
-        out = nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
+        queries, keys, values = qkv
+        out = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
         return mixed
 
@@ -656,7 +657,7 @@ def _k_by_place(p: Tensor, k: int) -> Tensor:
 
 
 def _p_by_place(p: Tensor, top_p: float) -> Tensor:
-    ranked, places = p.sort(-1, descending=True, stable=True)
+    ranked, places = p.sort(dim=-1, descending=True, stable=True)
     inside = ranked.cumsum(-1) - ranked < top_p
     return _only(p, torch.zeros_like(p, dtype=torch.bool).scatter(-1, places, inside))
 
