@@ -1,178 +1,31 @@
 """What is compared. Another row is another number in ``values``, another table another :class:`Comparison`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor, nn
-
-from companion.quantizers import EMAVectorQuantizer, ResidualQuantizer, VectorQuantizer
-
-N, D = 16384, 64  # vectors of a forward, their length
-DEPTH = 4  # quantizers in a row
-
-
-@dataclass(frozen=True)
-class Work:
-    """A step, ready to be repeated, and the parameters that it leaves a gradient in."""
-
-    step: Callable[[], object]
-    parameters: Sequence[nn.Parameter] = ()
-
-    def __call__(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.step()
-
-
-Setup = Callable[[int, torch.device, torch.dtype], Work]
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One who does the work: ``setup(value, device, dtype)`` makes the inputs and gives the step.
-
-    ``needs(value)`` is roughly how many bytes it takes; where there are fewer it is left out.
-    """
-
-    name: str
-    setup: Setup
-    needs: Callable[[int], int] = field(default=lambda value: 0)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One table: contestants that do the same work, for each value of one size.
-
-    The first contestant is the companion, the second the peer, the third, if any, a yardstick.
-    """
-
-    title: str
-    axis: str  # what ``values`` are values of
-    values: Sequence[int]
-    contestants: Sequence[Contestant]
-    at_most: Mapping[int, float]  # value → the wanted ratio of times, companion / peer
-    aim: float | None = None  # the ratio of times to aim at, companion / yardstick, at the same values
-    bounded: int | None = None  # MiB: the wanted bound of the companion's extra peak memory, at any value
-
-
-Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # z (N, D) → z_q (N, D), indices (N,), loss
-# K → a quantizer's forward and its codebook; None where no gradient reaches the codes
-Quantizer = Callable[[int, torch.device], tuple[Forward, nn.Parameter | None]]
-
-
-def companion_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Parameter]:
-    quantizer = VectorQuantizer(num_codes, D, commitment_weight=1.0).to(device)
-    return forward_of(quantizer), quantizer.codebook
-
-
-def peer_quantizer(num_codes: int, device: torch.device) -> tuple[Forward, nn.Parameter]:
-    """The peer set to the same work: straight-through, a codebook that is learnt by gradient, weight 1.
-
-    Its one loss mean‖z − e‖² sends a gradient to both sides, as both terms of the companion together do, so that 1 is
-    the only weight at which the two give the same gradients.
-    """
-    from vector_quantize_pytorch import VectorQuantize  # of the extra `bench`: the tests use the rest without it
-
-    quantizer = VectorQuantize(
-        D, num_codes, learnable_codebook=True, ema_update=False, rotation_trick=False, commitment_weight=1.0
-    ).to(device)
-
-    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z_q, indices, loss = quantizer(z[None])  # (1, N, D)
-        return z_q[0], indices[0], loss
-
-    (codebook,) = quantizer.parameters()  # (1, K, D)
-    return forward, codebook
-
-
-def companion_ema(num_codes: int, device: torch.device) -> tuple[Forward, None]:
-    """As the peer does it: a moving average from random codes, without restarts."""
-    quantizer = EMAVectorQuantizer(
-        num_codes, D, decay=0.99, commitment_weight=1.0, init="uniform", restart_below=0.0
-    ).to(device)
-    return forward_of(quantizer), None
-
-
-def peer_ema(num_codes: int, device: torch.device) -> tuple[Forward, None]:
-    from vector_quantize_pytorch import VectorQuantize
-
-    quantizer = VectorQuantize(
-        D, num_codes, decay=0.99, rotation_trick=False, commitment_weight=1.0, threshold_ema_dead_code=0
-    ).to(device)
-
-    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z_q, indices, loss = quantizer(z[None])  # (1, N, D)
-        return z_q[0], indices[0], loss.sum()
-
-    return forward, None
-
-
-def companion_residual(num_codes: int, device: torch.device) -> tuple[Forward, None]:
-    """Four moving averages in a row."""
-    depths = [
-        EMAVectorQuantizer(num_codes, D, decay=0.99, commitment_weight=1.0, init="uniform", restart_below=0.0)
-        for _ in range(DEPTH)
-    ]
-    return forward_of(ResidualQuantizer(depths).to(device)), None
-
-
-def peer_residual(num_codes: int, device: torch.device) -> tuple[Forward, None]:
-    from vector_quantize_pytorch import ResidualVQ
-
-    quantizer = ResidualVQ(
-        dim=D, num_quantizers=DEPTH, codebook_size=num_codes, decay=0.99, rotation_trick=False, commitment_weight=1.0,
-        threshold_ema_dead_code=0,
-    ).to(device)  # fmt: skip
-
-    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z_q, indices, losses = quantizer(z[None])  # (1, N, D), (1, N, R), (1, R)
-        return z_q[0], indices[0], losses.sum()
-
-    return forward, None
-
-
-def forward_of(quantizer: nn.Module) -> Forward:
-    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        quantized = quantizer(z)
-        return quantized.z_q, quantized.indices, quantized.loss
-
-    return forward
-
-
-def training_step(quantizer: Quantizer) -> Setup:
-    """Forward and backward of N latents, without the optimizer. The step returns the gradient of the latents."""
-
-    def setup(num_codes: int, device: torch.device, dtype: torch.dtype) -> Work:
-        forward, codebook = quantizer(num_codes, device)
-        z = torch.randn(N, D, device=device, dtype=dtype)
-        later = torch.randn_like(z) / (N * D)  # the gradient that a decoder would send
-        return Work(lambda: forward_backward(forward, z, later), [] if codebook is None else [codebook])
-
-    return setup
-
-
-def forward_backward(forward: Forward, z: Tensor, later: Tensor) -> Tensor | None:
-    latents = z.clone().requires_grad_()
-    with mixed_precision(z.device, z.dtype):
-        z_q, _, loss = forward(latents)
-    torch.autograd.backward((z_q, loss), (later, torch.ones_like(loss)))
-    return latents.grad
-
-
-def bare_product(num_codes: int, device: torch.device, dtype: torch.dtype) -> Work:
-    """z (N, D) times codes (D, K), into memory that is there: no search for the nearest of K codes does without."""
-    z = torch.randn(N, D, device=device, dtype=dtype)
-    codes = torch.randn(num_codes, D, device=device, dtype=dtype)
-    table = torch.empty(N, num_codes, device=device, dtype=dtype)
-    return Work(lambda: torch.mm(z, codes.T, out=table))
-
-
-def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Latents in bfloat16 come from a network under autocast."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
-
+from benchmarks.comparison import Comparison, Contestant
+from benchmarks.priors import (
+    CACHED_BATCH,
+    CACHED_SIZE,
+    RQ_SIZE,
+    SPREAD,
+    WHOLE,
+    companion_rq,
+    peer_rq,
+    sampling,
+    sampling_cached,
+    sampling_uncached,
+    training,
+)
+from benchmarks.quantizers import (
+    DEPTH,
+    N,
+    bare_product,
+    companion_ema,
+    companion_quantizer,
+    companion_residual,
+    peer_ema,
+    peer_quantizer,
+    peer_residual,
+    training_step,
+)
 
 COMPARISONS = (
     Comparison(
@@ -217,5 +70,45 @@ COMPARISONS = (
             ),
         ),
         at_most={256: 0.35},
+    ),
+    Comparison(
+        title=f"Training an RQ-Transformer ({RQ_SIZE}), forward and backward",
+        axis="batch",
+        values=(64,),
+        contestants=(
+            Contestant("companion", training(companion_rq)),
+            Contestant("rq-transformer", training(peer_rq)),
+        ),
+        at_most={64: 0.8},
+        parameters=True,
+        seconds=30,
+    ),
+    Comparison(
+        title=f"Sampling from an RQ-Transformer ({RQ_SIZE})",
+        axis="batch",
+        values=(64,),
+        contestants=(
+            Contestant("companion", sampling(companion_rq)),
+            Contestant("rq-transformer", sampling(peer_rq)),
+        ),
+        at_most={64: 1 / 25},
+        parameters=True,
+        memory=False,
+        quick=False,
+    ),
+    Comparison(
+        title=f"Sampling from a TransformerPrior ({CACHED_SIZE}, batch {CACHED_BATCH}), per code",
+        axis="T",
+        values=(49, 196, 784),
+        contestants=(
+            Contestant("cached", sampling_cached),
+            Contestant("uncached", sampling_uncached),
+        ),
+        at_most={49: 1 / 3, 784: 1 / 10},
+        part="code",
+        memory=False,
+        seconds=20,
+        quick=False,
+        note=f"Uncached beyond T = {WHOLE}: {SPREAD} of the T steps, spread evenly, stand for all.",
     ),
 )

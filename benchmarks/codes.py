@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.cases import D, N, Quantizer, companion_quantizer, forward_backward, mixed_precision, peer_quantizer
+from benchmarks.comparison import Wrong, mixed_precision
+from benchmarks.quantizers import D, N, Quantizer, companion_quantizer, forward_backward, peer_quantizer
 
 OFFSETS = (0, 100, 1000)
 Encode = Callable[[Tensor, Tensor], Tensor]  # z (N, D), codebook (K, D) → (N,) int64
@@ -69,10 +70,6 @@ def check_codes(encode: Encode, num_codes: int, offset: float, device: torch.dev
     with mixed_precision(device, dtype):
         indices = encode(z, codebook)
     return judge(indices, z, codebook)
-
-
-class Wrong(Exception):
-    """The companion does not do what the benchmark is to measure."""
 
 
 def demand_right(verdict: Verdict, where: str) -> None:

@@ -1,4 +1,7 @@
-"""The command: codes first, then time, then memory; what was measured is written at the end, whole or not at all."""
+"""The command: codes and logits first, then time, then memory.
+
+What was measured is written at the end, whole or not at all.
+"""
 
 import argparse
 import json
@@ -16,10 +19,13 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from benchmarks.cases import COMPARISONS, Comparison, companion_quantizer, peer_quantizer
-from benchmarks.codes import OFFSETS, Wrong, check_codes, check_same_work, demand_right, encoded_by
+from benchmarks.cases import COMPARISONS
+from benchmarks.codes import OFFSETS, check_codes, check_same_work, demand_right, encoded_by
+from benchmarks.comparison import Comparison, Wrong
 from benchmarks.measure import MIB, available_memory, extra_peak_alone, interleaved
-from benchmarks.report import tables, with_tables
+from benchmarks.priors import cached_against_uncached, demand_agreement, gated
+from benchmarks.quantizers import companion_quantizer, peer_quantizer
+from benchmarks.report import PEERS, tables, with_tables
 from companion.checkpoint import written_whole
 from companion.course.session import default_device, machine
 
@@ -38,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         results = measured(device, asked.quick)
     except ImportError as error:
-        sys.exit(f"{error}. `make bench` installs the peer.")
+        sys.exit(f"{error}. `make bench` installs the peers.")
     except Wrong as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -54,9 +60,11 @@ def measured(device: torch.device, quick: bool) -> Row:
     return {
         "machine": about(device),
         "codes": codes(device, quick),
+        "logits": logits(device),
         "rows": [
             row
             for number, comparison in enumerate(COMPARISONS)
+            if comparison.quick or not quick
             for dtype in dtypes
             for row in rows(number, comparison, device, dtype, quick)
         ],
@@ -75,7 +83,7 @@ def about(device: torch.device) -> Row:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "vector-quantize-pytorch": metadata.version("vector-quantize-pytorch"),
+        **{peer: metadata.version(peer) for peer in PEERS},
         "date": date.today().isoformat(),
     }
 
@@ -94,6 +102,16 @@ def codes(device: torch.device, quick: bool) -> list[Row]:
     return found
 
 
+def logits(device: torch.device) -> list[Row]:
+    """The gate of the priors: a cache changes no logit by more than 1e-5, or the run ends here."""
+    found: list[Row] = []
+    for which, prior in tqdm(gated(device).items(), "logits", unit="prior"):
+        largest, difference = cached_against_uncached(prior)
+        demand_agreement(difference, which)
+        found.append({"prior": which, "largest": round(largest, 2), "difference": float(f"{difference:.2g}")})
+    return found
+
+
 def rows(number: int, comparison: Comparison, device: torch.device, dtype: torch.dtype, quick: bool) -> list[Row]:
     """Time and memory of one comparison: for each value of its axis one row per contestant."""
     found: list[Row] = []
@@ -103,16 +121,20 @@ def rows(number: int, comparison: Comparison, device: torch.device, dtype: torch
         fits = [i for i, one in enumerate(comparison.contestants) if one.needs(value) < free]
         bar.set_postfix_str(f"{comparison.axis} = {value}: time")
         works = [comparison.contestants[i].setup(value, device, dtype) for i in fits]
-        times = interleaved(works, device, *((5, 10) if quick else (30, 45)))
+        times = interleaved(works, device, *((5, 10) if quick else (30, comparison.seconds)))
+        learnt = [sum(parameter.numel() for parameter in work.parameters) for work in works]
         works.clear()
         if device.type == "cuda":
             torch.cuda.empty_cache()  # for the processes that measure memory
         for i, one in enumerate(comparison.contestants):
-            bar.set_postfix_str(f"{comparison.axis} = {value}: memory of {one.name}")
             row = {"comparison": comparison.title, comparison.axis: value, "dtype": name(dtype), "who": one.name}
             if i in fits:
                 row["seconds"] = [float(f"{seconds:.4g}") for seconds in times[fits.index(i)]]
-                row["extra_mib"] = round(extra_peak_alone(number, i, value, device, dtype) / MIB, 1)
+                if comparison.parameters:
+                    row["parameters"] = learnt[fits.index(i)]
+                if comparison.memory:
+                    bar.set_postfix_str(f"{comparison.axis} = {value}: memory of {one.name}")
+                    row["extra_mib"] = round(extra_peak_alone(number, i, value, device, dtype) / MIB, 1)
             else:
                 row["left_out"] = f"needs about {one.needs(value) / 2**30:.0f} GiB; {free / 2**30:.0f} were free"
             found.append(row)
@@ -126,7 +148,7 @@ def name(dtype: torch.dtype) -> str:
 def write(results: Row, device: str, folder: Path = HERE) -> None:
     """The raw numbers to ``cpu.json`` or ``cuda.json``, and their tables into ``README.md``."""
     lines = [json.dumps(results["machine"])]
-    for part in ("codes", "rows"):
+    for part in ("codes", "logits", "rows"):
         lines.append("[\n" + ",\n".join(json.dumps(row) for row in results[part]) + "\n]")
     text = "{\n" + ",\n".join(f'"{key}": {line}' for key, line in zip(results, lines, strict=True)) + "\n}\n"
     readme = folder / "README.md"

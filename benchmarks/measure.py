@@ -12,16 +12,17 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks.cases import COMPARISONS, Work
+from benchmarks.cases import COMPARISONS
+from benchmarks.comparison import Work
 
 MIB = 2**20
 
 
 def interleaved(works: Sequence[Work], device: torch.device, rounds: int, seconds: float) -> list[list[float]]:
-    """Seconds of each work in each round. In every round each is done once, and each round begins with another.
+    """Seconds of each work in each round, or of one of its parts.
 
-    A first round, not counted, warms up. ``rounds`` of them follow, fewer where they would take more than ``seconds``
-    altogether, and never fewer than three.
+    In every round each is done once, and each round begins with another. A first round, not counted, warms up.
+    ``rounds`` of them follow, fewer where they would take more than ``seconds`` altogether, and never fewer than three.
     """
     for work in works:
         timed(work, device)
@@ -32,7 +33,7 @@ def interleaved(works: Sequence[Work], device: torch.device, rounds: int, second
             break
         for i in range(len(works)):
             turn = (done + i) % len(works)
-            times[turn].append(timed(works[turn], device))
+            times[turn].append(timed(works[turn], device) / works[turn].parts)
     return times
 
 

@@ -3,19 +3,22 @@
 from statistics import median
 from typing import Any
 
-from benchmarks.cases import COMPARISONS, Comparison
+from benchmarks.cases import COMPARISONS
+from benchmarks.comparison import Comparison
 
+PEERS = ("vector-quantize-pytorch", "rq-transformer")
 Row = dict[str, Any]
 
 
 def tables(results: Row) -> str:
-    """Machine, codes and each comparison as Markdown."""
+    """Machine, codes, logits and each comparison as Markdown."""
     about = results["machine"]
     parts = [
         f"{about['device']}, {about['threads']} threads, {about['memory_gib']} GiB of memory, {about['system']}, "
         f"Python {about['python']}, torch {about['torch']}, "
-        f"vector-quantize-pytorch {about['vector-quantize-pytorch']}, {about['date']}.",
+        f"{', '.join(f'{peer} {about[peer]}' for peer in PEERS)}, {about['date']}.",
         codes_table(results["codes"]),
+        logits_table(results["logits"]),
     ]
     for comparison in COMPARISONS:
         for dtype in dict.fromkeys(row["dtype"] for row in results["rows"]):
@@ -36,25 +39,35 @@ def codes_table(codes: list[Row]) -> str:
     return "**Codes that are not the nearest**\n\n" + markdown(head, lines)
 
 
+def logits_table(logits: list[Row]) -> str:
+    lines = [[row["prior"], f"{row['largest']:.2f}", f"{row['difference']:.1e}"] for row in logits]
+    head = ["prior", "largest logit", "largest difference"]
+    return "**Logits with a cache against those without, float32**\n\n" + markdown(head, lines)
+
+
 def times_table(comparison: Comparison, rows: list[Row]) -> str:
     """A line for each value. Of times the minimum and (median), of ratios that of the minima and (least–most)."""
     names = [contestant.name for contestant in comparison.contestants]
-    head = [comparison.axis, *(f"{name}, ms" for name in names), *(f"companion / {name}" for name in names[1:])]
-    head += [f"{name}, MiB" for name in names[:2]]
+    unit = f"ms per {comparison.part}" if comparison.part else "ms"
+    head = [comparison.axis, *(f"{name}, {unit}" for name in names), *(f"{names[0]} / {name}" for name in names[1:])]
+    # what else is shown of the first two
+    more = [("parameters", "parameters")] * comparison.parameters + [("MiB", "extra_mib")] * comparison.memory
+    head += [f"{name}, {word}" for word, _ in more for name in names[:2]]
     lines = []
     for value in dict.fromkeys(row[comparison.axis] for row in rows):
         by_name = {row["who"]: row for row in rows if row[comparison.axis] == value}
         ours = by_name[names[0]]
         cells = [f"{value:,}", *(milliseconds(by_name[name]) for name in names)]
         cells += [ratio(ours, by_name[name]) for name in names[1:]]
-        cells += [f"{by_name[name]['extra_mib']:,.0f}" if "seconds" in by_name[name] else "–" for name in names[:2]]
+        for _, field in more:
+            cells += [f"{by_name[name][field]:,.0f}" if field in by_name[name] else "–" for name in names[:2]]
         lines.append(cells)
     left_out = [
         f"Left out at {comparison.axis} = {row[comparison.axis]:,}: {row['who']} ({row['left_out']})."
         for row in rows
         if "left_out" in row
     ]
-    return "\n\n".join([markdown(head, lines), *left_out])
+    return "\n\n".join([markdown(head, lines), *left_out, *([comparison.note] if comparison.note else [])])
 
 
 def wanted(comparison: Comparison, rows: list[Row]) -> str:
@@ -68,11 +81,11 @@ def wanted(comparison: Comparison, rows: list[Row]) -> str:
             if ours and most is not None and other < len(names) and (theirs := measured.get((names[other], value))):
                 got = min(ours["seconds"]) / min(theirs["seconds"])
                 lines.append(
-                    f"- Time at {comparison.axis} = {value:,}: {word} {most:g} of {names[other]}; "
-                    f"it is {got:.2f}, {verdict(got <= most)}."
+                    f"- Time at {comparison.axis} = {value:,}: {word} {most:.2g} of {names[other]}; "
+                    f"it is {got:.{decimals(got)}f}, {verdict(got <= most)}."
                 )
-    memory = {value: row["extra_mib"] for (who, value), row in measured.items() if who == names[0]}
-    if comparison.bounded is not None and memory:
+    if comparison.bounded is not None and any(who == names[0] for who, _ in measured):
+        memory = {value: row["extra_mib"] for (who, value), row in measured.items() if who == names[0]}
         worst = max(memory, key=lambda value: memory[value])
         lines.append(
             f"- Extra memory of the companion at any {comparison.axis}: under {comparison.bounded} MiB; it is at most "
@@ -98,7 +111,14 @@ def ratio(ours: Row, theirs: Row) -> str:
     if "seconds" not in theirs:
         return "–"
     rounds = [a / b for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
-    return f"{min(ours['seconds']) / min(theirs['seconds']):.2f} ({min(rounds):.2f}–{max(rounds):.2f})"
+    of_minima = min(ours["seconds"]) / min(theirs["seconds"])
+    digits = decimals(of_minima)
+    return f"{of_minima:.{digits}f} ({min(rounds):.{digits}f}–{max(rounds):.{digits}f})"
+
+
+def decimals(number: float) -> int:
+    """Of a ratio: two, and three below 0.06."""
+    return 2 if number >= 0.06 else 3
 
 
 def markdown(head: list[str], lines: list[list[Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The benchmark's gate, its measure of memory, and its tables. Times are not tested: a busy machine changes them."""
+"""The benchmark's gates, its measure of memory, and its tables. Times are not tested: a busy machine changes them."""
 
 import json
 import os
@@ -11,10 +11,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import command, report
-from benchmarks.cases import COMPARISONS, Work, companion_quantizer
-from benchmarks.codes import OFFSETS, Verdict, Wrong, check_codes, demand_right, encoded_by, inputs, judge
+from benchmarks import command, measure, report
+from benchmarks.cases import COMPARISONS
+from benchmarks.codes import OFFSETS, Verdict, check_codes, demand_right, encoded_by, inputs, judge
+from benchmarks.comparison import Work, Wrong
 from benchmarks.measure import MIB, extra_peak_alone, interleaved
+from benchmarks.priors import (
+    GRID,
+    K,
+    cached_against_uncached,
+    companion_rq,
+    demand_agreement,
+    sampling,
+    sampling_cached,
+    sampling_uncached,
+    spread,
+    training,
+)
+from benchmarks.quantizers import companion_quantizer
+from companion.priors import Prior, RQTransformer, TransformerPrior
+from companion.priors.transformer import Cache
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -83,11 +99,130 @@ def test_a_wrong_code_ends_the_command_and_leaves_the_tables(
     assert (ROOT / "benchmarks/README.md").read_bytes() == readme
 
 
+# The logits
+
+
+def small_priors() -> list[Prior]:
+    torch.manual_seed(0)
+    return [
+        TransformerPrior(16, (3, 4), dim=32, layers=2, heads=4).eval(),
+        RQTransformer(16, (2, 3, 3), dim=32, layers=2, depth_layers=1, heads=4).eval(),
+    ]
+
+
+def test_the_gate_lets_logits_pass_that_a_cache_does_not_change() -> None:
+    for prior in small_priors():
+        largest, difference = cached_against_uncached(prior)
+        assert largest > 0.5
+        assert 0 < difference < 1e-5  # another order of the sums
+        demand_agreement(difference, "here")
+
+
+def forgets_the_first(self: Cache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The wrong version: <sos> is no longer seen once there are two positions."""
+    keys, values = extended(self, layer, keys, values)
+    return (keys[:, :, 1:], values[:, :, 1:]) if keys.shape[2] > 1 else (keys, values)
+
+
+def writes_behind(self: Cache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The wrong version: each position takes the place of the one before it, which is lost."""
+    filled, self.filled = self.filled, max(self.filled - 1, 0)
+    both = extended(self, layer, keys, values)
+    self.filled = filled
+    return both
+
+
+extended = Cache.extended
+
+
+@pytest.mark.parametrize("wrong", [forgets_the_first, writes_behind])
+def test_the_gate_stops_a_cache_that_loses_a_position(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cache, "extended", wrong)
+    for prior in small_priors():
+        _, difference = cached_against_uncached(prior)
+        assert difference > 1e-3
+        with pytest.raises(Wrong, match=r"The logits of prior X with a cache differ .* Nothing was written"):
+            demand_agreement(difference, "prior X")
+    with pytest.raises(Wrong):
+        demand_agreement(float("nan"), "prior X")
+
+
+def test_wrong_logits_end_the_command_and_leave_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "benchmarks/README.md").read_bytes()
+    monkeypatch.setattr(Cache, "extended", forgets_the_first)
+    monkeypatch.setattr(command, "codes", lambda device, quick: [])
+    monkeypatch.setattr(command, "about", lambda device: {})
+    with pytest.raises(SystemExit, match=r"The logits of RQTransformer, 7 × 7 × 2 with a cache differ"):
+        command.main(["--quick", "--device", "cpu"])
+    assert (ROOT / "benchmarks/README.md").read_bytes() == readme
+
+
+# The priors
+
+
+def test_training_leaves_a_gradient_in_every_parameter_and_starts_from_none() -> None:
+    work = training(companion_rq)(2, CPU, torch.float32)
+    assert sum(parameter.numel() for parameter in work.parameters) == 4_949_760
+    work()
+    first = [parameter.grad.clone() for parameter in work.parameters]
+    work()
+    for gradient, parameter in zip(first, work.parameters, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_ways_of_sampling_run_and_say_of_how_many_codes_their_time_is(dtype: torch.dtype) -> None:
+    for work, parts in (
+        (sampling(companion_rq)(2, CPU, dtype), 1),
+        (sampling_cached(4, CPU, dtype), 4),
+        (sampling_uncached(4, CPU, dtype), 4),
+        (sampling_uncached(64, CPU, dtype), 16),
+    ):
+        work()
+        assert work.parts == parts
+
+
+def test_the_companion_draws_whole_tables() -> None:
+    codes = companion_rq(CPU).sample(2)
+    assert codes.shape == (2, *GRID)
+    assert 0 <= int(codes.min()) < int(codes.max()) < K
+
+
+def test_a_few_steps_stand_for_all_where_the_cost_grows_with_the_square() -> None:
+    assert spread(49) == list(range(49))
+    for length in (196, 784):
+        chosen = spread(length)
+        assert len(set(chosen)) == 16
+        for power in (1, 2):
+            mean = sum((i + 1) ** power for i in range(length)) / length
+            assert sum((i + 1) ** power for i in chosen) / 16 == pytest.approx(mean, rel=0.01)
+
+
+def test_the_peers_last_logit_sees_two_thirds_of_the_codes_before_it_and_code_0_costs_nothing() -> None:
+    """What the README says of the peer, where it is installed."""
+    package = pytest.importorskip("rq_transformer")
+    torch.manual_seed(0)
+    sizes = {"num_tokens": 8, "dim": 16, "spatial_layers": 1, "depth_layers": 1, "heads": 2, "dim_head": 8}
+    peer = package.RQTransformer(max_spatial_seq_len=49, depth_seq_len=2, **sizes)
+    vectors: list[Tensor] = []
+
+    def embed(ids: Tensor) -> Tensor:
+        vectors.append(torch.nn.functional.embedding(ids, peer.token_emb.weight).detach().requires_grad_())
+        return vectors[-1]
+
+    peer.token_emb.forward = embed
+    codes = torch.zeros(1, 49, 2, dtype=torch.int64)
+    codes[0, -1, -1] = 5  # the only one that counts: all others are 0
+    peer(codes, return_loss=True).backward()
+    assert int((vectors[0].grad.abs().sum(-1) > 0).sum()) == 65  # of 97
+    assert peer(torch.zeros_like(codes), return_loss=True).isnan()
+
+
 # Memory
 
 MEASURED = """
 import sys, torch
-from benchmarks.cases import Work
+from benchmarks.comparison import Work
 from benchmarks.measure import extra_peak
 torch.set_num_threads(1)
 z, codes = torch.randn(16384, 64), torch.randn(8192, 64)
@@ -130,10 +265,28 @@ def test_rounds_end_with_their_time_but_there_are_three() -> None:
     assert len(ran) == 4
 
 
+def test_the_time_of_a_step_in_parts_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "timed", lambda work, device: 6.0)
+    assert interleaved([Work(lambda: None, parts=3)], CPU, rounds=3, seconds=60) == [[2.0, 2.0, 2.0]]
+
+
+def test_quick_leaves_out_what_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "about", lambda device: {})
+    monkeypatch.setattr(command, "codes", lambda device, quick: [])
+    monkeypatch.setattr(command, "logits", lambda device: [])
+    monkeypatch.setattr(command, "rows", lambda number, comparison, *_: [comparison.title])
+    everything = [comparison.title for comparison in COMPARISONS]
+    slow = [title for title in everything if title.startswith("Sampling")]
+    assert command.measured(CPU, quick=False)["rows"] == everything
+    assert command.measured(CPU, quick=True)["rows"] == [title for title in everything if title not in slow]
+
+
 # The tables
 
 PEER, BARE = (contestant.name for contestant in COMPARISONS[0].contestants[1:])
 SAME = {"comparison": COMPARISONS[0].title, "dtype": "float32"}
+RQ = {"comparison": COMPARISONS[4].title, "dtype": "float32", "batch": 64}
+CACHED = {"comparison": COMPARISONS[5].title, "dtype": "float32"}
 RESULTS = {
     "machine": {
         "device": "Chip X, 2 CPU cores",
@@ -143,6 +296,7 @@ RESULTS = {
         "python": "3.12.1",
         "torch": "2.15.0",
         "vector-quantize-pytorch": "1.32.0",
+        "rq-transformer": "0.1.9",
         "date": "2026-01-02",
     },
     "codes": [
@@ -154,6 +308,7 @@ RESULTS = {
             "peer": {"vectors": 1000, "wrong": 123, "ties": 0},
         }
     ],
+    "logits": [{"prior": "RQTransformer, 7 × 7 × 2", "largest": 2.3, "difference": 1.7e-06}],
     "rows": [
         SAME | {"K": 1024, "who": "companion", "seconds": [0.02, 0.03, 0.022], "extra_mib": 51.2},
         SAME | {"K": 1024, "who": PEER, "seconds": [0.2, 0.25, 0.21], "extra_mib": 397.0},
@@ -161,6 +316,12 @@ RESULTS = {
         SAME | {"K": 65536, "who": "companion", "seconds": [1.5, 1.6, 1.7], "extra_mib": 120.4},
         SAME | {"K": 65536, "who": PEER, "left_out": "needs about 28 GiB; 20 were free"},
         SAME | {"K": 65536, "who": BARE, "seconds": [1.0, 1.0, 1.25], "extra_mib": 0.0},
+        RQ | {"who": "companion", "seconds": [0.4, 0.5, 0.44], "parameters": 4949760},
+        RQ | {"who": "rq-transformer", "seconds": [20.0, 20.0, 22.0], "parameters": 4878336},
+        CACHED | {"T": 49, "who": "cached", "seconds": [0.002, 0.002, 0.003]},
+        CACHED | {"T": 49, "who": "uncached", "seconds": [0.02, 0.021, 0.02]},
+        CACHED | {"T": 784, "who": "cached", "seconds": [0.05, 0.06, 0.05]},
+        CACHED | {"T": 784, "who": "uncached", "seconds": [0.4, 0.4, 0.4]},
     ],
 }
 
@@ -168,7 +329,7 @@ RESULTS = {
 def test_the_tables_show_what_was_measured() -> None:
     text = report.tables(RESULTS)
     assert "Chip X, 2 CPU cores, 2 threads, 24 GiB of memory" in text
-    assert "torch 2.15.0, vector-quantize-pytorch 1.32.0, 2026-01-02." in text
+    assert "torch 2.15.0, vector-quantize-pytorch 1.32.0, rq-transformer 0.1.9, 2026-01-02." in text
     assert "| 1024 | bfloat16 autocast | 100 | 0 | 2 | 12.3% |" in text
     assert "| 1,024 | 20.0 (22.0) | 200 (210) | 16.0 (16.0) | 0.10 (0.10–0.12) | 1.25 (1.25–1.50) | 51 | 397 |" in text
     assert "| 65,536 | 1,500 (1,600) | – | 1,000 (1,000) | – | 1.50 (1.36–1.60) | 120 | – |" in text
@@ -176,6 +337,20 @@ def test_the_tables_show_what_was_measured() -> None:
     assert f"at most 0.2 of {PEER}; it is 0.10, met." in text
     assert f"aimed at 2 of {BARE}; it is 1.25, met." in text
     assert "under 100 MiB; it is at most 120 (K = 65,536), **missed**." in text
+    assert "| RQTransformer, 7 × 7 × 2 | 2.30 | 1.7e-06 |" in text
+
+
+def test_the_tables_of_the_priors_show_parameters_times_per_code_and_what_stands_for_all() -> None:
+    text = report.tables(RESULTS)
+    assert text.count(f"**{COMPARISONS[4].title}, float32**") == 1
+    assert "| companion, parameters | rq-transformer, parameters |\n" in text
+    assert "| 64 | 400 (440) | 20,000 (20,000) | 0.020 (0.020–0.025) | 4,949,760 | 4,878,336 |" in text
+    assert "- Time at batch = 64: at most 0.04 of rq-transformer; it is 0.020, met." in text
+    assert "| T | cached, ms per code | uncached, ms per code | cached / uncached |\n" in text
+    assert "| 49 | 2.00 (2.00) | 20.0 (20.0) | 0.10 (0.10–0.15) |" in text
+    assert "Uncached beyond T = 49: 16 of the T steps, spread evenly, stand for all." in text
+    assert "- Time at T = 49: at most 0.33 of uncached; it is 0.10, met." in text
+    assert "- Time at T = 784: at most 0.1 of uncached; it is 0.12, **missed**." in text
 
 
 def test_tables_and_numbers_are_written_and_the_rest_of_the_readme_stays(tmp_path: Path) -> None:
