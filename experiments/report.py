@@ -198,7 +198,7 @@ def settings(run: Run) -> str:
     torches = ", ".join(dict.fromkeys(cell["torch"] for cell in run.cells))
     return (
         f"**{run.title}**: {', '.join(said(name) for name in sizes)}; {len(run.cells)} cells, {len(seeds)} seeds, "
-        f"{minutes:.0f} minutes on {machines([run])}, torch {torches}.\n\n"
+        f"{minutes:.0f} minutes by the clock of a shared machine of {machines([run])}, torch {torches}.\n\n"
         f"```\n{run.document['command']}\n```"
     )
 
