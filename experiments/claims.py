@@ -666,7 +666,7 @@ CLAIMS = (
             "Encoder and decoder, width",
             "How the encoder and the decoder affect performance?",
             FLOW + " (asked, not answered)",
-            f"is a {which} four times as wide better? distortion, against both narrow, K = 64, D = 8",
+            f"distortion with the {which} four times as wide, against both narrow, K = 64, D = 8",
             "width",
             Side("distortion", {**NARROW, which: "wide"}),
             Side("distortion", NARROW),

@@ -255,7 +255,7 @@ def strips(section: Section, most: int = 3) -> Draw:
                     colour = COLOURS.get(run.data, "black")
                     ax.plot(x, [at + shift for at in y], "o", ms=4, alpha=0.7, color=colour, label=run.title)
             seen = [cell[name] for run in runs for cell in run.cells if name in cell]
-            if seen and min(seen) > 0 and max(seen) > 5 * min(seen):
+            if seen and min(seen) > 0 and 5 < max(seen) / min(seen) < 500:
                 ax.set_xscale("log")
                 ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
