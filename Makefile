@@ -30,7 +30,7 @@ solutions: setup-instructor  # instructors: run every solution on this machine, 
 measure: setup-instructor  # authors: minutes, memory and bands -> book.toml
 	$(PY) -m companion.course measure $(chapter) $(profile) --seeds $(SEEDS)
 
-bench: setup-bench  # time, memory and codes beside another library -> benchmarks/README.md
+bench: setup-bench  # time, memory and codes beside other libraries -> benchmarks/README.md
 	$(PY) -m benchmarks $(BENCH_FLAGS)
 
 experiments-report: setup-instructor  # what the source reports claim, measured -> experiments/README.md
