@@ -369,7 +369,7 @@ def heat_maps(runs: Sequence[Run]) -> tuple[Figure, str]:
                 if found:
                     table[i, j] = statistics.fmean(found)
                     ax.text(j, i, f"{table[i, j]:.3f}", ha="center", va="center", fontsize=9)
-        ax.imshow(table, cmap="cividis_r", alpha=0.55)
+        ax.imshow(table.numpy(), cmap="cividis_r", alpha=0.55)
         ax.grid(False)
         ax.set_xticks(range(len(ds)), ds)
         ax.set_yticks(range(len(ks)), ks)
