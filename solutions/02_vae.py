@@ -401,8 +401,9 @@ plots.show(
 # %% [markdown]
 # **Often written, not so.** One of the source reports calls the Bernoulli "a natural choice" for grey images such as MNIST. On grey values it is no
 # distribution over them: for p between 0.001 and 0.999 it hands out 37 to 128 times too much probability, by an amount that depends on p, so training
-# is rewarded for the missing normaliser too (Loaiza-Ganem and Cunningham 2019 compute it). As a *loss* it makes fine pictures; as a term of a bound
-# on log p(x) it means nothing.
+# is rewarded for the missing normaliser too (Loaiza-Ganem and Cunningham 2019 compute it). As a *loss* it does make pictures, though on MNIST, trained
+# briefly, its mean images lie further from the originals than a Gaussian's ([measured](../experiments/README.md#likelihood)); as a term of a bound on
+# log p(x) it means nothing.
 #
 # **Gaussian.** x ~ N(x̂, σ²) with the decoder's x̂ and one σ for all pixels. Its logarithm is the squared error in other clothes:
 #
@@ -1174,7 +1175,8 @@ plots.show(
 # wants latents to *say* something has to ask for it: with a cheaper KL (last row; the ELBO pays 12 nats), with a weaker decoder, or with a code that
 # cannot be ignored because its KL is a constant: a discrete one, [chapter 04](04_vq_vae.ipynb).
 #
-# Note once more the last column: at β_KL = 1 all sixteen count as active.
+# Note once more the last column: at β_KL = 1 all sixteen count as active. And on real digits? On MNIST the autoregressive decoder leaves next to nothing of
+# the latents' nats: [measured](../experiments/README.md#posterior-collapse).
 #
 # ## Proof: what you built is what the companion has
 # The same weights, images and noise go through both. Terms, latents and every gradient must agree.
