@@ -17,6 +17,7 @@ from benchmarks.priors import (
 from benchmarks.quantizers import (
     DEPTH,
     N,
+    Quantizer,
     bare_product,
     companion_ema,
     companion_quantizer,
@@ -27,6 +28,16 @@ from benchmarks.quantizers import (
     training_step,
 )
 
+
+def vector_quantize_pytorch(quantizer: Quantizer) -> Contestant:
+    """The peer's training step; at its peak it holds six N × K tables."""
+    return Contestant(
+        "vector-quantize-pytorch", training_step(quantizer), needs=lambda num_codes: 7 * 4 * N * num_codes
+    )
+
+
+PRODUCT = Contestant("matrix product", bare_product, needs=lambda num_codes: 4 * N * num_codes)
+
 COMPARISONS = (
     Comparison(
         title="Vector quantisation, a codebook that is learnt by gradient",
@@ -34,12 +45,8 @@ COMPARISONS = (
         values=(128, 512, 1024, 8192, 65536),
         contestants=(
             Contestant("companion", training_step(companion_quantizer)),
-            Contestant(
-                "vector-quantize-pytorch",
-                training_step(peer_quantizer),
-                needs=lambda num_codes: 7 * 4 * N * num_codes,  # at its peak it holds six N × K tables
-            ),
-            Contestant("matrix product", bare_product, needs=lambda num_codes: 4 * N * num_codes),
+            vector_quantize_pytorch(peer_quantizer),
+            PRODUCT,
         ),
         at_most={1024: 0.2},
         aim=2.0,
@@ -51,10 +58,8 @@ COMPARISONS = (
         values=(128, 1024, 8192, 65536),
         contestants=(
             Contestant("companion", training_step(companion_ema)),
-            Contestant(
-                "vector-quantize-pytorch", training_step(peer_ema), needs=lambda num_codes: 7 * 4 * N * num_codes
-            ),
-            Contestant("matrix product", bare_product, needs=lambda num_codes: 4 * N * num_codes),
+            vector_quantize_pytorch(peer_ema),
+            PRODUCT,
         ),
         at_most={1024: 0.2, 8192: 0.2},
         bounded=100,
@@ -65,9 +70,7 @@ COMPARISONS = (
         values=(256, 1024),
         contestants=(
             Contestant("companion", training_step(companion_residual)),
-            Contestant(
-                "vector-quantize-pytorch", training_step(peer_residual), needs=lambda num_codes: 7 * 4 * N * num_codes
-            ),
+            vector_quantize_pytorch(peer_residual),
         ),
         at_most={256: 0.35},
     ),

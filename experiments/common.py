@@ -91,7 +91,7 @@ def run(
             "machine": machine(device),
             "torch": torch.__version__,
         }
-        done.append({**cell, **{key: _plain(value) for key, value in numbers.items()}, **ran})
+        done.append({**cell, **{key: plain(value) for key, value in numbers.items()}, **ran})
         document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}
         _write(path, document)
     return path
@@ -154,8 +154,8 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
         file.write(f'{head[:-2]},\n "cells": [\n{cells}\n]}}\n'.encode())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Five digits: more would only say on which machine it ran."""
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value if isinstance(value, int | str) else float(f"{float(value):.5g}")

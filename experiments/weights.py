@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from companion.metrics import CodeUsage, distortion, frechet_distance, mse
 from companion.pretrained import WEIGHTS, pretrained
 from companion.priors import Prior, prior_bits
 from companion.training import Examples
+from experiments.common import plain
 
 Settings = Mapping[str, Any]
 
@@ -181,33 +183,15 @@ def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
 # Priors
 
 
-def prior(train: ImageSet, settings: Settings) -> nn.Module:
+def prior(kind: type[Prior], train: ImageSet, settings: Settings) -> nn.Module:
     codes = companion.tokenize(pretrained(f"{train.name}-{settings['tokenizer']}"), train)
-    model = companion.TransformerPrior(
+    sizes = ("dim", "layers", "depth_layers", "heads", "label_dropout")
+    model = kind(
         codes.num_codes,
         codes.grid,
-        dim=settings["dim"],
-        layers=settings["layers"],
-        heads=settings["heads"],
         num_classes=len(train.classes),
-        label_dropout=settings["label_dropout"],
         tokenizer=codes.tokenizer,
-    )
-    return trained(model, codes, settings, lambda model, codes, labels: model(codes, labels))
-
-
-def rqtransformer(train: ImageSet, settings: Settings) -> nn.Module:
-    codes = companion.tokenize(pretrained(f"{train.name}-{settings['tokenizer']}"), train)
-    model = companion.RQTransformer(
-        codes.num_codes,
-        codes.grid,
-        dim=settings["dim"],
-        layers=settings["layers"],
-        depth_layers=settings["depth_layers"],
-        heads=settings["heads"],
-        num_classes=len(train.classes),
-        label_dropout=settings["label_dropout"],
-        tokenizer=codes.tokenizer,
+        **{name: settings[name] for name in sizes if name in settings},
     )
     return trained(model, codes, settings, lambda model, codes, labels: model(codes, labels))
 
@@ -247,9 +231,9 @@ def prior_scores(
 KINDS = {
     "classifier": (classifier, classifier_scores),
     "vqvae": (vqvae, vqvae_scores),
-    "prior": (prior, prior_scores),
+    "prior": (partial(prior, companion.TransformerPrior), prior_scores),
     "rqvae": (rqvae, rqvae_scores),
-    "rqtransformer": (rqtransformer, prior_scores),
+    "rqtransformer": (partial(prior, companion.RQTransformer), prior_scores),
 }
 
 
@@ -278,13 +262,6 @@ def measure(name: str, folder: Path = WEIGHTS, **options: Any) -> dict[str, Any]
     return KINDS[kind][1](companion.load(folder / f"{name}.safetensors"), train, test, SETTINGS[name], **options)
 
 
-def _plain(value: Any) -> Any:
-    """Five digits: more would only say on which machine it ran."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     """A line for each entry, so that a diff shows what changed."""
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
@@ -300,7 +277,7 @@ def main() -> None:
     if not asked.measure:
         make(asked.name, SETTINGS[asked.name])
     path = WEIGHTS / f"{asked.name}.json"
-    scores = {key: _plain(value) for key, value in measure(asked.name).items()}
+    scores = {key: plain(value) for key, value in measure(asked.name).items()}
     _write(path, {**json.loads(path.read_text(encoding="utf-8")), "scores": scores})
     print(json.dumps(scores, indent=1))
 

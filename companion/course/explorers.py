@@ -437,10 +437,9 @@ def prior_samples(prior: "Prior", tokenizer: "VQVAE", classes: Sequence[str]) ->
         fig = plots.image_grid(tokenizer.decode(codes), columns=8, title=f"{what}, {how}", size=0.85)
         return fig, f"{n} images from codes that the prior drew: {what}, {how}"
 
-    names = [("no class", -1), *((name, k) for k, name in enumerate(classes))]
     return explorer(
         draw,
-        label=widgets.Dropdown(options=names, value=min(3, len(classes) - 1), description="class"),
+        label=_class_choice(classes),
         temperature=widgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="temperature"),
         top_k=widgets.IntSlider(prior.num_codes, 1, prior.num_codes, description="top-k"),
         seed=widgets.IntSlider(0, 0, 99, description="seed"),
@@ -483,14 +482,19 @@ def stack_sampler(tokenizer: "VQVAE", prior: "RQTransformer", classes: Sequence[
         fig = plots.image_rows(rows, title=f"{what}, {how}", size=0.85)
         return fig, f"{n} images from stacks that the prior drew: {what}, {how}; decoded to depth {depth}"
 
-    names = [("no class", -1), *((name, k) for k, name in enumerate(classes))]
     return explorer(
         draw,
-        label=widgets.Dropdown(options=names, value=min(3, len(classes) - 1), description="class"),
+        label=_class_choice(classes),
         temperature=widgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="temperature"),
         seed=widgets.IntSlider(0, 0, 99, description="seed"),
         depth=widgets.IntSlider(prior.grid[-1], 1, prior.grid[-1], description="depth"),
     )
+
+
+def _class_choice(classes: Sequence[str]) -> widgets.Dropdown:
+    """One of the classes by its number, or -1, "no class"."""
+    names = [("no class", -1), *((name, k) for k, name in enumerate(classes))]
+    return widgets.Dropdown(options=names, value=min(3, len(classes) - 1), description="class")
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
