@@ -16,6 +16,14 @@ from typing import Any, Literal
 from scipy.special import stdtrit
 
 BETTER, SLIGHTLY, MUCH = 0.05, 0.10, 0.20
+DATA = {  # images in the order shown, the course's own last
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "CIFAR10-jpeg": "CIFAR-10 (JPEG copy)",
+    "cifar10": "CIFAR-10",
+    "celeba": "CelebA",
+    "glyphs": "glyphs",
+}
 Cell = Mapping[str, Any]
 
 
@@ -55,6 +63,28 @@ class Claim:
     little: bool = False
     data: Sequence[str] = ()  # where it can be judged; empty: on all
 
+    @property
+    def quoted(self) -> str:
+        """The sentence, in quotation marks where it is a report's."""
+        return self.sentence if self.source.startswith(OURS) else f"“{self.sentence}”"
+
+    @property
+    def compared(self) -> str:
+        """What is compared, as a sentence."""
+        return self.measure[0].upper() + self.measure[1:] + ("" if self.measure.endswith("?") else ".")
+
+    @property
+    def matters(self) -> str:
+        """From what size on a difference is as claimed, in words."""
+        word = "less than " if self.little else "within ±" if self.asks == "same" else "more than "
+        return word + (f"{100 * self.effect:g} %" if self.relative else f"{self.effect:g}")
+
+    def needs(self, cell: Cell) -> bool:
+        """Whether the comparison looks at this cell."""
+        sides = [side for side in (self.this, self.than) if isinstance(side, Side)]
+        wheres = [{**side.where, **rival} for side in sides for rival in side.rivals or [{}]]
+        return any(where.items() <= cell.items() for where in wheres)
+
     def differences(self, cells: Sequence[Cell]) -> list[float]:
         """One for each seed that has both sides, in the order of seeds."""
         this = self.this.of(cells)
@@ -83,7 +113,7 @@ class Claim:
             holds, fails = low > self.effect, high < self.effect
         word: Word = "holds" if holds else "does not hold" if fails else "not decided by this data"
         mean = statistics.fmean(differences) if differences else math.nan
-        return Verdict(word, mean, low, high, len(differences))
+        return Verdict(word, mean, low, high, len(differences), self.relative)
 
 
 Word = Literal["holds", "does not hold", "not decided by this data"]
@@ -96,6 +126,16 @@ class Verdict:
     low: float
     high: float
     seeds: int
+    relative: bool = True
+
+    def __str__(self) -> str:
+        """The mean difference and its interval."""
+
+        def told(x: float) -> str:
+            return f"{100 * x:+.1f}" if self.relative else f"{x:+.3g}"
+
+        between = "" if self.seeds < 3 else f" [{told(self.low)}, {told(self.high)}]"
+        return f"{told(self.mean)}{between}{' %' if self.relative else ''}".replace("-", "−")
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:

@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 from companion.checkpoint import written_whole
-from companion.course.session import default_device, machine
+from companion.course.session import current_profile, default_device, machine
 from companion.data import ImageSet, load
 from companion.data.real import NAMES, data_folder
+from experiments.claims import CLAIMS
 
 RESULTS = Path(__file__).with_name("results")
 Cell = dict[str, Any]
@@ -49,11 +50,15 @@ def run(
 ) -> Path:
     """The command of one experiment: ``python -m experiments.NAME --profile quick --data glyphs --seeds 5``.
 
+    At the end it says what follows from its cells for the reports' claims.
+
     Args:
         file: the experiment's ``__file__``; its stem is the name.
         sizes: for each profile ``train_images``, ``test_images`` and what the experiment needs besides.
         cells: number of seeds → the cells, each a flat dict of plain values, ``seed`` among them.
         one: runs a cell and gives its numbers by name.
+        arguments: of the command line; None: those of the process.
+        results: folder that holds the results where ``--results`` names no other.
 
     Returns:
         The file of the results.
@@ -69,11 +74,12 @@ def run(
         parser.error(f"--only: no cell has {asked.only}")
     chosen = dict(sizes[asked.profile])
     device = default_device()
-    path = results / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
+    path = (asked.results or results) / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
     done = _read(path, chosen)
     todo = [cell for cell in wanted if not any(cell.items() <= row.items() for row in done)]
-    print(f"{name}: {len(done)} cells are done, {len(todo)} to do on {machine(device)}; results in {path.name}")
+    print(f"{name}: {len(done)} cells are done, {len(todo)} to do on {machine(device)}; results in {path}")
     if not todo:
+        print_verdicts(name, asked.data, done)
         return path
     train = images(asked.data, "train", chosen["train_images"]).to(device)
     test = images(asked.data, "test", chosen["test_images"]).to(device)
@@ -94,7 +100,18 @@ def run(
         done.append({**cell, **{key: plain(value) for key, value in numbers.items()}, **ran})
         document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}
         _write(path, document)
+    print_verdicts(name, asked.data, done)
     return path
+
+
+def print_verdicts(name: str, data: str, cells: Sequence[Cell]) -> None:
+    """What follows from these cells for the claims on this experiment."""
+    for claim in CLAIMS:
+        if claim.experiment == name and (not claim.data or data in claim.data):
+            found = claim.verdict(cells)
+            if found.seeds:
+                print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
+                print(f"  Over {found.seeds} seeds {found}: {found.word}")
 
 
 def images(data: str, split: str, size: int) -> ImageSet:
@@ -128,10 +145,13 @@ def selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 
 def _parser(name: str, profiles: Sequence[str] | None, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=description)
-    parser.add_argument("--profile", choices=profiles, default="quick")
+    parser.add_argument(
+        "--profile", choices=profiles, default=current_profile(), help="default: full on CUDA, else quick"
+    )
     parser.add_argument("--data", default="glyphs", help="glyphs, mnist, fashion-mnist, cifar10, celeba, or a folder")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 … SEEDS - 1")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE", help="only cells with these settings")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: the committed results")
     return parser
 
 
@@ -147,7 +167,7 @@ def _read(path: Path, sizes: Mapping[str, Any]) -> list[Cell]:
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     """One line a cell, so that a diff shows what changed."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({key: value for key, value in document.items() if key != "cells"}, ensure_ascii=False, indent=1)
     cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in document["cells"])
     with written_whole(path) as file:

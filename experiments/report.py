@@ -8,6 +8,7 @@ import importlib
 import itertools
 import json
 import re
+import shlex
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,20 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from companion import plots
-from experiments.claims import CLAIMS, OURS, Claim, Verdict
+from experiments.claims import CLAIMS, DATA, Claim, Verdict
 from experiments.common import RESULTS, commanded
 
 HERE = Path(__file__).parent
-DATA = {  # in the order shown; the rest are the course's own images, for comparison
-    "mnist": "MNIST",
-    "fashion-mnist": "Fashion-MNIST",
-    "CIFAR10-jpeg": "CIFAR-10 (JPEG copy)",
-    "cifar10": "CIFAR-10",
-    "celeba": "CelebA",
-    "glyphs": "glyphs",
-}
 COLOURS = dict(zip(DATA, ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#999999"), strict=True))
-RAN = ("seed", "seconds", "machine", "torch")
+AGAIN = "runs/again"  # a folder that git ignores
 
 INTRODUCTION = """# What the source reports claim, measured
 
@@ -49,14 +42,15 @@ the seed changes (weights, order of images), not what other networks, sizes or i
 comparisons on this page: of that many, a few intervals miss by chance.
 
 **What was reduced.** The reports trained on all images. These results are of profile `quick`, made on {machine}: fewer
-images and epochs and smaller networks, as each section says. `--profile full` has the sizes of the reports; where there
-is a CUDA device, the same command uses it. Glyphs are the course's own images, shown beside the real ones where
-a chapter uses them; most of these were run before the claims were written.
+images and epochs and smaller networks, as each section says. `--profile full` has the sizes of the reports, and is what
+a command without `--profile` takes where there is a CUDA device. Glyphs are the course's own images, shown beside the
+real ones where a chapter uses them; most of these were run before the claims were written.
 
-**To run a row again.** The command stands in its section. `COMPANION_DATA` says where the images lie (`CIFAR10-jpeg`
-is a folder there, with `train/<class>/` and `test/<class>/`; the other sets are downloaded where they are missing). A
-run that was stopped goes on where it was. *Distortion* is the mean squared error on test images over the variance of
-all training pixels.
+**To run a row again.** Its command stands beside it, and that of the whole experiment above; both write into
+`runs/again`, since the cells in `results/` are finished and would not be run again, and end by printing the verdict.
+`COMPANION_DATA` says where the images lie (`CIFAR10-jpeg` is a folder there, with `train/<class>/` and
+`test/<class>/`; the other sets are downloaded where they are missing). A run that was stopped goes on where it was.
+*Distortion* is the mean squared error on test images over the variance of all training pixels.
 """
 
 
@@ -121,7 +115,7 @@ def report(results: Path = RESULTS, figures: Path | None = None) -> str:
         if mine:
             first = section.experiment not in told
             parts += [settings(run) for run in mine if first]
-            parts += [claims_table([claim for claim in CLAIMS if claim.row == section.title], mine)]
+            parts += [claims_told([claim for claim in CLAIMS if claim.row == section.title], mine)]
             parts += [pictures(section, mine, figures)]
             parts += [cells_table(section, run) for run in mine if first]
         told.add(section.experiment)
@@ -172,12 +166,8 @@ def summary(runs: Sequence[Run]) -> str:
     lines = []
     for claim, found in itertools.groupby(judged(runs), key=lambda one: one[0]):
         words = {run.title: verdict.word for _, run, verdict in found}
-        lines.append([link(claim.row), quoted(claim), claim.measure, *(words.get(name, "") for name in sets)])
+        lines.append([link(claim.row), claim.quoted, claim.measure, *(words.get(name, "") for name in sets)])
     return "## Verdicts\n\n" + markdown(["section", "sentence", "compared", *sets], lines)
-
-
-def quoted(claim: Claim) -> str:
-    return claim.sentence if claim.source.startswith(OURS) else f"“{claim.sentence}”"
 
 
 def link(title: str) -> str:
@@ -199,30 +189,39 @@ def settings(run: Run) -> str:
     return (
         f"**{run.title}**: {', '.join(said(name) for name in sizes)}; {len(run.cells)} cells, {len(seeds)} seeds, "
         f"{minutes:.0f} minutes by the clock of a shared machine of {machines([run])}, torch {torches}.\n\n"
-        f"```\n{run.document['command']}\n```"
+        f"```\n{run.document['command']} --results {AGAIN}\n```"
     )
 
 
-def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
-    lines = []
+def claims_told(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
+    """A paragraph for each claim: what is compared, and a row for each set of images with its own command."""
+    head = ["images", "difference, 95 % interval", "seeds", "verdict", "this row again"]
+    parts = []
     for claim in claims:
-        for index, (_, run, verdict) in enumerate(one for one in judged(runs) if one[0] is claim):
-            said = [f"{quoted(claim)} ({claim.source})", claim.measure] if index == 0 else ["", ""]
-            lines.append([*said, run.title, *measurement(claim, verdict), f"**{verdict.word}**"])
-    head = ["sentence", "compared", "images", "difference, 95 % interval", "matters from", "seeds", "verdict"]
-    return markdown(head, lines) if lines else ""
+        lines = [
+            [run.title, verdict, verdict.seeds, f"**{verdict.word}**", f"`{command(claim, run)}`"]
+            for _, run, verdict in (one for one in judged(runs) if one[0] is claim)
+        ]
+        if lines:
+            parts += [f"**{claim.quoted}** ({claim.source})<br>\n{claim.compared} Holds if {claim.matters}."]
+            parts += [markdown(head, lines)]
+    return "\n\n".join(parts)
 
 
-def measurement(claim: Claim, verdict: Verdict) -> list[str]:
-    scale, unit = (100, " %") if claim.relative else (1, "")
-    few = verdict.seeds < 3
-
-    def told(x: float) -> str:
-        return f"{scale * x:+.1f}" if claim.relative else f"{x:+.3g}"
-
-    between = "" if few else f" [{told(verdict.low)}, {told(verdict.high)}]"
-    within = "less than " if claim.little else "within ±" if claim.asks == "same" else "more than "
-    return [f"{told(verdict.mean)}{between}{unit}", f"{within}{scale * claim.effect:g}{unit}", str(verdict.seeds)]
+def command(claim: Claim, run: Run) -> str:
+    """What runs again the cells that this comparison looks at, into a folder of its own."""
+    cells = importlib.import_module(f"experiments.{run.experiment}").cells
+    all_cells = commanded(run.document["command"], cells)
+    needed = [cell for cell in all_cells if claim.needs(cell)]
+    only = []
+    for name in run.settings:
+        values = list(dict.fromkeys(str(cell[name]) for cell in needed))
+        if len(values) < len({str(cell[name]) for cell in cells(1)}):
+            only += [f"{name}={value}" for value in values]
+    document = run.document
+    words = ["python", "-m", f"experiments.{run.experiment}", "--profile", document["profile"], "--data", run.data]
+    words += ["--seeds", str(1 + max(cell["seed"] for cell in needed)), *(["--only", *only] if only else [])]
+    return shlex.join([*words, "--results", AGAIN])
 
 
 def pictures(section: Section, runs: Sequence[Run], folder: Path | None) -> str:
@@ -289,6 +288,7 @@ def grouped(run: Run, name: str) -> dict[str, list[float]]:
 
 WORDS = {"num_codes": "K", "dim": "D", "lr": "rate", "encoder_blocks": "encoder", "decoder_blocks": "decoder"}
 WORDS |= {"f_height": "f down", "f_width": "f across", "depth": "R", "factor": "f", "beta": "β_KL"}
+WORDS |= {"longer": "epochs ×"}
 
 
 def label(run: Run, cell: dict[str, Any]) -> str:

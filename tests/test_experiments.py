@@ -238,6 +238,48 @@ def test_the_committed_page_is_what_the_committed_results_give():
         assert page.count(f"**{word}**") == words.count(word)
 
 
+JUDGED = list(report.judged(report.read()))
+
+
+@pytest.mark.parametrize(("claim", "run", "verdict"), JUDGED, ids=lambda one: getattr(one, "measure", "")[:50])
+def test_the_command_beside_a_row_runs_what_its_verdict_needs(claim, run, verdict):
+    """And no more settings than that: from those cells alone the verdict is the same."""
+    command = report.command(claim, run)
+    assert f"`{command}`" in (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert command.endswith(" --results runs/again")
+    module = importlib.import_module(f"experiments.{run.experiment}")
+    wanted = common.commanded(command, module.cells)
+    rows = [row for row in run.cells if any(cell.items() <= row.items() for cell in wanted)]
+    assert claim.verdict(rows) == verdict
+    needed = [cell for cell in common.commanded(run.document["command"], module.cells) if claim.needs(cell)]
+    for name in run.settings:
+        assert {cell[name] for cell in wanted} == {cell[name] for cell in needed}
+
+
+def test_a_command_ends_with_its_verdicts_and_writes_where_it_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(common, "CLAIMS", [made_up(), made_up(data=("mnist",))])
+    cells = [{"kind": row["kind"], "seed": row["seed"]} for row in MUCH_LOWER]
+    errors = {(row["kind"], row["seed"]): row["error"] for row in MUCH_LOWER}
+
+    def one(cell: dict, setting: common.Setting) -> dict:
+        return {"error": errors[cell["kind"], cell["seed"]]}
+
+    arguments = ["--profile", "smoke", "--results", str(tmp_path / "deep" / "again")]
+    for _ in range(2):  # the second time nothing is run
+        path = common.run("x/made_up.py", SIZES, lambda seeds: cells, one, arguments, tmp_path / "committed")
+        said = capsys.readouterr().out
+        assert said.count("A sentence") == 1, "the other claim is on other images"
+        assert "Over 4 seeds +50.0 [+47.4, +52.6] %: holds" in said
+    assert path.parent == tmp_path / "deep" / "again"
+    assert not (tmp_path / "committed").exists()
+    assert "--results" not in json.loads(path.read_text())["command"]
+
+
+def test_a_section_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="section: got 'Depth', want one of The VQ-VAE as reported, "):
+        reader.verdict_table("Depth")
+
+
 def test_every_figure_is_there_and_has_an_alt_text():
     page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     figures = re.findall(r"!\[(.*?)\]\((.*?)\)", page)

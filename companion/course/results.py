@@ -1,10 +1,14 @@
 """The committed results of the experiments, for the chapters that show them."""
 
+import functools
 import json
+import runpy
 import statistics
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+from companion._extras import require
 from companion.course.manifest import read_book
 
 
@@ -51,3 +55,45 @@ def results(name: str, *, data: str = "glyphs", profile: str = "quick") -> Resul
         raise FileNotFoundError(f"{path.name}: run python -m experiments.{name} --data {data} --profile {profile}")
     document = json.loads(path.read_text(encoding="utf-8"))
     return Results(document["command"], document["cells"])
+
+
+def verdicts(section: str, *, profile: str = "quick") -> None:
+    """Show what one section of ``experiments/README.md`` came to: its claims, and the verdict on each set of images.
+
+    Args:
+        section: title of the section, the ``row`` of its claims.
+        profile: of the results.
+
+    Raises:
+        ValueError: no claim belongs to such a section.
+    """
+    ipython = require("IPython.display", extra="course", what="verdicts")
+    ipython.display(ipython.Markdown(verdict_table(section, profile=profile)))
+
+
+def verdict_table(section: str, *, profile: str = "quick") -> str:
+    """The table of ``verdicts`` as Markdown. Every verdict is computed here, from the committed results."""
+    claims = _claims()
+    told = [claim for claim in claims.CLAIMS if claim.row == section]
+    if not told:
+        sections = ", ".join(dict.fromkeys(claim.row for claim in claims.CLAIMS))
+        raise ValueError(f"section: got {section!r}, want one of {sections}")
+    lines = ["| claim | compared | difference, 95 % interval | verdict |", "| --- | --- | --- | --- |"]
+    for claim in told:
+        sentence, compared = f"{claim.quoted} ({claim.source})", f"{claim.compared} Holds if {claim.matters}."
+        for data, name in claims.DATA.items():
+            try:
+                rows = results(claim.experiment, data=data, profile=profile).rows
+            except FileNotFoundError:
+                continue
+            verdict = claim.verdict(rows)
+            if verdict.seeds and (not claim.data or data in claim.data):
+                lines.append(f"| {sentence} | {compared} | {name}: {verdict} | **{verdict.word}** |")
+                sentence = compared = ""
+    return "\n".join(lines)
+
+
+@functools.cache
+def _claims() -> SimpleNamespace:
+    """``experiments/claims.py``, by its path: a notebook's folder is not the project's root, so it cannot import it."""
+    return SimpleNamespace(**runpy.run_path(str(read_book().root / "experiments" / "claims.py")))

@@ -30,6 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder, own = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
     shutil.copytree(ROOT / "experiments" / "results", folder / "experiments" / "results")
+    shutil.copy(ROOT / "experiments" / "claims.py", folder / "experiments")
     shutil.copy(ROOT / "book.toml", folder)
     # The whole notebook in the page, so that every picture can be looked at; nothing else differs from the default.
     settings = own / "lab" / "user-settings" / "@jupyterlab"
