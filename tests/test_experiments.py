@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from companion.course import results as reader
 from experiments import claims, common, report
@@ -206,12 +207,30 @@ def test_differences_are_paired_by_seed_and_positive_as_claimed():
     assert verdict.low < 0.5 < verdict.high
 
 
-def test_the_best_rival_of_each_seed_counts():
-    cells = [{"k": k, "seed": seed, "x": [0.0, float(k + seed * (-1) ** k)]} for k in (1, 2, 3) for seed in (0, 1)]
+def test_the_rival_that_is_best_in_the_other_seeds_counts():
+    """Not the luckiest of the seed itself, which would win against its equals."""
+    x = {1: (0.0, 5.0, 1.0), 2: (4.0, 2.0, 3.0), 3: (9.0, -9.0, 9.0)}  # by k, of seeds 0, 1, 2; k = 3 is no rival
+    cells = [{"k": k, "seed": seed, "x": [0.0, one]} for k, ones in x.items() for seed, one in enumerate(ones)]
     side = claims.Side("x[1]", {}, [{"k": 1}, {"k": 2}])
-    assert side.of(cells) == {0: 1.0, 1: 0.0}
-    assert side.of(cells, max) == {0: 2.0, 1: 3.0}
-    assert claims.Side("x[-1]", {}).of(cells) == {0: 2.0, 1: pytest.approx((0 + 3 + 2) / 3)}  # the mean of all
+    assert side.of(cells) == {0: 4.0, 1: 5.0, 2: 1.0}  # means elsewhere: 3 and 2.5, 0.5 and 3.5, 2.5 and 3
+    assert side.of(cells, max) == {0: 0.0, 1: 2.0, 2: 3.0}
+    assert side.of([cell for cell in cells if cell["seed"] == 0]) == {}, "nothing to choose by"
+    assert claims.Side("x[-1]", {}).of(cells) == {0: pytest.approx(13 / 3), 1: pytest.approx(-2 / 3), 2: 13 / 3}
+
+
+def test_the_luckiest_of_equals_does_not_decide():
+    """Fifteen rivals as good as the cell itself: the best of each seed is far better, the best of the others is not."""
+    g = torch.Generator().manual_seed(0)
+    cells = [
+        {"k": k, "seed": seed, "error": 1 + 0.2 * torch.rand((), generator=g).item()}
+        for seed in range(5)
+        for k in range(16)
+    ]
+    this, rivals = claims.Side("error", {"k": 0}), claims.Side("error", {}, [{"k": k} for k in range(1, 16)])
+    claim = claims.Claim("row", "A sentence", "us", "0 against the best", "made_up", this, rivals, "lower", 0.05)
+    luckiest = {seed: min(c["error"] for c in cells if c["seed"] == seed and c["k"]) for seed in range(5)}
+    assert all(this.of(cells)[seed] > luckiest[seed] for seed in range(5))
+    assert claim.verdict(cells).low < 0 < claim.verdict(cells).high
 
 
 @pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda claim: f"{claim.experiment}: {claim.measure[:50]}")
@@ -277,7 +296,7 @@ def test_a_command_ends_with_its_verdicts_and_writes_where_it_is_told(tmp_path, 
 
 def test_a_section_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="section: got 'Depth', want one of The VQ-VAE as reported, "):
-        reader.verdict_table("Depth")
+        reader.claims_table("Depth")
 
 
 def test_every_figure_is_there_and_has_an_alt_text():

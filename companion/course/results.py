@@ -57,7 +57,7 @@ def results(name: str, *, data: str = "glyphs", profile: str = "quick") -> Resul
     return Results(document["command"], document["cells"])
 
 
-def verdicts(section: str, *, profile: str = "quick") -> None:
+def measured_claims(section: str, *, profile: str = "quick") -> None:
     """Show what one section of ``experiments/README.md`` came to: its claims, and the verdict on each set of images.
 
     Args:
@@ -67,12 +67,12 @@ def verdicts(section: str, *, profile: str = "quick") -> None:
     Raises:
         ValueError: no claim belongs to such a section.
     """
-    ipython = require("IPython.display", extra="course", what="verdicts")
-    ipython.display(ipython.Markdown(verdict_table(section, profile=profile)))
+    ipython = require("IPython.display", extra="course", what="measured_claims")
+    ipython.display(ipython.Markdown(claims_table(section, profile=profile)))
 
 
-def verdict_table(section: str, *, profile: str = "quick") -> str:
-    """The table of ``verdicts`` as Markdown. Every verdict is computed here, from the committed results."""
+def claims_table(section: str, *, profile: str = "quick") -> str:
+    """The table of ``measured_claims`` as Markdown. Every verdict is computed here, from the committed results."""
     claims = _claims()
     told = [claim for claim in claims.CLAIMS if claim.row == section]
     if not told:
