@@ -459,7 +459,7 @@ CLAIMS = (
     ),
     Claim(
         "Prior and sampling",
-        "generating all samples using the same <sos> token works bad",
+        "generating all samples using the same `<sos>` token works bad",
         ZHAO + "section 3.6; compared so since the glyphs had been run, before MNIST",
         "Fréchet distance of samples at temperature 2 and k = 8, one `<sos>` against class `<sos>`: a fifth higher?",
         "prior",

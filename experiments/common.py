@@ -25,6 +25,7 @@ from companion.data.real import NAMES, data_folder
 from experiments.claims import CLAIMS
 
 RESULTS = Path(__file__).with_name("results")
+MOST = {"cifar10": 50_000, "CIFAR10-jpeg": 50_000}  # training images of a set that has fewer than profile full takes
 Cell = dict[str, Any]
 
 
@@ -72,7 +73,7 @@ def run(
     wanted = selected(cells(asked.seeds), asked.only)
     if not wanted:
         parser.error(f"--only: no cell has {asked.only}")
-    chosen = dict(sizes[asked.profile])
+    chosen = sizes_of(sizes[asked.profile], asked.data)
     device = default_device()
     path = (asked.results or results) / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
     done = _read(path, chosen)
@@ -112,6 +113,12 @@ def print_verdicts(name: str, data: str, cells: Sequence[Cell]) -> None:
             if found.seeds:
                 print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
                 print(f"  Over {found.seeds} seeds {found}: {found.word}")
+
+
+def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """The sizes of a profile, with no more training images than there are."""
+    most = MOST.get(Path(data).name, sizes["train_images"])
+    return {**sizes, "train_images": min(sizes["train_images"], most)}
 
 
 def images(data: str, split: str, size: int) -> ImageSet:

@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from companion import plots
 from experiments.claims import CLAIMS, DATA, Claim, Verdict
-from experiments.common import RESULTS, commanded
+from experiments.common import RESULTS, commanded, sizes_of
 
 HERE = Path(__file__).parent
 COLOURS = dict(zip(DATA, ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#999999"), strict=True))
@@ -196,7 +196,8 @@ def link(title: str) -> str:
 
 def settings(run: Run) -> str:
     """How much of what was trained, beside the profile full, and the command."""
-    sizes, full = run.document["sizes"], importlib.import_module(f"experiments.{run.experiment}").SIZES["full"]
+    sizes = run.document["sizes"]
+    full = sizes_of(importlib.import_module(f"experiments.{run.experiment}").SIZES["full"], run.data)
 
     def said(name: str) -> str:
         beside = f" (full: {number(full[name])})" if sizes[name] != full.get(name) and name in full else ""

@@ -101,10 +101,26 @@ def test_committed_results_are_complete_and_of_the_present_settings(path):
     document = json.loads(path.read_text(encoding="utf-8"))
     module = importlib.import_module(f"experiments.{path.name.partition('.')[0]}")
     wanted = common.commanded(document["command"], module.cells)
-    assert document["sizes"] == module.SIZES[document["profile"]]
+    assert document["sizes"] == common.sizes_of(module.SIZES[document["profile"]], document["data"])
     assert len(document["cells"]) == len(wanted)
     for cell in wanted:
         assert any(cell.items() <= row.items() for row in document["cells"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profile_full_asks_for_no_more_images_than_a_set_has(name):
+    full = importlib.import_module(f"experiments.{name}").SIZES["full"]
+    for data, (train, test) in {
+        "mnist": (60_000, 10_000),
+        "fashion-mnist": (60_000, 10_000),
+        "cifar10": (50_000, 10_000),
+        "somewhere/CIFAR10-jpeg": (50_000, 10_000),
+        "celeba": (162_770, 19_962),
+    }.items():
+        sizes = common.sizes_of(full, data)
+        assert sizes["train_images"] <= train
+        assert sizes["test_images"] <= test
+        assert {**sizes, "train_images": 0} == {**full, "train_images": 0}
 
 
 def test_only_some_cells_are_run_and_the_command_says_which(tmp_path):
