@@ -6,8 +6,10 @@ written; the same command goes on where it was stopped, and runs no finished cel
 
 import argparse
 import contextlib
+import importlib.metadata
 import inspect
 import json
+import platform
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +99,8 @@ def run(
             "seconds": round(time.perf_counter() - started, 1),
             "machine": machine(device),
             "torch": torch.__version__,
+            "python": platform.python_version(),
+            "companion": importlib.metadata.version("companion"),
         }
         done.append({**cell, **{key: plain(value) for key, value in numbers.items()}, **ran})
         document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}

@@ -61,7 +61,7 @@ def test_results_say_what_was_run_and_on_what(tmp_path):
     assert document["sizes"] == SIZES["smoke"]
     assert document["cells"][0]["number"] == 0.33333
     assert document["cells"][0]["many"] == [1, 2]
-    assert {"seconds", "machine", "torch", "seed"} <= document["cells"][0].keys()
+    assert {"seconds", "machine", "torch", "python", "companion", "seed"} <= document["cells"][0].keys()
 
 
 def test_cells_of_other_sizes_are_not_mixed_in(tmp_path):
