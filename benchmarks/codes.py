@@ -57,6 +57,7 @@ def encoded_by(quantizer: Quantizer) -> Encode:
 
     def encode(z: Tensor, codebook: Tensor) -> Tensor:
         forward, parameter = quantizer(len(codebook), z.device)
+        assert parameter is not None
         with torch.no_grad():
             parameter.copy_(codebook.view_as(parameter))
             return forward(z)[1]

@@ -243,7 +243,7 @@ class VAE(Configured, nn.Module):
         mean, log_variance = self.encode(x)
         noise = _standard_normal((samples, *mean.shape), mean, generator)
         parts = []
-        for some in noise.split(max(1, batch_size // len(x))):  # type: ignore[no-untyped-call]
+        for some in noise.split(max(1, batch_size // len(x))):
             z = mean + torch.exp(0.5 * log_variance) * some  # (s, B, *latent)
             # log p(z) − log q(z|x): the constants ½ log 2π of the two normals cancel
             log_ratio = (0.5 * (some.square() - z.square() + log_variance)).flatten(2).sum(2)

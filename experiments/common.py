@@ -68,7 +68,7 @@ def run(
     """
     name = Path(file).stem
     module = inspect.getmodule(one)
-    parser = _parser(name, tuple(sizes), module and module.__doc__)
+    parser = _parser(name, tuple(sizes), module.__doc__ if module else None)
     asked = parser.parse_args(arguments)
     if asked.seeds < 1:
         parser.error(f"--seeds: got {asked.seeds}, want at least 1")

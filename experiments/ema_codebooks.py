@@ -9,6 +9,7 @@ The last settings are those of the source report: 256 codes of 4 dimensions.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -17,7 +18,8 @@ from experiments.common import Cell, Setting, run
 from experiments.tokenizer import SIZES, measured, start_from_k_means, tokenizer, trained
 
 Make = Callable[[int, int], Quantizer]
-ALONE = {"init": "uniform", "restart_below": 0.0}  # the moving average without what is usually put around it
+# The moving average without what is usually put around it.
+ALONE: dict[str, Any] = {"init": "uniform", "restart_below": 0.0}
 
 KINDS: dict[str, Make] = {
     "gradient": VectorQuantizer,

@@ -12,6 +12,7 @@ a single ``<sos>`` loses classes (the effective number of classes among its samp
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ SIZES = {
         "dim": 16, "layers": 1, "heads": 2, "pixelcnn_dim": 8, "pixelcnn_layers": 1, "samples": 20,
     },
 }  # fmt: skip
-SAMPLING: Mapping[str, Mapping[str, float]] = {"t1": {"temperature": 1.0}, "t2_k8": {"temperature": 2.0, "top_k": 8}}
+SAMPLING: Mapping[str, Mapping[str, Any]] = {"t1": {"temperature": 1.0}, "t2_k8": {"temperature": 2.0, "top_k": 8}}
 
 
 def cells(seeds: int) -> list[Cell]:
@@ -52,7 +53,7 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
     test = companion.tokenize(tokenizer, setting.test).to(setting.device)
     conditional = cell["sos"] == "class"
     torch.manual_seed(cell["seed"])
-    options = {"num_classes": classes if conditional else 0, "tokenizer": train.tokenizer}
+    options: dict[str, Any] = {"num_classes": classes if conditional else 0, "tokenizer": train.tokenizer}
     prior: Prior
     if cell["prior"] == "transformer":
         prior = companion.TransformerPrior(

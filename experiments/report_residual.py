@@ -5,7 +5,7 @@ k-means ("EMA", the companion's), and plain quantisation also with averages and 
 is nearer to the report). Equal numbers of codes are VQ 256 and RQ 2×128; equal rates VQ 256 and RQ 2×16, 8 bits each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from experiments.residual import measured
 from experiments.tokenizer import SIZES, by_epoch, tokenizer, trained
 
 DIM = 4
-CODEBOOKS = {
+CODEBOOKS: dict[str, Callable[[int, int], Quantizer]] = {
     "learned": VectorQuantizer,
     "EMA": EMAVectorQuantizer,
     "EMA alone": partial(EMAVectorQuantizer, init="uniform", restart_below=0.0),

@@ -13,6 +13,7 @@ without class.
 The published package is optional: ``pip install 'companion[bench]'``.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,9 +149,9 @@ class Published(nn.Module):
     def bits(self, codes: Tensor) -> float:
         """Held-out cross-entropy of all codes, code 0 among them, in bits per image."""
         padding, self.net.pad_id = self.net.pad_id, -100  # nothing is padding here
-        parts = [self(part).loss.item() * len(part) for part in codes.split(250)]
+        total = sum(float(self(part).loss) * len(part) for part in codes.split(250))
         self.net.pad_id = padding
-        return sum(parts) / len(codes) * codes[0].numel() / torch.tensor(2.0).log().item()
+        return total / len(codes) * codes[0].numel() / math.log(2)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:

@@ -23,7 +23,7 @@ def tokenizer(
     setting: Setting,
     quantizer: Quantizer,
     *,
-    factor: int = 4,
+    factor: int | tuple[int, int] = 4,
     encoder_blocks: int = 1,
     decoder_blocks: int = 1,
     quantizer_weight: float = 1.0,

@@ -9,7 +9,7 @@ measures again what is there.
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -183,8 +183,14 @@ def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
 # Priors
 
 
+def shipped_tokenizer(images: ImageSet, settings: Settings) -> companion.VQVAE:
+    tokenizer = pretrained(f"{images.name}-{settings['tokenizer']}")
+    assert isinstance(tokenizer, companion.VQVAE)
+    return tokenizer
+
+
 def prior(kind: type[Prior], train: ImageSet, settings: Settings) -> nn.Module:
-    codes = companion.tokenize(pretrained(f"{train.name}-{settings['tokenizer']}"), train)
+    codes = companion.tokenize(shipped_tokenizer(train, settings), train)
     sizes = ("dim", "layers", "depth_layers", "heads", "label_dropout")
     model = kind(
         codes.num_codes,
@@ -200,7 +206,7 @@ def prior_scores(
     model: Prior, train: ImageSet, test: ImageSet, settings: Settings, *, samples: int = SAMPLES
 ) -> dict[str, Any]:
     """What the classifier makes of samples of every class at temperature 1, nothing cut off; and held-out bits."""
-    tokenizer, eyes = pretrained(f"{test.name}-{settings['tokenizer']}"), judge(test.name)
+    tokenizer, eyes = shipped_tokenizer(test, settings), judge(test.name)
     companion.check_identity(tokenizer, model)
     held_out = companion.tokenize(tokenizer, test)
     labels = torch.arange(samples) % model.num_classes
@@ -228,7 +234,7 @@ def prior_scores(
     }
 
 
-KINDS = {
+KINDS: dict[str, tuple[Callable[[ImageSet, Settings], nn.Module], Callable[..., dict[str, Any]]]] = {
     "classifier": (classifier, classifier_scores),
     "vqvae": (vqvae, vqvae_scores),
     "prior": (partial(prior, companion.TransformerPrior), prior_scores),

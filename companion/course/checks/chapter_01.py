@@ -308,7 +308,7 @@ def _two_steps(implementation: Any, case: Case) -> Observed:
     model = Autoencoder(Encoder(2, hidden=3, image_size=8), decoder)
     optimizer = _WatchedSGD(model.parameters(), lr=0.5, momentum=0.9)
     optimizer.calls = calls = []
-    decoder.conv2.weight.register_hook(lambda _: calls.append("backward"))  # type: ignore[no-untyped-call]
+    decoder.conv2.weight.register_hook(lambda _: calls.append("backward"))
     seen: Observed = {}
     for number, x in enumerate(case.arguments, 1):
         loss = implementation(model, optimizer, x.clone())
@@ -321,14 +321,14 @@ def _two_steps(implementation: Any, case: Case) -> Observed:
 
 def _no_zero_grad(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss: Tensor = model(x).loss
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.detach()
 
 
 def _zero_after_backward(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss: Tensor = model(x).loss
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.zero_grad()
     optimizer.step()
     return loss.detach()
@@ -345,14 +345,14 @@ def _step_first(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -
     loss: Tensor = model(x).loss
     optimizer.step()
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach()
 
 
 def _no_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss: Tensor = model(x).loss
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach()
 
 
@@ -366,7 +366,7 @@ def _loss_after(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -
 def _attached(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss: Tensor = model(x).loss
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss
 
@@ -374,7 +374,7 @@ def _attached(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> 
 def _uphill(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss: Tensor = model(x).loss
     optimizer.zero_grad()
-    (-loss).backward()  # type: ignore[no-untyped-call]
+    (-loss).backward()
     optimizer.step()
     return loss.detach()
 
