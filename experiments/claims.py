@@ -77,10 +77,19 @@ class Claim:
     little: bool = False
     data: Sequence[str] = ()  # where it can be judged; empty: on all
 
+    def __post_init__(self) -> None:
+        assert len(self.this.rivals) < 2, "which is best is asked of the second side"
+
+    @property
+    def by(self) -> str:
+        """Whose sentence it is, in a word."""
+        known = {"Zhao": ZHAO, "Ibrahim": IBRAHIM, "Yesiltepe": YESILTEPE, "gradient flow": FLOW}
+        return next((name for name, source in known.items() if self.source.startswith(source)), "")
+
     @property
     def quoted(self) -> str:
         """The sentence, in quotation marks where it is a report's."""
-        return self.sentence if self.source.startswith(OURS) else f"“{self.sentence}”"
+        return f"“{self.sentence}”" if self.by else self.sentence
 
     @property
     def compared(self) -> str:
@@ -126,8 +135,12 @@ class Claim:
         else:
             holds, fails = low > self.effect, high < self.effect
         word: Word = "holds" if holds else "does not hold" if fails else "not decided by this data"
-        mean = statistics.fmean(differences) if differences else math.nan
-        return Verdict(word, mean, low, high, len(differences), self.relative)
+        aside = ""
+        if fails and self.asks == "same":
+            aside = "higher" if low > 0 else "lower"
+        elif fails and not little:
+            aside = "the opposite does" if high < -self.effect else "true, but smaller" if low > 0 else ""
+        return Verdict(word, tuple(differences), low, high, self.relative, aside)
 
 
 Word = Literal["holds", "does not hold", "not decided by this data"]
@@ -136,20 +149,38 @@ Word = Literal["holds", "does not hold", "not decided by this data"]
 @dataclass(frozen=True)
 class Verdict:
     word: Word
-    mean: float
+    each: tuple[float, ...]  # the difference of each seed
     low: float
     high: float
-    seeds: int
     relative: bool = True
+    aside: str = ""  # in which way a claim does not hold
+
+    @property
+    def seeds(self) -> int:
+        return len(self.each)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.each) if self.each else math.nan
+
+    @property
+    def told(self) -> str:
+        """The word, and in which way."""
+        return f"{self.word} ({self.aside})" if self.aside else self.word
 
     def __str__(self) -> str:
         """The mean difference and its interval."""
+        between = "" if self.seeds < 3 else f" [{self.number(self.low)}, {self.number(self.high)}]"
+        return f"{self.number(self.mean)}{between}{' %' if self.relative else ''}"
 
-        def told(x: float) -> str:
-            return f"{100 * x:+.1f}" if self.relative else f"{x:+.3g}"
+    def number(self, x: float) -> str:
+        """One of the differences, with its sign; in per cent where they are relative."""
+        return (f"{100 * x:+.1f}" if self.relative else f"{x:+.3g}").replace("-", "−")
 
-        between = "" if self.seeds < 3 else f" [{told(self.low)}, {told(self.high)}]"
-        return f"{told(self.mean)}{between}{' %' if self.relative else ''}".replace("-", "−")
+
+def images_of(experiment: str, data: str) -> str:
+    """The images in words; one experiment takes none."""
+    return "random vectors" if experiment == "search_cost" else DATA.get(data, data)
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -171,11 +202,16 @@ def _means(cells: Sequence[Cell], number: str, where: Mapping[str, Any]) -> dict
 
 
 def value(cell: Cell, number: str) -> float:
-    """``cell["name"]``, or for "name[2]" its third entry."""
-    found = re.fullmatch(r"(\w+)(?:\[(-?\d+)\])?", number)
+    """``cell["name"]``, of "name[2]" the third entry, of "name[25%]" the last of the first quarter; "a/b" divides."""
+    if "/" in number:
+        above, below = number.split("/")
+        return value(cell, above) / value(cell, below)
+    found = re.fullmatch(r"(\w+)(?:\[(-?\d+)(%?)\])?", number)
     assert found, number
-    name, index = found.groups()
-    return float(cell[name] if index is None else cell[name][int(index)])
+    name, index, percent = found.groups()
+    if index is None:
+        return float(cell[name])
+    return float(cell[name][len(cell[name]) * int(index) // 100 - 1 if percent else int(index)])
 
 
 ZHAO = "Zhao, VQ-VAE and Transformer, "
@@ -232,7 +268,7 @@ CLAIMS = (
         "The VQ-VAE as reported",
         "The results demonstrate the capability of VQ-VAE for reconstruction",
         ZHAO + "abstract",
-        "share of the test images' variance that comes back (f = 4, K = 128, D = 8): above 0.9?",
+        "1 − distortion (f = 4, K = 128, D = 8): above 0.9?",
         "report_vqvae",
         Side("distortion", FASTER),
         1.0,
@@ -321,8 +357,20 @@ CLAIMS = (
     Claim(
         "K and D",
         "the corresponding transformer will be harder to train",
-        ZHAO + "section 4",
-        "bits per test image of a class-conditional prior, K = 256 against K = 128, D = 8",
+        ZHAO + "section 4; asked so since a first run of three seeds, which had compared the bits themselves",
+        "bits of a class-conditional prior over those of the codes' shares at each position, K = 256 against K = 128, "
+        "D = 8: higher?",
+        "report_codes_and_dims",
+        codes_and_dims("prior_bits/entropy_bits_per_position", 256, 8),
+        codes_and_dims("prior_bits/entropy_bits_per_position", 128, 8),
+        "higher",
+        BETTER,
+    ),
+    Claim(
+        "K and D",
+        "A prior needs more bits for the codes of a larger codebook",
+        OURS,
+        "bits per test image of a class-conditional prior, K = 256 against K = 128, D = 8: higher?",
         "report_codes_and_dims",
         codes_and_dims("prior_bits", 256, 8),
         codes_and_dims("prior_bits", 128, 8),
@@ -384,7 +432,7 @@ CLAIMS = (
     ),
     Claim(
         "K × D on colour images",
-        "Few codes catch up when they are trained longer",
+        "Few codes overtake many when they are trained longer",
         OURS + ": “What happens if training is done further with small nubmer of latent codes?” is asked in " + FLOW,
         "does K = 64 trained four times as long lose less than K = 256? distortion, D = 256, latents 8×8",
         "report_grid",
@@ -406,12 +454,12 @@ CLAIMS = (
     ),
     Claim(
         "Longer training",
-        "Few codes catch up when they are trained longer",
+        "Few codes overtake many when they are trained longer",
         OURS + ": “What happens if training is done further with small nubmer of latent codes?” is asked in " + FLOW,
         "does K = 16 after the whole training lose less than K = 256 after a quarter of it? distortion, D = 8",
         "longer_training",
         Side("by_epoch[-1]", {"num_codes": 16}),
-        Side("by_epoch[5]", {"num_codes": 256}),
+        Side("by_epoch[25%]", {"num_codes": 256}),
         "lower",
         BETTER,
     ),
@@ -579,7 +627,7 @@ CLAIMS = (
         "EMA against a learned codebook",
         "EMA performed better for the VQ case",
         IBRAHIM + "figures 11 and 12",
-        "the same, the moving average alone, uniform start and no restarts, against learned",
+        "distortion, the moving average alone (uniform start, no restarts) against learned, VQ 256",
         "report_residual",
         residual("distortion", VQ_256, ALONE),
         residual("distortion", VQ_256, LEARNED),
@@ -588,10 +636,10 @@ CLAIMS = (
     ),
     Claim(
         "EMA against a learned codebook",
-        "Exponential Moving Average (EMA) helps fix instability problems in VQ-VAE",
-        IBRAHIM + "summary; compared so since a first run, in which neither loss ever rose",
-        "is there an instability to fix? largest change of the test loss from an epoch to the next, as a share of it, "
-        "learned codebook, VQ 256: a rise of a twentieth?",
+        "The loss of a learned codebook rises in training",
+        OURS + ": “EMA helps fix instability problems in VQ-VAE” (" + IBRAHIM + "summary) needs an instability; asked "
+        "otherwise since a first run",
+        "largest change of the test loss from an epoch to the next, as a share of it, VQ 256: a rise of a twentieth?",
         "report_residual",
         residual("largest_rise", VQ_256, LEARNED),
         0.0,
@@ -630,7 +678,7 @@ CLAIMS = (
             "Residual against plain quantisation",
             "… and at the same number of bits?",
             OURS,
-            f"distortion at 8 bits a position, RQ 2 × 16 against VQ 256, {codebook['codebook']} codebooks: lower?",
+            f"distortion at 8 nominal bits, RQ 2 × 16 against VQ 256, {codebook['codebook']} codebooks: lower?",
             "report_residual",
             residual("distortion", RQ_16, codebook),
             residual("distortion", VQ_256, codebook),
@@ -669,15 +717,15 @@ CLAIMS = (
         )
         for sentence, source, name, kind, images in (
             (
-                "Due to limited complexity RQ transformer is trained on only 2000 images",
-                IBRAHIM + "results; is it this that makes the samples look bad?",
+                "Training on 2,000 images only makes samples worse",
+                OURS + ": " + IBRAHIM + "results, trained so",
                 "2,000 images",
                 "rq",
                 "few",
             ),
             (
-                "It doesn't look good as transformer model and takes a lot of time to train",
-                IBRAHIM + "figure 14; is it the training time?",
+                "Too little training makes samples worse",
+                OURS + ": " + IBRAHIM + "figure 14, “takes a lot of time to train and I had limited resources”",
                 "a fifth of the steps",
                 "a fifth of the steps",
                 "all",
@@ -765,9 +813,11 @@ CLAIMS = (
     # Likelihood and collapse
     Claim(
         "Likelihood",
-        "if we form a network that synthesize a gray scale image such as MNIST, outputing Bernoulli Distribution "
-        "parameter is a natural choice",
-        YESILTEPE + "likelihood",
+        "The mean of a Bernoulli loses less than that of a Gaussian",
+        OURS
+        + ": “outputing Bernoulli Distribution parameter is a natural choice” for grey images such as MNIST, "
+        + YESILTEPE
+        + "likelihood",
         "grey images: distortion of the mean image, Bernoulli against Gaussian in bins",
         "report_likelihood",
         likelihood("distortion", "grey", "Bernoulli"),
@@ -777,7 +827,7 @@ CLAIMS = (
     ),
     Claim(
         "Likelihood",
-        "… and of black-and-white images?",
+        "A Bernoulli is the better one for black-and-white images",
         OURS,
         "black-and-white images: bits per pixel, Bernoulli against the logistic mixture",
         "report_likelihood",
@@ -851,21 +901,22 @@ CLAIMS = (
         Claim(
             "Cost of the search",
             "Single forward uses O(HWK) computation time",
-            FLOW,
-            f"exponent of the time in {name}: 1 to within 0.15?",
+            FLOW + "; asked so since a first run: O(…) is an upper bound",
+            f"exponent of the time in {name}: at most 1.15?",
             "search_cost",
             Side("exponent", {"grows": grows}),
             1.0,
-            "same",
+            "higher",
             0.15,
             relative=False,
+            little=True,
         )
         for grows, name in (("positions", "h·w"), ("codes", "K"))
     ),
     *(
         Claim(
             "Cost of the search",
-            "… and D, which the sentence leaves out, does not matter",
+            "D, which the sentence leaves out, does not matter",
             OURS,
             f"exponent of the time in D from {values}: 0 to within 0.15?",
             "search_cost",

@@ -73,8 +73,11 @@ def run(
     if asked.seeds < 1:
         parser.error(f"--seeds: got {asked.seeds}, want at least 1")
     wanted = selected(cells(asked.seeds), asked.only)
+    for one_value in asked.only:
+        if not selected(cells(asked.seeds), [one_value]):
+            parser.error(f"--only: no cell has {one_value}")
     if not wanted:
-        parser.error(f"--only: no cell has {asked.only}")
+        parser.error(f"--only: no cell has all of {asked.only}")
     chosen = sizes_of(sizes[asked.profile], asked.data)
     device = default_device()
     path = (asked.results or results) / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
@@ -116,7 +119,7 @@ def print_verdicts(name: str, data: str, cells: Sequence[Cell]) -> None:
             found = claim.verdict(cells)
             if found.seeds:
                 print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
-                print(f"  Over {found.seeds} seeds {found}: {found.word}")
+                print(f"  Over {found.seeds} seeds {found}: {found.told}")
 
 
 def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:

@@ -143,9 +143,16 @@ def test_values_of_one_setting_are_alternatives_and_settings_narrow():
 
 def test_only_what_no_cell_has_is_refused(tmp_path, capsys):
     counter = Counter()
-    with pytest.raises(SystemExit):
-        common.run("x/made_up.py", SIZES, counter.cells, counter.one, ["--only", "size=3"], tmp_path)
-    assert "no cell has ['size=3']" in capsys.readouterr().err
+    for only, said in (
+        (["size=3"], "no cell has size=3"),
+        (["size=1", "size=3"], "no cell has size=3"),  # one of two: not left out in silence
+        (["sizes=1"], "no cell has sizes=1"),
+        (["size"], "no cell has size"),
+    ):
+        with pytest.raises(SystemExit):
+            common.run("x/made_up.py", SIZES, counter.cells, counter.one, ["--only", *only], tmp_path)
+        assert said in capsys.readouterr().err
+    assert not counter.ran
 
 
 def test_a_folder_of_images_is_found_by_its_name(tmp_path, monkeypatch):
@@ -212,6 +219,41 @@ def test_verdicts(cells, options, word):
     if cells == MUCH_LOWER and options == {"effect": 0.5}:
         assert made_up(effect=0.4).verdict(cells).word == "holds"
     assert made_up(**options).verdict(cells).word == word
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "told"),
+    [
+        (MUCH_LOWER, {"asks": "higher"}, "does not hold (the opposite does)"),
+        (LITTLE_LOWER, {}, "does not hold (true, but smaller)"),
+        (MUCH_LOWER, {"asks": "same"}, "does not hold (lower)"),
+        ([{**row, "error": 1 / row["error"]} for row in MUCH_LOWER], {"asks": "same"}, "does not hold (higher)"),
+        (MUCH_LOWER, {"little": True}, "does not hold"),
+        (MUCH_LOWER, {}, "holds"),
+        (UNCLEAR, {}, "not decided by this data"),
+    ],
+)
+def test_a_verdict_says_in_which_way_a_claim_does_not_hold(cells, options, told):
+    assert made_up(**options).verdict(cells).told == told
+
+
+def test_numbers_of_a_cell():
+    cell = {"bits": 6.0, "entropy": 4.0, "by_epoch": [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]}
+    assert claims.value(cell, "bits") == 6
+    assert claims.value(cell, "bits/entropy") == 1.5
+    assert claims.value(cell, "by_epoch[2]") == 6
+    assert claims.value(cell, "by_epoch[-1]") == 1
+    assert claims.value(cell, "by_epoch[25%]") == 7
+    assert claims.value(cell, "by_epoch[100%]") == 1
+    assert claims.value({"by_epoch": [9.0, 8.0, 7.0, 6.0]}, "by_epoch[25%]") == 9
+
+
+def test_whose_sentence_it_is():
+    by = {claim.by for claim in claims.CLAIMS}
+    assert by == {"Zhao", "Ibrahim", "Yesiltepe", "gradient flow", ""}
+    for claim in claims.CLAIMS:
+        assert claim.quoted.startswith("“") == bool(claim.by)
+        assert bool(claim.by) != claim.source.startswith(claims.OURS)
 
 
 def test_differences_are_paired_by_seed_and_positive_as_claimed():

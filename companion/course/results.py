@@ -81,14 +81,15 @@ def claims_table(section: str, *, profile: str = "quick") -> str:
     lines = ["| claim | compared | difference, 95 % interval | verdict |", "| --- | --- | --- | --- |"]
     for claim in told:
         sentence, compared = f"{claim.quoted} ({claim.source})", f"{claim.compared} Holds if {claim.matters}."
-        for data, name in claims.DATA.items():
+        for data in claims.DATA:
             try:
                 rows = results(claim.experiment, data=data, profile=profile).rows
             except FileNotFoundError:
                 continue
             verdict = claim.verdict(rows)
             if verdict.seeds and (not claim.data or data in claim.data):
-                lines.append(f"| {sentence} | {compared} | {name}: {verdict} | **{verdict.word}** |")
+                images = claims.images_of(claim.experiment, data)
+                lines.append(f"| {sentence} | {compared} | {images}: {verdict} | **{verdict.told}** |")
                 sentence = compared = ""
     return "\n".join(lines)
 
