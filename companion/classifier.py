@@ -184,7 +184,7 @@ def judged(
 
 
 def _some(n: int, length: int) -> Tensor:
-    """``n`` of ``length`` indices, drawn, always the same ones: neither the first nor every so-manieth would do.
+    """``n`` of ``length`` indices, drawn, always the same ones: neither the first nor every n-th would do.
 
     A set can be in an order: of every fifth MNIST test image 12.1% are threes and 7.9% sixes, of all 10.1% and 9.6%.
     """

@@ -138,17 +138,34 @@ def draw_image(ax: "Axes", image: Tensor) -> None:
 
 
 def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Points of the plane (N, 2), coloured by class, each class named at its median (so that it reads in grey too)."""
-    points, labels = points.detach().cpu(), labels.cpu()
-    for k, name in enumerate(classes):
-        chosen = points[labels == k]
-        if len(chosen) == 0:
-            continue
-        colour = CLASS_COLOURS[k % len(CLASS_COLOURS)]
+    """Points of the plane (N, 2), coloured by class, each class named at its median (so that it reads in grey too).
+
+    Names that would lie on each other move apart, to 6 % of the width (or height) that the points take up.
+    """
+    points, labels = points.detach().float().cpu(), labels.cpu()
+    present = [k for k in range(len(classes)) if bool((labels == k).any())]
+    extent = (points.amax(0) - points.amin(0)).clamp_min(1e-9)
+    medians = torch.stack([points[labels == k].median(dim=0).values for k in present])
+    places = extent * _apart(medians / extent, 0.06)
+    for k, (x, y) in zip(present, places.tolist(), strict=True):
+        chosen, colour = points[labels == k], CLASS_COLOURS[k % len(CLASS_COLOURS)]
         ax.scatter(chosen[:, 0].numpy(), chosen[:, 1].numpy(), s=4, alpha=0.5, color=colour, linewidths=0)
-        x, y = chosen.median(dim=0).values.tolist()
         box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.9}
-        ax.text(x, y, name, ha="center", va="center", fontweight="bold", bbox=box)
+        ax.text(x, y, classes[k], ha="center", va="center", fontweight="bold", bbox=box)
+
+
+def _apart(places: Tensor, distance: float) -> Tensor:
+    """Places of the plane (n, 2), moved until no two lie nearer than ``distance``."""
+    turn = torch.arange(len(places))
+    places = places + 1e-3 * distance * torch.stack([turn.cos(), turn.sin()], 1)  # equal ones get a direction
+    for _ in range(1000):
+        apart = places[:, None] - places  # (n, n, 2)
+        gaps = apart.norm(dim=2).fill_diagonal_(torch.inf)
+        if bool((gaps >= distance).all()):
+            break
+        push = (1.1 * distance - gaps).clamp_min(0) / gaps
+        places = places + 0.5 * (push[:, :, None] * apart).sum(1)
+    return places
 
 
 def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor) -> "Figure":

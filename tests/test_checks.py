@@ -1,6 +1,7 @@
 """The checks are themselves checked: right answers pass, each written mistake is caught with its own hint."""
 
 import ast
+import math
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,46 @@ def test_zero_grad_at_the_end_of_the_step_is_right_too():
     assert examine(EXERCISES["train_step"], train_step).status == "matches"
 
 
+def test_the_loss_of_logits_whose_codes_are_on_the_last_axis_is_explained():
+    class RQTransformer(companion.RQTransformer):
+        def forward(self, codes, labels=None):
+            logits = super().forward(codes, labels).logits
+            return companion.priors.PriorOutput(logits, torch.nn.functional.cross_entropy(logits, codes))
+
+    report = examine(EXERCISES["RQTransformer"], RQTransformer)
+    assert report.status == "differs"
+    assert "axis 1" in report.hint
+
+
+def test_a_model_whose_weights_got_gradients_is_told_so():
+    report = examine(EXERCISES["RQTransformer"], solution_of(EXERCISES["RQTransformer"]))
+    assert report.text.startswith("✅ RQTransformer matches: values and gradients")
+
+
+def test_a_loop_over_positions_reads_what_the_spatial_transformer_reads():
+    """With one position it touches no table, where the companion's tables get a gradient of zeros."""
+
+    def spatial_inputs(stacks, tables, start, positions):
+        t, r = stacks.shape[1:]
+        u = [sum(tables[s][stacks[:, i, s]] for s in range(r)) for i in range(t - 1)]
+        return torch.stack([start, *u], 1) + positions
+
+    assert check(spatial_inputs) is spatial_inputs
+
+
+def test_a_loop_down_the_stack_reads_what_the_depth_transformer_reads():
+    """With one code a position it touches no table."""
+
+    def depth_inputs(h, stacks, tables, depths):
+        sums, inputs = 0, [h + depths[0]]
+        for r in range(stacks.shape[2] - 1):
+            sums = sums + tables[r][stacks[..., r]]
+            inputs.append(sums + depths[r + 1])
+        return torch.stack(inputs, 2)
+
+    assert check(depth_inputs) is depth_inputs
+
+
 # The comparison itself -----------------------------------------------------------------------------------------------
 
 
@@ -313,6 +354,44 @@ def test_equal_values_with_another_gradient_are_caught():
     report = compare(lambda x: x * 2, wrong, X, gradient_of={0: "x"})
     assert report.status == "differs"
     assert "the gradient of x" in report.text
+
+
+def test_an_input_that_does_not_count_may_be_left_out_but_no_other():
+    both = {0: "x", 1: "y"}
+    assert compare(lambda x, y: 2 * x + 0 * y, lambda x, y: 2 * x, X, X, gradient_of=both).status == "matches"
+    report = compare(lambda x, y: 2 * x + y, lambda x, y: 2 * x + y.detach(), X, X, gradient_of=both)
+    assert report.status == "differs"
+    assert "nothing flows back" in report.text
+
+
+def test_writing_into_an_input_that_wants_a_gradient_is_explained():
+    def doubled(x):
+        x *= 2
+        return x
+
+    report = compare(lambda x: x * 2, doubled, X, gradient_of={0: "x"})
+    assert "writes into its input" in report.hint
+
+
+def test_a_mistake_that_raises_on_another_input_is_still_known_by_the_first_that_differs():
+    """But a mistake that is the same on all inputs goes before it."""
+
+    def negative(x):
+        return -x
+
+    def raises_in_float64(x):
+        if x.dtype == torch.float64:
+            raise TypeError("float64")
+        return -x
+
+    def hint(*mistakes):
+        listed = tuple(Mistake(f"mistake {i}", f, f"hint {i}") for i, f in enumerate(mistakes))
+        cases = [Case("zeros", (0 * X,)), Case("float32", (X,)), Case("float64", (X.double(),))]
+        return examine(Exercise("twice", "", lambda x: 2 * x, lambda: cases, listed, call), raises_in_float64).hint
+
+    assert hint(lambda x: 3 * x, negative) == "hint 1"
+    assert hint(negative, raises_in_float64) == "hint 1"
+    assert hint(lambda x: 3 * x) == ""  # on the zeros it is the same
 
 
 def test_integers_are_compared_exactly():
@@ -366,3 +445,306 @@ def test_a_right_quantizer_written_otherwise_passes():
             return companion.quantizers.Quantized(z_q, k.reshape(z.shape[:1] + z.shape[2:]), loss, losses)
 
     assert check(VectorQuantizer) is VectorQuantizer
+
+
+# Chapters 02 and 03 ------------------------------------------------------------------------------------------------
+
+
+def bin_by_cases(x, mean, log_scale):
+    """One formula for each kind of bin."""
+    tail = torch.nn.functional.logsigmoid
+    scale = log_scale.exp()
+    below, above = (x - 1 / 510 - mean) / scale, (x + 1 / 510 - mean) / scale
+    inside = tail(above) + tail(-below) + torch.log1p(-torch.exp(below - above))
+    return torch.where(x == 0, tail(above), torch.where(x == 1, tail(-below), inside))
+
+
+def bin_by_difference(x, mean, log_scale, added):
+    below, above = ((x + half - mean) / log_scale.exp() for half in (-1 / 510, 1 / 510))
+    tail = torch.nn.functional.logsigmoid
+    inside = (torch.sigmoid(above) - torch.sigmoid(below) + added).log()
+    return torch.where(x == 0, tail(above), torch.where(x == 1, tail(-below), inside))
+
+
+def losses_by_torch(z, z_q):
+    mean_square = torch.nn.functional.mse_loss
+    return [mean_square(z_q, z.detach()), mean_square(z, z_q.detach())]
+
+
+def quantizer_with(losses):
+    """A right quantizer, but for what ``losses`` makes of the losses in the dict."""
+
+    class VectorQuantizer(companion.quantizers.VectorQuantizer):
+        def forward(self, z):
+            right = super().forward(z)
+            named = {name: losses(loss) for name, loss in right.losses.items()}
+            return companion.quantizers.Quantized(right.z_q, right.indices, right.loss, named)
+
+    return VectorQuantizer
+
+
+@pytest.mark.parametrize(
+    ("exercise", "right"),
+    [
+        ("reparameterize", lambda m, s, e: torch.addcmul(m, s.exp().sqrt(), e)),
+        ("discretized_logistic", bin_by_cases),
+        ("stop_gradient_puzzle", lambda a, b: 2 * a * b.detach() - a * b),
+        ("vq_losses", losses_by_torch),
+        ("VectorQuantizer", quantizer_with(torch.clone)),
+    ],
+)
+def test_right_answers_of_chapters_02_and_03_written_otherwise_pass(exercise, right):
+    report = examine(EXERCISES[exercise], right)
+    assert report.status == "matches", report.text
+
+
+@pytest.mark.parametrize(
+    ("exercise", "wrong", "hint"),
+    [
+        ("reparameterize", lambda m, s, e: torch.distributions.Normal(m, (s / 2).exp()).rsample(), "noise of your own"),
+        ("reparameterize", lambda m, s, e: m + (s / 2).exp() * torch.randn(m.shape), "noise of your own"),
+        ("discretized_logistic", lambda *a: bin_by_difference(*a, added=1e-8), "log 1e-8"),
+        ("discretized_logistic", lambda *a: bin_by_difference(*a, added=1e-10), "log 1e-10"),
+        ("stop_gradient_puzzle", lambda a, b: 2 * (a * b).detach() - a * b, "both gradients are turned"),
+        ("vq_losses", lambda z, q: [(a - b).norm(dim=-1).mean() for a, b in ((z.detach(), q), (z, q.detach()))],
+         "norm is a length"),
+        ("vq_losses", lambda z, q: [(a - b).square().sum(-1).mean() for a, b in ((z.detach(), q), (z, q.detach()))],
+         "you sum over an axis"),
+        ("VectorQuantizer", quantizer_with(torch.Tensor.item), "are Python numbers"),
+    ],
+)  # fmt: skip
+def test_wrong_answers_of_chapters_02_and_03_written_otherwise_get_a_hint(exercise, wrong, hint):
+    report = examine(EXERCISES[exercise], wrong)
+    assert report.status == "differs"
+    assert hint in report.hint
+
+
+# Chapters 04 and 05 ------------------------------------------------------------------------------------------------
+
+
+class BlockOfFunctions(torch.nn.Module):
+    """A right residual block, its layers called one by one and the sum taken in place, on a tensor of its own."""
+
+    def __init__(self, channels):
+        super().__init__()
+        conv = torch.nn.Conv2d
+        self.branch = torch.nn.ModuleDict(
+            {"1": conv(channels, channels, 3, padding=1), "3": conv(channels, channels, 1)}
+        )
+
+    def forward(self, x):
+        h = self.branch["1"](torch.clamp(x, min=0))
+        h = self.branch["3"](torch.nn.functional.relu(h, inplace=True))
+        h += x
+        return h
+
+
+def bits_with_a_loop(indices, num_codes):
+    def entropy(codes):
+        p = torch.unique(codes, return_counts=True)[1].double() / codes.numel()
+        return -(p * p.log2()).sum().item()
+
+    table = indices.reshape(len(indices), -1)
+    return {
+        "per_position": float(sum(entropy(column) for column in table.T)),
+        "entropy": table.shape[1] * entropy(table),
+        "nominal": table.shape[1] * torch.tensor(num_codes).double().log2().item(),
+    }
+
+
+def statistics_with_a_loop(vectors, indices, num_codes):
+    groups = [vectors[indices == k] for k in range(num_codes)]
+    return vectors.new_tensor([len(group) for group in groups]), torch.stack([group.sum(0) for group in groups])
+
+
+def statistics_in_one_sum(vectors, indices, num_codes):
+    rows = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
+    sums = rows.new_zeros(num_codes, rows.shape[1]).index_put_((indices,), rows, accumulate=True)
+    return sums[:, -1], sums[:, :-1]
+
+
+def step_of_the_chosen(codebook, counts, n, s, decay, smoothing=1e-5):
+    counts = decay * counts + (1 - decay) * n
+    smoothed = (counts + smoothing) / (counts.sum() + len(n) * smoothing) * counts.sum()
+    codebook, chosen = codebook.clone(), n > 0
+    rate = torch.minimum((1 - decay) / smoothed[chosen], 1 / n[chosen])
+    codebook[chosen] += rate[:, None] * (s - n[:, None] * codebook)[chosen]
+    return codebook, counts
+
+
+def restart_one_by_one(codebook, counts, candidates, restart_below):
+    threshold, candidates = restart_below * counts.mean(), iter(candidates)
+    dead = [bool(count < threshold) for count in counts]
+    codes = [next(candidates) if gone else code for gone, code in zip(dead, codebook, strict=True)]
+    return torch.stack(codes), torch.where(counts < threshold, threshold, counts)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "right"),
+    [
+        ("ResidualBlock", BlockOfFunctions),
+        ("bits_per_image", bits_with_a_loop),
+        ("code_statistics", statistics_with_a_loop),
+        ("code_statistics", statistics_in_one_sum),
+        ("ema_step", step_of_the_chosen),
+        ("restart", restart_one_by_one),
+    ],
+)
+def test_right_answers_written_otherwise_pass(exercise, right):
+    report = examine(EXERCISES[exercise], right)
+    assert report.status == "matches", report.text
+
+
+def test_whatever_writes_into_the_blocks_input_gets_the_same_hint():
+    class Sum(companion.backbones.ResidualBlock):
+        def forward(self, x):
+            x += self.branch(x)
+            return x
+
+    class InPlace(companion.backbones.ResidualBlock):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.branch[0] = torch.nn.ReLU(inplace=True)
+
+    for wrong in (Sum, InPlace):
+        assert "writes into its input" in examine(EXERCISES["ResidualBlock"], wrong).hint
+
+
+def test_of_several_results_the_one_that_differs_is_named():
+    def code_statistics(vectors, indices, num_codes):
+        return torch.bincount(indices, minlength=num_codes).to(vectors.dtype), vectors.new_ones(num_codes, 3)
+
+    def ema_step(codebook, counts, n, s, decay, smoothing):
+        return companion.quantizers.ema_step(codebook, counts, n, s, decay, smoothing)[0], 2 * counts
+
+    for wrong, name in ((code_statistics, "the sums: expected"), (ema_step, "the counts: expected")):
+        assert name in examine(EXERCISES[wrong.__name__], wrong).text
+
+
+@pytest.mark.parametrize("name", ["code_statistics", "ema_step", "restart"])
+@pytest.mark.parametrize(
+    "wrong", [lambda *a: None, lambda *a: [a[0], a[0]], lambda *a: a[0], lambda *a: {"codes": a[0]}]
+)
+def test_something_else_than_the_two_results_says_what_is_wanted(name, wrong):
+    assert "expected 'a tuple: " in examine(EXERCISES[name], wrong).text
+
+
+def test_a_one_hot_matrix_is_seen_in_whatever_way_it_is_made():
+    def by_comparison(vectors, indices, num_codes):
+        chosen = (indices[:, None] == torch.arange(num_codes)).to(vectors.dtype)  # (N, K)
+        return torch.bincount(indices, minlength=num_codes).to(vectors.dtype), torch.einsum(
+            "nk,nd->kd", chosen, vectors
+        )
+
+    assert "a matrix of N × K numbers" in examine(EXERCISES["code_statistics"], by_comparison).hint
+
+
+def test_rates_are_told_by_name_and_tensors_from_numbers():
+    def counted(indices, num_codes):
+        stacks = indices.reshape(-1, indices.shape[-1])
+
+        def entropy(counts):
+            shares = counts[counts > 0] / counts.sum()
+            return -(shares * shares.log2()).sum()
+
+        return {
+            "nominal": stacks.shape[1] * math.log2(num_codes),
+            "entropy": sum(entropy(torch.bincount(column, minlength=num_codes)) for column in stacks.T),
+            "joint": entropy(torch.unique(stacks, dim=0, return_counts=True)[1]),
+        }
+
+    def right(indices, num_codes):
+        return {name: float(value) for name, value in counted(indices, num_codes).items()}
+
+    def from_one_table(indices, num_codes):
+        return right(indices, num_codes) | {"entropy": right(indices.reshape(-1, 1), num_codes)["entropy"]}
+
+    exercise = EXERCISES["rate_bits"]
+    assert examine(exercise, right).status == "matches"
+    assert ".item()" in examine(exercise, counted).hint
+    assert 'result["entropy"]: expected' in examine(exercise, from_one_table).text
+    assert "expected 'a dict: entropy, joint, nominal'" in examine(exercise, lambda indices, k: [1.0]).text
+
+
+def test_losses_of_the_sum_so_far_are_those_of_the_residual():
+    def residual_losses(z, codes):
+        so_far, codebook, commitment = torch.zeros_like(z), [], []
+        for code in codes:
+            codebook.append((code - (z - so_far).detach()).pow(2).mean())
+            so_far = so_far + code.detach()
+            commitment.append((z - so_far).pow(2).mean())
+        return torch.stack(codebook), torch.stack(commitment)
+
+    assert check(residual_losses) is residual_losses
+
+
+class AttentionWeights(torch.nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv, self.to_out = torch.nn.Linear(dim, 3 * dim), torch.nn.Linear(dim, dim)
+
+    def scores(self, x):
+        """Queries against keys, (B, heads, T, T), and the values, (B, T, heads, d)."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.to_qkv(x).chunk(3, -1))
+        return torch.einsum("bihd,bjhd->bhij", q, k) / math.sqrt(q.shape[-1]), v
+
+    def gathered(self, weights, v):
+        return self.to_out(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
+
+
+def test_attention_by_einsum_and_with_a_large_negative_number_is_right():
+    class CausalSelfAttention(AttentionWeights):
+        def forward(self, x):
+            scores, v = self.scores(x)
+            return self.gathered((scores - 1e9 * torch.ones_like(scores).triu(1)).softmax(-1), v)
+
+    assert check(CausalSelfAttention) is CausalSelfAttention
+
+
+def test_zero_times_infinity_in_a_mask_and_attention_over_the_heads_have_hints():
+    class Infinite(AttentionWeights):
+        def forward(self, x):
+            scores, v = self.scores(x)
+            return self.gathered((scores + torch.ones_like(scores).triu(1) * -torch.inf).softmax(-1), v)
+
+    class OverTheHeads(AttentionWeights):
+        def forward(self, x):
+            q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.to_qkv(x).chunk(3, -1))
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.to_out(out.flatten(2))
+
+    assert "NaN" in examine(EXERCISES["CausalSelfAttention"], Infinite).hint
+    assert "over the heads" in examine(EXERCISES["CausalSelfAttention"], OverTheHeads).hint
+
+
+def nucleus_sampling(*, divide=True, keep=lambda ranked, p: ranked.cumsum(-1) - ranked < p):
+    """What is drawn from, written with logits for top-k, and counting codes for top-p."""
+
+    def filtered_probabilities(logits, *, temperature=1.0, top_k=None, top_p=None):
+        if temperature == 0:
+            return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+        p = (logits / temperature).softmax(-1)
+        if top_k is not None:
+            p = p * (p >= p.sort(-1, descending=True).values[..., top_k - 1 : top_k])
+            p = p / p.sum(-1, keepdim=True) if divide else p
+        if top_p is not None:
+            ranked = p.sort(-1, descending=True).values
+            inside = keep(ranked, top_p)
+            inside[..., 0] = True
+            p = p * (p >= ranked.gather(-1, inside.sum(-1, keepdim=True) - 1))
+        return p / p.sum(-1, keepdim=True)
+
+    return filtered_probabilities
+
+
+def test_sampling_that_counts_the_codes_it_keeps_is_right():
+    filtered_probabilities = nucleus_sampling()
+    assert check(filtered_probabilities) is filtered_probabilities
+
+
+def test_sampling_that_divides_only_at_the_end_or_stops_before_the_sum_is_reached_has_hints():
+    exercise = EXERCISES["filtered_probabilities"]
+    assert "divide by the sum after top-k" in examine(exercise, nucleus_sampling(divide=False)).hint
+    stops = nucleus_sampling(keep=lambda ranked, p: ranked.cumsum(-1) <= p)
+    assert "stays *below* top_p" in examine(exercise, stops).hint

@@ -68,6 +68,20 @@ def test_class_scatter_names_only_the_classes_there_are():
     assert [t.get_text() for t in ax.texts] == ["a", "c"]
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 0.02, 0.05])
+def test_no_two_names_of_a_class_scatter_lie_nearer_than_six_per_cent(spread):
+    g = torch.Generator().manual_seed(1)
+    clumps = torch.cat([spread * torch.rand(9, 2, generator=g), torch.tensor([[0.9, 0.9]])])
+    points = torch.cat([clumps.repeat(3, 1), torch.tensor([[0.0, 0.0], [1.0, 1.0]])]) * torch.tensor([40.0, 2.0]) - 7
+    _, ax = plots.figure()
+    plots.class_scatter(ax, points, torch.tensor([*list(range(10)) * 3, 9, 9]), "abcdefghij")
+    assert [t.get_text() for t in ax.texts] == list("abcdefghij")
+    places = torch.tensor([t.get_position() for t in ax.texts]) / torch.tensor([40.0, 2.0])
+    assert torch.pdist(places).min() >= 0.0599
+    alone = (torch.tensor([36.0, 1.8]) - 7) / torch.tensor([40.0, 2.0])
+    torch.testing.assert_close(places[9], alone, atol=1e-3, rtol=0)  # this one stays where it was
+
+
 def test_pipeline_map_draws():
     image = torch.rand(1, 28, 28)
     fig = plots.pipeline_map(image, torch.arange(49).reshape(7, 7), image, image)

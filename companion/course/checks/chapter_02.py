@@ -1,7 +1,8 @@
 """Exercises of chapter 02: drawing a latent, the KL, the ELBO, a logistic in bins, the importance-weighted bound."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,6 +55,12 @@ _DRAW_MISTAKES = (
         "the factor in the exponent is upside down: the root of exp(s) is exp(s / 2), not exp(2 s).",
     ),
     Mistake(
+        "half of the variance",
+        lambda m, s, e: m + s.exp() / 2 * e,
+        "the half belongs into the exponent: exp(log_variance / 2) is the root of exp(log_variance), exp(log_variance) "
+        "/ 2 is half of it.",
+    ),
+    Mistake(
         "root of the log-variance",
         lambda m, s, e: m + s.sqrt() * e,
         "you take the root of the logarithm, which may be negative: first exp, then the root.",
@@ -66,7 +73,8 @@ _DRAW_MISTAKES = (
     Mistake(
         "own noise",
         lambda m, s, e: m + (0.5 * s).exp() * torch.randn_like(m),
-        "you draw noise of your own. It is passed in, so that there is one right answer: use the argument.",
+        "you draw noise of your own (rsample does so too). It is passed in, so that there is one right answer: use the "
+        "argument.",
     ),
     Mistake(
         "sampled, not reparameterised",
@@ -377,12 +385,28 @@ def _bin(
     )
 
 
-def _difference(x: Tensor, mean: Tensor, log_scale: Tensor, smallest: float = 0.0) -> Tensor:
+def _difference(x: Tensor, mean: Tensor, log_scale: Tensor, *, smallest: float = 0.0, added: float = 0.0) -> Tensor:
     scale = log_scale.exp()
     upper = torch.where(x > 1 - 1 / 510, 1.0, torch.sigmoid((x + 1 / 510 - mean) / scale))
     lower = torch.where(x < 1 / 510, 0.0, torch.sigmoid((x - 1 / 510 - mean) / scale))
-    mass = upper - lower
+    mass = upper - lower + added
     return torch.log(mass.clamp_min(smallest) if smallest else mass)
+
+
+def _product(
+    x: Tensor,
+    mean: Tensor,
+    log_scale: Tensor,
+    *,
+    lower: Callable[[Tensor], Tensor] = lambda a: functional.logsigmoid(-a),
+    width: Callable[[Tensor], Tensor] = lambda t: -torch.expm1(t),
+) -> Tensor:
+    """The right answer with another second factor, from A, or third, from A − B."""
+    inverse = torch.exp(-log_scale)
+    above, below = (x + 1 / 510 - mean) * inverse, (x - 1 / 510 - mean) * inverse
+    first, last = x < 1 / 510, x > 1 - 1 / 510
+    third = torch.where(first | last, 0.0, torch.log(width(-inverse / 255)))
+    return torch.where(last, 0.0, functional.logsigmoid(above)) + torch.where(first, 0.0, lower(below)) + third
 
 
 def _swapped_ends(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -398,6 +422,7 @@ def _log_density(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -z - 2 * functional.softplus(-z) - log_scale
 
 
+_HIDDEN = "that both sigmoids round to the same number far from the mean: the log-mass stays at log"
 _BIN_MISTAKES = (
     Mistake(
         "difference of two sigmoids",
@@ -405,11 +430,39 @@ _BIN_MISTAKES = (
         "this is right near the mean, and −∞ far from it: in float32 both sigmoids round to the same number there. Use "
         "the product, log σ(B) + log σ(−A) + log(1 − e^(A−B)).",
     ),
+    *(
+        Mistake(
+            f"difference, kept above {least}",
+            partial(_difference, smallest=float(least)),
+            f"keeping the mass above {least} hides {_HIDDEN} {least}, and no gradient says which way to go. Use the "
+            "product of the exercise.",
+        )
+        for least in ("1e-12", "1e-10", "1e-9", "1e-8", "1e-7", "1e-6")
+    ),
+    *(
+        Mistake(
+            f"difference, plus {least}",
+            partial(_difference, added=float(least)),
+            f"adding {least} to the mass hides {_HIDDEN} {least}, and no gradient says which way to go. Use the "
+            "product of the exercise.",
+        )
+        for least in ("1e-10", "1e-9", "1e-8", "1e-7", "1e-6")
+    ),
     Mistake(
-        "difference, kept above 1e-12",
-        lambda x, m, s: _difference(x, m, s, 1e-12),
-        "the clamp hides that both sigmoids round to the same number far from the mean: the log-mass stays at log "
-        "1e-12, and no gradient says which way to go. Use the product of the hint.",
+        "log σ(A)",
+        lambda x, m, s: _product(x, m, s, lower=functional.logsigmoid),
+        "the second factor is σ(−A), what lies above the lower edge: functional.logsigmoid(-A). Yours is σ(A).",
+    ),
+    Mistake(
+        "e^(B−A)",
+        lambda x, m, s: _product(x, m, s, width=lambda t: -torch.expm1(-t)),
+        "the exponent has the wrong sign: e^(B−A) is larger than 1, and the logarithm of a negative number is NaN. "
+        "Wanted is 1 − e^(A−B).",
+    ),
+    Mistake(
+        "expm1 without its minus",
+        lambda x, m, s: _product(x, m, s, width=torch.expm1),
+        "the logarithm is of a negative number, and so NaN: expm1(A − B) is e^(A−B) − 1. Put a minus before it.",
     ),
     Mistake(
         "ends not open",

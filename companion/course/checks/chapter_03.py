@@ -232,6 +232,12 @@ _PUZZLE_MISTAKES = (
         "sg[a·b].",
     ),
     Mistake(
+        "both turned",
+        lambda a, b: -a * b + 2 * _sg(a * b),
+        "the value is right, but both gradients are turned, and only b's is to be: the term for a is a·sg[b], with a "
+        "plus.",
+    ),
+    Mistake(
         "value repaired with a gradient",
         lambda a, b: a * _sg(b) - _sg(a) * b + a * b,
         "the value is right, but the term that repairs it brings gradients of its own: put it into sg[…].",
@@ -516,7 +522,8 @@ _LOSS_MISTAKES = (
     Mistake(
         "summed over dimensions",
         _both(lambda d: d.square().sum(1).mean()),
-        "you sum over the dimensions and average over the positions only. In this course it is a mean over both.",
+        "you sum over an axis and average over the rest, as the squared length in the paper does. In this course it is "
+        "a mean over positions and dimensions: .mean().",
     ),
     Mistake(
         "averaged over the batch only",
@@ -550,6 +557,11 @@ _LOSS_MISTAKES = (
         "norm",
         _both(lambda d: d.norm()),
         "norm() is the square root of the sum of squares. Wanted is the mean of the squares.",
+    ),
+    Mistake(
+        "norm of each latent",
+        _both(lambda d: d.norm(dim=1).mean()),
+        "norm is a length, not its square, and sums over an axis. Wanted is the mean of all squares: .square().mean().",
     ),
     Mistake(
         "no mean",
@@ -771,6 +783,17 @@ _QUANTIZER_MISTAKES = (
         "names swapped",
         _variant(name=lambda codebook, commitment, beta: _named(commitment, codebook)),
         "the two names in losses are swapped.",
+    ),
+    Mistake(
+        "losses detached",
+        _variant(name=lambda codebook, commitment, beta: _named(codebook.detach(), commitment.detach())),
+        "the losses in the dict are detached. Keep them on the graph: the routing table takes their gradients.",
+    ),
+    Mistake(
+        "losses as numbers",
+        _variant(name=lambda codebook, commitment, beta: _named(codebook.item(), commitment.item())),
+        "the losses in the dict are Python numbers (.item(), float). Keep the tensors: the routing table takes their "
+        "gradients.",
     ),
     Mistake(
         "other names",

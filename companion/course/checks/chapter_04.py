@@ -67,12 +67,6 @@ def _block(forward: Callable[[nn.Sequential, Tensor], Tensor]) -> type[nn.Module
     return Block
 
 
-def _in_place(branch: nn.Sequential, x: Tensor) -> Tensor:
-    h = torch.relu_(x.clone() if x.requires_grad and x.is_leaf else x)
-    out: Tensor = h + branch(h)
-    return out
-
-
 _BLOCK_MISTAKES = (
     Mistake(
         "no skip",
@@ -80,11 +74,16 @@ _BLOCK_MISTAKES = (
         "the input itself is not in the result: the block is x plus what the branch makes of it.",
     ),
     Mistake(
-        "ReLU in place",
-        _block(_in_place),
-        "relu(x) takes the place of x in the sum (and of the caller's x, if the ReLU is in place). The skip path needs "
-        "x as it "
-        "came: let the branch make its own tensor.",
+        "relu(x) on the skip path",
+        _block(lambda branch, x: x.relu() + branch(x)),
+        "relu(x) takes the place of x in the sum. The skip path needs x as it came: keep x, and let the branch make "
+        "its own relu(x).",
+    ),
+    Mistake(
+        "written into the input",  # torch refuses it for an x that wants a gradient, and with these words only
+        _block(lambda branch, x: torch.relu_(x) + branch(x)),
+        "your code writes into its input: x += …, or a ReLU with inplace=True, changes the caller's x itself. Give a "
+        "new tensor back: x + ….",
     ),
     Mistake(
         "skip after ReLU",
@@ -503,7 +502,8 @@ def _index_cases() -> Sequence[Case]:
             "two images, 2×2 codes of 100, few of them used", (torch.tensor([[[5, 5], [99, 0]], [[5, 7], [0, 0]]]), 100)
         ),
         Case(
-            "codes that are not contiguous in memory", (torch.randint(0, 6, (4, 7, 30), generator=g).movedim(2, 0), 6)
+            "codes that are not contiguous in memory, the last three of 9 never used",
+            (torch.randint(0, 6, (4, 7, 30), generator=g).movedim(2, 0), 9),
         ),
     ]
 
@@ -577,9 +577,25 @@ _BITS_MISTAKES = (
         "this is what all images cost together: count the positions of one image.",
     ),
     Mistake(
+        "K from the largest index",
+        lambda i, k: _bits()(i, int(i.max()) + 1),
+        '"nominal" takes K from the largest index that occurs. Codes that nothing chose are in the codebook, too: '
+        "num_codes.",
+    ),
+    Mistake(
+        "K from the codes that occur",
+        lambda i, k: _bits()(i, k) | {"nominal": i[0].numel() * math.log2(len(i.unique()))},
+        '"nominal" counts only the codes that occur. Those that nothing chose are in the codebook, too: num_codes.',
+    ),
+    Mistake(
         "entropy of one position",
         _bits(entropy=lambda i, k: _entropy(torch.bincount(i.flatten(), minlength=k))),
         '"entropy" is that of one position. An image has T of them: T·H.',
+    ),
+    Mistake(
+        "entropy of all images",
+        _bits(entropy=lambda i, k: i.numel() * _entropy(torch.bincount(i.flatten(), minlength=k))),
+        '"entropy" is what all images cost together: it is T·H, with T the positions of one image.',
     ),
     Mistake(
         "entropy of each image",

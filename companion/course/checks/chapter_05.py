@@ -10,11 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from companion.course.checks.core import Case, Exercise, Mistake, call, register
+from companion.course.checks.core import Case, Exercise, Mistake, Observed, Runner, call, register
 from companion.quantizers import code_statistics, cosine_lookup, ema_step, restart
 
 CHAPTER = "05_ema_codebooks"
+
+
+def _call_for(*names: str) -> Runner:
+    """As ``call`` for a function that gives several tensors back: each is compared under its own name."""
+    expected = f"a tuple: {', '.join(names)}"
+
+    def run(implementation: Any, case: Case) -> Observed:
+        seen = call(implementation, case)
+        result = seen.pop("the result")
+        if not isinstance(result, tuple) or len(result) != len(names):
+            return {"the result": _told(result)} | seen
+        return {"the result": expected} | {f"the {n}": part for n, part in zip(names, result, strict=True)} | seen
+
+    return run
+
+
+def _told(result: Any) -> Any:
+    """What came in place of a tuple, in words; None and single tensors are told by the comparison itself."""
+    return f"a {type(result).__name__} of {len(result)}" if isinstance(result, tuple | list | dict) else result
 
 
 # Exercise 5.1 -------------------------------------------------------------------------------------------------------
@@ -49,6 +69,37 @@ def _last_wins(z: Tensor, k: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     for i in range(len(k)):  # as sums[k] += z does: of repeated indices the last one stays
         sums[k[i]] = z[i]
     return counts, sums
+
+
+class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on: how many numbers the largest tensor has that any operation makes (a view makes none)."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.layout == torch.strided:
+            self.numbers = max(self.numbers, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+def _statistics_run(implementation: Any, case: Case) -> Observed:
+    """Counts and sums by name, and for right ones: was there a matrix of N × K numbers on the way?"""
+    with _LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        seen = _call_for("counts", "sums")(implementation, case)
+    vectors, indices, num_codes = case.arguments
+    n, d = vectors.shape
+    telling = n * num_codes > 2 * d * max(n, num_codes)  # else arguments and results are themselves as large
+    right = all(
+        isinstance(part := seen.get(f"the {name}"), Tensor)
+        and (part.shape, part.dtype) == (want.shape, want.dtype)
+        and torch.allclose(part, want, rtol=1e-4, atol=1e-4)
+        for name, want in zip(("counts", "sums"), code_statistics(vectors, indices, num_codes), strict=True)
+    )
+    if telling and right:
+        matrix = largest.numbers >= n * num_codes
+        seen["the largest tensor on the way"] = "N × K numbers or more" if matrix else "fewer than N × K numbers"
+    return seen
 
 
 def _only_chosen(z: Tensor, k: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
@@ -89,6 +140,12 @@ _STATISTICS_MISTAKES = (
         _last_wins,
         "sums[indices] += vectors adds nothing up: where an index repeats, only one vector stays. "
         "index_add_ (or index_put_ with accumulate=True) adds them all.",
+    ),
+    Mistake(
+        "one-hot",
+        lambda z, k, num_codes: (_one_hot(z, k, num_codes).sum(0), _one_hot(z, k, num_codes).T @ z),
+        "the values are right, but on the way there is a matrix of N × K numbers, nearly all of them 0 (one_hot, or a "
+        "comparison of every index with every code). bincount and index_add_ do without.",
     ),
     Mistake(
         "means",
@@ -165,7 +222,7 @@ def _steps() -> Sequence[Case]:
         case("11 codes, γ = 0.99, ε = 1e-5", 11, 2, 0.99, 1e-5),
         case("the first step: all counts are 0, γ = 0.8, ε = 0.1", 5, 4, 0.8, 0.1, zeros=True),
         case("no memory, γ = 0, ε = 2", 6, 3, 0.0, 2.0),
-        case("no smoothing, γ = 0.5, ε = 0", 8, 2, 0.5, 0.0),
+        case("no smoothing, γ = 0.5, ε = 0", 11, 2, 0.5, 0.0),  # code 9: N = n = 0, so Ñ = 0
     ]
 
 
@@ -273,6 +330,12 @@ _STEP_MISTAKES = (
         _ema(move=lambda e, n, s, rate: e + rate[:, None] * (s / n[:, None] - e), keep=False),
         "s/n is 0/0, not a number, where nothing chose the code. Divide by n.clamp(min=1), and keep such codes with "
         "torch.where.",
+    ),
+    Mistake(
+        "0/0 under the rate",
+        _ema(keep=False),
+        "with ε = 0 a code that was never chosen has Ñ = 0, and its rate is 0/0: keep codes that nothing chose with "
+        "torch.where(n[:, None] > 0, …, codebook).",
     ),
     Mistake(
         "smoothing fed back",
@@ -558,7 +621,8 @@ _COSINE_MISTAKES = (
 
 
 def register_all() -> None:
-    register(Exercise("code_statistics", CHAPTER, code_statistics, _assigned, _STATISTICS_MISTAKES, call))
-    register(Exercise("ema_step", CHAPTER, ema_step, _steps, _STEP_MISTAKES, call))
-    register(Exercise("restart", CHAPTER, restart, _dead_ones, _RESTART_MISTAKES, call))
+    state = _call_for("codebook", "counts")
+    register(Exercise("code_statistics", CHAPTER, code_statistics, _assigned, _STATISTICS_MISTAKES, _statistics_run))
+    register(Exercise("ema_step", CHAPTER, ema_step, _steps, _STEP_MISTAKES, state))
+    register(Exercise("restart", CHAPTER, restart, _dead_ones, _RESTART_MISTAKES, state))
     register(Exercise("cosine_lookup", CHAPTER, cosine_lookup, _angles, _COSINE_MISTAKES, call))

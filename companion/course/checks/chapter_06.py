@@ -404,6 +404,12 @@ _LOSS_MISTAKES = (
         "the code is to be held fixed: residual − code.detach().",
     ),
     Mistake(
+        "z detached before the loop",
+        lambda z, codes: residual_losses(z.detach(), codes),
+        "the values agree, but no commitment loss reaches z, not even the first: z is detached before the loop. Each "
+        "commitment loss is to move the encoder.",
+    ),
+    Mistake(
         "z at every depth",
         _by_depth(looked_at=lambda z, residual: z),
         "every depth's losses are taken from z. Depth r is to be near the residual that it was given.",
@@ -716,6 +722,21 @@ def _rate_cases() -> Sequence[Case]:
     ]
 
 
+def _rate_run(implementation: Any, case: Case) -> Observed:
+    """As ``call``, but each number is compared under its own name, and what kind of number it is, apart from that."""
+    seen = call(implementation, case)
+    result = seen.pop("the result")
+    if not isinstance(result, dict):
+        return {"the result": result} | seen
+    tensors = any(isinstance(value, Tensor) for value in result.values())
+    told: Observed = {"the result": f"a dict: {', '.join(sorted(map(str, result)))}"}
+    told["the kind of its numbers"] = "tensors" if tensors else "Python's own"
+    for name, value in result.items():
+        single = isinstance(value, Tensor) and value.numel() == 1
+        told[f'result["{name}"]'] = float(value) if single else value
+    return told | seen
+
+
 def _entropy(rows: Tensor) -> float:
     """Bits of the shares of whole rows (n, m)."""
     return math.log2(perplexity(torch.unique(rows, dim=0, return_counts=True)[1]))
@@ -756,6 +777,20 @@ _RATE_MISTAKES = (
         "nats",
         _nats,
         "these are nats; divide by log 2, or take log2, to get bits.",
+    ),
+    Mistake(
+        "perplexities",
+        _rates(
+            entropy=lambda stacks, k: sum(2 ** _entropy(one[:, None]) for one in stacks.unbind(1)),
+            joint=lambda stacks, k: 2 ** _entropy(stacks),
+        ),
+        "these are perplexities, exp of an entropy: `entropy` and `joint` are the entropies themselves. "
+        "math.log2(perplexity) is an entropy in bits.",
+    ),
+    Mistake(
+        "tensors",
+        lambda indices, k: {name: torch.tensor(value) for name, value in rate_bits(indices, k).items()},
+        "the numbers agree, but they are tensors, and Python's own are wanted: .item() makes a number of a tensor.",
     ),
     Mistake(
         "an image's bits",
@@ -814,4 +849,4 @@ def register_all() -> None:
     register(
         Exercise("ResidualQuantizer", CHAPTER, ResidualQuantizer, _quantizer_cases, _QUANTIZER_MISTAKES, _quantizer_run)
     )
-    register(Exercise("rate_bits", CHAPTER, rate_bits, _rate_cases, _RATE_MISTAKES, call))
+    register(Exercise("rate_bits", CHAPTER, rate_bits, _rate_cases, _RATE_MISTAKES, _rate_run))

@@ -264,6 +264,12 @@ _ATTENTION_MISTAKES = (
         "the forbidden scores are set to 0, and e⁰ = 1: they still get a weight. Set them to −∞ before the softmax.",
     ),
     Mistake(
+        "0 times infinity",
+        _attention(mask=lambda scores: scores + _later(scores).to(scores.dtype) * -torch.inf),
+        "everything is NaN: 0 · −∞ is not 0. Use masked_fill with a mask of True and False, or "
+        "torch.full((T, T), -torch.inf).triu(1).",
+    ),
+    Mistake(
         "masked after the softmax",
         _attention(mask=lambda scores: scores, weigh=_weights_masked),
         "the weights are masked after the softmax: those that are left do not sum to 1, and their size still tells of "
@@ -300,6 +306,12 @@ _ATTENTION_MISTAKES = (
         _attention(split=lambda x, heads: x.reshape(len(x), heads, x.shape[1], -1)),
         "(B, T, dim) is reshaped to (B, heads, T, d) at once: that cuts the row of numbers in other places and mixes "
         "the positions. First unflatten the last axis to (heads, d), then transpose.",
+    ),
+    Mistake(
+        "over the heads",
+        _attention(split=lambda x, heads: x.reshape(*x.shape[:2], heads, -1), join=lambda x: x.flatten(2)),
+        "attention runs over the heads, not over the places: with (B, T, heads, d) the last two axes are heads and "
+        "numbers. Transpose to (B, heads, T, d) first.",
     ),
     Mistake(
         "heads not moved back",
@@ -662,6 +674,13 @@ def _p_by_place(p: Tensor, top_p: float) -> Tensor:
     return _only(p, torch.zeros_like(p, dtype=torch.bool).scatter(-1, places, inside))
 
 
+def _not_over(p: Tensor, top_p: float) -> Tensor:
+    ranked, places = p.sort(dim=-1, descending=True, stable=True)
+    inside = ranked.cumsum(-1) <= top_p
+    inside[..., 0] = True
+    return _only(p, torch.zeros_like(p, dtype=torch.bool).scatter(-1, places, inside))
+
+
 def _heat_after(logits: Tensor, *, temperature: float = 1.0, top_k: Any = None, top_p: Any = None) -> Tensor:
     if temperature == 0:
         return filtered_probabilities(logits, temperature=0)
@@ -756,7 +775,14 @@ _FILTER_MISTAKES = (
     Mistake(
         "top-p first",
         _sampling(first="p"),
-        "top-p comes before top-k. The order is temperature, top-k, top-p: the sum is taken over what top-k left.",
+        "top-p's sum runs over all codes, as if top-p came first. The order is temperature, top-k, top-p: divide by "
+        "the sum after top-k, so that top-p adds up what top-k left.",
+    ),
+    Mistake(  # before the next: with ties treated otherwise, both look like it on the first input that differs
+        "the crossing code left out, the likeliest kept",
+        _sampling(by_p=_not_over),
+        "the code with which the sum reaches top_p is left out: the sum of what you keep stays *below* top_p. Keep a "
+        "code if the sum of the likelier ones, without itself, is below top_p.",
     ),
     Mistake(
         "top-p as a threshold",

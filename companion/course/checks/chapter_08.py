@@ -154,7 +154,14 @@ _COST_MISTAKES = (
     Mistake(
         "attention counted once",
         _cost(layer=lambda n, dim: 12 * n * dim**2 + n**2 * dim),
-        "attention has two products of n²·dim: queries with keys, and weights with values.",
+        "attention has two products of n²·dim: queries with keys, and weights with values. (The mask halves neither: "
+        "what it hides is computed all the same.)",
+    ),
+    Mistake(
+        "half of the pairs",
+        _cost(layer=lambda n, dim: 12 * n * dim**2 + n * (n + 1) * dim),
+        "only the pairs that the causal mask leaves are counted. Plain code computes all n² and then hides half of "
+        "them: count all.",
     ),
     Mistake(
         "attention only",
@@ -175,6 +182,21 @@ _COST_MISTAKES = (
         "ratio",
         _cost(finish=lambda rq, flat: flat / rq),
         "this is how many times dearer the flattened one is; both numbers are wanted, (rq, flattened).",
+    ),
+    Mistake(
+        "operations",
+        _cost(finish=lambda rq, flat: (2 * rq, 2 * flat)),
+        "both are twice as large: additions are counted, too. Multiplications only.",
+    ),
+    Mistake(
+        "a list",
+        _cost(finish=lambda rq, flat: [rq, flat]),
+        "the numbers are right; give them as a tuple: return rq, flattened.",
+    ),
+    Mistake(
+        "not whole",
+        _cost(finish=lambda rq, flat: (float(rq), float(flat))),
+        "the numbers are right, but they are floats; a count is whole. (/ gives a float, // does not.)",
     ),
 )
 
@@ -249,6 +271,18 @@ _SPATIAL_MISTAKES = (
         "there are T + 1 inputs for T positions: the last stack has nothing to predict after it. Leave it out.",
     ),
     Mistake(
+        "one input too many for the positions",
+        _reading(put=lambda start, e: torch.cat([start[:, None], e], 1)),
+        "with the <sos> in front there are T + 1 vectors, and T positions to add to them. The last stack has nothing "
+        "to predict after it: leave it out.",
+    ),
+    Mistake(
+        "first stack left out",
+        _reading(put=lambda start, e: torch.cat([start[:, None], e[:, 1:]], 1)),
+        "the *first* stack is left out, so that position t reads stack t, which is to be predicted there. Leave out "
+        "the last one.",
+    ),
+    Mistake(
         "shifted the other way",
         _reading(put=lambda start, e: torch.cat([e[:, 1:], start[:, None]], 1)),
         "the sequence is moved the wrong way: position t is given the *next* stack. The <sos> comes first.",
@@ -316,6 +350,12 @@ _SPATIAL_MISTAKES = (
         "be predicted: add it after the shift.",
     ),
     Mistake(
+        "first position twice",
+        _reading(place=lambda x, p: x + torch.cat([p[:1], p[:-1]])),
+        "the positions are added before the shift, and positions[0] a second time to the <sos>. positions[t] names the "
+        "place that is to be predicted: add them once, after the shift.",
+    ),
+    Mistake(
         "embeddings detached",
         _reading(embed=lambda stacks, tables: _embedded(stacks, tables).sum(2).detach() + 0 * tables.sum()),
         "the values agree, but the tables get no gradient and would never learn: something is detached.",
@@ -366,6 +406,18 @@ _DEPTH_MISTAKES = (
         "there are R + 1 inputs, so there would be R + 1 logits for R codes. Flattened against the T·R labels they "
         "slip by one more with each position, and nothing raises an error. The last code predicts nothing at its "
         "position: leave it out.",
+    ),
+    Mistake(
+        "R + 1 inputs for R depths",
+        _deep(parts=lambda codes: codes.cumsum(2)),
+        "h and R running sums are R + 1 vectors, and there are R depths to add to them. The last code predicts nothing "
+        "at its position: leave it out.",
+    ),
+    Mistake(
+        "first sum left out",
+        _deep(parts=lambda codes: codes.cumsum(2)[:, :, 1:]),
+        "the first running sum is left out in place of the last: input 2 holds codes 1 and 2, and code 2 is to be "
+        "predicted from it.",
     ),
     Mistake(
         "own code included",
@@ -551,7 +603,7 @@ _MODEL_MISTAKES = (
         _ShiftedLabels,
         "your depth transformer gives R + 1 logits a position, and they are cut to T·R before they meet the labels. "
         "From the second position on each label meets a logit that belongs to an earlier code: the loss falls all the "
-        "same, and the samples are no good. R inputs, R logits, R labels a position.",
+        "same, and held-out codes cost more bits. R inputs, R logits, R labels a position.",
     ),
     Mistake(
         "code 0 left out",
@@ -597,6 +649,12 @@ _MODEL_MISTAKES = (
             )
         ),
         "the depth transformer attends along the positions; it is to go down the stack, (B·T, R, dim).",
+    ),
+    Mistake(
+        "depth transformer on four axes",
+        _assembled(deep=lambda m, x: m.depthwise(x)),
+        "the depth transformer takes (n, R, dim), three axes, and gets four. Each position is a sequence of its own: "
+        "reshape to (B·T, R, dim), and back afterwards.",
     ),
     Mistake(
         "no depth transformer",

@@ -3,8 +3,9 @@
 An exercise holds the companion's implementation, inputs that cannot mask a bug, and a list of plausible mistakes, each
 a wrong implementation with the hint for whoever made it. The reader's code and the companion's run on the same inputs;
 values, dtypes, shapes and gradients are compared. Where they differ, the reader's results are compared with those of
-each listed mistake: the one that behaves the same on every input gives the hint. So the list that helps the reader is
-also the list that proves the check: a test makes sure that each mistake is rejected, with its own hint.
+each listed mistake: the one that behaves the same on every input gives the hint, or else one that does so on the input
+in the message. So the list that helps the reader is also the list that proves the check: a test makes sure that each
+mistake is rejected, with its own hint.
 """
 
 import linecache
@@ -64,7 +65,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of one check; ``hint`` is that of the listed mistake which behaves like the reader's code."""
+    """The outcome of one check; ``hint`` is that of a listed mistake which behaves like the reader's code."""
 
     status: Literal["matches", "not attempted", "differs"]
     text: str
@@ -126,6 +127,7 @@ def _name_of(implementation: Any, caller: FrameType) -> str:
 def examine(exercise: Exercise, implementation: Any) -> Report:
     """The verdict on an implementation, without printing it."""
     name, cases = exercise.name, exercise.cases()
+    gradients = False
     for number, case in enumerate(cases):
         expected = _observe(exercise, exercise.reference, case)
         if isinstance(expected, _Failure):
@@ -135,14 +137,15 @@ def examine(exercise: Exercise, implementation: Any) -> Report:
             return Report("not attempted", f"⬜ {name}: not attempted yet. The notebook goes on with the companion's.")
         difference = _difference(expected, got, exercise.tolerance)
         if difference:
-            hint = _hint(exercise, implementation, cases) or _general_hint(difference)
+            hint = _hint(exercise, implementation, cases, number) or _general_hint(difference)
             lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}", difference]
             if hint:
                 lines.append(f"Hint: {hint}")
             lines.append("The notebook goes on with the companion's; change your code and run the cell again.")
             return Report("differs", "\n".join(lines), hint)
+        gradients |= any(observed.startswith("the gradient") for observed in expected)
     inputs = f"{len(cases)} inputs" if len(cases) > 1 else "1 input"
-    looked_at = "values and gradients" if any(case.gradient_of for case in cases) else "values"
+    looked_at = "values and gradients" if gradients else "values"
     return Report("matches", f"✅ {name} matches: {looked_at}, on {inputs}. The notebook goes on with yours.")
 
 
@@ -249,8 +252,9 @@ def _difference(expected: Observed, got: Observed | _Failure, tolerance: float, 
             continue
         if name not in got:
             return f"  {name} is missing"
-        if name.startswith("the gradient of") and got[name] is None and want is not None:
-            problem = "expected a gradient\n  got none: nothing flows back to it"
+        if name.startswith("the gradient of") and got[name] is None and isinstance(want, Tensor):
+            # What does not count on this input may be left out as well as multiplied by zero.
+            problem = "expected a gradient\n  got none: nothing flows back to it" if want.any() else ""
         else:
             problem = _compare(want, got[name], tolerance)
         if problem:
@@ -315,15 +319,22 @@ def _brief(value: Any) -> str:
     return f"{text[:77]}…" if len(text) > 78 else text
 
 
-def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case]) -> str:
-    """The hint of the listed mistake that behaves like this implementation on every input; else what can be said."""
+def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case], differs: int) -> str:
+    """The hint of the listed mistake that behaves like this implementation on every input.
+
+    If none does, that of the first one that does so on input ``differs``: elsewhere the same mistake may take another
+    form, or raise.
+    """
     seen = [_observe(exercise, implementation, case) for case in cases]
-    for mistake in exercise.mistakes:
-        if all(
-            _alike(_observe(exercise, mistake.implementation, c), s, exercise) for c, s in zip(cases, seen, strict=True)
-        ):
+
+    def alike(mistake: Mistake, number: int) -> bool:
+        return _alike(_observe(exercise, mistake.implementation, cases[number]), seen[number], exercise)
+
+    candidates = [mistake for mistake in exercise.mistakes if alike(mistake, differs)]
+    for mistake in candidates:
+        if all(alike(mistake, number) for number in range(len(cases))):
             return mistake.hint
-    return ""
+    return candidates[0].hint if candidates else ""
 
 
 def _general_hint(difference: str) -> str:
@@ -332,6 +343,10 @@ def _general_hint(difference: str) -> str:
         return "the values agree, but no gradient arrives: something on the way is detached, or turned into a number."
     if "the gradient of" in difference:
         return "the values agree, the gradient does not: an operation that leaves the values alone changes it."
+    if "leaf Variable" in difference:  # torch's words for x += …, where x is an input or a weight
+        return "your code writes into its input: x += … changes x itself; write x = x + … instead."
+    if "Expected target size" in difference:  # torch's words in cross_entropy
+        return "cross_entropy wants the K logits of a code on axis 1: flatten all other axes, in the codes as well."
     if "after the call" in difference:
         return "your code writes into its input; operations ending in _ and += on a tensor do that."
     if "got None" in difference:
