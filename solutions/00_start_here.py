@@ -314,7 +314,7 @@ plots.show(
 # %% [markdown]
 # Over all the test images of profile `quick`, one pixel to the right costs 0.37 and two cost 0.91, more than answering with the mean image
 # would (0.53). A blur of width 2, which you notice at once, costs 0.33. The squared error compares pixels at the same place and knows nothing of
-# shapes; chapter 09 is about better distances.
+# shapes.
 #
 # ## What breaks, and why
 # **Bytes wrap around.** The images are stored as bytes. Subtract two bytes and the result is a byte again: −1 becomes 255.

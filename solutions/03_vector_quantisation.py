@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from companion import plots, quantizers
 from companion.course import begin, check, explorers
+from companion.course.results import measured_claims
 from companion.metrics import distortion, mse
 from companion.quantizers import GumbelQuantizer, Quantized, rotation_trick
 
@@ -67,7 +68,9 @@ codes = 2 * torch.randn(8, 2, generator=generator)  # (8, 2), anywhere
 
 fig, ax = plots.figure(5, 4)
 plots.draw_cells(ax, codes, cloud)
-ax.set_title("Each code owns the cell of points nearest to it")
+ax.set(
+    title="Each code owns the cell of points nearest to it", xlabel="$z_1$", ylabel="$z_2$"
+)
 plots.show(
     fig,
     alt="Three clumps of points in the plane, eight codes marked by crosses with their "
@@ -148,9 +151,9 @@ assert max(wrong["centred"]) < 0.001 < wrong["expansion"][2] < wrong["expansion"
 # %% [markdown]
 # In float32 one latent in fifty gets a wrong code at offset 100, and most do at 1,000. `torch.cdist` uses the same expansion (for
 # more than 25 rows), so it errs the same. Subtracting the mean of the codes first cures it: distances do not change, and the numbers are
-# small again. In bfloat16 nearly all is lost at offset 10 already, and even around the origin centring leaves almost one wrong code in a
-# hundred: the search belongs in float32, whatever precision the rest of the model is in. Real latents do have means; nothing in the loss
-# keeps them at the origin.
+# small again. In bfloat16 four codes in five are wrong at offset 10, and nearly all at 100. Centring brings that back to what it is around the
+# origin, one in a hundred: the search belongs in float32, whatever precision the rest of the model is in. Real latents do have means; nothing
+# in the loss keeps them at the origin.
 #
 # ### Exercise 3.1 · nearest code  (easy, 10 minutes)
 # Give the index of the nearest code for each row of `z`, without an (N, K, D) array, right also far from the origin. The
@@ -195,9 +198,8 @@ def seconds(search, cases: dict, repeats: int) -> dict:
 
 
 numbers_of_codes, lengths = [512, 1024, 2048, 4096], [32, 256]
-n = 49 * (
-    64 if device.type == "cpu" else 1024
-)  # the 7 × 7 latents of 64 images; a GPU gets more
+# The 7 × 7 latents of 16 images: a much larger table is new memory at each call. A GPU gets more.
+n = 49 * (16 if device.type == "cpu" else 1024)
 cases = {
     (K, D): (torch.randn(n, D).to(device), torch.randn(K, D).to(device))
     for K in numbers_of_codes
@@ -215,6 +217,7 @@ for D, style, colour in ((32, "o-", "train"), (256, "s--", "validation")):
     ax.plot(numbers_of_codes, times, style, color=plots.COLOURS[colour], label=f"D = {D}")
 ax.set_xscale("log", base=2)
 ax.set_yscale("log", base=2)
+ax.yaxis.set_major_formatter("{x:g}")
 ax.set_xticks(numbers_of_codes, [str(K) for K in numbers_of_codes])
 ax.set(
     xlabel="number of codes K",
@@ -233,6 +236,13 @@ plots.show(
 # Multiplications and additions are proportional to D, the time is not: writing down and comparing the K scores of each latent takes the same
 # time whatever D is. On a machine that does other work at the same time the lines are less straight.
 #
+# Measured with more care, as exponents (twice the size, 2 to the exponent times the time), processor time instead of the clock's, and beside the
+# report's sentence ([experiments/README.md](../experiments/README.md#cost-of-the-search) has the command of each row):
+
+# %% tags=["nbval-check-output"]
+measured_claims("Cost of the search")
+
+# %% [markdown]
 # ## k-means, and what the gradient has to do with it
 # Where should the codes be? Where they make the squared error J = Σᵢ ‖zᵢ − e_k(i)‖² small. **k-means** (Lloyd 1957) takes turns:
 #
@@ -309,7 +319,11 @@ assert all(
 
 fig, (left, right) = plots.figure(9, 3.6, columns=2)
 plots.draw_cells(left, lloyd, cloud)
-left.set_title("After k-means: each code in the middle of its points")
+left.set(
+    title="After k-means: each code in the middle of its points",
+    xlabel="$z_1$",
+    ylabel="$z_2$",
+)
 for (name, curve), style in zip(curves.items(), ("-", "--"), strict=True):
     right.plot(curve, style, label=name)
 right.set(
@@ -330,8 +344,8 @@ plots.show(
 # Gradient descent lags behind because of the codes with few points, as in the table. Both only ever find a *local* minimum: which one
 # depends on the first codes.
 #
-# So *quantising the latents of a fixed encoder* is k-means, and the codebook loss, further down, is its second step done by gradient
-# descent. (Chapter 05 does the mean step itself, as a running mean.) A code without any latent stays where it is in both.
+# So *quantising the latents of a fixed encoder* is k-means, and the codebook loss, further down, is its second step done by gradient descent.
+# ([Chapter 05](05_ema_codebooks.ipynb) does the mean step itself, as a running mean.) A code without any latent stays where it is in both.
 #
 # ## `argmin` has no gradient
 # What is new is that the latents are not fixed. The encoder has to learn which latents are good for the decoder, and for that a gradient
@@ -459,7 +473,7 @@ for step in range(9):
 # ### Exercise 3.2 · a stop-gradient puzzle  (medium, 10 minutes)
 # Two players share one number: a wants the product a·b small, b wants it large. Write one expression whose **value** is a·b
 # (elementwise), whose gradient for a is that of a·b, and whose gradient for b is **minus** that of a·b. One loss, minimised by one optimizer, and
-# the two play against each other. (Adversarial training has this form: Ganin and Lempitsky 2015; chapter 09.)
+# the two play against each other. (Adversarial training has this form: Ganin and Lempitsky 2015.)
 #
 # <details><summary>Hint 1</summary>Collect terms with the right gradients first, and look at the value afterwards: something like
 # a·sg[b] teaches a only.</details>
@@ -663,7 +677,7 @@ VectorQuantizer = check(VectorQuantizer)
 # %% [markdown]
 # ## The routing table
 # Now the nine fields of the prediction. A small model: the encoder turns each patch of 4 × 4 pixels into a latent of two numbers, the decoder turns
-# each code back into a patch. (Two numbers, so that everything can be drawn. Chapter 04 has the real encoder.)
+# each code back into a patch. (Two numbers, so that everything can be drawn. [Chapter 04](04_vq_vae.ipynb) has the real encoder.)
 
 
 # %%
@@ -895,7 +909,8 @@ for ax, (step, codes_then) in zip(axes, noted.items(), strict=True):
     ax.scatter(
         *codes_then[~alive].T, s=25, marker="o", facecolors="none", edgecolors="black"
     )
-    ax.set_title(f"after step {step}")
+    ax.set(title=f"after step {step}", xlabel="$z_1$")
+axes[0].set_ylabel("$z_2$")
 fig.suptitle(
     "Codes (×) travel to where the latents end (grey); codes that nobody uses (○) stay"
 )
@@ -947,9 +962,10 @@ session.expect("distortion_k_means", by_k_means)
 session.expect("distortion_8", with_eight)
 
 # %% [markdown]
-# It is the plane that costs so much: encoder and decoder have to lay out all patches on a sheet. With 8 numbers most of the gap is gone. But on
-# single patches networks have nothing to win over k-means; chapter 04 gives them what k-means has not, an encoder and a decoder that see
-# *beyond* the patch. The plane stays here because it can be drawn. The cells and the routing table, as promised at the top:
+# It is the plane that costs so much: encoder and decoder have to lay out all patches on a sheet. With 8 numbers most of the gap is gone. But
+# on single patches networks have nothing to win over k-means; [chapter 04](04_vq_vae.ipynb) gives them what k-means has not, an encoder and a
+# decoder that see *beyond* the patch. The plane stays here because it can be drawn. The cells and the routing table, as promised at the top
+# (the cells after training; the norms are those measured above, before it):
 
 # %% tags=["cover"]
 fig, (left, right) = plots.figure(10.5, 4.2, columns=2, width_ratios=(1, 1.25))
@@ -1052,20 +1068,20 @@ for name, q in (
 print(f"log 8 = {math.log(8):.4f}")
 
 # %% [markdown]
-# The last line is the case of this chapter: a latent that chooses *one* code has KL = log K whatever it chooses, a constant. So VQ-VAE's loss has
-# no KL, and chapter 04 starts from here.
+# The line *one code* is the case of this chapter: a latent that chooses one code has KL = log K whatever it chooses, a constant. So VQ-VAE's loss
+# has no KL, and [chapter 04](04_vq_vae.ipynb) starts from here.
 #
 # ### Two choices and their difference: implicit MLE
 # Niepert et al. (2021) keep the code whole also in training. Draw a code with the noisy logits ℓ + g. When the gradient d of the loss at
 # the *one-hot choice* comes back, draw a second time with the same noise, from the logits ℓ − λd, that is, from those the loss would rather
-# have had. The gradient for the logits is the difference of the two one-hot choices over λ. Where both are the same code it is exactly 0; a
+# have had. The gradient for the logits is the first one-hot choice minus the second, over λ. Where both are the same code it is exactly 0; a
 # small λ gives mostly zeros, a large one is more biased. It needs nothing but the argmax itself, and so it works as well where the "code"
 # is a path or a matching.
 #
 # ### Turn the gradient: the rotation trick
-# Straight-through gives every latent of a cell the *same* gradient, wherever it is in the cell. Fifty et al. (2024) write z_q = λRz, with
-# the rotation R that turns z's direction onto z_q's and λ = ‖z_q‖/‖z‖, and count λ and R as constants. Then dL/dz = λRᵀ dL/dz_q: the gradient keeps
-# its angle to the vector. (`companion.quantizers.rotation_trick`; its docstring has the formula.)
+# Straight-through hands each latent the gradient of its z_q as it is, wherever in the cell the latent lies. Fifty et al. (2024) write z_q =
+# λRz, with the rotation R that turns z's direction onto z_q's and λ = ‖z_q‖/‖z‖, and count λ and R as constants. Then dL/dz = λRᵀ dL/dz_q:
+# the gradient keeps its angle to the vector. (`companion.quantizers.rotation_trick`; its docstring has the formula.)
 
 # %% tags=["nbval-check-output"]
 z = torch.tensor([[0.5, 1.5], [2.0, 0.25], [-1.0, 1.0], [0.0, 0.0]], requires_grad=True)
@@ -1118,8 +1134,9 @@ for ax, (name, estimate) in zip(
         1.2, 0.6, "X", color=plots.COLOURS["validation"], markersize=11, label="code $z_q$"
     )
     ax.plot(0, 0, "o", color="black", markersize=5, label="origin")
-    ax.set(title=name, aspect="equal", xlim=(-1.3, 3.0), ylim=(-2.0, 2.6))
-axes[0].legend(loc="upper left")
+    ax.set(title=name, aspect="equal", xlim=(-1.3, 2.8), ylim=(-1.3, 2.7))
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plots.show(
     fig,
     alt="Descent directions at a grid of latents that all chose one code. "
@@ -1184,10 +1201,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Straight-through and the rotation trick lie close together, nearer than some of the seeds do; Gumbel-softmax, which uses far fewer codes,
-# is behind. That is *one* small task, with latents of two numbers, few steps and one learning rate for all. The rotation trick was
-# published for large models whose codebooks follow running means (chapter 05), and its authors measured gains there. One thing to keep an
-# eye on is the first line: it multiplies each gradient by ‖z_q‖/‖z‖, which is far from 1 at the start.
+# Straight-through and the rotation trick lie close together, nearer than some of the seeds do; Gumbel-softmax, which uses far fewer codes, is
+# behind. That is *one* small task, with latents of two numbers, few steps and one learning rate for all. The rotation trick was published for
+# large models whose codebooks follow running means ([chapter 05](05_ema_codebooks.ipynb)), and its authors measured gains there. One thing to
+# keep an eye on: the rotation trick multiplies each gradient by ‖z_q‖/‖z‖, which is far from 1 before training (the line printed before the
+# runs).
 #
 # ## Proof: what you built is what the companion has
 
@@ -1276,10 +1294,11 @@ glue("proof.vector_quantizer", numbers["notebook"], display=False)
 
 # %% [markdown]
 # ## Play: one step a click
-# Each latent (dot) has a place where the decoder would like to have its *code* (the small ring it hangs on): with the identity as decoder,
-# the reconstruction loss is ‖z_q − ring‖². Straight-through gives the latent the gradient 2(z_q − ring), commitment adds 2β(z − z_q), and
-# the codes (crosses) go to their latents. Click into the slider *steps* and press → for one step. Try β = 0 and watch where the dots go; then
-# a learning rate of 0.08, which is too large for a code with many latents (the factor 1 − 2ηnₖ from above).
+# Each latent (dot) has a place where the decoder would like to have its *code* (the small ring it hangs on; a grey line leads to it, a dotted
+# one to its code): with the identity as decoder, the reconstruction loss is ‖z_q − ring‖². Straight-through gives the latent the gradient
+# 2(z_q − ring), commitment adds 2β(z − z_q), and the codes (crosses) go to their latents. Click into the slider *steps* and press → for one
+# step. Try β = 0 and watch where the dots go; then a learning rate of 0.08, which is too large for a code with many latents (the factor 1 −
+# 2ηnₖ from above).
 
 # %%
 homes = cloud[::5]  # 60 latents
@@ -1290,7 +1309,8 @@ explorers.codes_in_the_plane(homes, first_codes)
 fig, axes = plots.figure(9.5, 3.6, columns=3)
 for ax, beta in zip(axes, (0.0, 0.25, 1.0), strict=True):
     explorers.draw_steps(ax, homes, first_codes, steps=40, beta=beta, lr=0.02)
-    ax.set_title(f"β = {beta:g}, 40 steps")
+    ax.set(title=f"β = {beta:g}, 40 steps", xlabel="$z_1$")
+axes[0].set_ylabel("$z_2$")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plots.show(
     fig,
@@ -1342,12 +1362,17 @@ print(
     "of",
     len(start),
 )
-session.expect("distortion_losses_too_late", judge(late)[0])
+late_distortion, late_usage = judge(late)
+one_grey = distortion(mse(x_train.mean().expand_as(x_test), x_test).item(), variance)
+print(f"test distortion {late_distortion:.2f}, of one grey value {one_grey:.2f};", end=" ")
+print(f"codes used on the test images: {int((late_usage > 0).sum())}")
+session.expect("distortion_losses_too_late", late_distortion)
 
 # %% [markdown]
-# The reconstruction improves all the same, because encoder and decoder arrange themselves around random codes: a falling loss does not show
-# the mistake, a routing table does. Look at its second row: that loss no longer moves the codebook, but the *encoder*, because z_q is on
-# the encoder's graph now. In which direction?
+# The loss falls all the same, from 1.63 to 1.02, and nothing crashes. But 1 is what a single grey value scores on the training images, by the
+# definition of the unit, and on the test images the model is hardly better than that grey either: the decoder has learnt the mean, and the
+# codes tell it next to nothing. A falling loss does not show the mistake, a routing table does. Look at its second row: that loss no longer
+# moves the codebook, but the *encoder*, because z_q is on the encoder's graph now. In which direction?
 
 # %% tags=["nbval-check-output"]
 z, e = torch.tensor([[0.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0.0]])
@@ -1397,7 +1422,7 @@ for name, value, counts in (
     )
 
 # %% [markdown]
-# Chapter 05 gives dead codes a new place.
+# [Chapter 05](05_ema_codebooks.ipynb) gives dead codes a new place.
 #
 # **One NaN.** A latent that is not a number has no nearest code, and `argmin` gives an index all the same. What follows takes two steps:
 
@@ -1421,8 +1446,8 @@ except ValueError as refused:
 # The bad latent chose a code and made it NaN; every distance to that code is NaN from then on, `argmin` takes NaN for the smallest, and
 # *all* latents choose it. The companion says so at the first step, and leaves the codebook as it was.
 #
-# **A lookup in half precision** was measured at the start of this chapter: around the origin about one wrong code in a hundred, away from
-# it nearly all.
+# **A lookup in half precision** was measured at the start of this chapter: around the origin about one wrong code in a hundred, at
+# offset 10 four in five.
 #
 # ## Pen and paper
 # 1. Two codes, one chosen by 90 latents and one by 10; the codebook loss is a mean over N = 100 latents and D dimensions, and plain

@@ -352,6 +352,21 @@ def test_a_command_ends_with_its_verdicts_and_writes_where_it_is_told(tmp_path, 
     assert "--results" not in json.loads(path.read_text())["command"]
 
 
+@pytest.mark.parametrize("section", [section.title for section in report.SECTIONS])
+def test_a_chapter_shows_the_verdicts_of_every_section(section):
+    """The table in the notebook is computed again when it is opened; the stored one has the verdicts of today."""
+    table = reader.claims_table(section)
+    verdicts = [str(verdict) for claim, run, verdict in JUDGED if claim.row == section]
+    assert [line.split(" | ")[-2].partition(": ")[2] for line in table.splitlines()[2:]] == verdicts
+    stored = [
+        "".join(output.get("data", {}).get("text/markdown", ""))
+        for path in (ROOT / "solutions").glob("*.ipynb")
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    assert table in stored, f'show measured_claims("{section}") in a chapter and run `make notebooks`'
+
+
 def test_a_section_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="section: got 'Depth', want one of The VQ-VAE as reported, "):
         reader.claims_table("Depth")
