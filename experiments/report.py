@@ -313,7 +313,7 @@ def strips(section: Section, most: int = 3) -> Draw:
         axes[0][0].set_yticks(range(len(kinds)), kinds)
         axes[0][0].set_ylim(len(kinds) - 0.5, -0.5)
         if len(runs) > 1:
-            axes[0][-1].legend(fontsize=8)
+            fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), fontsize=8)
         name, title = numbers[0]
         found = "; ".join(f"on {run.title} {extremes(run, name)}" for run in runs)
         panels = " and ".join(title for _, title in numbers)
