@@ -184,9 +184,9 @@ def images_of(experiment: str, data: str) -> str:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean; of fewer than three seeds everything, which decides nothing."""
+    """Student's 95 % interval of the mean; of fewer than three seeds, or infinite ones, all: it decides nothing."""
     n = len(differences)
-    if n < 3:
+    if n < 3 or not all(map(math.isfinite, differences)):
         return -math.inf, math.inf
     mean, half = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(n)
     half *= float(stdtrit(n - 1, 0.975))
@@ -204,8 +204,8 @@ def _means(cells: Sequence[Cell], number: str, where: Mapping[str, Any]) -> dict
 def value(cell: Cell, number: str) -> float:
     """``cell["name"]``, of "name[2]" the third entry, of "name[25%]" the last of the first quarter; "a/b" divides."""
     if "/" in number:
-        above, below = number.split("/")
-        return value(cell, above) / value(cell, below)
+        above, below = (value(cell, part) for part in number.split("/"))
+        return above / below if below else math.inf  # a codebook of which one code is left has an entropy of 0
     found = re.fullmatch(r"(\w+)(?:\[(-?\d+)(%?)\])?", number)
     assert found, number
     name, index, percent = found.groups()

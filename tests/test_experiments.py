@@ -241,6 +241,8 @@ def test_numbers_of_a_cell():
     cell = {"bits": 6.0, "entropy": 4.0, "by_epoch": [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]}
     assert claims.value(cell, "bits") == 6
     assert claims.value(cell, "bits/entropy") == 1.5
+    assert claims.value({"bits": 6.0, "entropy": 0.0}, "bits/entropy") == math.inf
+    assert claims.interval([0.1, math.inf, 0.1]) == (-math.inf, math.inf)
     assert claims.value(cell, "by_epoch[2]") == 6
     assert claims.value(cell, "by_epoch[-1]") == 1
     assert claims.value(cell, "by_epoch[25%]") == 7
@@ -333,6 +335,12 @@ def test_the_command_beside_a_row_runs_what_its_verdict_needs(claim, run, verdic
         assert {cell[name] for cell in wanted} == {cell[name] for cell in needed}
 
 
+def run_and_said(cells: list[dict], one, profile: str, folder: Path, capsys) -> tuple[Path, str]:
+    sizes, arguments = {profile: SIZES["smoke"]}, ["--profile", profile, "--results", str(folder / "deep" / "again")]
+    path = common.run("x/made_up.py", sizes, lambda seeds: cells, one, arguments, folder / "committed")
+    return path, capsys.readouterr().out
+
+
 def test_a_command_ends_with_its_verdicts_and_writes_where_it_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(common, "CLAIMS", [made_up(), made_up(data=("mnist",))])
     cells = [{"kind": row["kind"], "seed": row["seed"]} for row in MUCH_LOWER]
@@ -341,10 +349,9 @@ def test_a_command_ends_with_its_verdicts_and_writes_where_it_is_told(tmp_path, 
     def one(cell: dict, setting: common.Setting) -> dict:
         return {"error": errors[cell["kind"], cell["seed"]]}
 
-    arguments = ["--profile", "smoke", "--results", str(tmp_path / "deep" / "again")]
+    assert not run_and_said(cells, one, "smoke", tmp_path, capsys)[1].count("seeds"), "its numbers mean nothing"
     for _ in range(2):  # the second time nothing is run
-        path = common.run("x/made_up.py", SIZES, lambda seeds: cells, one, arguments, tmp_path / "committed")
-        said = capsys.readouterr().out
+        path, said = run_and_said(cells, one, "quick", tmp_path, capsys)
         assert said.count("A sentence") == 1, "the other claim is on other images"
         assert "Over 4 seeds +50.0 [+47.4, +52.6] %: holds" in said
     assert path.parent == tmp_path / "deep" / "again"
