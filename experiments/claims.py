@@ -10,7 +10,7 @@ answer, tells only what it did, or says nothing of what matters, the sentence is
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ DATA = {  # images in the order shown, the course's own last
     "celeba": "CelebA",
     "glyphs": "glyphs",
 }
+NO_IMAGES = "random vectors"
 Cell = Mapping[str, Any]
 
 
@@ -180,7 +181,7 @@ class Verdict:
 
 def images_of(experiment: str, data: str) -> str:
     """The images in words; one experiment takes none."""
-    return "random vectors" if experiment == "search_cost" else DATA.get(data, data)
+    return NO_IMAGES if experiment == "search_cost" else DATA.get(data, data)
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -929,3 +930,14 @@ CLAIMS = (
         for grows, values in (("dims", "64 to 512"), ("few dims", "4 to 16"))
     ),
 )
+
+
+def judged(
+    claims: Sequence[Claim], experiment: str, data: str, cells: Sequence[Cell]
+) -> Iterator[tuple[Claim, Verdict]]:
+    """Those of the claims that cells of this experiment on these images say something about, and what follows."""
+    for claim in claims:
+        if claim.experiment == experiment and (not claim.data or data in claim.data):
+            verdict = claim.verdict(cells)
+            if verdict.seeds:
+                yield claim, verdict

@@ -24,7 +24,7 @@ from companion.checkpoint import written_whole
 from companion.course.session import current_profile, default_device, machine
 from companion.data import ImageSet, load
 from companion.data.real import NAMES, data_folder
-from experiments.claims import CLAIMS
+from experiments.claims import CLAIMS, judged
 
 RESULTS = Path(__file__).with_name("results")
 MOST = {"cifar10": 50_000, "CIFAR10-jpeg": 50_000}  # training images of a set that has fewer than profile full takes
@@ -91,9 +91,7 @@ def run(
     test = images(asked.data, "test", chosen["test_images"]).to(device)
     variance = train.images.double().div(255).var(correction=0).item()
     setting = Setting(asked.profile, device, chosen, train, test, variance)
-    command = f"python -m experiments.{name} --profile {asked.profile} --data {asked.data} --seeds {asked.seeds}"
-    if asked.only:
-        command += f" --only {shlex.join(asked.only)}"
+    command = command_of(name, asked.profile, asked.data, asked.seeds, asked.only)
     for cell in (bar := tqdm(todo, unit="cell")):
         bar.set_postfix_str(" ".join(f"{key} {value}" for key, value in cell.items()))
         started = time.perf_counter()
@@ -117,12 +115,9 @@ def print_verdicts(name: str, data: str, profile: str, cells: Sequence[Cell]) ->
     if profile == "smoke":
         print("profile smoke: its numbers mean nothing, no claim is judged by them")
         return
-    for claim in CLAIMS:
-        if claim.experiment == name and (not claim.data or data in claim.data):
-            found = claim.verdict(cells)
-            if found.seeds:
-                print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
-                print(f"  Over {found.seeds} seeds {found}: {found.told}")
+    for claim, verdict in judged(CLAIMS, name, data, cells):
+        print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
+        print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.told}")
 
 
 def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:
@@ -143,6 +138,12 @@ def images(data: str, split: str, size: int) -> ImageSet:
         return load(data, split, size=size)  # says what it wants
     with contextlib.chdir(folder.parent):
         return load(folder.name, split, size=size)
+
+
+def command_of(name: str, profile: str, data: str, seeds: int, only: Sequence[str]) -> str:
+    """The command that runs these cells."""
+    words = ["python", "-m", f"experiments.{name}", "--profile", profile, "--data", data, "--seeds", str(seeds)]
+    return shlex.join([*words, *(["--only", *only] if only else [])])
 
 
 def commanded(command: str, cells: Callable[[int], Sequence[Cell]]) -> list[Cell]:

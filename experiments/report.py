@@ -1,14 +1,13 @@
 """Committed results → ``experiments/README.md``: ``make experiments-report``.
 
-Nothing in it that depends on a measurement is typed: sentences and effect sizes come from ``claims.py``, numbers and
-verdicts from ``results/*.json``, settings from the experiments. A test makes the text again and compares.
+No number in its tables and figures and no verdict is typed: sentences and effect sizes come from ``claims.py``, numbers
+and verdicts from ``results/*.json``, settings from the experiments. A test makes the text again and compares.
 """
 
 import importlib
 import itertools
 import json
 import re
-import shlex
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -21,12 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from companion import plots
-from experiments.claims import CLAIMS, DATA, Claim, Verdict, images_of
-from experiments.common import RESULTS, commanded, sizes_of
+from experiments import claims
+from experiments.claims import CLAIMS, DATA, NO_IMAGES, Claim, Verdict, images_of
+from experiments.common import RESULTS, command_of, commanded, sizes_of
 
 HERE = Path(__file__).parent
 COLOURS = dict(zip(DATA, ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#999999"), strict=True))
-AGAIN = "runs/again"  # a folder that git ignores
+AGAIN = "--results runs/again"  # a folder that git ignores
 
 INTRODUCTION = """# What the source reports claim, measured
 
@@ -36,7 +36,7 @@ and two without a name, on the gradient flow of a VQ-VAE and on backbones (of wh
 they claim is tested with networks and trainings smaller than theirs, so that a verdict says what holds *here*.
 {counts}
 
-`make experiments-report` writes this page from `results/*.json`; no number and no verdict on it is typed. The
+`make experiments-report` writes this page from `results/*.json`; no number in its tables and no verdict is typed. The
 comparisons stand in [`claims.py`](claims.py), with the effect size that would matter, since before the experiments
 ran on real images; where one was added or asked otherwise later, it says so. A sentence is in quotation marks where a
 report states it (its formulas in plain letters); the others are our own questions.
@@ -162,7 +162,7 @@ def others(results: Path) -> str:
         run = Run(path.name.split(".")[0], json.loads(path.read_text("utf-8")))
         if run.experiment not in names and run.document["profile"] != "smoke" and run.finished:
             about = (importlib.import_module(f"experiments.{run.experiment}").__doc__ or "").split("\n\n")[0]
-            again = f"`{run.document['command']} --results {AGAIN}`"
+            again = f"`{run.document['command']} {AGAIN}`"
             lines.append([" ".join(about.split()), run.title, again])
     head = "## Other experiments\n\nTheir results are shown in the chapters.\n\n"
     return head + markdown(["experiment", "images", "command"], lines)
@@ -171,10 +171,8 @@ def others(results: Path) -> str:
 def judged(runs: Sequence[Run]) -> Iterable[tuple[Claim, Run, Verdict]]:
     """Every claim on all the images it was measured on."""
     for claim, run in itertools.product(CLAIMS, runs):
-        if claim.experiment == run.experiment and (not claim.data or run.data in claim.data):
-            verdict = claim.verdict(run.cells)
-            if verdict.seeds:
-                yield claim, run, verdict
+        for _, verdict in claims.judged([claim], run.experiment, run.data, run.cells):
+            yield claim, run, verdict
 
 
 def machines(runs: Sequence[Run]) -> str:
@@ -188,7 +186,7 @@ def counts(runs: Sequence[Run]) -> str:
         words = [
             verdict.word
             for claim, run, verdict in judged(runs)
-            if run.title not in ("glyphs", "random vectors") and bool(claim.by) == theirs
+            if run.title not in ("glyphs", NO_IMAGES) and bool(claim.by) == theirs
         ]
         held, not_held, undecided = (
             words.count(word) for word in ("holds", "does not hold", "not decided by this data")
@@ -201,7 +199,7 @@ def counts(runs: Sequence[Run]) -> str:
 
 def summary(runs: Sequence[Run]) -> str:
     """Every comparison in one line, with its verdict on each set of images."""
-    sets = sorted(dict.fromkeys(run.title for run in runs), key=lambda title: title == "random vectors")
+    sets = sorted(dict.fromkeys(run.title for run in runs), key=lambda title: title == NO_IMAGES)
     lines = []
     for claim, found in itertools.groupby(judged(runs), key=lambda one: one[0]):
         words = {run.title: verdict.told for _, run, verdict in found}
@@ -229,7 +227,7 @@ def settings(run: Run) -> str:
     return (
         f"**{run.title}**: {', '.join(said(name) for name in sizes)}; {len(run.cells)} cells, {len(seeds)} seeds, "
         f"{minutes:.0f} min by the clock of a shared machine of {machines([run])}, torch {torches}.\n\n"
-        f"```\n{run.document['command']} --results {AGAIN}\n```"
+        f"```\n{run.document['command']} {AGAIN}\n```"
     )
 
 
@@ -239,7 +237,7 @@ def claims_told(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     parts = []
     for claim in claims:
         lines = [
-            [run.title, verdict, each(verdict), emphasised(verdict), f"`{command(claim, run)}`"]
+            [run.title, verdict, each(verdict), f"**{verdict.told}**", f"`{command(claim, run)}`"]
             for _, run, verdict in (one for one in judged(runs) if one[0] is claim)
         ]
         if lines:
@@ -252,10 +250,6 @@ def each(verdict: Verdict) -> str:
     return ", ".join(verdict.number(one) for one in verdict.each)
 
 
-def emphasised(verdict: Verdict) -> str:
-    return f"**{verdict.word}**" + (f" ({verdict.aside})" if verdict.aside else "")
-
-
 def command(claim: Claim, run: Run) -> str:
     """What runs again the cells that this comparison looks at, into a folder of its own."""
     cells = importlib.import_module(f"experiments.{run.experiment}").cells
@@ -266,10 +260,8 @@ def command(claim: Claim, run: Run) -> str:
         values = list(dict.fromkeys(str(cell[name]) for cell in needed))
         if len(values) < len({str(cell[name]) for cell in cells(1)}):
             only += [f"{name}={value}" for value in values]
-    document = run.document
-    words = ["python", "-m", f"experiments.{run.experiment}", "--profile", document["profile"], "--data", run.data]
-    words += ["--seeds", str(1 + max(cell["seed"] for cell in needed)), *(["--only", *only] if only else [])]
-    return shlex.join([*words, "--results", AGAIN])
+    seeds = 1 + max(cell["seed"] for cell in needed)
+    return f"{command_of(run.experiment, run.document['profile'], run.data, seeds, only)} {AGAIN}"
 
 
 def pictures(section: Section, runs: Sequence[Run], folder: Path | None) -> str:
@@ -502,8 +494,8 @@ SECTIONS = (
         "report_vqvae",
         {**TOKENIZER, "sharpness": "sharpness"},
         "f = 4, K = 128, D = 8, α = 2, β = 0.1. For context only: the Keras example prints 0.0444 on MNIST (K = "
-        "128, D = 16), a mean over training batches while the model learns. A run that uses two codes only "
-        "reaches 0.28 for 1 − distortion.",
+        "128, D = 16), a mean over training batches while the model learns. Runs from k-means at a rate of 0.003 "
+        "may get stuck with few codes in use: see each seed.",
         draw=("images", "report_vqvae"),
     ),
     Section(
@@ -581,8 +573,8 @@ SECTIONS = (
         "Latents of 7×7×4. “EMA” starts from k-means and restarts dead codes, “EMA alone” does neither. Encoder "
         "and decoder are those of the other sections; the report's are two or three plain convolutions. What EMA "
         "does about an instability is not tested: there is hardly any, as the row on rises shows seed by seed "
-        "(the report says “sometimes”). In the first section three of five learned codebooks that start from "
-        "k-means at a rate of 0.003 got stuck.",
+        "(the report says “sometimes”). In the first section learned codebooks that start from k-means at a rate "
+        "of 0.003 do get stuck.",
     ),
     Section(
         "Residual against plain quantisation",

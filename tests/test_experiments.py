@@ -311,7 +311,7 @@ def test_the_committed_page_is_what_the_committed_results_give():
     """Verdicts among it: each is computed from the JSON here and now."""
     page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     assert page == report.report(), "run `make experiments-report`"
-    words = [verdict.word for _, _, verdict in report.judged(report.read())]
+    words = [verdict.told for _, _, verdict in report.judged(report.read())]
     assert words
     for word in set(words):
         assert page.count(f"**{word}**") == words.count(word)

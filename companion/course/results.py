@@ -74,20 +74,19 @@ def measured_claims(section: str, *, profile: str = "quick") -> None:
 def claims_table(section: str, *, profile: str = "quick") -> str:
     """The table of ``measured_claims`` as Markdown. Every verdict is computed here, from the committed results."""
     claims = _claims()
-    told = [claim for claim in claims.CLAIMS if claim.row == section]
-    if not told:
+    of_section = [claim for claim in claims.CLAIMS if claim.row == section]
+    if not of_section:
         sections = ", ".join(dict.fromkeys(claim.row for claim in claims.CLAIMS))
         raise ValueError(f"section: got {section!r}, want one of {sections}")
     lines = ["| claim | compared | difference, 95 % interval | verdict |", "| --- | --- | --- | --- |"]
-    for claim in told:
+    for claim in of_section:
         sentence, compared = f"{claim.quoted} ({claim.source})", f"{claim.compared} Holds if {claim.matters}."
         for data in claims.DATA:
             try:
                 rows = results(claim.experiment, data=data, profile=profile).rows
             except FileNotFoundError:
                 continue
-            verdict = claim.verdict(rows)
-            if verdict.seeds and (not claim.data or data in claim.data):
+            for _, verdict in claims.judged([claim], claim.experiment, data, rows):
                 images = claims.images_of(claim.experiment, data)
                 lines.append(f"| {sentence} | {compared} | {images}: {verdict} | **{verdict.told}** |")
                 sentence = compared = ""
