@@ -10,7 +10,7 @@ profile = $(if $(PROFILE),--profile $(PROFILE))
 .DEFAULT_GOAL = lab
 
 lab: setup-course  # open the course in JupyterLab
-	$(PY) -m jupyterlab --ServerApp.root_dir=. chapters/00_start_here.ipynb $(LAB_FLAGS)
+	$(PY) -m companion.course lab $(LAB_FLAGS)
 
 test: setup-test  # everything CI checks
 	$(PY) -m ruff check

@@ -1,4 +1,4 @@
-"""``python -m companion.course``: make the notebooks, run them, measure them."""
+"""``python -m companion.course``: open the course, make its notebooks, run them, measure them."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from companion.course.manifest import PROFILES, read_book
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m companion.course", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("lab", help="open the course in JupyterLab; what follows goes to JupyterLab", add_help=False)
     notebooks = commands.add_parser("notebooks", help="make solutions/*.ipynb and the learner's notebooks")
     solutions = commands.add_parser("solutions", help="run every solution on this machine and report")
     measure = commands.add_parser("measure", help="measure time, memory and bands into book.toml")
@@ -17,7 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     for command in (solutions, measure):
         command.add_argument("--profile", choices=PROFILES, help="default: full with a GPU, quick without")
     measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    if options.command == "lab":
+        from companion.course.lab import open_lab
+
+        open_lab(read_book(), rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
     # Imported where needed: learners have neither jupytext nor nbgrader.
     from companion.course.execution import CellError

@@ -36,11 +36,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     settings = own / "lab" / "user-settings" / "@jupyterlab"
     (settings / "notebook-extension").mkdir(parents=True)
     (settings / "notebook-extension" / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
-    flags = ["--no-browser", "--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["--no-browser"]
-    make_lab = re.search(r"-m (jupyterlab .*) \$\(LAB_FLAGS\)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    make_lab = re.search(r"-m (companion.course lab) \$\(LAB_FLAGS\)", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert make_lab
     server = subprocess.Popen(
-        [sys.executable, "-m", *make_lab[1].split(), *flags],
+        [sys.executable, "-m", *make_lab[1].split(), "--no-browser"],
         cwd=folder,
         env=os.environ
         | {"COMPANION_PROFILE": "smoke", "JUPYTER_CONFIG_DIR": str(own), "JUPYTER_DATA_DIR": str(own / "data")},
