@@ -1,0 +1,225 @@
+"""What public functions ask of their arguments, and the one form of their errors: ``argument: got …, want …``.
+
+Each function returns nothing and raises ``ValueError``, also for a wrong type: a caller has one kind of error to catch.
+Shapes and types are always looked at. *Values* (finite, in a range) cost a read from the device and cannot be traced:
+they are left out inside :func:`unchecked_values`, and where torch compiles or exports.
+"""
+
+import math
+import numbers
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_checking = ContextVar("checking", default=True)
+_ROUNDING = 1e-3  # how far outside [0, 1] an image may be: what a resize leaves by rounding, and no byte
+
+
+@contextmanager
+def unchecked_values() -> Iterator[None]:
+    """Tensors are not read for NaN, infinity or range in this block; types and shapes are checked as ever.
+
+    For code that must not wait for the device, and for tracing with pretended tensors.
+    """
+    token = _checking.set(False)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def checks_values(value: Tensor) -> bool:
+    """Whether the numbers in ``value`` can and should be looked at here."""
+    return _checking.get() and not torch.compiler.is_compiling() and not value.is_meta and value.numel() > 0
+
+
+def check_whole(name: str, value: Any, *, least: int | None = 1, most: int | None = None) -> None:
+    """A whole number (Python's or numpy's, no bool, no float) from ``least`` to ``most``.
+
+    Raises:
+        ValueError: it is none, or outside.
+    """
+    want = f"a whole number{_range(least, most)}"
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+    if (least is not None and int(value) < least) or (most is not None and int(value) > most):
+        raise ValueError(f"{name}: got {value}, want {want}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """A finite number (no bool), from ``least`` to ``most`` or strictly between ``above`` and ``below``.
+
+    Raises:
+        ValueError: it is none, NaN, infinite or outside.
+    """
+    limits = [
+        text
+        for limit, text in (
+            (least, f"at least {least}"),
+            (above, f"more than {above}"),
+            (most, f"at most {most}"),
+            (below, f"less than {below}"),
+        )
+        if limit is not None
+    ]
+    want = "a finite number" + (f", {' and '.join(limits)}" if limits else "")
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+    real = float(value)
+    inside = (
+        math.isfinite(real)
+        and (least is None or real >= least)
+        and (above is None or real > above)
+        and (most is None or real <= most)
+        and (below is None or real < below)
+    )
+    if not inside:
+        raise ValueError(f"{name}: got {value}, want {want}")
+
+
+def check_choice(name: str, value: Any, options: Collection[str]) -> None:
+    """One of some words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name}: got {_brief(value)}, want one of {', '.join(map(repr, options))}")
+
+
+def check_tensor(
+    name: str,
+    value: Any,
+    *,
+    shape: tuple[int | str, ...] | None = None,
+    dtype: torch.dtype | None = None,
+    finite: bool = False,
+) -> None:
+    """A tensor, of ``dtype`` (default: any floating point), that has ``shape``.
+
+    In ``shape`` a number must be met; a name, such as ``"B"``, stands for any length of at least 1; a name that begins
+    with ``*`` for any number of axes, as in ``("B", 8, "*spatial")``.
+
+    Args:
+        finite: refuse NaN and infinity.
+
+    Raises:
+        ValueError: it is none, or another.
+    """
+    kind = "floating point" if dtype is None else _short(dtype)
+    want = kind if shape is None else f"{kind} of shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: got {_brief(value)}, want a tensor, {want}")
+    fits = value.is_floating_point() if dtype is None else value.dtype == dtype
+    if not fits or (shape is not None and not _has_shape(value, shape)):
+        raise ValueError(f"{name}: got {_short(value.dtype)} of shape {tuple(value.shape)}, want {want}")
+    if finite:
+        check_finite(name, value)
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """
+    Raises:
+        ValueError: NaN or infinity is in it; the message says how many of each.
+    """
+    if not checks_values(value) or not value.is_floating_point():
+        return
+    low, high = value.detach().aminmax()
+    if not bool((low - low + high - high) == 0):  # ∞ − ∞ is NaN, and NaN equals nothing
+        nan, infinite = int(value.isnan().sum()), int(value.isinf().sum())
+        raise ValueError(f"{name}: got {nan} NaN and {infinite} infinite of {value.numel()} numbers, want finite ones")
+
+
+def check_between(name: str, value: Tensor, low: float, high: float) -> None:
+    """No number in ``value`` is NaN or outside ``low`` … ``high``; an empty tensor passes.
+
+    Raises:
+        ValueError: one is; the message names the smallest and the largest.
+    """
+    if not checks_values(value):
+        return
+    least, most = (one.item() for one in value.detach().aminmax())
+    if not (least >= low and most <= high):  # false for NaN too
+        shown = f"{least} to {most}" if isinstance(least, int) else f"{least:.4g} to {most:.4g}"
+        raise ValueError(f"{name}: got {shown}, want {low:g} to {high:g}")
+
+
+def check_codes(name: str, value: Any, num_codes: int) -> None:
+    """int64 of any shape, each one of 0 … ``num_codes`` − 1.
+
+    Raises:
+        ValueError: another type, or one is outside.
+    """
+    check_tensor(name, value, dtype=torch.int64)
+    check_between(name, value, 0, num_codes - 1)
+
+
+def check_images(name: str, value: Any, *, channels: int | str = "C") -> None:
+    """Images (B, C, H, W), floating point, in [0, 1] but for rounding.
+
+    Raises:
+        ValueError: they are none: bytes, another shape, NaN, or numbers as of images in 0 … 255 or −1 … 1.
+    """
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: images.float() / 255")
+    check_tensor(name, value, shape=("B", channels, "H", "W"))
+    check_unit_range(name, value)
+
+
+def check_unit_range(name: str, value: Tensor) -> None:
+    """In [0, 1] but for rounding.
+
+    Raises:
+        ValueError: NaN or outside.
+    """
+    if not checks_values(value):
+        return
+    least, most = (float(one) for one in value.detach().aminmax())
+    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
+        raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]")
+
+
+def _has_shape(value: Tensor, shape: tuple[int | str, ...]) -> bool:
+    axes = list(value.shape)
+    starred = [i for i, one in enumerate(shape) if isinstance(one, str) and one.startswith("*")]
+    if starred:
+        rest = len(shape) - 1 - starred[0]  # of the axes after it
+        if len(axes) < len(shape) - 1:
+            return False
+        if 0 in axes[starred[0] : len(axes) - rest]:
+            return False
+        axes = axes[: starred[0]] + axes[len(axes) - rest :]
+        shape = shape[: starred[0]] + shape[starred[0] + 1 :]
+    return len(axes) == len(shape) and all(
+        have >= 1 if isinstance(want, str) else have == want for have, want in zip(axes, shape, strict=True)
+    )
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if most is not None:
+        return f" from {least} to {most}" if least is not None else f" of at most {most}"
+    return f" of at least {least}" if least is not None else ""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _brief(value: Any) -> str:
+    """The value, or where it is long, its type: an error is a line and no dump."""
+    if isinstance(value, Tensor):
+        return f"a {_short(value.dtype)} tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
