@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from companion.checkpoint import Configured
 from companion.metrics import mse
 from companion.quantizers import Quantized, Quantizer
+from companion.quantizers.base import count_codes
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,15 @@ class VQVAE(Configured, nn.Module):
         quantized: Quantized = self.quantizer(z_e)
         reconstruction = self.decoder(quantized.z_q)
         error = mse(reconstruction, x)
+        counts = quantized.code_counts
+        if counts is None:  # a quantizer that is not of the companion's family
+            counts = count_codes(quantized.indices, self.quantizer.num_codes, stacked_as=z_e)
         return VQVAEOutput(
             reconstruction,
             z_e,
             quantized.z_q,
             quantized.indices,
-            _counts(quantized.indices, self.quantizer),
+            counts,
             error + self.quantizer_weight * quantized.loss,
             {"reconstruction": error, **quantized.losses},
         )
@@ -94,10 +98,3 @@ class VQVAE(Configured, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
         return self.decode(self.encode(x))
-
-
-def _counts(indices: Tensor, quantizer: Quantizer) -> Tensor:
-    """How often each code was chosen: (K,), or (R, K) for a quantizer of depth R."""
-    per_depth = indices.reshape(-1, quantizer.depth).T if indices.ndim == 4 else indices.reshape(1, -1)  # (R, N)
-    counts = torch.stack([torch.bincount(one, minlength=quantizer.num_codes) for one in per_depth])
-    return counts if indices.ndim == 4 else counts[0]

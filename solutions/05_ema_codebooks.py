@@ -532,9 +532,9 @@ class EMAVectorQuantizer(Quantizer):
         return Quantized(straight_through(z, z_q), indices, 0.25 * commitment, losses)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, indices: Tensor) -> None:
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
         vectors = rows(z)
-        n, s = code_statistics(vectors, indices.flatten(), self.num_codes)
+        n, s = code_statistics(vectors, quantized.indices.flatten(), self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay)
         order = torch.randint(len(vectors), (self.num_codes,), device=vectors.device)
         codebook, counts = restart(codebook, counts, vectors[order], self.restart_below)

@@ -81,8 +81,8 @@ class SmoothedPaper(EMAVectorQuantizer):
         self.sums = self.codebook.clone()
         self.counts.fill_(1.0)
 
-    def learn(self, z, indices):
-        n, s = code_statistics(self._vectors(z), indices.flatten(), self.num_codes)
+    def learn(self, z, quantized):
+        n, s = code_statistics(z, quantized.indices.flatten(), self.num_codes)
         self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
         self.sums.mul_(self.decay).add_(s, alpha=1 - self.decay)
         total = self.counts.sum()
@@ -469,7 +469,7 @@ class UpdateFirst(EMAVectorQuantizer):
     """Trap 14: the codebook moves before the lookup."""
 
     def forward(self, z):
-        self.learn(z.detach(), self.encode(z))
+        self.learn(z.detach(), self.quantize(z))
         return self.quantize(z)
 
 
@@ -485,8 +485,8 @@ class PlainCounter(EMAVectorQuantizer):
 class UnscaledCosine(EMAVectorQuantizer):
     """Trap 19: the mean of vectors of length 1 is shorter, and is not scaled back."""
 
-    def learn(self, z, indices):
-        n, s = code_statistics(self._vectors(z), indices.flatten(), self.num_codes)
+    def learn(self, z, quantized):
+        n, s = code_statistics(z, quantized.indices.flatten(), self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
         self.codebook.copy_(codebook)
         self.counts.copy_(counts)
@@ -495,8 +495,8 @@ class UnscaledCosine(EMAVectorQuantizer):
 class SmoothedFedBack(EMAVectorQuantizer):
     """Trap 10: the smoothed counts take the place of the average."""
 
-    def learn(self, z, indices):
-        super().learn(z, indices)
+    def learn(self, z, quantized):
+        super().learn(z, quantized)
         total = self.counts.sum()
         self.counts.copy_((self.counts + self.smoothing) / (total + self.num_codes * self.smoothing) * total)
 
@@ -504,10 +504,10 @@ class SmoothedFedBack(EMAVectorQuantizer):
 class RestartThenDivide(SmoothedPaper):
     """Trap 8: a code is put onto a vector, and the division of the same step takes it back."""
 
-    def learn(self, z, indices):
+    def learn(self, z, quantized):
         dead = self.counts < 0.999
-        self.codebook[dead] = self._vectors(z)[: int(dead.sum())]
-        super().learn(z, indices)
+        self.codebook[dead] = z[: int(dead.sum())]
+        super().learn(z, quantized)
 
 
 def test_an_update_before_the_lookup_would_be_seen():

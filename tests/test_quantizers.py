@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import companion
+from companion._arguments import check_finite
 from companion.quantizers import (
     FiniteScalarQuantizer,
     GumbelQuantizer,
@@ -20,7 +21,6 @@ from companion.quantizers import (
     straight_through,
     vq_losses,
 )
-from companion.quantizers.base import check_finite
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LAYOUTS = {
@@ -97,11 +97,11 @@ def test_latents_that_are_not_finite_are_refused_and_leave_everything_as_it_was(
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_latents_are_refused_by_name(kind):
     quantizer = family(4)[kind]
-    with pytest.raises(ValueError, match=r"z: got shape \(2, 5, 3\), want \(B, 4, \*spatial\)"):
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(2, 5, 3\), want .* \(B, 4, \*spatial\)"):
         quantizer(torch.zeros(2, 5, 3))
-    with pytest.raises(ValueError, match=r"z: got shape \(0, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(0, 4, 3\)"):
         quantizer(torch.zeros(0, 4, 3))
-    with pytest.raises(ValueError, match=r"z: got dtype torch\.int64"):
+    with pytest.raises(ValueError, match="z: got int64"):
         quantizer(torch.zeros(2, 4, 3, dtype=torch.int64))
 
 
@@ -114,7 +114,7 @@ def test_indices_that_are_no_codes_are_refused(kind):
         quantizer.decode(torch.tensor([[0, top]]))
     with pytest.raises(ValueError, match="indices: got -1 to 0"):
         quantizer.decode(torch.tensor([[0, -1]]))
-    with pytest.raises(ValueError, match=r"indices: got dtype torch\.int32"):
+    with pytest.raises(ValueError, match="indices: got int32"):
         quantizer.decode(torch.tensor([[0]], dtype=torch.int32))
 
 

@@ -510,7 +510,7 @@ def _quantizer_run(implementation: Any, case: Case) -> Observed:
     members: Sequence[Quantizer]
     if "ema" in b:
         kept = {"commitment_weight": b["beta"], "restart_below": 0.0}
-        members = [EMAVectorQuantizer(b["num_codes"], z.shape[1], **kept) for _ in range(b["depth"])]
+        members = [EMAVectorQuantizer(b["num_codes"], z.shape[1], seed=r, **kept) for r in range(b["depth"])]
     else:
         members = _members(b["depth"], b["num_codes"], z.shape[1], 10 + case.seed, b["beta"])
     out = implementation(members)(z)
