@@ -166,15 +166,15 @@ def check_codes(name: str, value: Any, num_codes: int) -> None:
     check_between(name, value, 0, num_codes - 1)
 
 
-def check_images(name: str, value: Any, *, channels: int | str = "C") -> None:
-    """Images (B, C, H, W), floating point, in [0, 1] but for rounding.
+def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", "C", "H", "W")) -> None:
+    """Images (B, C, H, W), or of another ``shape``, floating point, in [0, 1] but for rounding.
 
     Raises:
         ValueError: they are none: bytes, another shape, NaN, or numbers as of images in 0 … 255 or −1 … 1.
     """
     if isinstance(value, Tensor) and value.dtype == torch.uint8:
         raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: images.float() / 255")
-    check_tensor(name, value, shape=("B", channels, "H", "W"))
+    check_tensor(name, value, shape=shape)
     check_unit_range(name, value)
 
 

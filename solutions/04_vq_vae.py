@@ -801,7 +801,7 @@ ours = VQVAE(
     quantizer_weight=2.0,
 )
 ours.load_state_dict(theirs.state_dict())
-x = torch.linspace(0, 12, 3 * 12 * 12).sin().reshape(3, 1, 12, 12)
+x = (torch.linspace(0, 12, 3 * 12 * 12).sin().reshape(3, 1, 12, 12) + 1) / 2  # in [0, 1]
 
 numbers = {}
 for name, model in (("notebook", ours), ("companion", theirs)):

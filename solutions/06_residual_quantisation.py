@@ -396,7 +396,9 @@ def rq_vae(quantizer: nn.Module) -> companion.VQVAE:
 
 
 torch.manual_seed(session.seed)
-model = rq_vae(ResidualQuantizer([EMAVectorQuantizer(K, D, seed=r) for r in range(R)]))
+model = rq_vae(
+    ResidualQuantizer([EMAVectorQuantizer(K, D, decay=0.99, seed=r) for r in range(R)])
+)
 history = companion.fit(model, train, **options)
 for row in history.rows:
     ours, held_out = row["reconstruction"], row["validation_reconstruction"]
@@ -460,7 +462,7 @@ for depth in range(1, R + 1):
 
 # %%
 torch.manual_seed(session.seed)
-members = [EMAVectorQuantizer(K, D, seed=r) for r in range(R)]
+members = [EMAVectorQuantizer(K, D, decay=0.99, seed=r) for r in range(R)]
 dropped = rq_vae(companion.ResidualQuantizer(members, depth_dropout=0.5))
 companion.fit(dropped, train, **options)
 print("trained")

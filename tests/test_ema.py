@@ -31,7 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def plain(num_codes: int = 6, dim: int = 3, **options) -> EMAVectorQuantizer:
     """Without k-means and restarts: the moving average alone."""
     torch.manual_seed(0)
-    return EMAVectorQuantizer(num_codes, dim, **{"init": "uniform", "restart_below": 0.0, "smoothing": 0.0} | options)
+    return EMAVectorQuantizer(
+        num_codes, dim, **{"decay": 0.99, "init": "uniform", "restart_below": 0.0, "smoothing": 0.0} | options
+    )
 
 
 def points(n: int, dim: int = 3, seed: int = 1) -> Tensor:
@@ -345,6 +347,38 @@ def test_a_restart_takes_the_candidates_in_turn_and_spares_a_code_at_the_thresho
     assert torch.equal(same, codebook)
     with pytest.raises(ValueError, match="candidates: got 1, want one for each of 2"):
         restart(codebook, counts, candidates[:1], 0.5)
+
+
+def colours(n: int) -> Tensor:
+    """(n, 3, 16, 16): smooth patches of colour, all different."""
+    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return functional.interpolate(coarse, size=(16, 16), mode="bicubic").clamp(0, 1)
+
+
+def perplexity_of_the_first_depth(**options) -> float:
+    """Of an RQ-VAE with 4 × 32 codes after 120 steps."""
+    torch.manual_seed(0)
+    members = [EMAVectorQuantizer(32, 8, seed=r, **options) for r in range(4)]
+    model = companion.VQVAE(
+        companion.ResNetEncoder(3, 8, hidden=16, num_blocks=1),
+        companion.ResidualQuantizer(members),
+        companion.ResNetDecoder(3, 8, hidden=16, num_blocks=1),
+    )
+    x, optimizer = colours(256), torch.optim.Adam(model.parameters(), lr=2e-3)
+    for step in range(120):
+        optimizer.zero_grad()
+        model(x[torch.arange(32) + 32 * (step % 8)]).loss.backward()
+        optimizer.step()
+    return companion.metrics.perplexity(model.eval()(x).code_counts[0])
+
+
+def test_by_default_the_first_depth_of_a_residual_quantizer_does_not_collapse():
+    """k-means finds all latents of an untrained encoder side by side. The encoder then spreads them out, and what
+    brings the codes back into use are restarts: a smaller decay alone does not, the customary one puts them off."""
+    by_default = perplexity_of_the_first_depth()
+    late = perplexity_of_the_first_depth(decay=0.99)
+    never = perplexity_of_the_first_depth(restart_below=0.0)
+    assert by_default > 2 * max(late, never), (by_default, late, never)
 
 
 # Cosine ------------------------------------------------------------------------------------------------------------

@@ -323,7 +323,7 @@ def test_a_codebook_that_was_given_is_moved_from_where_it_is():
 
 def test_counts_that_were_given_are_the_inertia():
     z, codes = latents((), images=100), latents((), images=K)
-    heavy = EMAVectorQuantizer.from_codebook(codes, counts=torch.full((K,), 1e6))
+    heavy = EMAVectorQuantizer.from_codebook(codes, counts=torch.full((K,), 1e6), decay=0.99)
     heavy(z)
     assert (heavy.codebook - codes).abs().max() < 1e-3
     assert (heavy.counts - 0.99e6).abs().max() < 10

@@ -89,7 +89,7 @@ def test_it_stands_in_a_vqvae():
         projected(EMAVectorQuantizer(8, 2, cosine=True), 6),
         companion.ResNetDecoder(1, 6, hidden=8),
     )
-    x = latents(2, 1, 12, 12)
+    x = latents(2, 1, 12, 12).sigmoid()
     out = model(x)
     out.loss.backward()
     assert out.z_q.shape == (2, 6, 3, 3)

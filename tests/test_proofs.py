@@ -127,7 +127,7 @@ def proof_vqvae() -> object:
         companion.ResNetDecoder(1, 4, hidden=8, num_blocks=1),
         quantizer_weight=2.0,
     )
-    out = model(torch.linspace(0, 12, 3 * 12 * 12).sin().reshape(3, 1, 12, 12))
+    out = model((torch.linspace(0, 12, 3 * 12 * 12).sin().reshape(3, 1, 12, 12) + 1) / 2)
     out.loss.backward()
     return {
         "losses": [value.item() for value in (out.loss, *out.losses.values())],

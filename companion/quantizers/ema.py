@@ -36,7 +36,9 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     Args:
         num_codes: K.
         dim: D, the length of a code.
-        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps.
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. The customary 0.99 suits long trainings: a
+            code that the encoder leaves behind falls below the threshold for restarts after 390 steps, at 0.95 after
+            77, and until then the first depth of a residual quantizer may use only a few of its codes.
         commitment_weight: β.
         smoothing: ε of the Laplace smoothing.
         init: "k-means" on the first training batch, which replaces whatever the codebook held; "uniform" as in
@@ -67,7 +69,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         num_codes: int,
         dim: int,
         *,
-        decay: float = 0.99,
+        decay: float = 0.95,
         commitment_weight: float = 0.25,
         smoothing: float = 1e-5,
         init: Literal["k-means", "uniform", "given"] = "k-means",

@@ -73,7 +73,7 @@ class GumbelQuantizer(VectorwiseQuantizer):
             gumbel = -torch.empty_like(logits).exponential_().log()
             indices = (logits + gumbel).argmax(1)  # Gumbel-max: a draw from softmax(logits), (N,)
             soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)  # (N, K)
-            z_q = soft @ self.codebook  # (N, D)
+            z_q = soft @ self.codebook.to(soft.dtype)  # (N, D)
         else:
             indices = logits.argmax(1)
             z_q = functional.embedding(indices, self.codebook)
