@@ -10,10 +10,12 @@ mistake is rejected, with its own hint.
 
 import linecache
 import math
-import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,6 +23,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from companion.course import session
 
 Observed = dict[str, Any]  # name of what was looked at → tensor, number, None, ... in the order of comparison
 DIAGNOSTIC = "~ "  # what starts so is no part of the verdict; it only tells one mistake from another
@@ -95,22 +99,25 @@ def check(implementation: Any) -> Any:
     """Compare the reader's function or class with the companion's, print the verdict, give back what to go on with.
 
     ✅ gives back the reader's own; ⬜ (not attempted) and ❌ give back the companion's, so that the notebook goes on.
-    An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise.
+    An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise,
+    the companion's own object among it: nobody answered the exercise.
 
     Raises:
         ValueError: there is no exercise of that name.
         AssertionError: the verdict is not ✅ and ``COMPANION_STRICT=1``.
+        KeyboardInterrupt: by Ctrl-C; one that the reader's code raises itself is a ❌.
     """
     name = _name_of(implementation, sys._getframe(1))
     if name not in EXERCISES:
         raise ValueError(f"check: got {name!r}, want one of the exercises: {', '.join(sorted(EXERCISES))}")
     exercise = EXERCISES[name]
     if implementation is exercise.reference:
-        print(f"{name} is the companion's own here. To check yours, run the cell that defines it again.")
-        return implementation
-    report = examine(exercise, implementation)
+        text = f"{name} is the companion's own here. To check yours, run the cell that defines it again."
+        report = Report("not attempted", text)
+    else:
+        report = examine(exercise, implementation)
     print(report.text)
-    if report.status != "matches" and os.environ.get("COMPANION_STRICT") == "1":
+    if report.status != "matches" and session.strict():
         raise AssertionError(report.text)
     return implementation if report.status == "matches" else exercise.reference
 
@@ -124,6 +131,35 @@ def _name_of(implementation: Any, caller: FrameType) -> str:
     return next((n for n in EXERCISES if n in variables and variables[n] is implementation), name)
 
 
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Torch as it starts, whatever a notebook has set: gradients, float32, the CPU, no autocast. Then as it was."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    exact, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        try:
+            _set(torch.float32, torch.device("cpu"), False, False)
+            yield
+        finally:
+            _set(dtype, device, exact, warn_only)
+
+
+def _set(dtype: torch.dtype, device: torch.device, exact: bool, warn_only: bool) -> None:
+    torch.set_default_dtype(dtype)
+    if device != torch.get_default_device():  # it looks at every call of torch from then on, so only where needed
+        torch.set_default_device(None if device.type == "cpu" else device)
+    torch.use_deterministic_algorithms(exact, warn_only=warn_only)
+
+
+@_settled()
 def examine(exercise: Exercise, implementation: Any) -> Report:
     """The verdict on an implementation, without printing it."""
     name, cases = exercise.name, exercise.cases()
@@ -143,7 +179,7 @@ def examine(exercise: Exercise, implementation: Any) -> Report:
                 lines.append(f"Hint: {hint}")
             lines.append("The notebook goes on with the companion's; change your code and run the cell again.")
             return Report("differs", "\n".join(lines), hint)
-        gradients |= any(observed.startswith("the gradient") for observed in expected)
+        gradients |= any(n.startswith("the gradient") and isinstance(v, Tensor) for n, v in expected.items())
     inputs = f"{len(cases)} inputs" if len(cases) > 1 else "1 input"
     looked_at = "values and gradients" if gradients else "values"
     return Report("matches", f"✅ {name} matches: {looked_at}, on {inputs}. The notebook goes on with yours.")
@@ -211,13 +247,36 @@ def _gradients(result: Any, wanted: Mapping[str, Tensor]) -> Observed:
     return {f"the gradient of {name}": grad for name, grad in zip(wanted, grads, strict=True)}
 
 
+@_settled()  # once more: the answer may set what it likes, and the next input finds nothing of it
 def _observe(exercise: Exercise, implementation: Any, case: Case) -> Observed | _Failure:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _ctrl_c() as pressed:
         torch.manual_seed(case.seed)
         try:
             return exercise.run(implementation, case)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # the reader's; also what is no Exception, such as SystemExit
+            if pressed:
+                raise
             return _describe(error)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """The interrupts (SIGINT) that come meanwhile: they stop the check, a KeyboardInterrupt of the answer does not."""
+    pressed: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield pressed  # no interrupt can come: Python gives signals to the main thread
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _describe(error: BaseException) -> _Failure:
