@@ -453,7 +453,7 @@ X = torch.linspace(1, 2, 6).reshape(2, 3)
         (lambda x: x[:1] * 2, "(1, 3)"),
         (lambda x: x * 2.01, "numbers differ"),
         (lambda x: x * float("nan"), "nan"),
-        (lambda x: x.mul_(2), "argument 1 after the call"),
+        (lambda x: x.mul_(2), "x after the call"),
         (lambda x: "a string", "'a string'"),
     ],
 )

@@ -10,31 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from companion.course.checks.core import Case, Exercise, Mistake, Observed, Runner, call, register
+from companion.course.checks.core import Case, Exercise, LargestTensor, Mistake, Observed, call, call_for, register
 from companion.quantizers import code_statistics, cosine_lookup, ema_step, restart
 
 CHAPTER = "05_ema_codebooks"
-
-
-def _call_for(*names: str) -> Runner:
-    """As ``call`` for a function that gives several tensors back: each is compared under its own name."""
-    expected = f"a tuple: {', '.join(names)}"
-
-    def run(implementation: Any, case: Case) -> Observed:
-        seen = call(implementation, case)
-        result = seen.pop("the result")
-        if not isinstance(result, tuple) or len(result) != len(names):
-            return {"the result": _told(result)} | seen
-        return {"the result": expected} | {f"the {n}": part for n, part in zip(names, result, strict=True)} | seen
-
-    return run
-
-
-def _told(result: Any) -> Any:
-    """What came in place of a tuple, in words; None and single tensors are told by the comparison itself."""
-    return f"a {type(result).__name__} of {len(result)}" if isinstance(result, tuple | list | dict) else result
 
 
 # Exercise 5.1 -------------------------------------------------------------------------------------------------------
@@ -71,22 +51,10 @@ def _last_wins(z: Tensor, k: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     return counts, sums
 
 
-class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is on: how many numbers the largest tensor has that any operation makes (a view makes none)."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor) and made.layout == torch.strided:
-            self.numbers = max(self.numbers, made.untyped_storage().nbytes() // made.element_size())
-        return made
-
-
 def _statistics_run(implementation: Any, case: Case) -> Observed:
     """Counts and sums by name, and for right ones: was there a matrix of N × K numbers on the way?"""
-    with _LargestTensor() as largest:  # type: ignore[no-untyped-call]
-        seen = _call_for("counts", "sums")(implementation, case)
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        seen = call_for("counts", "sums")(implementation, case)
     vectors, indices, num_codes = case.arguments
     n, d = vectors.shape
     telling = n * num_codes > 2 * d * max(n, num_codes)  # else arguments and results are themselves as large
@@ -621,7 +589,7 @@ _COSINE_MISTAKES = (
 
 
 def register_all() -> None:
-    state = _call_for("codebook", "counts")
+    state = call_for("codebook", "counts")
     register(Exercise("code_statistics", CHAPTER, code_statistics, _assigned, _STATISTICS_MISTAKES, _statistics_run))
     register(Exercise("ema_step", CHAPTER, ema_step, _steps, _STEP_MISTAKES, state))
     register(Exercise("restart", CHAPTER, restart, _dead_ones, _RESTART_MISTAKES, state))

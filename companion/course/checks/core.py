@@ -8,8 +8,10 @@ in the message. So the list that helps the reader is also the list that proves t
 mistake is rejected, with its own hint.
 """
 
+import inspect
 import linecache
 import math
+import re
 import signal
 import sys
 import threading
@@ -23,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from companion.course import session
 
@@ -174,7 +177,8 @@ def examine(exercise: Exercise, implementation: Any) -> Report:
         difference = _difference(expected, got, exercise.tolerance)
         if difference:
             hint = _hint(exercise, implementation, cases, number) or _general_hint(difference)
-            lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}", difference]
+            told = _with_names(difference, exercise.reference)
+            lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}", told]
             if hint:
                 lines.append(f"Hint: {hint}")
             lines.append("The notebook goes on with the companion's; change your code and run the cell again.")
@@ -199,6 +203,37 @@ def call(implementation: Any, case: Case) -> Observed:
     return seen
 
 
+def call_for(*names: str) -> Runner:
+    """As ``call`` for a function that gives several results back: each is compared under its own name."""
+    expected = f"a tuple: {', '.join(names)}"
+
+    def run(implementation: Any, case: Case) -> Observed:
+        seen = call(implementation, case)
+        result = seen.pop("the result")
+        if not isinstance(result, tuple) or len(result) != len(names):
+            return {"the result": _told(result)} | seen
+        return {"the result": expected} | {f"the {n}": part for n, part in zip(names, result, strict=True)} | seen
+
+    return run
+
+
+def _told(result: Any) -> Any:
+    """What came in place of a tuple, in words; None and single tensors are told by the comparison itself."""
+    return f"a {type(result).__name__} of {len(result)}" if isinstance(result, tuple | list | dict) else result
+
+
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on: how many numbers the largest tensor has that any operation makes (a view makes none)."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.layout == torch.strided:
+            self.numbers = max(self.numbers, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
 def module_call(reference: type[nn.Module]) -> Runner:
     """Runner for classes: built as the case says, given the reference's weights, then called like a function."""
 
@@ -209,7 +244,7 @@ def module_call(reference: type[nn.Module]) -> Runner:
         own = module.state_dict()
         seen: Observed = {"the names of the weights (given by __init__)": sorted(own)}
         if set(own) == set(weights):
-            module.load_state_dict({name: _no_zeros(w) for name, w in weights.items()})
+            module.load_state_dict(_no_zeros(weights))
         arguments = [_copy(argument) for argument in case.arguments]
         for position in case.gradient_of:
             arguments[position].requires_grad_(True)
@@ -219,15 +254,21 @@ def module_call(reference: type[nn.Module]) -> Runner:
         if case.gradient_of:
             wanted |= dict(module.named_parameters())
         seen |= _gradients(result, wanted)
+        seen["the weights after the call"] = {name: weight.detach() for name, weight in module.named_parameters()}
+        with torch.no_grad():
+            seen["the result in eval()"] = module.eval()(*[_copy(argument) for argument in case.arguments])
         return seen
 
     return run
 
 
-def _no_zeros(weight: Tensor) -> Tensor:
-    """Biases of either sign, away from zero, so that forgetting one shows."""
+def _no_zeros(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Biases of either sign, away from zero and each other, so that forgetting or exchanging one shows."""
     generator = torch.Generator().manual_seed(5)
-    return weight + torch.randn(weight.shape, generator=generator) if weight.ndim == 1 else weight
+    return {
+        name: weight + torch.randn(weight.shape, generator=generator) if weight.ndim == 1 else weight
+        for name, weight in sorted(weights.items())
+    }
 
 
 def _copy(argument: Any) -> Any:
@@ -321,6 +362,15 @@ def _difference(expected: Observed, got: Observed | _Failure, tolerance: float, 
     return ""
 
 
+def _with_names(difference: str, reference: Any) -> str:
+    """ "argument 2 after the call" with the name that the argument has."""
+
+    def name(found: re.Match[str]) -> str:
+        return list(inspect.signature(reference).parameters)[int(found[1]) - 1]
+
+    return re.sub(r"argument (\d+)(?= after the call)", name, difference)
+
+
 def _compare(want: Any, have: Any, tolerance: float) -> str:
     if isinstance(want, Tensor):
         return _compare_tensors(want, have, tolerance)
@@ -359,7 +409,7 @@ def _compare_tensors(want: Tensor, have: Any, tolerance: float) -> str:
     worst = int((a - b).abs().nan_to_num(nan=torch.inf).where(wrong, -1).argmax())
     place = [int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape)]
     where = f" at {place} ({int(wrong.sum())} of {want.numel()} numbers differ)" if want.ndim else ""
-    return f"expected {a.flatten()[worst]:.6g}\n  got {b.flatten()[worst]:.6g}{where}"
+    return f"expected {a.flatten()[worst] + 0.0:.6g}\n  got {b.flatten()[worst] + 0.0:.6g}{where}"  # + 0.0: no "-0"
 
 
 def _kind(value: Tensor) -> str:
@@ -401,13 +451,23 @@ def _general_hint(difference: str) -> str:
     if "nothing flows back" in difference:
         return "the values agree, but no gradient arrives: something on the way is detached, or turned into a number."
     if "the gradient of" in difference:
-        return "the values agree, the gradient does not: an operation that leaves the values alone changes it."
+        if "got nan" in difference:
+            return (
+                "the values agree, but the gradient is NaN: 0 · ∞ on the way back. torch.where sends zeros back "
+                "through the side that it does not take, and they meet an infinite slope there, as of log at 0."
+            )
+        return (
+            "the values agree, the gradient does not. Look for detach, .data, .item() or no_grad where the gradient "
+            "should pass, and for a missing one where it should not."
+        )
     if "leaf Variable" in difference:  # torch's words for x += …, where x is an input or a weight
-        return "your code writes into its input: x += … changes x itself; write x = x + … instead."
+        return "your code writes into its input: x += … and x[…] = … change x itself; write x = x + … instead."
     if "Expected target size" in difference:  # torch's words in cross_entropy
         return "cross_entropy wants the K logits of a code on axis 1: flatten all other axes, in the codes as well."
     if "after the call" in difference:
-        return "your code writes into its input; operations ending in _ and += on a tensor do that."
+        return (
+            "your code writes into its input: x[…] = …, x += … and operations ending in _ do that. Make a new tensor."
+        )
     if "got None" in difference:
         return "is there a return at the end?"
     if "got" in difference and "method" in difference:
