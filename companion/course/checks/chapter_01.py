@@ -27,7 +27,16 @@ CHAPTER = "01_autoencoder"
 
 
 def _sizes() -> Sequence[Case]:
-    rows = [(28, 3, 2, 1), (7, 3, 2, 1), (28, 4, 2, 1), (9, 2, 3, 0), (32, 5, 4, 2), (5, 5, 1, 0), (11, 3, 1, 1), (11, 3, 3, 0)]
+    rows = [
+        (28, 3, 2, 1),
+        (7, 3, 2, 1),
+        (28, 4, 2, 1),
+        (9, 2, 3, 0),
+        (32, 5, 4, 2),
+        (5, 5, 1, 0),
+        (11, 3, 1, 1),
+        (11, 3, 3, 0),
+    ]
     cases = [Case(f"size {s}, kernel {k}, stride {t}, padding {p}", (s, k, t, p)) for s, k, t, p in rows]
     return [*cases, Case("size 28, kernel 3, stride 2, no padding given", (28, 3, 2)), Case("size 9, kernel 4", (9, 4))]
 
