@@ -27,7 +27,7 @@ import companion
 from companion import plots
 from companion.course import begin, check, explorers
 from companion.course.results import measured_claims, results
-from companion.metrics import CodeUsage, mse
+from companion.metrics import CodeUsage, mse, perplexity
 from companion.quantizers import (
     EMAVectorQuantizer,
     Quantized,
@@ -323,7 +323,7 @@ residual_losses = check(residual_losses)
 # ### Exercise 6.4 · the residual quantizer  (medium, 20 minutes)
 # Write `forward`. Call each quantizer with the residual (`part = quantizer(residual)`; in training mode an EMA codebook learns in that call), and collect
 # `part.z_q`, `part.indices`, `part.loss` and `part.losses` (its terms by name). Return `Quantized(z_q, indices, loss, losses)`: the sum of the codes with one
-# straight-through gradient, the indices (B, *spatial, R), and the losses summed over the depths.
+# straight-through gradient (`straight_through(z, z_q)`, once), the indices (B, *spatial, R), and the losses summed over the depths.
 #
 # <details><summary>Hint 1</summary><code>part.z_q</code> has a gradient already, which you do not want:
 # <code>part.z_q.detach()</code>.</details>
@@ -417,7 +417,7 @@ for depth in range(1, R + 1):
     grew.append((after.norm(dim=1) > residual.norm(dim=1)).float().mean().item())
     lengths.append((after.square().sum(1).mean() / unit).item())
     residual = after
-perplexity = [CodeUsage(K).update(codes[..., r]).perplexity for r in range(R)]
+perplexities = [CodeUsage(K).update(codes[..., r]).perplexity for r in range(R)]
 
 fig, (left, right) = plots.figure(9, 3, columns=2)
 left.plot(range(R + 1), lengths, "o-", color=plots.COLOURS["train"])
@@ -425,7 +425,7 @@ left.set(
     xlabel="depths taken away", ylabel="‖residual‖², over the variance of z",
     yscale="log", title="Each depth leaves less", xticks=range(R + 1),
 )  # fmt: skip
-right.bar(range(1, R + 1), perplexity, color=plots.COLOURS["third"])
+right.bar(range(1, R + 1), perplexities, color=plots.COLOURS["third"])
 right.axhline(K, color=plots.COLOURS["reference"], linestyle="--")
 right.text(0.6, K, f"K = {K}", va="bottom")
 right.set(
@@ -445,7 +445,7 @@ for depth in range(1, R + 1):
         f"depth {depth}: residual got longer at {grew[depth - 1]:.1%} of positions",
         end="; ",
     )
-    print(f"perplexity {perplexity[depth - 1]:.1f} of {K}")
+    print(f"perplexity {perplexities[depth - 1]:.1f} of {K}")
 
 # %% [markdown]
 # On average the residual falls from depth to depth, and the first depth takes away by far the most. At some positions it *grows*, as the section above said
@@ -528,8 +528,8 @@ plots.show(
 # VQ with 128² = 16,384 codes.
 #
 # ### Exercise 6.5 · the rate of a stack  (medium, 10 minutes)
-# For indices (N, h, w, R) give the bits of one *position*, in three ways: **nominal**, R·log₂K; **entropy**, the sum over the depths of H(k_r), each depth
-# with the shares that its own codes have; **joint**, H(k₁, …, k_R), from the shares of whole stacks. (`companion.metrics.perplexity` takes
+# For indices `(N, *spatial, R)` give the bits of one *position*, in three ways: **nominal**, R·log₂K; **entropy**, the sum over the depths of H(k_r), each depth
+# with the shares that its own codes have; **joint**, H(k₁, …, k_R), from the shares of whole stacks. (`perplexity` of chapter 04 takes
 # counts and gives exp of the entropy. For plain vector quantisation R = 1.)
 #
 # <details><summary>Hint 1</summary>Reshape to (n, R), one stack a row. <code>math.log2(perplexity(counts))</code> is an entropy in bits.</details>
@@ -544,7 +544,7 @@ def rate_bits(indices: Tensor, num_codes: int) -> dict[str, float]:
 
     def entropy(rows: Tensor) -> float:
         counts = torch.unique(rows, dim=0, return_counts=True)[1]
-        return math.log2(companion.metrics.perplexity(counts))
+        return math.log2(perplexity(counts))
 
     depths = range(stacks.shape[1])
     return {
