@@ -65,20 +65,20 @@ turn = torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
 points = torch.randn(2000, 2, generator=draws) * torch.tensor([1.6, 0.7]) @ turn  # (N, 2)
 first, _ = k_means(points, 4, iterations=200)  # (4, 2)
 k_1 = nearest_code(points, first)  # (N,)
-residual = points - first[k_1]  # what the first code left
+after_one = points - first[k_1]  # what the first code left
 print(f"mean squared length of the points    {points.square().sum(1).mean():.2f}")
-print(f"of what 4 codes leave                {residual.square().sum(1).mean():.2f}")
+print(f"of what 4 codes leave                {after_one.square().sum(1).mean():.2f}")
 
 # %% [markdown]
 # The residuals are vectors like any others, only shorter. So quantise *them*, with a codebook of their own, and take away its code as well:
 
 # %% tags=["nbval-check-output"]
-second, _ = k_means(residual, 4, iterations=200)
-k_2 = nearest_code(residual, second)
-left = residual - second[k_2]
+second, _ = k_means(after_one, 4, iterations=200)
+k_2 = nearest_code(after_one, second)
+after_two = after_one - second[k_2]
 z_q = first[k_1] + second[k_2]
-print(f"of what is left after 4 codes more   {left.square().sum(1).mean():.2f}")
-print("z − z_q is the last residual:", torch.allclose(points - z_q, left, atol=1e-6))
+print(f"of what is left after 4 codes more   {after_two.square().sum(1).mean():.2f}")
+print("z − z_q is the last residual:", torch.allclose(points - z_q, after_two, atol=1e-6))
 print("codes stored:", 4 + 4, "  sums they can make:", 4 * 4)
 
 # %% [markdown]
@@ -209,12 +209,12 @@ for name, quantizers in {
 # So **on average** each depth takes away exactly the mean squared length of its codes. In the numbers from above:
 
 # %% tags=["nbval-check-output"]
-before, after = residual.square().sum(1).mean(), left.square().sum(1).mean()
+before, after = after_one.square().sum(1).mean(), after_two.square().sum(1).mean()
 codes_length = second[k_2].square().sum(1).mean()
 print(
     f"{before:.3f} − {codes_length:.3f} = {before - codes_length:.3f}, measured {after:.3f}"
 )
-longer = (left.norm(dim=1) > residual.norm(dim=1)).float().mean()
+longer = (after_two.norm(dim=1) > after_one.norm(dim=1)).float().mean()
 print(f"points whose residual got longer: {longer:.1%}")
 
 # %% [markdown]
