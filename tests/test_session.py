@@ -14,8 +14,9 @@ from companion.course.session import Session, begin
 
 @pytest.fixture(autouse=True)
 def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COMPANION_PROFILE", "COMPANION_STRICT", "COMPANION_SEED"):
+    for name in ("COMPANION_PROFILE", "COMPANION_SEED"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(session, "_STRICT", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -107,7 +108,7 @@ def test_only_strict_stops_on_a_number_outside_its_band(
     book: Book, glued: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny: Session = begin("00_tiny", book=book)
-    monkeypatch.setenv("COMPANION_STRICT", "1")
+    monkeypatch.setattr(session, "_STRICT", True)
     tiny.expect("test_mse", 1.0)
     with pytest.raises(AssertionError, match="outside the band"):
         tiny.expect("test_mse", 1.2)

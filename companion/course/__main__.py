@@ -17,6 +17,9 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder (default: all)")
     for command in (solutions, measure):
         command.add_argument("--profile", choices=PROFILES, help="default: full with a GPU, quick without")
+    solutions.add_argument(
+        "--timeout", type=int, help="seconds a cell may take (default: 10 times its chapter's, at least 600)"
+    )
     measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
     options, rest = parser.parse_known_args(argv)
     if options.command == "lab":
@@ -40,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         elif options.command == "solutions":
             from companion.course.runner import run_solutions
 
-            return run_solutions(book, chapters, options.profile)
+            return run_solutions(book, chapters, options.profile, timeout=options.timeout)
         else:
             from companion.course.measure import measure as run_measure
 

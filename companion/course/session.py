@@ -11,6 +11,7 @@ from companion.course.manifest import PROFILES, Book, Chapter, read_book
 from companion.data import ImageSet, load
 
 EXPECTED = "expect."  # the glued names of values that have a band begin with this
+_STRICT = os.environ.get("COMPANION_STRICT") == "1"  # read once: no cell of a notebook that is graded turns it off
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,11 @@ def default_device() -> torch.device:
 
 
 def strict() -> bool:
-    """Whether a failed check or a value outside its band is to stop the notebook."""
-    return os.environ.get("COMPANION_STRICT") == "1"
+    """Whether a check that is not ✅ or a value outside its band is to stop the notebook.
+
+    ``COMPANION_STRICT=1`` says so, in the environment that the kernel starts with.
+    """
+    return _STRICT
 
 
 def machine(device: torch.device) -> str:
