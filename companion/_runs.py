@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from companion._devices import default_device
 from companion._extras import require
 from companion.checkpoint import written_whole
 
@@ -122,7 +123,7 @@ def own_accelerator(precision: str, device: str | torch.device | None) -> Iterat
     accelerate = require("accelerate", extra="train", what="fit")
     state = require("accelerate.state", extra="train", what="fit")
     utils = require("accelerate.utils", extra="train", what="fit")
-    kind = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu").type
+    kind = torch.device(device or default_device()).type
     if kind != "cpu" and not torch.get_device_module(kind).is_available():
         raise ValueError(f"device: got {device}, want one that this machine has")
     if precision == "fp16" and kind == "cpu":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from companion._devices import as_float64
 from companion.checkpoint import Configured
 from companion.data import ImageSet
 from companion.data.images import chosen
@@ -172,9 +173,9 @@ def judged(
     n = min(len(images), len(train), len(held_out))
     real, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))
     real_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (real, unseen))
-    variance = train.images.double().div(255).var(correction=0).item()
+    variance = as_float64(train.images).div(255).var(correction=0).item()
     return Judgement(
-        accuracy=float("nan") if labels is None else (seen == labels.to(seen.device)).double().mean().item(),
+        accuracy=float("nan") if labels is None else as_float64(seen == labels.to(seen.device)).mean().item(),
         shares=torch.bincount(seen, minlength=out.logits.shape[1]).cpu().double() / len(images),
         frechet=frechet_distance(out.features[_some(n, len(images))], unseen_features),
         frechet_floor=frechet_distance(real_features, unseen_features),

@@ -55,7 +55,7 @@ class CodeSet:
         """The codes and labels at ``indices``, on ``device``."""
         target = self.codes.device if device is None else torch.device(device)
         rows = torch.as_tensor(indices, device=self.codes.device)
-        return self.codes[rows].to(target), self.labels[rows].to(target)
+        return self.codes[rows].to(target), self.labels[rows.to(self.labels.device)].to(target)
 
     def to(self, device: torch.device | str) -> "CodeSet":
         return replace(self, codes=self.codes.to(device), labels=self.labels.to(device))
@@ -94,7 +94,10 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
         progress: show a bar.
     """
     device = next(tokenizer.parameters()).device
-    batches = [torch.arange(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    batches = [
+        torch.arange(start, min(start + batch_size, len(images)), device="cpu")
+        for start in range(0, len(images), batch_size)
+    ]
     if progress:
         batches = require("tqdm.auto", extra="train", what="tokenize(progress=True)").tqdm(batches, unit="batch")
     training = tokenizer.training

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from companion._devices import as_float64
+
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean squared error over every pixel of every image.
@@ -103,7 +105,7 @@ class CodeUsage:
     @property
     def usage(self) -> float:
         """The share of the K codes that were chosen at least once."""
-        return (self.counts > 0).double().mean().item()
+        return as_float64(self.counts > 0).mean().item()
 
     @property
     def entropy_bits(self) -> float:
@@ -119,7 +121,7 @@ class CodeUsage:
         """
         if not self.per_position:
             raise ValueError("per_position: got False, want CodeUsage(…, per_position=True)")
-        share = self._counted().double()
+        share = as_float64(self._counted())
         share = share / share.sum(1, keepdim=True)
         return -torch.xlogy(share, share).sum(1) / math.log(2)
 
@@ -159,7 +161,7 @@ def perplexity(counts: Tensor) -> float:
     """
     if counts.ndim != 1 or not int(counts.sum()) > 0:
         raise ValueError(f"counts: got shape {tuple(counts.shape)}, want (K,) with a positive sum")
-    share = counts.double() / counts.sum()
+    share = as_float64(counts) / as_float64(counts.sum())
     return float((-torch.xlogy(share, share).sum()).exp())
 
 
@@ -183,7 +185,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     for name, features in (("a", a), ("b", b)):
         if not bool(features.isfinite().all()):
             raise ValueError(f"{name}: got NaN or infinity, want finite numbers")
-    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b.to(a.device))
     between = torch.linalg.svdvals(root_a @ root_b.T).sum()  # tr (Σ_a Σ_b)^½
     squares = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum()
     return max(0.0, float(squares - 2 * between))
@@ -191,7 +193,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """The mean (F,), and R with RᵀR = Σ."""
-    x = features.detach().double()
+    x = as_float64(features.detach())
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1)).R
 

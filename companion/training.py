@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from companion._devices import as_float64
 from companion._extras import require
 from companion._runs import (
     States,
@@ -109,7 +110,8 @@ def fit(
         precision: "no", "bf16" or "fp16" (autocast; the weights keep their dtype). "fp16" needs a GPU.
         run: the folder of this run alone, made if absent. It keeps the two newest states.
         save_every: steps between states, besides the one after each epoch.
-        device: default: the GPU where there is one.
+        device: default: CUDA where there is a GPU, else the CPU, as the course's ``begin`` chooses. Another
+            accelerator is used where it is named: "mps".
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
@@ -337,7 +339,7 @@ class _Loop:
         with random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
             set_random_state(self.device, seeded(self.device, self.seed, self.rank, 1))  # every time the same
             for start in range(0, len(examples), self.batch_size):
-                indices = torch.arange(start, min(start + self.batch_size, len(examples)))
+                indices = torch.arange(start, min(start + self.batch_size, len(examples)), device="cpu")
                 indices = indices[self.rank :: self.world]
                 if len(indices):
                     terms = self.terms(*examples.batch(indices, self.device))
@@ -403,7 +405,7 @@ class _Means:
                 if name == "loss":
                     self._last = value
             if counts is not None:
-                so_far = 0 if self.code_counts is None else torch.tensor(self.code_counts)
+                so_far = 0 if self.code_counts is None else torch.tensor(self.code_counts, device="cpu")
                 self.code_counts = (counts.cpu() + so_far).tolist()
             self.weight += weight
         self._waiting.clear()
@@ -418,7 +420,7 @@ class _Means:
         weight = sum(share["weight"] for share in shares)
         row: Row = {name: sum(share["sums"][name] for share in shares) / weight for name in shares[0]["sums"]}
         if shares[0]["code_counts"] is not None:
-            row |= _use_of_codes(torch.tensor([share["code_counts"] for share in shares]).sum(0))
+            row |= _use_of_codes(torch.tensor([share["code_counts"] for share in shares], device="cpu").sum(0))
         return row
 
     def state(self) -> dict[str, Any]:
@@ -429,11 +431,11 @@ def _use_of_codes(counts: Tensor) -> Row:
     """Perplexity and usage of (K,) counts; of (R, K), those of each depth, numbered from 1."""
     depths = {"": counts} if counts.ndim == 1 else {f"_{r + 1}": one for r, one in enumerate(counts)}
     perplexities = {f"perplexity{r}": perplexity(one) for r, one in depths.items()}
-    return perplexities | {f"usage{r}": (one > 0).double().mean().item() for r, one in depths.items()}
+    return perplexities | {f"usage{r}": as_float64(one > 0).mean().item() for r, one in depths.items()}
 
 
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed(seed, 0, epoch)))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed(seed, 0, epoch)), device="cpu")
 
 
 def _settings(

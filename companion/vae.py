@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from companion._devices import as_float64, place_of
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.checkpoint import Configured
 from companion.likelihoods import Likelihood
@@ -91,7 +92,7 @@ def active_units(mean: Tensor, *, threshold: float = 0.01) -> int:
     """
     if mean.ndim < 2 or len(mean) < 2:
         raise ValueError(f"mean: got shape {tuple(mean.shape)}, want (N, *latent) with at least two images")
-    return int((mean.detach().flatten(1).double().var(0) > threshold).sum())
+    return int((as_float64(mean.detach().flatten(1)).var(0) > threshold).sum())
 
 
 def bits_per_dimension(log_prob: Tensor, dimensions: int) -> Tensor:
@@ -212,7 +213,7 @@ class VAE(Configured, nn.Module):
         Args:
             latent_shape: shape of one latent; default: (d,) as the decoder's ``latent_dim`` says.
             mean: give the mean of p(x|z) in place of a draw, as most papers print; no autoregressive decoder has one.
-            generator: of the model's device; default: torch's own.
+            generator: of any device; default: torch's own on the model's device.
 
         Raises:
             ValueError: ``latent_shape`` is needed, or ``mean`` is asked of an autoregressive decoder.
@@ -279,4 +280,5 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+    place = place_of(generator, like.device)
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=place).to(like.device)

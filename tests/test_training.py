@@ -24,6 +24,7 @@ from workers.fit_worker import SIGKILL, Digits, Noisy, Output, bits, main, main_
 
 import companion._runs
 import companion.training
+from companion.course.session import default_device
 from companion.training import History, fit
 
 WORKER = Path(__file__).parent / "workers" / "fit_worker.py"
@@ -187,11 +188,17 @@ def test_settings_of_accelerate_launch_do_not_leak_in(monkeypatch: pytest.Monkey
     assert bits(other) == bits(model)
 
 
-def test_the_default_device_is_the_gpu_where_there_is_one() -> None:
-    gpu = torch.accelerator.current_accelerator(check_available=True)
+def test_fit_chooses_the_device_that_begin_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Mac torch offers "mps", where data and models of a chapter are not."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
+    with companion._runs.own_accelerator("no", None) as accelerator:
+        assert accelerator.device.type == default_device().type
+
+
+def test_fit_without_a_device_leaves_the_model_where_a_chapter_has_its_data() -> None:
     model = noisy()
     train(model, epochs=1, device=None)
-    assert next(model.parameters()).device.type == (gpu.type if gpu else "cpu")
+    assert next(model.parameters()).device.type == default_device().type
 
 
 # --- stopping

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from companion._devices import default_device as default_device  # others take it from here
 from companion.course.manifest import PROFILES, Book, Chapter, read_book
 from companion.data import ImageSet, load
 
@@ -21,7 +22,7 @@ class Session:
     Attributes:
         name: the chapter.
         profile: ``quick``, ``full`` or ``smoke``.
-        device: where models and data live.
+        device: where models and data live, the one that ``fit`` chooses too: CUDA where there is a GPU, else the CPU.
         seed: of everything random in the chapter; other than 0 only when bands are measured.
         settings: the chapter's entries of ``book.toml`` for this profile, e.g. ``settings.epochs``.
         bands: for each expected value the interval measured for this profile.
@@ -101,11 +102,6 @@ def current_profile() -> str:
     if profile not in PROFILES:
         raise ValueError(f"COMPANION_PROFILE: got {profile!r}, want one of {', '.join(PROFILES)}")
     return profile
-
-
-def default_device() -> torch.device:
-    """Where the course computes: never on Apple's GPUs, on which its numbers were not measured."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def strict() -> bool:

@@ -39,7 +39,7 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
         path.resolve().name,
         split,
         read_images([files[i] for i in kept], image_size),
-        torch.tensor(labels)[list(kept)],
+        torch.tensor(labels, device="cpu")[list(kept)],
         tuple(class_folder.resolve().name for class_folder in classes),
     )
 

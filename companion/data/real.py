@@ -82,7 +82,7 @@ def _cifar10(kind: Any, top: Path, split: str) -> tuple[Any, Tensor, tuple[str, 
     missing = [file for file in parts if not file.is_file()]
     _refuse_damaged({top / kind.filename: kind.tgz_md5} if missing else parts)
     data = _fetch(lambda: kind(top, train=split == "train", download=True), "cifar10", missing)
-    return data.data, torch.tensor(data.targets), tuple(data.classes)
+    return data.data, torch.tensor(data.targets, device="cpu"), tuple(data.classes)
 
 
 def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:

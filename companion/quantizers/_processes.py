@@ -35,7 +35,7 @@ def draw(vectors: Tensor, n: int, *, seed: int, stream: int, step: int) -> Tenso
     available, start = int(sizes.sum()), int(sizes[:rank].sum())
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step + stream * 15_485_863_001) % 2**63)
     whole, rest = divmod(n, available)
-    order = [torch.randperm(available, generator=generator) for _ in range(whole + (rest > 0))]
+    order = [torch.randperm(available, generator=generator, device="cpu") for _ in range(whole + (rest > 0))]
     mine = torch.cat(order)[:n].to(vectors.device) - start
     here = (mine >= 0) & (mine < len(vectors))
     chosen = torch.where(here[:, None], vectors[mine.clamp(0, max(len(vectors) - 1, 0))], 0)
