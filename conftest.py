@@ -25,6 +25,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
             patch.setenv("COMPANION_STRICT", "1" if answers else "0")
             # nbval gives a kernel five seconds to send what a finished cell has printed; a busy machine may need more.
             item.output_timeout = 120
+            # It reads only when the cell has ended: a bar that moves ten times a second overflows the queue in half
+            # a minute, the cell's last word is lost, and nbval waits for it in vain.
+            patch.setenv("TQDM_MININTERVAL", "30")
             # Their last digits are the processor's. tests/test_proofs.py compares them, with a tolerance.
             item.parent.skip_compare += (GLUED,)
         return (yield)
