@@ -1,5 +1,6 @@
 """How nbval runs notebooks here: a glued number's last digits are not its business, and no slow cell is lost."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,16 +10,17 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from companion.course.authoring import write
-from companion.course.execution import GLUED
+from companion.course.execution import AS_IT_IS, GLUED, PROCESSORS
 
 CONFTEST = (Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8")
 
 
-def verdicts(folder: Path, conftest: str = CONFTEST) -> dict[str, str]:
+def verdicts(folder: Path, conftest: str = CONFTEST, processor: str = AS_IT_IS) -> dict[str, str]:
     """What nbval says of each cell of the notebooks in ``folder``, with this project's conftest.py."""
     (folder / "conftest.py").write_text(conftest, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-rA", "--color=no", "-p", "no:cacheprovider", "."]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    env = os.environ | PROCESSORS[processor]
+    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     found = re.findall(r"^(PASSED|FAILED|XFAIL) (\S+\.ipynb::Cell \d+)", run.stdout, re.MULTILINE)
     assert found, run.stdout + run.stderr
     return {cell: verdict for verdict, cell in found}
