@@ -6,7 +6,7 @@ PY = .venv/bin/python
 chapter = $(if $(CHAPTER),--chapter $(CHAPTER))
 profile = $(if $(PROFILE),--profile $(PROFILE))
 
-.PHONY: lab test test-browser notebooks solutions measure bench experiments-report requirements
+.PHONY: lab test test-full test-browser notebooks solutions measure bench experiments-report requirements
 .DEFAULT_GOAL = lab
 
 lab: setup-course  # open the course in JupyterLab
@@ -17,6 +17,9 @@ test: setup-test  # everything CI checks
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m pytest --nbval-lax -n 2 --dist loadscope
+
+test-full: test  # the same, and every band again under other instruction sets and thread counts
+	$(PY) -m pytest -m long tests
 
 test-browser: setup-browser  # the same notebooks in JupyterLab in a real browser
 	$(PY) -m pytest -m browser tests/browser

@@ -281,9 +281,9 @@ class _Loop:
             self.optimizer.step()
             self.step += 1
             self.means.add(terms, len(indices), f"step {self.step} (epoch {epoch + 1})")
+            if self.means.due:  # for when the bar moves next: how often it does is tqdm's to say (TQDM_MININTERVAL)
+                bar.set_postfix_str(f"epoch {epoch + 1}, loss {self.means.read():.4g}", refresh=False)
             bar.update()
-            if self.means.due:
-                bar.set_postfix_str(f"epoch {epoch + 1}, loss {self.means.read():.4g}")
             if stop.pressed or (save_every and self.step % save_every == 0):
                 self.save()
             if stop.pressed:

@@ -69,7 +69,7 @@ one_hot[torch.arange(T), torch.arange(T) % K] = 1.0  # any table of codes will d
 q = torch.distributions.Categorical(probs=one_hot)
 p = torch.distributions.Categorical(probs=torch.full((T, K), 1 / K))
 kl = torch.distributions.kl_divergence(q, p).sum().item()
-print(f"KL = {kl:.3f} nats,  T log K = {T * math.log(K):.3f} nats", end="  ")
+print(f"KL = {kl:.1f} nats,  T log K = {T * math.log(K):.1f} nats", end="  ")
 print(f"= {T * math.log2(K):.0f} bits")
 
 # %% [markdown]

@@ -215,7 +215,7 @@ print(
     f"{before:.3f} − {codes_length:.3f} = {before - codes_length:.3f}, measured {after:.3f}"
 )
 longer = (after_two.norm(dim=1) > after_one.norm(dim=1)).float().mean()
-print(f"points whose residual got longer: {longer:.1%}")
+print("the residual of more than one point in ten got longer:", bool(longer > 0.1))
 
 # %% [markdown]
 # On average, and for codes that are means. For a *single* vector it need not hold: a residual that is nearly zero already gets the nearest code, and if no

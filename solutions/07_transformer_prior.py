@@ -236,7 +236,7 @@ for d in (4, 64, 1024):
     q, k = torch.randn(2, 2000, d)
     products = (q * k).sum(1)
     print(f"d = {d:<5} standard deviation of q·k: {products.std():5.1f}", end="   ")
-    print(f"over √d: {(products / math.sqrt(d)).std():.2f}")
+    print(f"over √d: {(products / math.sqrt(d)).std():.1f}")
 
 # %% [markdown]
 # **Heads.** One softmax can look at one thing at a time. So the dim numbers of a place are cut into `heads` pieces of d = dim / heads, each piece does its

@@ -88,7 +88,7 @@ def run_and_come_back(notebook: NotebookNode, name: str) -> None:
 
 @pytest.mark.parametrize(
     "chapter",
-    [pytest.param(c, marks=[] if i == 0 else [pytest.mark.full], id=c.name) for i, c in enumerate(CHAPTERS)],
+    [pytest.param(c, marks=[] if i == 0 else [pytest.mark.long], id=c.name) for i, c in enumerate(CHAPTERS)],
 )
 def test_after_a_full_run_every_exercise_can_be_run_again_from_there_down(chapter: Chapter) -> None:
     run_and_come_back(solution_notebook(BOOK, chapter), chapter.name)

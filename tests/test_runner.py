@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from typing import Any
 
 import nbformat
 import pytest
@@ -11,10 +12,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 from companion.course import measure as measuring
 from companion.course import runner
 from companion.course.authoring import write
-from companion.course.execution import MOST_OUTPUT, execute
+from companion.course.execution import MOST_OUTPUT, PROCESSORS, Cost, execute
 from companion.course.manifest import Book, read_book
 from companion.course.measure import band, measure
 from companion.course.runner import run_solutions
+
+VARIABLES = {name for variables in PROCESSORS.values() for name in variables}
 
 
 def test_a_failure_is_reported_and_the_rest_is_run(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,12 +128,32 @@ glue("proof", 1.0, display=False)
     assert measured["bands"] == {"accuracy": [0.84, 1.0]}
     entry = measured[measuring.default_device().type]
     assert entry["runs"] == 5
+    assert entry["settings"] == (list(PROCESSORS) if measuring.default_device().type == "cpu" else ["as it is"])
     assert 0 < entry["minutes"] < 5
     assert read_book(book.root).chapter("00_tiny").bands["quick"] == {"accuracy": (0.84, 1.0)}
     readme = (book.root / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("before\n")
     assert "[00 · Tiny](chapters/00_tiny.ipynb) | nothing |" in readme
     assert readme.endswith("\nafter\n")
+
+
+def test_bands_are_measured_over_processors_as_well_as_over_seeds(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    chapter = book.chapter("00_tiny")
+    book.solution(chapter, ".py").write_text("# %%\n1 + 1\n", encoding="utf-8")
+    given: list[dict[str, str]] = []
+
+    def execute(*_: Any, env: dict[str, str], cost: Cost, **__: Any) -> None:
+        given.append(env)
+        cost.minutes = 1.0 if env.keys() <= {"COMPANION_PROFILE", "COMPANION_SEED"} else 9.0  # only the first counts
+
+    monkeypatch.setattr(measuring, "execute", execute)
+    monkeypatch.setattr(measuring, "default_device", lambda: torch.device("cpu"))
+    measure(book, [chapter], "quick", seeds=7)
+    assert [int(env["COMPANION_SEED"]) for env in given] == list(range(7))
+    for env, wanted in zip(given, [*PROCESSORS.values()] * 2 + [PROCESSORS["as it is"]], strict=True):
+        assert {name: env.get(name) for name in VARIABLES} == {name: wanted.get(name) for name in VARIABLES}
+    entry = tomllib.loads((book.root / "book.toml").read_text(encoding="utf-8"))["measured"]["00_tiny"]["quick"]["cpu"]
+    assert (entry["minutes"], entry["settings"]) == (1.0, list(PROCESSORS))
 
 
 def test_a_band_is_a_prediction_interval_rounded_outward() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+import tqdm.auto
 from torch import Tensor, nn
 from workers.fit_worker import SIGKILL, Digits, Noisy, Output, bits, main, main_of, objective
 
@@ -680,6 +681,31 @@ def test_history_plots_training_and_validation() -> None:
     with pytest.raises(ValueError, match="term: got 'kl', want one of loss, mse"):
         history().plot("kl")
     assert History().plot().axes[0].get_title() == "Stopped before the first step was done"
+
+
+def test_the_bar_moves_when_tqdm_lets_it_and_not_with_every_new_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[str] = []
+
+    class Rare(tqdm.auto.tqdm):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, mininterval=1e9)
+
+        def display(self, *_: Any, **__: Any) -> None:
+            moves.append(self.postfix or "")
+
+    class Eager(Rare):  # the wrong version
+        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            super().set_postfix_str(s)
+
+    monkeypatch.setattr(companion.training._Means, "due", True)
+    counts = []
+    for bar in (Rare, Eager):
+        monkeypatch.setattr(tqdm.auto, "tqdm", bar)
+        train(noisy(), epochs=2, progress=True)  # 12 steps
+        counts.append(len(moves))
+        assert moves[-1].startswith("epoch 2, loss ")
+        moves.clear()
+    assert counts == [4, 4 + 12]  # at both ends, and after each epoch
 
 
 def test_progress_shows_every_step_and_can_be_silent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import platform
 import re
 import threading
 import time
@@ -22,6 +23,31 @@ from tqdm import tqdm
 MOST_OUTPUT = 4_000_000  # characters that a cell may leave in its notebook: ten times what any of the course leaves
 MOST_WORDS = 2_000  # characters of an error's message
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
+
+# What one machine can pretend to be: the last digits differ from one to the next, and no verdict may. The variables
+# have to stand before torch is imported. Those of the instruction sets are x86's; elsewhere the threads alone differ.
+# Threads that spin while they wait stall on a busy machine, so here they sleep.
+AS_IT_IS = "as it is"
+PROCESSORS: dict[str, dict[str, str]] = {
+    AS_IT_IS: {},
+    "SSE4.1, one thread": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_CBWR": "COMPATIBLE",
+        "OMP_NUM_THREADS": "1",
+    },
+    "AVX2, two threads": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "AVX2",
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    },
+}
+if platform.machine() not in ("x86_64", "AMD64"):
+    for _variables in PROCESSORS.values():
+        for _name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"):
+            _variables.pop(_name, None)
 
 
 class CellError(Exception):

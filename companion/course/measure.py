@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 from companion.checkpoint import written_whole
 from companion.course.authoring import solution_notebook
-from companion.course.execution import Cost, execute, glued
+from companion.course.execution import AS_IT_IS, PROCESSORS, Cost, execute, glued
 from companion.course.manifest import MANIFEST, Book, Chapter, read_book
 from companion.course.session import EXPECTED, current_profile, default_device, machine
 
@@ -23,6 +23,10 @@ def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, 
 
     Fewer than five seeds say too little about the spread: they measure minutes and memory, and leave the bands.
 
+    On a CPU the runs take turns at the entries of ``PROCESSORS``, written down as ``settings``. A band has to hold
+    on the reader's processor, where the last digits differ from the first step on and training carries them far: that
+    spread belongs into it as the seeds' does. The minutes are those of the machine as it is.
+
     Raises:
         ValueError: ``seeds`` is not positive.
         CellError: a run failed; what was measured of earlier chapters is kept.
@@ -30,27 +34,31 @@ def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, 
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}, want at least 1, and {FEWEST} for bands")
     profile = profile or current_profile()
+    device = default_device()
+    processors = PROCESSORS if device.type == "cpu" else {AS_IT_IS: {}}
+    settings = list(processors)[:seeds]
     for chapter in chapters:
         costs = [Cost() for _ in range(seeds)]
         values: dict[str, list[float]] = {}
         for seed, cost in enumerate(costs):
+            setting = settings[seed % len(settings)]
             notebook = solution_notebook(book, chapter)
             execute(
                 notebook,
-                name=f"{chapter.name}, {profile}, seed {seed}",
+                name=f"{chapter.name}, {profile}, seed {seed}, {setting}",
                 folder=book.solution(chapter).parent,
-                env={"COMPANION_PROFILE": profile, "COMPANION_SEED": str(seed)},
+                env={"COMPANION_PROFILE": profile, "COMPANION_SEED": str(seed)} | processors[setting],
                 cost=cost,
             )
             for name, value in glued(notebook).items():
                 if name.startswith(EXPECTED):
                     values.setdefault(name.removeprefix(EXPECTED), []).append(value)
-        device = default_device()
         entry = {
-            "minutes": round(statistics.median(cost.minutes for cost in costs), 2),
+            "minutes": round(statistics.median(cost.minutes for cost in costs[:: len(settings)]), 2),  # as it is
             "memory_mb": max(cost.memory_mb for cost in costs),
             "runs": seeds,
             "machine": machine(device),
+            "settings": settings,
             "versions": {"torch": torch.__version__},
         }
         bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" and seeds >= FEWEST else {}
