@@ -239,11 +239,90 @@ def test_a_prior_is_fitted_to_codes():
     codes = tokenize(tokenizer(), IMAGES)
     torch.manual_seed(0)
     prior = TransformerPrior(8, codes.grid, dim=16, layers=1, heads=2, num_classes=10, tokenizer=codes.tokenizer)
-    history = companion.fit(
-        prior, codes, validation=codes, epochs=5, batch_size=10, lr=3e-3, progress=False,
-        objective=lambda model, k, label: model(k, label),
-    )  # fmt: skip
+    history = companion.fit(prior, codes, validation=codes, epochs=5, batch_size=10, lr=3e-3, progress=False)
     assert history.last["loss"] < history.rows[0]["loss"]
     assert companion.priors.prior_bits(prior, codes.codes, codes.labels) == pytest.approx(
         history.last["validation_loss"] * 49 / torch.tensor(2.0).log().item(), rel=1e-4
     )
+
+
+def a_prior(codes, **options):
+    torch.manual_seed(0)
+    return TransformerPrior(codes.num_codes, codes.grid, dim=8, layers=1, heads=2, **options)
+
+
+def fitted(prior, codes, **options):
+    return companion.fit(prior, codes, epochs=1, batch_size=10, lr=1e-2, progress=False, device="cpu", **options)
+
+
+def test_a_conditional_prior_learns_its_labels_without_being_told():
+    codes = tokenize(tokenizer(), IMAGES)
+    by_default, told, wrong = (a_prior(codes, num_classes=10) for _ in range(3))
+    before = by_default.sos.weight.detach().clone()
+    history = fitted(by_default, codes, validation=codes)
+    assert history == fitted(told, codes, validation=codes, objective=lambda prior, k, labels: prior(k, labels))
+    assert torch.equal(by_default.sos.weight, told.sos.weight)
+    used = codes.labels.unique()
+    assert (by_default.sos.weight[used] != before[used]).any(1).all()  # the class's own vectors have moved
+    fitted(wrong, codes, objective=lambda prior, k, labels: prior(k))  # what used to be done
+    assert torch.equal(wrong.sos.weight[used], before[used])
+
+
+def test_an_unconditional_prior_ignores_labels():
+    codes = tokenize(tokenizer(), IMAGES)
+    told = fitted(a_prior(codes), codes, objective=lambda prior, k, labels: prior(k))
+    assert fitted(a_prior(codes), codes) == told
+
+
+def test_a_conditional_prior_without_labels_is_refused_and_the_way_out_works():
+    class Alone:
+        def __init__(self, codes):
+            self.codes = codes
+
+        def __len__(self):
+            return len(self.codes)
+
+        def batch(self, indices, device):
+            return (self.codes.batch(indices, device)[0],)
+
+    codes = Alone(tokenize(tokenizer(), IMAGES))
+    with pytest.raises(ValueError, match=r"train: got batches of codes alone, want codes and labels.*num_classes=10"):
+        fitted(a_prior(codes.codes, num_classes=10), codes)
+    fitted(a_prior(codes.codes, num_classes=10), codes, objective=lambda prior, codes: prior(codes))
+
+
+def test_a_label_without_a_class_is_refused():
+    codes = tokenize(tokenizer(), IMAGES)
+    with pytest.raises(ValueError, match=r"label: got .*, want 0 to 2"):
+        fitted(a_prior(codes, num_classes=3), codes)
+
+
+def test_a_prior_of_another_tokenizer_does_not_learn_these_codes(tmp_path):
+    codes = tokenize(tokenizer(), IMAGES)
+    other = tokenize(tokenizer(seed=1), IMAGES)
+    prior = a_prior(codes, tokenizer="BBB")
+    with pytest.raises(ValueError, match=rf"train: got codes of .* '{codes.tokenizer}', want those of 'BBB'"):
+        fitted(prior, codes, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    right = a_prior(codes, tokenizer=codes.tokenizer)
+    fitted(right, codes, validation=codes)
+    with pytest.raises(ValueError, match=rf"validation: got codes of .*'{other.tokenizer}', .* which the prior names"):
+        fitted(right, codes, validation=other)
+    unnamed = CodeSet(codes.codes, codes.labels, 8, "")
+    with pytest.raises(ValueError, match="train: got codes of the tokenizer '', want"):
+        fitted(right, unnamed)
+
+
+def test_a_prior_that_names_no_tokenizer_takes_that_of_its_codes(tmp_path):
+    model = tokenizer()
+    codes, other = tokenize(model, IMAGES), tokenize(tokenizer(seed=1), IMAGES)
+    prior = a_prior(codes)
+    with pytest.raises(ValueError, match=r"validation: got codes of .* which train names"):
+        fitted(prior, codes, validation=other)
+    assert prior.tokenizer == ""
+    fitted(prior, codes)
+    check_identity(model, prior)
+    companion.save(prior, tmp_path / "p.safetensors")
+    check_identity(model, companion.load(tmp_path / "p.safetensors"))
+    with pytest.raises(ValueError, match="train: got codes of the tokenizer"):
+        fitted(prior, other)
