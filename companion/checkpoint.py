@@ -7,7 +7,6 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast, overload
 
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+
+from companion._version import __version__
 
 FORMAT_VERSION = 1
 
@@ -62,7 +63,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = model.state_dict()
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"model: {', '.join(strange)} in its state is no tensor and cannot be saved")
-    about = {"format": "companion", "version": FORMAT_VERSION, "companion": metadata.version("companion")}
+    about = {"format": "companion", "version": FORMAT_VERSION, "companion": __version__}
     header = json.dumps(about | _describe("model", model))
     tensors = {  # clone: tied tensors share memory, which safetensors refuses
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()

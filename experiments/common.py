@@ -6,7 +6,6 @@ written; the same command goes on where it was stopped, and runs no finished cel
 
 import argparse
 import contextlib
-import importlib.metadata
 import inspect
 import json
 import platform
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import companion
 from companion.checkpoint import written_whole
 from companion.course.session import current_profile, default_device, machine
 from companion.data import ImageSet, load
@@ -101,7 +101,7 @@ def run(
             "machine": machine(device),
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "companion": importlib.metadata.version("companion"),
+            "companion": companion.__version__,
         }
         done.append({**cell, **{key: plain(value) for key, value in numbers.items()}, **ran})
         document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}

@@ -1,12 +1,12 @@
 """The set-up, the tested versions, the layers of the package, and tests that test."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,43 @@ def test_requirements_cover_and_satisfy_what_the_package_asks_for() -> None:
 def test_the_library_alone_needs_three_packages() -> None:
     names = {Requirement(text).name for text in PYPROJECT["project"]["dependencies"]}
     assert names == {"torch", "numpy", "safetensors"}
+
+
+def test_what_a_learner_imports_is_in_the_extra_that_learners_install() -> None:
+    """Not by the grace of another package that happens to need it."""
+    seen, outside = set[str](), set[str]()
+    todo = [*(ROOT / "solutions").glob("*.py"), ROOT / "experiments" / "claims.py"]  # which `measured_claims` runs
+    todo += [module_file(f"companion.course.{name}") for name in ("lab", "lab_server")]
+    while todo:
+        text = todo.pop().read_text(encoding="utf-8")
+        for name in chain(imported(ast.parse(text)), re.findall(r'\brequire\(\s*"([\w.]+)"', text)):
+            if name.partition(".")[0] != "companion":
+                outside.add(name.partition(".")[0])
+            elif name not in seen and module_file(name).is_file():
+                seen.add(name)
+                todo.append(module_file(name))
+    distributions = packages_distributions()
+    needed = {canonicalize_name(distributions[name][0]) for name in outside - sys.stdlib_module_names}
+    assert {"torch", "pillow", "scikit-learn", "scipy", "ipython", "jupyterlab"} <= needed  # it looked
+    assert needed - declared("course") == set()
+    assert needed - declared("data") >= {"scipy", "jupyterlab"}  # an extra that lacks something is found out
+
+
+def module_file(name: str) -> Path:
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def declared(extra: str) -> set[str]:
+    """The distributions that the package and one of its extras name, through the extras that it names."""
+    project = PYPROJECT["project"]
+    names = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    for wanted in map(Requirement, project["optional-dependencies"][extra]):
+        if wanted.name == project["name"]:
+            names.update(*map(declared, wanted.extras))
+        else:
+            names.add(canonicalize_name(wanted.name))
+    return names
 
 
 def test_conda_and_pip_install_the_same() -> None:
@@ -171,22 +208,6 @@ def test_an_old_python_can_read_the_set_up_and_names_a_newer_one() -> None:
         r"Python 3\.11 or newer is needed; `python.*` is 3\.\d+\.\d+\. .*make lab PYTHON=python3",
         result.stderr,
     )
-
-
-def test_lab_has_no_news_and_no_grading_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
-    bootstrap.configure_lab()
-    settings = json.loads((tmp_path / "share/jupyter/lab/settings/overrides.json").read_text(encoding="utf-8"))
-    schemas = Path(sys.prefix) / "share/jupyter/lab/schemas/@jupyterlab/apputils-extension"
-    schema = json.loads((schemas / "notification.json").read_text(encoding="utf-8"))["properties"]
-    chosen = settings["@jupyterlab/apputils-extension:notification"]
-    assert chosen["fetchNews"] in [option["const"] for option in schema["fetchNews"]["oneOf"]]
-    assert chosen == {"fetchNews": "false", "checkForUpdates": False}
-    assert schema["checkForUpdates"]["type"] == "boolean"
-    server = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text(encoding="utf-8"))
-    shipped = Path(sys.prefix) / "etc/jupyter/jupyter_server_config.d/nbgrader.json"
-    enabled = json.loads(shipped.read_text(encoding="utf-8"))["ServerApp"]["jpserver_extensions"]
-    assert server["ServerApp"]["jpserver_extensions"] == dict.fromkeys(enabled, False)
 
 
 def test_notebooks_run_in_this_environment() -> None:
