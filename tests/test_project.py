@@ -1,10 +1,12 @@
 """The set-up, the tested versions, the layers of the package, and tests that test."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from itertools import chain
@@ -108,6 +110,24 @@ def test_conda_and_pip_install_the_same() -> None:
     assert with_pip == {"pip": ["-c requirements.txt", "-e .[course]"]}
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     assert '"-c", "requirements.txt", "-e", f".[{extra}]"' in source
+
+
+def test_pip_takes_the_small_build_of_the_tested_version_where_an_index_offers_it(tmp_path: Path) -> None:
+    """What the README's PIP_EXTRA_INDEX_URL relies on: 2.15.0+cpu satisfies ==2.15.0, and comes before 2.15.0."""
+    for version in ("2.15.0", "2.15.0+cpu", "2.16.0+cpu"):
+        with zipfile.ZipFile(tmp_path / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+            for name, text in {
+                "METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
+                "WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+                "RECORD": "",
+            }.items():
+                wheel.writestr(f"torch-{version}.dist-info/{name}", text)
+    pip = (sys.executable, "-m", "pip", "download", "--no-index", "--find-links", str(tmp_path), "--dest", "taken")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    command = (*pip, "--constraint", str(ROOT / "requirements.txt"), "torch")
+    result = subprocess.run(command, cwd=tmp_path, env=plain | {"PIP_CONFIG_FILE": os.devnull}, **TEXT)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["torch-2.15.0+cpu-py3-none-any.whl"]
 
 
 # The set-up
