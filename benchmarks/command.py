@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, and nothing is written")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default_device().type)
     asked = parser.parse_args(arguments)
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: got cuda, and PyTorch finds no such GPU here")
     device = torch.device(asked.device)
     torch.set_num_threads(THREADS)
     try:

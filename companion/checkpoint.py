@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast, overload
 
@@ -18,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from companion._version import __version__
 
 FORMAT_VERSION = 1
 
@@ -79,7 +80,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"model: {', '.join(strange)} in its state is no tensor and cannot be saved")
     if nan := [name for name, value in state.items() if bool(value.isnan().any())]:
         raise ValueError(f"model: got NaN in {', '.join(nan)}, want numbers: a file with NaN would not be loaded")
-    about = {"format": "companion", "version": FORMAT_VERSION, "companion": metadata.version("companion")}
+    about = {"format": "companion", "version": FORMAT_VERSION, "companion": __version__}
     tensors = {  # clone: tied tensors share memory, which safetensors refuses
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()
     }

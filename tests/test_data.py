@@ -23,6 +23,7 @@ import torchvision
 from PIL import Image, ImageFile
 
 import companion.data.real
+from companion._extras import install
 from companion.data import ImageSet, load
 from companion.data.glyphs import TEST_FONTS, TRAIN_FONTS
 from companion.data.real import data_folder
@@ -283,9 +284,9 @@ for name in ("mnist", "cifar10", sys.argv[1]):
         check=True,
     )
     assert done.stdout.splitlines() == [
-        "load('mnist') needs torchvision: pip install 'companion[data]'",
-        "load('cifar10') needs torchvision: pip install 'companion[data]'",
-        "reading image files needs PIL: pip install 'companion[data]'",
+        f"load('mnist') needs torchvision: {install('data')}",
+        f"load('cifar10') needs torchvision: {install('data')}",
+        f"reading image files needs PIL: {install('data')}",
     ]
 
 

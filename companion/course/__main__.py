@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from companion.course.manifest import PROFILES, read_book
+from companion._extras import require
+from companion.course.lab import open_lab
+from companion.course.manifest import PROFILES, Book, read_book
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     solutions = commands.add_parser("solutions", help="run every solution on this machine and report")
     measure = commands.add_parser("measure", help="measure time, memory and bands into book.toml")
     for command in (notebooks, solutions, measure):
-        command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder (default: all)")
+        command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder or 01 (default: all)")
     for command in (solutions, measure):
         command.add_argument("--profile", choices=PROFILES, help="default: full with a GPU, quick without")
     solutions.add_argument(
@@ -22,19 +24,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
     options, rest = parser.parse_known_args(argv)
-    if options.command == "lab":
-        from companion.course.lab import open_lab
-
-        open_lab(read_book(), rest)
-    if rest:
+    if rest and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-
-    # Imported where needed: learners have neither jupytext nor nbgrader.
-    from companion.course.execution import CellError
-
     try:
         book = read_book()
-        chapters = book.select(options.chapter)
+        if options.command == "lab":
+            return open_lab(book, rest)
+        require("jupytext", extra="instructor", what=options.command)  # which learners have not
+        return _author(book, options)
+    except (ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _author(book: Book, options: argparse.Namespace) -> int:
+    from companion.course.execution import CellError
+
+    chapters = book.select(options.chapter)
+    try:
         if options.command == "notebooks":
             from companion.course.authoring import make_notebooks
 
@@ -48,12 +58,9 @@ def main(argv: list[str] | None = None) -> int:
             from companion.course.measure import measure as run_measure
 
             run_measure(book, chapters, options.profile, seeds=options.seeds)
-    except (CellError, ValueError) as error:
+    except CellError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 

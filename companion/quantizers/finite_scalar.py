@@ -25,7 +25,7 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         z: (B, D, *spatial) → ``Quantized``; index = Σᵢ digitᵢ · levels₀⋯levelsᵢ₋₁.
 
     Raises:
-        ValueError: fewer than 2 levels somewhere; ``z`` has another shape, or holds NaN or infinity.
+        ValueError: fewer than 2 levels somewhere, or more points than int64 can count; ``z`` has another shape, or holds NaN or infinity.
     """
 
     def __init__(self, levels: Sequence[int]) -> None:
@@ -34,6 +34,8 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
             raise ValueError(f"levels: got {levels!r}, want at least one whole number of at least 2")
         for i, number in enumerate(levels):
             check_whole(f"levels[{i}]", number, least=2)
+        if prod(levels) >= 2**63:
+            raise ValueError(f"levels: got a grid of {prod(levels):.1e} points, want fewer than 2**63, as int64 counts")
         self.levels = tuple(int(number) for number in levels)
         self.num_codes, self.dim = prod(levels), len(levels)
 
