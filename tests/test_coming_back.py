@@ -77,13 +77,14 @@ def test_what_is_overwritten_below_is_found() -> None:
     assert not overwritten([codes, exercise, "def g():\n    return codes", "print([codes for codes in g()])"], 1)
 
 
-def run_and_come_back(notebook: NotebookNode, name: str) -> None:
-    """All cells, and then again from each exercise down, in one kernel."""
+def run_and_come_back(notebook: NotebookNode, name: str) -> int:
+    """All cells, and then again from each exercise down, in one kernel; how many cells ran."""
     cells = list(notebook.cells)
     for start in exercises(notebook):
         notebook.cells += deepcopy(cells[start:])
     env = {"COMPANION_PROFILE": "smoke", "COMPANION_STRICT": "1"}
     execute(notebook, name=name, folder=BOOK.root / "solutions", env=env)
+    return len(notebook.cells)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +92,6 @@ def run_and_come_back(notebook: NotebookNode, name: str) -> None:
     [pytest.param(c, marks=[] if i == 0 else [pytest.mark.long], id=c.name) for i, c in enumerate(CHAPTERS)],
 )
 def test_after_a_full_run_every_exercise_can_be_run_again_from_there_down(chapter: Chapter) -> None:
-    run_and_come_back(solution_notebook(BOOK, chapter), chapter.name)
+    notebook = solution_notebook(BOOK, chapter)
+    cells = len(notebook.cells)
+    assert run_and_come_back(notebook, chapter.name) > cells

@@ -385,5 +385,5 @@ def test_encoding_with_codes_that_never_saw_data_is_said_once():
         quantizer.encode(latents())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        quantizer.encode(latents())
-        ema(init="uniform").encode(latents())
+        assert torch.equal(quantizer.encode(latents()), quantizer.encode(latents()))
+        assert ema(init="uniform").encode(latents()).shape == (48, 3, 2)

@@ -25,7 +25,8 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         z: (B, D, *spatial) → ``Quantized``; index = Σᵢ digitᵢ · levels₀⋯levelsᵢ₋₁.
 
     Raises:
-        ValueError: fewer than 2 levels somewhere, or more points than int64 can count; ``z`` has another shape, or holds NaN or infinity.
+        ValueError: fewer than 2 levels somewhere, or more points than int64 can count; ``z`` has another shape, or holds
+            NaN or infinity.
     """
 
     def __init__(self, levels: Sequence[int]) -> None:

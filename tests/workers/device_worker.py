@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -240,7 +241,7 @@ def tokens(make: Callable[[], quantizers.Quantizer], device: torch.device) -> An
         held.to(device).batch(rows)[0],
         written.batch(rows, device),
         written.to(device).batch(rows),
-        CodeSet(written.codes.to(device), written.labels, 6, "").batch(rows),
+        CodeSet(written.codes.to(device), written.labels.to(device), 6, "").batch(rows),
     ]
 
 
@@ -427,7 +428,14 @@ def fields(result: Any) -> list[Any]:
 
 
 def flat(result: Any) -> list[Any]:
-    return [one for one in torch.utils._pytree.tree_leaves(result) if one is not None]
+    """What is in it, through lists, dicts and results of results."""
+    leaves = torch.utils._pytree.tree_leaves(result)
+    return [
+        part
+        for one in leaves
+        if one is not None
+        for part in (flat(list(vars(one).values())) if is_dataclass(one) and not isinstance(one, type) else [one])
+    ]
 
 
 def main(out: str) -> None:
