@@ -25,7 +25,7 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         z: (B, D, *spatial) → ``Quantized``; index = Σᵢ digitᵢ · levels₀⋯levelsᵢ₋₁.
 
     Raises:
-        ValueError: fewer than 2 levels somewhere, or more points than int64 can count; ``z`` has another shape, or holds
+        ValueError: fewer than 2 levels somewhere, or more points than int64 counts; ``z`` has another shape, or holds
             NaN or infinity.
     """
 
