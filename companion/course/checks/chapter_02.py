@@ -325,7 +325,8 @@ _ELBO_MISTAKES = (
     Mistake(
         "sum over the batch",
         lambda a, b: a.sum() - b.sum(),
-        "this is the sum over the batch, so it grows with the batch size: average over the images.",
+        "this is the sum over the batch, so it grows with the batch size: average over the images. (Or you took (B,) "
+        "from (B, 1), and that makes (B, B): print the shapes.)",
     ),
     Mistake(
         "no mean over the batch",
@@ -636,6 +637,12 @@ _BIN_MISTAKES = (
         lambda x, m, s: discretized_logistic(x, m, s).reshape(x.shape),
         "the result is forced into the shape of x. All three broadcast, and mean or log_scale may be larger (several "
         "components): leave the shape as the formula gives it.",
+    ),
+    Mistake(
+        "difference in float64",
+        lambda x, m, s: _difference(x.double(), m.double(), s.double()).to(x.dtype),
+        "float64 only moves the point further out at which both sigmoids round to the same number; beyond it you get "
+        "−∞ again. Use the product, log σ(B) + log σ(−A) + log(1 − e^(A−B)).",
     ),
 )
 

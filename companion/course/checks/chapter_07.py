@@ -937,7 +937,10 @@ _FILTER_MISTAKES = (
     ),
     Mistake(
         "sum over everything",
-        _sampling(heat=lambda logits, t: (logits / t).softmax(-1) / (logits / t).softmax(-1).sum()),
+        _sampling(
+            by_k=lambda p, k: (kept := p.where(_best_k(p, k) > 0, 0)) / kept.sum(),
+            by_p=lambda p, q: (kept := p.where(_nucleus(p, q) > 0, 0)) / kept.sum(),
+        ),
         "you divide by .sum() of the whole tensor. Each row sums to 1 by itself: sum(-1, keepdim=True).",
     ),
     Mistake(
