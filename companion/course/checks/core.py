@@ -103,7 +103,7 @@ def check(implementation: Any) -> Any:
 
     ✅ gives back the reader's own; ⬜ (not attempted) and ❌ give back the companion's, so that the notebook goes on.
     An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise,
-    the companion's own object among it: nobody answered the exercise.
+    also where the name holds the companion's own object, since then nobody answered the exercise.
 
     Raises:
         ValueError: there is no exercise of that name.
