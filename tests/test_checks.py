@@ -513,6 +513,43 @@ def test_a_mistake_that_raises_on_another_input_is_still_known_by_the_first_that
     assert hint(lambda x: 3 * x) == ""  # on the zeros it is the same
 
 
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [
+        (lambda x: x.detach() * 2 + 0 * x, "detach, .data, .item() or no_grad"),
+        (lambda x: torch.where(x > 0, 2 * x, (x - x).sqrt()), "the gradient is NaN"),
+        (lambda x: (2 * x).detach(), "no gradient arrives"),
+    ],
+)
+def test_a_gradient_that_is_another_says_where_to_look(cut, says):
+    assert says in compare(lambda x: x * 2, cut, X, gradient_of={0: "x"}).hint
+
+
+def test_an_input_that_was_written_into_is_named_with_what_writes():
+    def written(first, second):
+        second[0] = 0
+        return first
+
+    report = compare(lambda first, second: first, written, X, X)
+    assert "second after the call: expected" in report.text
+    assert "x[…] = …" in report.hint
+
+
+def test_zero_has_no_sign():
+    assert "expected 0\n  got 1" in compare(lambda x: -0.0 * x, lambda x: 0 * x + 1, X).text
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("shift", lambda codes, k: (codes.flatten(1), codes.flatten(1)), "the inputs: expected"),
+        ("multiply_adds", lambda *sizes: (EXERCISES["multiply_adds"].reference(*sizes)[0], 1), "flattened transformer"),
+    ],
+)
+def test_of_two_results_it_says_which_differs(name, wrong, says):
+    assert says in examine(EXERCISES[name], wrong).text
+
+
 def test_integers_are_compared_exactly():
     big = torch.tensor([10_000_000])
     assert compare(lambda x: x, lambda x: x + 1, big).status == "differs"

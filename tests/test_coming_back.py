@@ -8,9 +8,10 @@ from types import CodeType
 
 import pytest
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
 
 from companion.course.authoring import solution_notebook
-from companion.course.execution import execute
+from companion.course.execution import CellError, execute
 from companion.course.manifest import Chapter, read_book
 
 BOOK = read_book(Path(__file__).parents[1])
@@ -77,14 +78,13 @@ def test_what_is_overwritten_below_is_found() -> None:
     assert not overwritten([codes, exercise, "def g():\n    return codes", "print([codes for codes in g()])"], 1)
 
 
-def run_and_come_back(notebook: NotebookNode, name: str) -> int:
-    """All cells, and then again from each exercise down, in one kernel; how many cells ran."""
+def run_and_come_back(notebook: NotebookNode, name: str) -> None:
+    """All cells, and then again from each exercise down, in one kernel; raises CellError for one that fails."""
     cells = list(notebook.cells)
     for start in exercises(notebook):
         notebook.cells += deepcopy(cells[start:])
     env = {"COMPANION_PROFILE": "smoke", "COMPANION_STRICT": "1"}
     execute(notebook, name=name, folder=BOOK.root / "solutions", env=env)
-    return len(notebook.cells)
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,14 @@ def run_and_come_back(notebook: NotebookNode, name: str) -> int:
 )
 def test_after_a_full_run_every_exercise_can_be_run_again_from_there_down(chapter: Chapter) -> None:
     notebook = solution_notebook(BOOK, chapter)
-    cells = len(notebook.cells)
-    assert run_and_come_back(notebook, chapter.name) > cells
+    run_and_come_back(notebook, chapter.name)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_a_cell_that_fails_only_at_the_second_time_is_found() -> None:
+    """Here something is emptied, not overwritten, which the names alone do not show."""
+    exercise = "def first(c):\n    ### BEGIN SOLUTION\n    return c[0]\n    ### END SOLUTION"
+    cells = [new_code_cell(source) for source in ("codes = [0]", exercise, "print(first(codes))", "codes.clear()")]
+    with pytest.raises(CellError, match=r"cell 6 \(print\(first\(codes\)\)\): IndexError"):
+        run_and_come_back(new_notebook(cells=cells), "twice")

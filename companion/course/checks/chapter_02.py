@@ -152,6 +152,7 @@ def _posteriors() -> Sequence[Case]:
         Case("latent grids, not contiguous in memory", grids, gradient_of=wanted),
         Case("the prior itself, mean 0 and variance 1", (torch.zeros(2, 2), torch.zeros(2, 2)), gradient_of=wanted),
         Case("a standard deviation of e⁻¹⁰", (torch.zeros(1, 2), torch.full((1, 2), -20.0)), gradient_of=wanted),
+        Case("a standard deviation of e⁻⁶⁰", (torch.zeros(1, 2), torch.full((1, 2), -120.0)), gradient_of=wanted),
         Case("a standard deviation of e⁶", (torch.zeros(1, 2), torch.full((1, 2), 12.0)), gradient_of=wanted),
     ]
 
@@ -256,6 +257,12 @@ _KL_MISTAKES = (
         lambda m, s: kl_divergence(m, s.clamp(-10, 10)),
         "log_variance is clamped, and beyond that the KL no longer grows. Leave it as it comes.",
     ),
+    Mistake(
+        "logarithm of the exponential",
+        lambda m, s: 0.5 * (m.square() + s.exp() - 1 - s.exp().log()),
+        "variance.log() is log_variance again on paper; but exp(−120) is 0 in float32, and its logarithm −∞. Take "
+        "log_variance as it comes.",
+    ),
 )
 
 
@@ -325,7 +332,8 @@ _ELBO_MISTAKES = (
     Mistake(
         "sum over the batch",
         lambda a, b: a.sum() - b.sum(),
-        "this is the sum over the batch, so it grows with the batch size: average over the images.",
+        "this is the sum over the batch, so it grows with the batch size: average over the images. (Or you took (B,) "
+        "from (B, 1), and that makes (B, B): print the shapes.)",
     ),
     Mistake(
         "no mean over the batch",
@@ -410,6 +418,7 @@ def _bins() -> Sequence[Case]:
         ),
         Case("far below the mean, with a small scale", (far, 1.5 * one, -5.0 * one), gradient_of=wanted),
         Case("far above the mean, with a small scale", (far, -0.5 * one, -5.0 * one), gradient_of=wanted),
+        Case("a scale of e²", (far, 0.5 * one, 2.0 * one), gradient_of=wanted),
         Case("a scale of e⁻⁹, one step above the mean", (far, far - 1 / 255, -9.0 * one), gradient_of=wanted),
         Case(
             "x smaller than the shape that the three broadcast to",
@@ -636,6 +645,17 @@ _BIN_MISTAKES = (
         lambda x, m, s: discretized_logistic(x, m, s).reshape(x.shape),
         "the result is forced into the shape of x. All three broadcast, and mean or log_scale may be larger (several "
         "components): leave the shape as the formula gives it.",
+    ),
+    Mistake(
+        "difference in float64",
+        lambda x, m, s: _difference(x.double(), m.double(), s.double()).to(x.dtype),
+        "float64 only moves the point further out at which both sigmoids round to the same number; beyond it you get "
+        "−∞ again. Use the product, log σ(B) + log σ(−A) + log(1 − e^(A−B)).",
+    ),
+    Mistake(
+        "log-scale clamped from above",
+        lambda x, m, s: discretized_logistic(x, m, s.clamp(max=1)),
+        "log_scale is clamped from above, and where it is cut no gradient passes. Leave it as it comes.",
     ),
 )
 

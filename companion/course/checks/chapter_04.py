@@ -455,6 +455,12 @@ _VQVAE_MISTAKES = (
         _with(losses=lambda e, q, a: {**q.losses, "reconstruction": e}),
         'the terms are right, their order is not: "reconstruction" comes first, then the quantizer\'s own.',
     ),
+    Mistake(
+        "summed over an image",
+        _with(error=lambda a, b: (a - b).square().flatten(1).sum(1).mean()),
+        "the reconstruction term is summed over the pixels of an image, and averaged over the images only. Here it is "
+        "the mean over every pixel of every image (mse): α and β are meant for that.",
+    ),
 )
 
 

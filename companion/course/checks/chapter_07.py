@@ -561,7 +561,7 @@ def _conditional_cases() -> Sequence[Case]:
 
     labels, dropped = torch.tensor([2, 0, 1, 2]), torch.tensor([False, True, False, True])
     return [
-        Case("four tables of 2 × 3, K = 7, three classes", (codes(4, 2, 3, k=7), labels, 7, 3, None)),
+        Case("four tables of 2 × 3, K = 7, three classes", (codes(4, 2, 3, k=7), labels, 7, 3)),
         Case("no labels", (codes(2, 2, 3, k=7), None, 7, 3, None)),
         Case("two of four labels dropped", (codes(4, 2, 2, k=9), labels, 9, 3, dropped)),
         Case("a prior without classes", (codes(2, 1, 3, k=5), None, 5, 0, None)),
@@ -712,7 +712,9 @@ def _filter_cases() -> Sequence[Case]:
 def _filter_run(implementation: Any, case: Case) -> Observed:
     logits, temperature, top_k, top_p = case.arguments
     given = logits.clone()
-    result = implementation(given, temperature=temperature, top_k=top_k, top_p=top_p)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    defaults = {"temperature": 1.0, "top_k": None, "top_p": None}
+    result = implementation(given, **{name: value for name, value in options.items() if value != defaults[name]})
     return {"the result": result, "the logits after the call": given}
 
 
@@ -937,7 +939,10 @@ _FILTER_MISTAKES = (
     ),
     Mistake(
         "sum over everything",
-        _sampling(heat=lambda logits, t: (logits / t).softmax(-1) / (logits / t).softmax(-1).sum()),
+        _sampling(
+            by_k=lambda p, k: (kept := p.where(_best_k(p, k) > 0, 0)) / kept.sum(),
+            by_p=lambda p, q: (kept := p.where(_nucleus(p, q) > 0, 0)) / kept.sum(),
+        ),
         "you divide by .sum() of the whole tensor. Each row sums to 1 by itself: sum(-1, keepdim=True).",
     ),
     Mistake(

@@ -103,7 +103,7 @@ def check(implementation: Any) -> Any:
 
     ✅ gives back the reader's own; ⬜ (not attempted) and ❌ give back the companion's, so that the notebook goes on.
     An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise,
-    the companion's own object among it: nobody answered the exercise.
+    also where the name holds the companion's own object, since then nobody answered the exercise.
 
     Raises:
         ValueError: there is no exercise of that name.
@@ -137,11 +137,7 @@ def _name_of(implementation: Any, caller: FrameType) -> str:
 @contextmanager
 def _settled() -> Iterator[None]:
     """Torch as it starts, whatever a notebook has set: gradients, float32, the CPU, no autocast. Then as it was."""
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
-    exact, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    dtype, device, exact = torch.get_default_dtype(), torch.get_default_device(), _deterministic()
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -149,17 +145,22 @@ def _settled() -> Iterator[None]:
         torch.autocast("cuda", enabled=False),
     ):
         try:
-            _set(torch.float32, torch.device("cpu"), False, False)
+            _set_defaults(torch.float32, torch.device("cpu"), (False, False))
             yield
         finally:
-            _set(dtype, device, exact, warn_only)
+            _set_defaults(dtype, device, exact)
 
 
-def _set(dtype: torch.dtype, device: torch.device, exact: bool, warn_only: bool) -> None:
+def _set_defaults(dtype: torch.dtype, device: torch.device, exact: tuple[bool, bool]) -> None:
     torch.set_default_dtype(dtype)
-    if device != torch.get_default_device():  # it looks at every call of torch from then on, so only where needed
+    if device != torch.get_default_device():  # only where needed: a default device slows every call of torch down
         torch.set_default_device(None if device.type == "cpu" else device)
-    torch.use_deterministic_algorithms(exact, warn_only=warn_only)
+    if exact != _deterministic():
+        torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @_settled()
