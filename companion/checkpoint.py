@@ -173,7 +173,7 @@ def read_tensors(path: Path, kind: str, otherwise: str) -> tuple[dict[str, Any],
     if not isinstance(about, dict) or about.get("format") != kind:
         raise ValueError(f"path: {path} is a safetensors file {otherwise}")
     version = about.get("version", 1)
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"path: {path} has format version {version} (written by companion {about.get('companion')}), and "
             f"this companion reads versions up to {FORMAT_VERSION}: install a newer one"
@@ -298,8 +298,7 @@ def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
 _LONGEST_HEADER = 2**20  # characters; that of a stack of 64 quantizers has 20,000
 _DEEPEST = 32  # modules in modules
 _LONGEST_LIST = 1024
-_LARGEST_NUMBER = 2**24  # or as many numbers as the file has
-_CALLS = 100  # of torch, to make a module with one tensor; the library's need at most 8
+_LARGEST_NUMBER = 2**24  # or as many numbers as the file has; about that many may be made besides those
 
 
 def _parsed(header: str) -> Any:
@@ -322,33 +321,40 @@ def _what_instead(path: Path) -> str:
 
 
 def _rebuilt(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The model that the header describes: first without memory, to see whether the file's tensors are its own."""
+    """The model that the header describes, as long as it is not larger than the file."""
     numbers_there = sum(value.numel() for value in tensors.values())
     blueprint = _Blueprint(path, max(_LARGEST_NUMBER, numbers_there))
-    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, only to be overwritten
-        with torch.device("meta"), _AtMost(_CALLS * (len(tensors) + 10)):
-            skeleton = blueprint.build(about, "the file")
-        _check_fit(path, tensors, skeleton)
-        hidden = sum(buffer.numel() for buffer in skeleton.buffers())  # not all of them are in the file
-        if hidden > _LARGEST_NUMBER + numbers_there:
-            raise ValueError(f"path: {path} asks for buffers of {hidden} numbers, and has {numbers_there} in it")
-        with torch.device("cpu"):
-            return blueprint.build(about, "the file")
+    limit = _Within(10 * (len(tensors) + 10), _LARGEST_NUMBER + 4 * numbers_there)  # ours make one for each
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), limit:  # first weights are drawn, to be overwritten
+        return blueprint.build(about, "the file")
 
 
-class _AtMost(TorchFunctionMode):
-    """Refuses to call torch more often than that: a model of many more layers than a file has tensors ends early."""
+class _Within(TorchFunctionMode):
+    """Makes only so many tensors, with so many numbers in all: one that is too large is refused before it is made."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, tensors: int, numbers: int) -> None:
         super().__init__()
-        self.left = calls
+        self.tensors, self.numbers = tensors, numbers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))  # always: it may be what ends a block without gradients
-        self.left -= 1
-        if self.left == -1:  # once: on the way out torch is called again
-            raise ValueError("they ask for more layers than the file has tensors")
-        return result
+        kwargs = kwargs or {}
+        if not any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):  # it may make one from nothing
+            made = _without_memory(func, args, kwargs)
+            if not isinstance(made, Tensor) or not made.is_meta:
+                return made
+            self.tensors -= 1
+            self.numbers -= made.numel()
+            if self.tensors < 0 or self.numbers < 0:
+                raise ValueError(f"they ask for {'larger' if self.numbers < 0 else 'more'} tensors than the file has")
+        return func(*args, **kwargs)
+
+
+def _without_memory(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The result of ``func``; where that is a new tensor, its shape alone, on the device "meta"."""
+    if func in (torch.randn, torch.rand):  # on that device the first of these imports half of torch
+        func, kwargs = torch.empty, {name: value for name, value in kwargs.items() if name != "generator"}
+    with torch.device("meta"):
+        return func(*args, **(kwargs | {"device": "meta"} if kwargs.get("device") is not None else kwargs))
 
 
 class _Blueprint:

@@ -611,7 +611,7 @@ except MemoryError:
     assert done.stdout.split() == ["refused"] * len(files) + ["limited"], done.stderr
 
 
-def test_every_class_of_the_library_is_rebuilt_from_a_blueprint_without_memory(tmp_path: Path) -> None:
+def test_the_librarys_models_are_rebuilt_within_the_bounds(tmp_path: Path) -> None:
     path, likelihoods = tmp_path / "m.safetensors", companion.likelihoods
     for model in (
         companion.VQVAE(companion.Encoder(8), companion.GumbelQuantizer(4, 2), companion.Decoder(8)),
