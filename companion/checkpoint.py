@@ -42,7 +42,7 @@ class Configured:
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make this object as it is now, as JSON can hold them."""
-        arguments: dict[str, tuple[bool, Any]] = self.__dict__["_arguments"]
+        arguments: dict[str, tuple[bool, Any]] = self.__dict__.get("_arguments", {})  # of a class without __init__ none
         return {
             name: _describe(name, _attribute(self, name) if kept else value)
             for name, (kept, value) in arguments.items()
@@ -64,8 +64,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the weights and buffers of ``model``, and how to rebuild it, into one ``.safetensors`` file.
 
     The file appears under its name when it is whole; until then an older file of that name stays as it was. It carries
-    a checksum of all that is in it. Any module can be saved; of a compiled or distributed one the module inside.
-    Tensors that are tied are written under each of their names.
+    a checksum of all that is in it. Any module can be saved; what is compiled or distributed is saved as it would be
+    without that (shards are gathered, so that every process has to call). Tensors that are tied are written under each
+    of their names.
 
     Raises:
         ValueError: ``path`` does not end in ``.safetensors``, or the state of ``model`` holds NaN or something that
@@ -75,7 +76,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {path}, want a name that ends in .safetensors")
     model = unwrapped(model, "model")
-    state = model.state_dict()
+    state = state_of(model)
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"model: {', '.join(strange)} in its state is no tensor and cannot be saved")
     if nan := [name for name, value in state.items() if bool(value.isnan().any())]:
@@ -115,7 +116,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             "what the file says; its attributes can be changed afterwards"
         )
     _check_finite(path, tensors, target)
-    target.load_state_dict(tensors)
+    target.load_state_dict({name: tensors[_plain(name)] for name in target.state_dict()})
     return target if model is None else model
 
 
@@ -197,6 +198,14 @@ def add_to_digest(digest: Any, tensors: Mapping[str, Tensor]) -> None:
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Weights and buffers under the names that they have where nothing is compiled, each in one piece."""
+    state = model.state_dict()
+    return {  # only a shard can be asked for the whole tensor
+        _plain(name): value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()
+    }
+
+
 def unwrapped(model: nn.Module, argument: str) -> nn.Module:
     """The module inside what ``torch.compile`` and data parallelism put around it.
 
@@ -271,21 +280,30 @@ def _is_described(owner: Configured, name: str, description: Any) -> bool:
         return False
 
 
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")  # which torch.compile puts before the names of a module
+
+
 def _describe(name: str, value: object) -> Any:
     """``value`` as JSON can hold it."""
     if isinstance(value, nn.ModuleList):
         value = list(value)
     if isinstance(value, nn.Module):
-        ours = isinstance(value, Configured) and _classes.get(type(value).__name__) is type(value)
-        return {"class": type(value).__name__, "config": cast(Configured, value).config if ours else None}
+        value = unwrapped(value, name)
+        kind: type = type(value)
+        if kind.__module__.startswith("torch.distributed"):  # fully_shard puts a class of its own before the module's
+            kind = kind.__mro__[2]
+        ours = isinstance(value, Configured) and _classes.get(kind.__name__) is kind
+        return {"class": kind.__name__, "config": cast(Configured, value).config if ours else None}
     if value is None or isinstance(value, bool | str | float):
         return value
-    if isinstance(value, numbers.Integral):  # numpy's integers too
-        return int(value)
+    if isinstance(value, numbers.Integral | numbers.Real):  # numpy's numbers too
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, tuple | list):
         return [_describe(name, one) for one in value]
-    kind = type(value).__name__
-    raise ValueError(f"{name}: got a {kind}, want a number, string, bool, None, module or a sequence of these")
+    raise ValueError(
+        f"{name}: got a {type(value).__name__}, want a number, string, bool, None, module or a sequence of these"
+    )
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
@@ -416,7 +434,7 @@ def _differences(name: str, there: Any, here: Any) -> list[str]:
 
 
 def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    wanted = {name: value for name, value in state_of(model).items() if isinstance(value, Tensor)}
     both = [name for name in wanted if name in tensors]
     shapes = {name: (tuple(tensors[name].shape), tuple(wanted[name].shape)) for name in both}
     dtypes = {name: (tensors[name].dtype, wanted[name].dtype) for name in both}
@@ -435,7 +453,7 @@ def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> N
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    own = model.state_dict()
+    own = state_of(model)
 
     def sound(name: str, value: Tensor) -> bool:
         if bool(value.isfinite().all()):

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from companion._arguments import check_codes, check_tensor, check_whole
 from companion._extras import require
-from companion.checkpoint import FORMAT_VERSION, add_to_digest, as_path, read_tensors, unwrapped, write_tensors
+from companion.checkpoint import (
+    FORMAT_VERSION,
+    add_to_digest,
+    as_path,
+    read_tensors,
+    state_of,
+    unwrapped,
+    write_tensors,
+)
 from companion.data import ImageSet
 from companion.data.images import check_rows
 from companion.priors.base import Prior
@@ -25,7 +33,7 @@ def identity(tokenizer: nn.Module) -> str:
     """
     tokenizer = unwrapped(tokenizer, "tokenizer")
     digest = hashlib.sha256()
-    add_to_digest(digest, tokenizer.state_dict())
+    add_to_digest(digest, state_of(tokenizer))
     for name, part in tokenizer.named_modules():
         if isinstance(part, FiniteScalarQuantizer):
             digest.update(f"{name} levels {part.config['levels']}\n".encode())

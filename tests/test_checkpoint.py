@@ -394,6 +394,47 @@ def test_what_is_compiled_or_wrapped_is_saved_under_its_own_name(tmp_path: Path)
         assert same(other, model)
 
 
+def test_parts_that_are_compiled_change_neither_the_file_nor_the_identity(tmp_path: Path) -> None:
+    def tokenizer() -> companion.VQVAE:
+        torch.manual_seed(0)
+        return companion.VQVAE(companion.Encoder(8), companion.VectorQuantizer(4, 2), companion.Decoder(8))
+
+    plain, compiled, path = tokenizer(), tokenizer(), tmp_path / "m.safetensors"
+    compiled.encoder = torch.compile(compiled.encoder)  # type: ignore[assignment]
+    assert not same(compiled, plain)  # their names differ
+    save(compiled, path)
+    assert same(load(path), plain)
+    assert load(path).config == plain.config == compiled.config
+    assert companion.identity(compiled) == companion.identity(plain)
+    nn.init.zeros_(next(compiled.encoder.parameters()))
+    load(path, compiled)
+    assert companion.identity(compiled) == companion.identity(plain)
+
+
+def test_a_model_in_shards_is_saved_in_one_piece(tmp_path: Path) -> None:
+    code = """
+import sys, torch, companion
+from torch.distributed import device_mesh, fsdp
+store, path = sys.argv[1:]
+torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+model = companion.Autoencoder(companion.Encoder(4, hidden=4), companion.Decoder(4, hidden=4))
+before = {name: value.clone() for name, value in model.state_dict().items()}
+mesh = device_mesh.init_device_mesh("cpu", (1,))
+fsdp.fully_shard(model.encoder, mesh=mesh)
+fsdp.fully_shard(model, mesh=mesh)
+assert type(model) is not companion.Autoencoder
+companion.save(model, path)
+again = companion.load(path)
+assert type(again) is companion.Autoencoder
+assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+torch.distributed.destroy_process_group()
+print("saved")
+"""
+    arguments = [(tmp_path / "store").as_uri(), tmp_path / "m.safetensors"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout == "saved\n", done.stderr
+
+
 def test_a_folder_or_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path: .* is a folder, want a file"):
         load(tmp_path)
@@ -638,7 +679,7 @@ def test_the_librarys_models_are_rebuilt_within_the_bounds(tmp_path: Path) -> No
 
 
 def test_config_holds_every_argument_as_the_outermost_class_got_it() -> None:
-    assert Part(np.int64(5)).config == {"width": 5, "bias": True, "scale": 0.5, "sizes": []}
+    assert Part(np.int64(5), scale=np.float32(0.5)).config == {"width": 5, "bias": True, "scale": 0.5, "sizes": []}
     assert Wide("w", bias=False).config == {"name": "w", "bias": False}
     assert Whole(Part(2), nn.Identity()).config == {
         "first": {"class": "Part", "config": Part(2).config},
@@ -738,6 +779,10 @@ def test_arguments_without_a_name_are_refused() -> None:
         def __init__(self, *parts: int) -> None:
             super().__init__()
 
+    class Plain(Configured, nn.Linear):
+        pass
+
+    assert Plain(2, 2).config == {}  # nothing of its own to remember
     with pytest.raises(ValueError, match=r"\*parts: got \(1, 2\), want every argument to have a name"):
         Many(1, 2)
     assert Many().config == {}
