@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import platform
 import re
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -25,29 +25,20 @@ MOST_WORDS = 2_000  # characters of an error's message
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
 
 # What one machine can pretend to be: the last digits differ from one to the next, and no verdict may. The variables
-# have to stand before torch is imported. Those of the instruction sets are x86's; elsewhere the threads alone differ.
-# Threads that spin while they wait stall on a busy machine, so here they sleep.
+# have to stand before torch is imported. Threads that spin while they wait stall on a busy machine; here they sleep.
 AS_IT_IS = "as it is"
-PROCESSORS: dict[str, dict[str, str]] = {
-    AS_IT_IS: {},
-    "SSE4.1, one thread": {
-        "ATEN_CPU_CAPABILITY": "default",
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "MKL_CBWR": "COMPATIBLE",
-        "OMP_NUM_THREADS": "1",
-    },
-    "AVX2, two threads": {
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_CBWR": "AVX2",
-        "OMP_NUM_THREADS": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    },
-}
-if platform.machine() not in ("x86_64", "AMD64"):
-    for _variables in PROCESSORS.values():
-        for _name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"):
-            _variables.pop(_name, None)
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    PROCESSORS: dict[str, dict[str, str]] = {
+        AS_IT_IS: {},
+        "SSE4.1, one thread": ONE_THREAD
+        | {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
+        "AVX2, two threads": TWO_THREADS
+        | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
+    }
+else:  # another architecture, or nothing above SSE
+    PROCESSORS = {AS_IT_IS: {}, "one thread": ONE_THREAD, "two threads": TWO_THREADS}
 
 
 class CellError(Exception):
