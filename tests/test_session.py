@@ -65,6 +65,20 @@ def test_smoke_says_that_its_numbers_mean_nothing(
     assert "not measured on this device yet" in printed
 
 
+@pytest.mark.parametrize(("profile", "threads"), [("smoke", 1), ("quick", 2), ("full", 2)])
+def test_only_smoke_keeps_to_one_thread(
+    book: Book, monkeypatch: pytest.MonkeyPatch, profile: str, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("COMPANION_PROFILE", profile)
+    try:
+        torch.set_num_threads(2)
+        begin("00_tiny", book=book)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_unknown_profile_and_chapter_name_those_there_are(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"got '01_none', want one of 00_tiny"):
         begin("01_none", book=book)

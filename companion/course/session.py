@@ -78,6 +78,8 @@ def begin(name: str, *, book: Book | None = None) -> Session:
     chapter = book.chapter(name)
     profile = current_profile()
     device = default_device()
+    if profile == "smoke":  # too little work to share: on a busy machine threads that wait for each other take minutes
+        torch.set_num_threads(1)
     settings = SimpleNamespace(**chapter.settings[profile])
     rows = {
         "profile": {
