@@ -6,7 +6,7 @@ PY = .venv/bin/python
 chapter = $(if $(CHAPTER),--chapter $(CHAPTER))
 profile = $(if $(PROFILE),--profile $(PROFILE))
 
-.PHONY: lab test test-browser notebooks solutions measure bench experiments-report requirements
+.PHONY: lab test test-browser notebooks solutions measure bench gpu experiments-report requirements
 .DEFAULT_GOAL = lab
 
 lab: setup-course  # open the course in JupyterLab
@@ -32,6 +32,9 @@ measure: setup-instructor  # authors: minutes, memory and bands -> book.toml
 
 bench: setup-bench  # time, memory and codes beside other libraries -> benchmarks/README.md
 	$(PY) -m benchmarks $(BENCH_FLAGS)
+
+gpu: setup-bench  # authors, with a GPU: tests on it, the tables of bench, profile full of every chapter -> book.toml
+	$(PY) -m companion.course gpu $(GPU_FLAGS)
 
 experiments-report: setup-instructor  # what the source reports claim, measured -> experiments/README.md
 	$(PY) -m experiments.report

@@ -15,6 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue puts a number
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here, because an option must be known before the tests are; what it does stands in tests/conftest.py."""
+    choices = ("cpu", "cuda", "pretended")
+    parser.addoption("--device", choices=choices, default="cpu", help="where tests and notebooks compute")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Run solutions strictly and in profile quick, learners' notebooks in profile smoke."""

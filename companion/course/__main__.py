@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from companion.course.manifest import PROFILES, read_book
 
@@ -18,6 +19,12 @@ def main(argv: list[str] | None = None) -> int:
     for command in (solutions, measure):
         command.add_argument("--profile", choices=PROFILES, help="default: full with a GPU, quick without")
     measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
+    measure.add_argument("--keep", type=Path, help="a folder: finished runs are kept there, and not made again")
+    gpu = commands.add_parser("gpu", help="with a GPU: tests, benchmarks and profile full, in pieces that go on")
+    gpu.add_argument("--list", action="store_true", help="name the pieces and what came of them, and run none")
+    gpu.add_argument("--only", default="", help="the pieces with this in their name, e.g. chapter or bench")
+    gpu.add_argument("--limit-minutes", type=float, default=float("inf"), help="begin no piece after so many minutes")
+    gpu.add_argument("--again", action="store_true", help="forget what earlier calls found")
     options, rest = parser.parse_known_args(argv)
     if options.command == "lab":
         from companion.course.lab import open_lab
@@ -31,6 +38,12 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         book = read_book()
+        if options.command == "gpu":
+            from companion.course.gpu import run_on_gpu
+
+            return run_on_gpu(
+                book, only=options.only, limit_minutes=options.limit_minutes, again=options.again, show=options.list
+            )
         chapters = book.select(options.chapter)
         if options.command == "notebooks":
             from companion.course.authoring import make_notebooks
@@ -44,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             from companion.course.measure import measure as run_measure
 
-            run_measure(book, chapters, options.profile, seeds=options.seeds)
+            run_measure(book, chapters, options.profile, seeds=options.seeds, keep=options.keep)
     except (CellError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
