@@ -12,7 +12,7 @@ PY = .venv/bin/python
 chapter = $(if $(CHAPTER),--chapter $(CHAPTER))
 profile = $(if $(PROFILE),--profile $(PROFILE))
 
-.PHONY: help lab test test-full test-browser notebooks solutions measure bench experiments-report requirements
+.PHONY: help lab test test-full test-browser notebooks solutions measure bench gpu experiments-report requirements
 .DEFAULT_GOAL = lab
 
 help:  # this list
@@ -45,6 +45,9 @@ measure: setup-instructor  # authors: minutes, memory and bands -> book.toml
 
 bench: setup-bench  # time, memory and codes beside other libraries -> benchmarks/README.md
 	$(PY) -m benchmarks $(BENCH_FLAGS)
+
+gpu: setup-bench  # authors, with a GPU: tests on it, the tables of bench, profile full of every chapter -> book.toml
+	$(PY) -m companion.course gpu $(GPU_FLAGS)
 
 experiments-report: setup-instructor  # what the source reports claim, measured -> experiments/README.md
 	$(PY) -m experiments.report

@@ -16,6 +16,9 @@ GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue puts a n
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here, because an option must be known before the tests are; what it does stands in tests/conftest.py."""
+    choices = ("cpu", "cuda", "pretended")
+    parser.addoption("--device", choices=choices, default="cpu", help="where tests and notebooks compute")
     parser.addoption("--profile", choices=("quick", "full", "smoke"), help="of the notebooks that nbval runs")
 
 

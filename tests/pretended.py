@@ -83,6 +83,8 @@ class _PretendedTensor(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in (Tensor.tolist, Tensor.__repr__, Tensor.__format__):  # which refuse all subclasses
                 return func(args[0].held.detach(), *args[1:], **(kwargs or {}))
+            if func == Tensor.data.__set__ and isinstance(args[1], _PretendedTensor):  # module.double() does this
+                args[0].held = args[1].held
             return func(*args, **(kwargs or {}))
 
     @classmethod

@@ -151,6 +151,7 @@ def test_a_readers_class_is_never_taken_for_the_librarys_of_that_name(tmp_path: 
         load(tmp_path / "model.safetensors")
 
 
+@pytest.mark.cpu_only("about files: a state dict comes to the CPU before it is written")
 def test_tied_tensors_and_views_come_back(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     tied, other = whole(), whole()
@@ -302,6 +303,7 @@ def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
         load(tmp_path / "model.safetensors")
 
 
+@pytest.mark.cpu_only("about files: a state dict comes to the CPU before it is written")
 @pytest.mark.parametrize(
     "metadata",
     [None, {"format": "pt"}, {"companion": "{"}, {"companion": "3"}, {"companion": '{"format": "other"}'}],

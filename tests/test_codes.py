@@ -24,11 +24,11 @@ IMAGES = companion.data.load("glyphs", "train", size=30)
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_codes_are_those_of_encode_for_any_batch_and_nothing_moves(residual):
+def test_codes_are_those_of_encode_for_any_batch_and_nothing_moves(residual, device):
     model = tokenizer(residual=residual).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     codes = tokenize(model, IMAGES, batch_size=7)
-    assert torch.equal(codes.codes, model.encode(IMAGES.batch(range(30))[0]))
+    assert torch.equal(codes.codes, model.encode(IMAGES.batch(range(30), device)[0]).cpu())
     assert torch.equal(codes.labels, IMAGES.labels)
     assert (len(codes), codes.num_codes) == (30, 8)
     assert codes.grid == ((7, 7, 2) if residual else (7, 7))
@@ -213,7 +213,7 @@ def test_tokenize_refuses_what_it_cannot_use():
 
 
 def test_another_file_is_refused(tmp_path):
-    save_file({"codes": torch.zeros(2)}, tmp_path / "other.safetensors")
+    save_file({"codes": torch.zeros(2, device="cpu")}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no set of codes"):
         CodeSet.load(tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"12345")

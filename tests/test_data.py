@@ -113,6 +113,7 @@ def test_batch_refuses_indices_that_are_not_rows(indices: Any, message: str) -> 
         tiny().batch(indices)
 
 
+@pytest.mark.cpu_only("says where a set on the CPU lies")
 def test_batch_goes_to_the_device_asked_for_and_the_set_stays() -> None:
     images = tiny()
     x, y = images.batch([1], "meta")
@@ -132,12 +133,14 @@ def test_subset_is_the_first_n() -> None:
             images.subset(n)  # type: ignore[arg-type]
 
 
+@pytest.mark.cpu_only("says where a set on the CPU lies")
 def test_an_image_set_says_what_it_is() -> None:
     images = tiny()
     assert (len(images), images.shape, images.device) == (6, (2, 3, 5), torch.device("cpu"))
     assert repr(images) == "<tiny/train: 6 images 2×3×5, 3 classes, cpu>"
 
 
+@pytest.mark.cpu_only("says where a set on the CPU lies")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -169,6 +172,7 @@ def test_an_image_set_refuses_tensors_that_do_not_fit(change: dict[str, Any], me
         ImageSet(**{**fields, "classes": images.classes, **change})
 
 
+@pytest.mark.cpu_only("says where a set on the CPU lies")
 def test_a_set_too_large_for_the_gpu_stays_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     images = tiny()
     free = 2 * images.images.nbytes - 1

@@ -9,19 +9,26 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from workers import device_worker
 from workers.device_worker import CASES, COVERED, WRONG, WRONG_WITHOUT_FLOAT64
 
 import companion
 from companion import (
+    VQVAE,
+    EMAVectorQuantizer,
+    ResNetDecoder,
+    ResNetEncoder,
     autoencoder,
     backbones,
     classifier,
     codes,
+    data,
     likelihoods,
     metrics,
     plots,
@@ -41,7 +48,7 @@ LEFT_OUT = {
     metrics.distortion: "of numbers",
     metrics.nominal_bits: "of numbers",
     backbones.conv_output_size: "of numbers",
-    companion.fit: "Accelerate knows real devices only; tests/test_training.py runs it with --device cuda",
+    companion.fit: "Accelerate knows real devices only: see below, with --device cuda",
     companion.pretrained: "reads a file, to the CPU",
     companion.History: "of numbers",
     classifier.Judgement: "what `judged` returns",
@@ -132,3 +139,49 @@ def test_what_is_wrong_on_a_gpu_is_found(name: str, problems: Problems) -> None:
 @pytest.mark.parametrize("name", WRONG_WITHOUT_FLOAT64)
 def test_what_needs_float64_is_found(name: str, problems: Problems) -> None:
     assert "has no float64" in problems["no float64"][name]
+
+
+# --- pytest --device
+
+
+def test_tensors_and_layers_of_a_test_are_on_the_device_of_the_option(device: torch.device) -> None:
+    drawn = torch.rand(3, generator=torch.Generator().manual_seed(0))
+    made = (torch.zeros(2), torch.tensor([1]), torch.as_tensor([2.0]), nn.Linear(1, 1).weight, drawn)
+    assert {one.device.type for one in made} == {device.type}
+    assert drawn.tolist() == torch.rand(3, generator=torch.Generator().manual_seed(0), device="cpu").tolist()
+    assert torch.ones(2, requires_grad=True).is_leaf
+    assert torch.zeros(1, device="cpu").device.type == "cpu"
+
+
+def test_fit_trains_on_the_device_of_the_option_and_goes_on_there(device: torch.device, tmp_path: Path) -> None:
+    images = data.load("glyphs", size=64)
+    model = VQVAE(ResNetEncoder(1, 4, hidden=8), EMAVectorQuantizer(8, 4), ResNetDecoder(1, 4, hidden=8))
+    options = {"batch_size": 16, "validation": images, "precision": "bf16", "run": tmp_path, "progress": False}
+    companion.fit(model, images, epochs=1, **options)
+    history = companion.fit(model, images, epochs=3, **options)
+    assert {value.device.type for value in model.state_dict().values()} == {device.type}
+    assert history.last["loss"] < history.rows[0]["loss"]
+    x = images.to(device).batch(range(4))[0]
+    assert torch.equal(model.decode(model.encode(x)), model.reconstruct(x))
+
+
+def pytest_with(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    root = Path(__file__).parents[1]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_device_that_the_machine_lacks_is_an_error_of_usage() -> None:
+    result = pytest_with("--device", "cuda", "tests/test_masked.py")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: --device cuda: torch finds no GPU on this machine" in result.stderr
+
+
+def test_all_tests_run_on_a_pretended_device_but_those_about_the_cpu() -> None:
+    this = "tests/test_devices.py::test_tensors_and_layers_of_a_test_are_on_the_device_of_the_option"
+    bounded = "tests/test_metrics.py::test_nearest_distances_take_bounded_memory"
+    result = pytest_with("--device", "pretended", this, bounded, "tests/test_masked.py")
+    assert result.returncode == 0, result.stdout
+    assert "CPU only: tells tensors apart by their addresses" in result.stdout
+    assert re.search(r"\d\d passed, 1 skipped", result.stdout)

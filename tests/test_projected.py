@@ -117,9 +117,9 @@ def test_wrong_input_is_refused_and_nothing_learnt():
         companion.ProjectedQuantizer(VectorQuantizer(4, 2), 0)
 
 
-def test_under_autocast_the_latents_keep_their_dtype():
+def test_under_autocast_the_latents_keep_their_dtype(autocast):
     quantizer = projected(EMAVectorQuantizer(9, 2))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         out = quantizer(latents().bfloat16())
     assert out.z_q.dtype == torch.bfloat16
     assert out.loss.dtype == torch.float32

@@ -165,7 +165,7 @@ def wrong_codes(search, offset: float, *, dtype: torch.dtype = torch.float32) ->
     z = (torch.randn(4000, 16, generator=generator) + offset).to(dtype)
     codebook = (torch.randn(512, 16, generator=generator) + offset).to(dtype)
     exact = torch.cdist(z.double(), codebook.double()).square()
-    chosen = exact.gather(1, search(z, codebook)[:, None])[:, 0]
+    chosen = exact.gather(1, search(z, codebook).to(z.device)[:, None])[:, 0]
     centre = codebook.double().mean(0)
     size = torch.maximum((z.double() - centre).square().sum(1), (codebook.double() - centre).square().sum(1).max())
     return ((chosen - exact.amin(1)) > 8 * 2**-24 * size).double().mean().item()
@@ -232,12 +232,12 @@ def test_tf32_changes_no_code():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_quantizer_under_autocast_searches_and_measures_in_float32():
+def test_quantizer_under_autocast_searches_and_measures_in_float32(autocast):
     torch.manual_seed(0)
     quantizer = VectorQuantizer(64, 8)
     z = torch.randn(2, 8, 50)
     plain = quantizer(z)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         cast = quantizer(z)
     assert torch.equal(cast.indices, plain.indices)
     assert cast.loss.dtype == torch.float32

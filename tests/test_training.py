@@ -30,6 +30,8 @@ import companion.training
 from companion.course.session import default_device
 from companion.training import History, fit
 
+pytestmark = pytest.mark.cpu_only("the same to the bit after a stop, with several processes joined by gloo")
+
 WORKER = Path(__file__).parent / "workers" / "fit_worker.py"
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from companion._extras import require
 from companion.course.lab import open_lab
@@ -23,6 +24,12 @@ def main(argv: list[str] | None = None) -> int:
         "--timeout", type=int, help="seconds a cell may take (default: 10 times its chapter's, at least 600)"
     )
     measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
+    measure.add_argument("--keep", type=Path, help="a folder: finished runs are kept there, and not made again")
+    gpu = commands.add_parser("gpu", help="with a GPU: tests, benchmarks and profile full, in pieces that go on")
+    gpu.add_argument("--list", action="store_true", help="name the pieces and what came of them, and run none")
+    gpu.add_argument("--only", default="", help="the pieces with this in their name, e.g. chapter or bench")
+    gpu.add_argument("--limit-minutes", type=float, default=float("inf"), help="begin no piece after so many minutes")
+    gpu.add_argument("--again", action="store_true", help="forget what earlier calls found")
     options, rest = parser.parse_known_args(argv)
     if rest and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -30,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
         book = read_book()
         if options.command == "lab":
             return open_lab(book, rest)
+        if options.command == "gpu":
+            from companion.course.gpu import run_on_gpu
+
+            return run_on_gpu(
+                book, only=options.only, limit_minutes=options.limit_minutes, again=options.again, show=options.list
+            )
         require("jupytext", extra="instructor", what=options.command)  # which learners have not
         return _author(book, options)
     except (ValueError, ImportError) as error:
@@ -57,7 +70,7 @@ def _author(book: Book, options: argparse.Namespace) -> int:
         else:
             from companion.course.measure import measure as run_measure
 
-            run_measure(book, chapters, options.profile, seeds=options.seeds)
+            run_measure(book, chapters, options.profile, seeds=options.seeds, keep=options.keep)
     except CellError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

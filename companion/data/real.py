@@ -118,7 +118,7 @@ def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:
         (base / "partial").rmdir()
     missing = [file for file in [pictures, *published] if not file.exists()]
     data = _fetch(lambda: kind(top, split=split, download=True), "celeba", missing)
-    return [pictures / file for file in data.filename], data.attr[:, data.attr_names.index("Smiling")].long()
+    return [pictures / file for file in data.filename], data.attr[:, data.attr_names.index("Smiling")].long().cpu()
 
 
 def _channels_first(pixels: Any, image_size: int | None) -> Tensor:
