@@ -477,6 +477,15 @@ def _product(
     return torch.where(last, 0.0, functional.logsigmoid(above)) + torch.where(first, 0.0, lower(below)) + third
 
 
+def _of_logarithms(x: Tensor, mean: Tensor, log_scale: Tensor, *, rest: Callable[[Tensor], Tensor]) -> Tensor:
+    """log σ(B) + log(1 − σ(A)/σ(B)): the difference again, in other clothes."""
+    inverse = torch.exp(-log_scale)
+    above, below = (x + 1 / 510 - mean) * inverse, (x - 1 / 510 - mean) * inverse
+    upper = functional.logsigmoid(above)
+    inside = upper + torch.log(rest(functional.logsigmoid(below) - upper))
+    return torch.where(x < 1 / 510, upper, torch.where(x > 1 - 1 / 510, functional.logsigmoid(-below), inside))
+
+
 def _swapped_ends(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     inverse = torch.exp(-log_scale)
     upper, lower = (x + 1 / 510 - mean) * inverse, (x - 1 / 510 - mean) * inverse
@@ -656,6 +665,18 @@ _BIN_MISTAKES = (
         "log-scale clamped from above",
         lambda x, m, s: discretized_logistic(x, m, s.clamp(max=1)),
         "log_scale is clamped from above, and where it is cut no gradient passes. Leave it as it comes.",
+    ),
+    *(
+        Mistake(
+            f"difference of logarithms, {form}",
+            partial(_of_logarithms, rest=rest),
+            f"log σ(B) + log(1 − σ(A)/σ(B)), here with {form}, is the difference again: above the mean σ(A)/σ(B) is "
+            "nearly 1, and few digits or none are left of 1 − it. In 1 − e^(A−B) the exponent does not depend on x.",
+        )
+        for form, rest in (
+            ("expm1", lambda t: -torch.expm1(t)),
+            ("exp", lambda t: 1 - torch.exp(t)),
+        )
     ),
 )
 
