@@ -32,6 +32,9 @@ def unchecked_values() -> Iterator[None]:
 
     For code that must not wait for the device, and for tracing with pretended tensors.
     """
+    if torch.compiler.is_compiling():  # nothing is read there anyway, and a context variable cannot be traced
+        yield
+        return
     token = _checking.set(False)
     try:
         yield
@@ -41,7 +44,7 @@ def unchecked_values() -> Iterator[None]:
 
 def checks_values(value: Tensor) -> bool:
     """Whether the numbers in ``value`` can and should be looked at here."""
-    return _checking.get() and not torch.compiler.is_compiling() and not value.is_meta and value.numel() > 0
+    return not torch.compiler.is_compiling() and _checking.get() and not value.is_meta and value.numel() > 0
 
 
 def check_whole(name: str, value: Any, *, least: int | None = 1, most: int | None = None) -> None:
@@ -52,9 +55,9 @@ def check_whole(name: str, value: Any, *, least: int | None = 1, most: int | Non
     """
     want = f"a whole number{_range(least, most)}"
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
     if (least is not None and int(value) < least) or (most is not None and int(value) > most):
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
 
 
 def check_size(name: str, value: Any, *, least: int = 1, most: int = LARGEST) -> None:
@@ -66,18 +69,20 @@ def check_size(name: str, value: Any, *, least: int = 1, most: int = LARGEST) ->
     check_whole(name, value, least=least, most=most)
 
 
-def check_sizes(name: str, value: Any, *, length: int | None = None, least: int = 1, most: int = LARGEST) -> None:
-    """A sequence of at least one whole number, of ``length`` if given: a grid, a factor for each axis.
+def check_sizes(
+    name: str, value: Any, *, length: int | None = None, least: int = 1, most: int = LARGEST, empty: bool = False
+) -> None:
+    """A sequence of whole numbers, of ``length`` if given: a grid, a factor for each axis. ``empty`` allows none.
 
     Raises:
         ValueError: it is none, has another length, or a number is outside.
     """
     one = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     whole = one and all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in value)
-    right = len(value) == length if whole and length is not None else whole and len(value) > 0
+    right = len(value) == length if whole and length is not None else whole and (empty or len(value) > 0)
     if not right or not all(least <= int(n) <= most for n in value):
         many = "" if length is None else f"{length} "
-        raise ValueError(f"{name}: got {_brief(value)}, want a sequence of {many}whole numbers{_range(least, most)}")
+        raise ValueError(f"{name}: got {brief(value)}, want a sequence of {many}whole numbers{_range(least, most)}")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -87,7 +92,7 @@ def check_flag(name: str, value: Any) -> None:
         ValueError: it is neither.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name}: got {_brief(value)}, want True or False")
+        raise ValueError(f"{name}: got {brief(value)}, want True or False")
 
 
 def check_instance(name: str, value: Any, kind: type | tuple[type, ...], want: str) -> None:
@@ -97,7 +102,7 @@ def check_instance(name: str, value: Any, kind: type | tuple[type, ...], want: s
         ValueError: it is none.
     """
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
 
 
 def check_module(name: str, value: Any) -> None:
@@ -148,7 +153,7 @@ def check_number(
     ]
     want = "a finite number" + (f", {' and '.join(limits)}" if limits else "")
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
     real: Any = (
         value if isinstance(value, numbers.Rational) else float(value)
     )  # a float that is not numpy's: no overflow in comparing
@@ -160,7 +165,7 @@ def check_number(
         and (below is None or real < below)
     )
     if not inside:
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
 
 
 def check_choice(name: str, value: Any, options: Collection[str]) -> None:
@@ -170,7 +175,7 @@ def check_choice(name: str, value: Any, options: Collection[str]) -> None:
         ValueError: it is none of them.
     """
     if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{name}: got {_brief(value)}, want one of {', '.join(map(repr, options))}")
+        raise ValueError(f"{name}: got {brief(value)}, want one of {', '.join(map(repr, options))}")
 
 
 def check_tensor(
@@ -195,7 +200,7 @@ def check_tensor(
     kind = "floating point" if dtype is None else _short(dtype)
     want = kind if shape is None else f"{kind} of shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: got {_brief(value)}, want a tensor, {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want a tensor, {want}")
     if value.layout != torch.strided or value.is_nested:
         raise ValueError(f"{name}: got a sparse or nested tensor, want a dense one, {want}")
     fits = value.dtype in _FLOATS if dtype is None else value.dtype == dtype
@@ -292,13 +297,8 @@ def check_unit_range(name: str, value: Tensor) -> None:
         return
     least, most = (float(one) for one in value.detach().aminmax())
     if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
-        way = (
-            f": {name} / 255"
-            if least >= 0 and most > 2
-            else f": ({name} + 1) / 2"
-            if least >= -1.1 and most <= 1.1
-            else ""
-        )
+        bytes_, centred = least >= 0 and most > 2, least >= -1.1 and most <= 1.1
+        way = f": {name} / 255" if bytes_ else f": ({name} + 1) / 2" if centred else ""
         raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]{way}")
 
 
@@ -328,7 +328,7 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """The value, or where it is long, its type: an error is a line and no dump."""
     if isinstance(value, Tensor):
         return f"a {_short(value.dtype)} tensor of shape {tuple(value.shape)}"

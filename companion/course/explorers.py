@@ -86,7 +86,7 @@ def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tu
     def draw(z_1: float, z_2: float) -> tuple["Figure", str]:
         z = torch.tensor([[z_1, z_2]])
         with torch.no_grad():
-            image = decoder(z.to(device))[0]
+            image = decoder(z.to(device))[0].clamp(0, 1)
         nearest = float((points - z).norm(dim=1).min())
         fig, (plane, picture) = plots.figure(7.5, 3.8, columns=2, width_ratios=(1.5, 1))
         plots.class_scatter(plane, points, labels, classes)
