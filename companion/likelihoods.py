@@ -59,7 +59,7 @@ class Likelihood(nn.Module):
     def mean(self, params: Tensor) -> Tensor:
         """The expected image under p(x|z)."""
 
-    def _split(self, params: Tensor, x: Tensor | None = None) -> Tensor:
+    def _split(self, params: Tensor) -> Tensor:
         """(B, C·P, *spatial) → (B, C, P, *spatial), in float32 at least."""
         check_tensor("params", params)
         if params.ndim < 2 or params.numel() == 0 or params.shape[1] % self.num_params:
@@ -67,15 +67,19 @@ class Likelihood(nn.Module):
                 f"params: got shape {tuple(params.shape)}, want (B, C·{self.num_params}, *spatial): "
                 f"{type(self).__name__} reads {self.num_params} decoder channels for each image channel"
             )
-        channels = params.shape[1] // self.num_params
-        want = (params.shape[0], channels, *params.shape[2:])
-        if x is not None:
-            check_tensor("x", x)
-            if x.shape != want:
-                raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")
         if params.dtype in (torch.float16, torch.bfloat16):
             params = params.float()  # sums of hundreds of logarithms need the digits
-        return params.reshape(params.shape[0], channels, self.num_params, *params.shape[2:])
+        split: Tensor = params.unflatten(1, (-1, self.num_params))
+        return split
+
+    def _split_beside(self, params: Tensor, x: Tensor) -> Tensor:
+        """As :meth:`_split`, for images that have to fit."""
+        split = self._split(params)
+        check_tensor("x", x)
+        want = (*split.shape[:2], *split.shape[3:])
+        if x.shape != want:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")
+        return split
 
     def _drawn_from(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """As :meth:`_split`, of finite numbers: from others nothing can be drawn, and their mean is none."""
@@ -120,7 +124,7 @@ class Gaussian(Configured, Likelihood):
         return self.log_scale.exp()
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        mean = self._split(params, x).squeeze(2)  # (B, C, *spatial)
+        mean = self._split_beside(params, x).squeeze(2)  # (B, C, *spatial)
         if self.binned:
             _check_grey_values(x)
             return _per_image(_discretized_gaussian(x, mean, self.log_scale))
@@ -166,7 +170,7 @@ class Bernoulli(Configured, Likelihood):
         self.relaxed = relaxed
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = self._split(params, x).squeeze(2)
+        logits = self._split_beside(params, x).squeeze(2)
         if self.relaxed:
             check_between("x", x, 0, 1)
         elif checks_values(x) and not bool(((x == 0) | (x == 1)).all()):
@@ -200,7 +204,7 @@ class Categorical(Configured, Likelihood):
         self.levels = self.num_params = levels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = self._split(params, x)  # (B, C, levels, *spatial)
+        logits = self._split_beside(params, x)  # (B, C, levels, *spatial)
         _check_grey_values(x, self.levels)
         k = (x * (self.levels - 1)).round().long().unsqueeze(2)
         return _per_image(logits.log_softmax(2).gather(2, k).squeeze(2))
@@ -234,7 +238,7 @@ class DiscretizedLogisticMixture(Configured, Likelihood):
         self.num_params = 3 * components
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits, mean, log_scale = self._parts(self._split(params, x))  # each (B, C, K, *spatial)
+        logits, mean, log_scale = self._parts(self._split_beside(params, x))  # each (B, C, K, *spatial)
         _check_grey_values(x)
         log_mass = _discretized_logistic(x.unsqueeze(2), mean, log_scale)
         return _per_image(torch.logsumexp(logits.log_softmax(2) + log_mass, 2))  # eq. 2

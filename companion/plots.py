@@ -98,7 +98,7 @@ def to_png(fig: "Figure", *, dpi: int = 100) -> bytes:
         ValueError: ``fig`` is no figure, or ``dpi`` is out of range.
     """
     _check_drawn("fig", fig, "matplotlib.figure", "Figure")
-    check_number("dpi", dpi, above=0, most=1000)
+    check_number("dpi", dpi, least=10, most=1000)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
@@ -213,6 +213,8 @@ def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     check_tensor("points", points, shape=("N", 2), finite=True)
     check_instance("classes", classes, Sequence, "a sequence of names")
+    for name in classes:
+        check_instance("classes", name, str, "names")
     check_tensor("labels", labels, shape=(len(points),), dtype=torch.int64)
     check_codes("labels", labels, len(classes))
     points, labels = points.detach().float().cpu(), labels.cpu()

@@ -196,13 +196,17 @@ class VAE(Configured, nn.Module):
         elif x is None:
             raise ValueError("x: got None, want the images whose earlier pixels the autoregressive decoder reads")
         else:
+            check_images("x", x)
             params = self.decoder(z, x)
         return params
 
     def forward(self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> VAEOutput:
         """``noise``, shaped like the mean, decides z; without it, it is drawn from ``generator`` or torch's own."""
         mean, log_variance = self.encode(x)
-        if noise is None:
+        check_generator("generator", generator, mean.device)
+        if noise is not None:
+            check_tensor("noise", noise, finite=True)
+        else:
             noise = _standard_normal(mean.shape, mean, generator)
         with unchecked_values():  # NaN goes on to the loss, which fit reports with its step
             z = reparameterize(mean, log_variance, noise)
@@ -210,10 +214,10 @@ class VAE(Configured, nn.Module):
             kl = kl_divergence(mean, log_variance)  # (B, *latent)
         log_likelihood = self.likelihood.log_prob(params, x)  # (B,)
         with unchecked_values():
-            bound = elbo(log_likelihood, kl)
+            reconstruction, bound = self.likelihood.mean(params), elbo(log_likelihood, kl)
         reconstruction_term, kl_term = log_likelihood.mean(), _per_image(kl).mean()
         return VAEOutput(
-            reconstruction=self.likelihood.mean(params),
+            reconstruction=reconstruction,
             mean=mean,
             log_variance=log_variance,
             z=z,
