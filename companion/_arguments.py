@@ -217,11 +217,13 @@ def check_same_shape(name: str, value: Any, of: str, other: Tensor) -> None:
         ValueError: no tensor, or another shape.
     """
     check_tensor(name, value)
+    if value.device != other.device:
+        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
     if value.shape != other.shape:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, want that of {of}, {tuple(other.shape)}")
 
 
-def check_fits(name: str, value: Tensor, weight: Tensor | None) -> None:
+def check_fits(name: str, value: Tensor, weight: Tensor | None, *, of: str = "the model") -> None:
     """Of the type and on the device of a module's ``weight``; under autocast the type is autocast's matter.
 
     Raises:
@@ -230,12 +232,11 @@ def check_fits(name: str, value: Tensor, weight: Tensor | None) -> None:
     if weight is None:
         return
     if value.device != weight.device:
-        raise ValueError(
-            f"{name}: got a tensor on {value.device}, want it where the model is: {name}.to({str(weight.device)!r})"
-        )
+        where = str(weight.device)
+        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is: {name}.to({where!r})")
     if value.dtype != weight.dtype and not torch.is_autocast_enabled(value.device.type):
-        want = f"{_short(weight.dtype)} as the model is: {name}.to({weight.dtype})"
-        raise ValueError(f"{name}: got {_short(value.dtype)}, want {want}")
+        way = f"{name}.to({weight.dtype})"
+        raise ValueError(f"{name}: got {_short(value.dtype)}, want {_short(weight.dtype)} as {of} is: {way}")
 
 
 def check_finite(name: str, value: Tensor) -> None:
@@ -297,7 +298,7 @@ def check_unit_range(name: str, value: Tensor) -> None:
         return
     least, most = (float(one) for one in value.detach().aminmax())
     if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
-        bytes_, centred = least >= 0 and most > 2, least >= -1.1 and most <= 1.1
+        bytes_, centred = least >= 0 and most > 2, -1.1 <= least < 0 and most <= 1.1
         way = f": {name} / 255" if bytes_ else f": ({name} + 1) / 2" if centred else ""
         raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]{way}")
 
@@ -331,8 +332,12 @@ def _short(dtype: torch.dtype) -> str:
 def brief(value: Any) -> str:
     """The value, or where it is long, its type: an error is a line and no dump."""
     if isinstance(value, Tensor):
-        return f"a {_short(value.dtype)} tensor of shape {tuple(value.shape)}"
+        return f"{_article(_short(value.dtype))} tensor of shape {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > 100:  # Python refuses to write very long ones
         return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
+    return text if len(text) <= 40 and "\n" not in text else _article(type(value).__name__)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"

@@ -152,15 +152,18 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
     check_tensor("x", x, shape=("B", "*image"), finite=True)
     if x.shape[1:] != x_train.shape[1:]:
         raise ValueError(f"x: got images of {tuple(x.shape[1:])}, want {tuple(x_train.shape[1:])} as in x_train")
-    check_fits("x", x, x_train)
+    check_fits("x", x, x_train, of="x_train")
     check_whole("d", d, most=x_train[0].numel())
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # eigenvectors are computed in float32 at the least
+        x_train, x = x_train.float(), x.float()
     mean = x_train.flatten(1).mean(0)
     centred = x_train.flatten(1) - mean  # (N, F)
     covariance = centred.T @ centred / len(centred)  # (F, F)
     _, directions = torch.linalg.eigh(covariance)  # columns, least variance first
     basis = directions[:, -d:]  # (F, d)
     z = (x.flatten(1) - mean) @ basis  # (B, d)
-    out: Tensor = (z @ basis.T + mean).reshape(x.shape)
+    out: Tensor = (z @ basis.T + mean).reshape(x.shape).to(dtype)
     return out
 
 
@@ -175,6 +178,7 @@ def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """
     check_tensor("start", start, shape=("*latent",), finite=True)
     check_same_shape("end", end, "start", start)
+    check_fits("end", end, start, of="start")
     check_finite("end", end)
     check_size("steps", steps, least=2)  # the two ends
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)

@@ -106,8 +106,8 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
     check_instance("classifier", classifier, Classifier, "a Classifier")
     check_images("images", images, channels=classifier.in_channels)
     check_size("batch_size", batch_size)
-    device = next(classifier.parameters()).device
-    batches = [images[start : start + batch_size].to(device) for start in range(0, len(images), batch_size)]
+    like = classifier.head.weight  # on its device, and in its precision
+    batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
     training = classifier.training
     classifier.eval()
     try:

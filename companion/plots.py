@@ -141,6 +141,7 @@ def image_rows(
     if not isinstance(rows, Mapping) or not rows:
         raise ValueError(f"rows: got {brief(rows)}, want at least one row of images by name: {{'x': images}}")
     for name, images in rows.items():
+        check_instance("rows", name, str, "a name for each row")
         _check_images(f"rows[{name!r}]", images)
     check_instance("title", title, str, "a text")
     check_number("size", size, above=0)

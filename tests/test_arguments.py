@@ -226,6 +226,16 @@ def test_another_type_than_the_models_is_told_the_way_out_unless_autocast_takes_
         check_fits("x", x, weight.to("meta"))
 
 
+def test_the_way_out_is_the_right_one() -> None:
+    """All of 1.01 lies outside [0, 1], and (x + 1) / 2 would not mend it."""
+    message = refusal(check_images, torch.full((1, 1, 2, 2), 1.01))
+    assert message == "argument: got numbers from 1.01 to 1.01, want images in [0, 1]"
+    meta = torch.zeros(2, device="meta")
+    with pytest.raises(ValueError, match="x_hat: got a tensor on cpu, want it where x is, on meta"):
+        check_same_shape("x_hat", torch.zeros(2), "x", meta)
+    assert "got an int64 tensor of shape (2,)" in refusal(check_whole, torch.ones(2, dtype=torch.int64))
+
+
 def test_a_generator_draws_on_the_device() -> None:
     check_generator("argument", None, torch.device("cuda"))
     check_generator("argument", torch.Generator(), torch.device("cpu"))

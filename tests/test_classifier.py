@@ -210,6 +210,15 @@ def test_images_and_labels_that_do_not_fit_are_refused():
         judged(small(), HELD_OUT.images[:10], train=TRAIN, held_out=HELD_OUT)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_classifier_in_half_precision_judges_as_well(dtype):
+    images = everything(HELD_OUT)[:20]
+    judgement = judged(small().to(dtype), images, train=TRAIN, held_out=HELD_OUT)
+    assert judgement.shares.sum() == pytest.approx(1)
+    assert judgement.frechet >= 0
+    assert recognise(small().to(dtype), images).logits.dtype == dtype
+
+
 # The shipped ones by name
 
 

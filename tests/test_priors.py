@@ -294,6 +294,7 @@ def test_filtered_probabilities_are_a_distribution_and_what_is_drawn_has_some(n,
     [
         ({"temperature": -1.0}, "temperature: got -1"),
         ({"temperature": math.nan}, "temperature: got nan"),
+        ({"temperature": 1e-320}, "temperature: got 1e-320, want 0"),
         ({"top_k": 8}, "top_k: got 8, want a whole number from 1 to 7"),
         ({"top_k": 0}, "top_k: got 0"),
         ({"top_p": 0.0}, "top_p: got 0"),
@@ -313,6 +314,19 @@ def test_filtered_probabilities_are_a_distribution_and_what_is_drawn_has_some(n,
 def test_sampling_refuses_what_is_out_of_range_by_name(options, says):
     with pytest.raises(ValueError, match=says):
         prior("transformer").sample(4, **options)
+
+
+def test_nothing_is_drawn_where_no_code_is_likely():
+    """Unchecked, the first gives NaN, the second the code −1, and the third an index error in the next step."""
+    with pytest.raises(ValueError, match="logits: got a row of -inf only"):
+        filtered_probabilities(torch.full((2, 5), -torch.inf))
+    with pytest.raises(ValueError, match="probabilities: got a row of zeros"):
+        draw(torch.zeros(2, 5), torch.rand(2))
+    broken = prior("transformer")
+    with torch.no_grad():
+        broken.to_logits.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"to_logits\.weight: got .* NaN"):
+        broken.sample(1)
 
 
 @pytest.mark.parametrize(

@@ -412,3 +412,28 @@ def test_what_does_not_fit_is_refused_by_name():
         small()(torch.rand(2, 1, 8, 8), noise=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="params: got shape"):
         VAE(Encoder(4), Decoder(2), DiscretizedLogisticMixture(2))(torch.zeros(2, 1, 28, 28))
+
+
+def test_checks_leave_no_trace_in_an_exported_model():
+    """Reading a value would end the trace, and so would the context variable that turns the reading off."""
+
+    class Loss(nn.Module):
+        def __init__(self, model: VAE) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+            return self.model(x, noise=noise).loss
+
+    whole, x, noise = Loss(small()), torch.rand(2, 1, 8, 8), torch.randn(2, 3)
+    exported = torch.export.export(whole, (x, noise)).module()
+    torch.testing.assert_close(exported(x, noise), whole(x, noise))
+
+
+def test_nan_comes_out_as_a_loss_that_fit_reports_with_its_step():
+    model = small()
+    with torch.no_grad():
+        model.decoder.conv2.bias.fill_(math.nan)
+    assert model(torch.rand(2, 1, 8, 8)).loss.isnan()
+    with pytest.raises(ValueError, match=r"params: got .* NaN"):  # nothing is drawn from it
+        model.sample(1)

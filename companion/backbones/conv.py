@@ -49,6 +49,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_tensor("x", x, shape=("B", self.channels, "H", "W"))
+        check_fits("x", x, next(self.parameters()))
         out: Tensor = x + self.branch(x)
         return out
 

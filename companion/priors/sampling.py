@@ -13,6 +13,8 @@ from companion._arguments import (
     checks_values,
 )
 
+_COLDEST = 1e-6  # logits divided by less overflow
+
 
 def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
     """
@@ -20,6 +22,8 @@ def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p:
         ValueError: one of them is out of range.
     """
     check_number("temperature", temperature, least=0)
+    if 0 < temperature < _COLDEST:
+        raise ValueError(f"temperature: got {temperature}, want 0 (the likeliest code) or at least {_COLDEST}")
     if top_k is not None:
         check_whole("top_k", top_k, most=num_codes)
     if top_p is not None:
@@ -40,10 +44,12 @@ def filtered_probabilities(
         logits: (..., K) → probabilities (..., K), in the logits' dtype.
 
     Raises:
-        ValueError: temperature, top_k or top_p is out of range; a logit is NaN.
+        ValueError: temperature, top_k or top_p is out of range; a logit is NaN or +∞, or all of a row are −∞.
     """
     check_tensor("logits", logits, shape=("*batch", "K"))
     check_between("logits", logits, -torch.inf, torch.finfo(logits.dtype).max)  # -inf is a code that cannot be drawn
+    if checks_values(logits) and not bool((logits.amax(-1) > -torch.inf).all()):
+        raise ValueError("logits: got a row of -inf only, want a code that can be drawn in each")
     check_sampling(logits.shape[-1], temperature, top_k, top_p)
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
