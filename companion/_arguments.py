@@ -5,16 +5,23 @@ Shapes and types are always looked at. *Values* (finite, in a range) cost a read
 they are left out inside :func:`unchecked_values`, and where torch compiles or exports.
 """
 
-import math
 import numbers
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+LARGEST = (
+    2**24
+)  # of one size: more channels, codes or images in one call are a slip, and no allocator's message says so
+DEEPEST = 1000  # of layers in a row
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LARGEST_FLOAT = sys.float_info.max
 _checking = ContextVar("checking", default=True)
 _ROUNDING = 1e-3  # how far outside [0, 1] an image may be: what a resize leaves by rounding, and no byte
 
@@ -25,6 +32,9 @@ def unchecked_values() -> Iterator[None]:
 
     For code that must not wait for the device, and for tracing with pretended tensors.
     """
+    if torch.compiler.is_compiling():  # nothing is read there anyway, and a context variable cannot be traced
+        yield
+        return
     token = _checking.set(False)
     try:
         yield
@@ -34,7 +44,7 @@ def unchecked_values() -> Iterator[None]:
 
 def checks_values(value: Tensor) -> bool:
     """Whether the numbers in ``value`` can and should be looked at here."""
-    return _checking.get() and not torch.compiler.is_compiling() and not value.is_meta and value.numel() > 0
+    return not torch.compiler.is_compiling() and _checking.get() and not value.is_meta and value.numel() > 0
 
 
 def check_whole(name: str, value: Any, *, least: int | None = 1, most: int | None = None) -> None:
@@ -45,9 +55,73 @@ def check_whole(name: str, value: Any, *, least: int | None = 1, most: int | Non
     """
     want = f"a whole number{_range(least, most)}"
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
     if (least is not None and int(value) < least) or (most is not None and int(value) > most):
-        raise ValueError(f"{name}: got {value}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
+
+
+def check_size(name: str, value: Any, *, least: int = 1, most: int = LARGEST) -> None:
+    """A whole number that memory or time is taken for: channels, codes, layers, images in a call.
+
+    Raises:
+        ValueError: it is none, or outside.
+    """
+    check_whole(name, value, least=least, most=most)
+
+
+def check_sizes(
+    name: str, value: Any, *, length: int | None = None, least: int = 1, most: int = LARGEST, empty: bool = False
+) -> None:
+    """A sequence of whole numbers, of ``length`` if given: a grid, a factor for each axis. ``empty`` allows none.
+
+    Raises:
+        ValueError: it is none, has another length, or a number is outside.
+    """
+    one = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    whole = one and all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in value)
+    right = len(value) == length if whole and length is not None else whole and (empty or len(value) > 0)
+    if not right or not all(least <= int(n) <= most for n in value):
+        many = "" if length is None else f"{length} "
+        raise ValueError(f"{name}: got {brief(value)}, want a sequence of {many}whole numbers{_range(least, most)}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True or False, and not what Python would take for one of them.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {brief(value)}, want True or False")
+
+
+def check_instance(name: str, value: Any, kind: type | tuple[type, ...], want: str) -> None:
+    """An instance of ``kind``, in words ``want``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
+
+
+def check_module(name: str, value: Any) -> None:
+    """A torch module.
+
+    Raises:
+        ValueError: it is none.
+    """
+    check_instance(name, value, nn.Module, "a torch.nn.Module")
+
+
+def check_generator(name: str, value: Any) -> None:
+    """None, or a random generator, of any device.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is not None:
+        check_instance(name, value, torch.Generator, "a torch.Generator or None")
 
 
 def check_number(
@@ -76,17 +150,19 @@ def check_number(
     ]
     want = "a finite number" + (f", {' and '.join(limits)}" if limits else "")
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise ValueError(f"{name}: got {_brief(value)}, want {want}")
-    real = float(value)
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
+    real: Any = (
+        value if isinstance(value, numbers.Rational) else float(value)
+    )  # a float that is not numpy's: no overflow in comparing
     inside = (
-        math.isfinite(real)
+        -_LARGEST_FLOAT <= real <= _LARGEST_FLOAT  # false for NaN and infinity, and for whole numbers beyond floats
         and (least is None or real >= least)
         and (above is None or real > above)
         and (most is None or real <= most)
         and (below is None or real < below)
     )
     if not inside:
-        raise ValueError(f"{name}: got {value}, want {want}")
+        raise ValueError(f"{name}: got {brief(value)}, want {want}")
 
 
 def check_choice(name: str, value: Any, options: Collection[str]) -> None:
@@ -96,7 +172,7 @@ def check_choice(name: str, value: Any, options: Collection[str]) -> None:
         ValueError: it is none of them.
     """
     if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{name}: got {_brief(value)}, want one of {', '.join(map(repr, options))}")
+        raise ValueError(f"{name}: got {brief(value)}, want one of {', '.join(map(repr, options))}")
 
 
 def check_tensor(
@@ -121,12 +197,43 @@ def check_tensor(
     kind = "floating point" if dtype is None else _short(dtype)
     want = kind if shape is None else f"{kind} of shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: got {_brief(value)}, want a tensor, {want}")
-    fits = value.is_floating_point() if dtype is None else value.dtype == dtype
+        raise ValueError(f"{name}: got {brief(value)}, want a tensor, {want}")
+    if value.layout != torch.strided or value.is_nested:
+        raise ValueError(f"{name}: got a sparse or nested tensor, want a dense one, {want}")
+    fits = value.dtype in _FLOATS if dtype is None else value.dtype == dtype
     if not fits or (shape is not None and not _has_shape(value, shape)):
         raise ValueError(f"{name}: got {_short(value.dtype)} of shape {tuple(value.shape)}, want {want}")
     if finite:
         check_finite(name, value)
+
+
+def check_same_shape(name: str, value: Any, of: str, other: Tensor) -> None:
+    """Floating point, of the shape of another argument: broadcasting would hide a slip.
+
+    Raises:
+        ValueError: no tensor, or another shape.
+    """
+    check_tensor(name, value)
+    if value.device != other.device:
+        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
+    if value.shape != other.shape:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, want that of {of}, {tuple(other.shape)}")
+
+
+def check_fits(name: str, value: Tensor, weight: Tensor | None, *, of: str = "the model") -> None:
+    """Of the type and on the device of a module's ``weight``; under autocast the type is autocast's matter.
+
+    Raises:
+        ValueError: another, with the way out.
+    """
+    if weight is None:
+        return
+    if value.device != weight.device:
+        where = str(weight.device)
+        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is: {name}.to({where!r})")
+    if value.dtype != weight.dtype and not torch.is_autocast_enabled(value.device.type):
+        way = f"{name}.to({weight.dtype})"
+        raise ValueError(f"{name}: got {_short(value.dtype)}, want {_short(weight.dtype)} as {of} is: {way}")
 
 
 def check_finite(name: str, value: Tensor) -> None:
@@ -153,7 +260,7 @@ def check_between(name: str, value: Tensor, low: float, high: float) -> None:
     least, most = (one.item() for one in value.detach().aminmax())
     if not (least >= low and most <= high):  # false for NaN too
         shown = f"{least} to {most}" if isinstance(least, int) else f"{least:.4g} to {most:.4g}"
-        raise ValueError(f"{name}: got {shown}, want {low:g} to {high:g}")
+        raise ValueError(f"{name}: got {shown}, want {low} to {high}")
 
 
 def check_codes(name: str, value: Any, num_codes: int) -> None:
@@ -173,7 +280,7 @@ def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", 
         ValueError: they are none: bytes, another shape, NaN, or numbers as of images in 0 … 255 or −1 … 1.
     """
     if isinstance(value, Tensor) and value.dtype == torch.uint8:
-        raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: images.float() / 255")
+        raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: {name}.float() / 255")
     check_tensor(name, value, shape=shape)
     check_unit_range(name, value)
 
@@ -188,7 +295,9 @@ def check_unit_range(name: str, value: Tensor) -> None:
         return
     least, most = (float(one) for one in value.detach().aminmax())
     if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
-        raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]")
+        bytes_, centred = least >= 0 and most > 2, -1.1 <= least < 0 and most <= 1.1
+        way = f": {name} / 255" if bytes_ else f": ({name} + 1) / 2" if centred else ""
+        raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]{way}")
 
 
 def _has_shape(value: Tensor, shape: tuple[int | str, ...]) -> bool:
@@ -217,9 +326,15 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """The value, or where it is long, its type: an error is a line and no dump."""
     if isinstance(value, Tensor):
-        return f"a {_short(value.dtype)} tensor of shape {tuple(value.shape)}"
+        return f"{_article(_short(value.dtype))} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, int) and value.bit_length() > 100:  # Python refuses to write very long ones
+        return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
+    return text if len(text) <= 40 and "\n" not in text else _article(type(value).__name__)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"

@@ -5,8 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import (
+    check_finite,
+    check_fits,
+    check_images,
+    check_module,
+    check_same_shape,
+    check_size,
+    check_tensor,
+    check_whole,
+)
 from companion.checkpoint import Configured
-from companion.metrics import mse
 
 
 class Encoder(Configured, nn.Module):
@@ -16,20 +25,21 @@ class Encoder(Configured, nn.Module):
         x: (B, in_channels, S, S) → z (B, latent_dim), where S is ``image_size``.
 
     Raises:
-        ValueError: ``image_size`` is no multiple of 4, or ``x`` has another shape.
+        ValueError: a size is no whole number of at least 1, ``image_size`` is no multiple of 4, or ``x`` has another
+            shape or type.
     """
 
     def __init__(self, latent_dim: int, *, in_channels: int = 1, hidden: int = 32, image_size: int = 28) -> None:
         super().__init__()
-        _check_size(image_size)
+        _check_sizes(image_size, latent_dim=latent_dim, in_channels=in_channels, hidden=hidden)
         self.image_shape = (in_channels, image_size, image_size)
         self.conv1 = nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1)
         self.conv2 = nn.Conv2d(hidden, 2 * hidden, 3, stride=2, padding=1)
         self.to_latent = nn.Linear(2 * hidden * (image_size // 4) ** 2, latent_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, want (B, {', '.join(map(str, self.image_shape))})")
+        check_tensor("x", x, shape=("B", *self.image_shape))
+        check_fits("x", x, self.conv1.weight)
         h = self.conv1(x).relu()  # (B, hidden, S/2, S/2)
         h = self.conv2(h).relu()  # (B, 2 hidden, S/4, S/4)
         z: Tensor = self.to_latent(h.flatten(1))  # (B, latent_dim)
@@ -45,12 +55,13 @@ class Decoder(Configured, nn.Module):
         z: (B, latent_dim) → (B, out_channels, S, S). The output is not squashed into [0, 1].
 
     Raises:
-        ValueError: ``image_size`` is no multiple of 4, or ``z`` has another shape.
+        ValueError: a size is no whole number of at least 1, ``image_size`` is no multiple of 4, or ``z`` has another
+            shape or type.
     """
 
     def __init__(self, latent_dim: int, *, out_channels: int = 1, hidden: int = 32, image_size: int = 28) -> None:
         super().__init__()
-        _check_size(image_size)
+        _check_sizes(image_size, latent_dim=latent_dim, out_channels=out_channels, hidden=hidden)
         self.latent_dim = latent_dim
         self.grid_shape = (2 * hidden, image_size // 4, image_size // 4)
         self.from_latent = nn.Linear(latent_dim, 2 * hidden * (image_size // 4) ** 2)
@@ -58,8 +69,8 @@ class Decoder(Configured, nn.Module):
         self.conv2 = nn.ConvTranspose2d(hidden, out_channels, 4, stride=2, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z: got shape {tuple(z.shape)}, want (B, {self.latent_dim})")
+        check_tensor("z", z, shape=("B", self.latent_dim))
+        check_fits("z", z, self.from_latent.weight)
         h = self.from_latent(z).relu().unflatten(1, self.grid_shape)  # (B, 2 hidden, S/4, S/4)
         h = self.conv1(h).relu()  # (B, hidden, S/2, S/2)
         x_hat: Tensor = self.conv2(h)  # (B, out_channels, S, S)
@@ -84,23 +95,44 @@ class Autoencoder(Configured, nn.Module):
 
     Shapes:
         x: (B, C, H, W) in [0, 1] → ``AutoencoderOutput``.
+
+    Raises:
+        ValueError: ``x`` is no such batch, or the decoder gives images of another size.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        check_module("encoder", encoder)
+        check_module("decoder", decoder)
         self.encoder = encoder
         self.decoder = decoder
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
+        check_images("x", x)
         z = self.encoder(x)
         reconstruction = self.decoder(z)
-        return AutoencoderOutput(reconstruction, z, mse(reconstruction, x))
+        check_rebuilt(reconstruction, z, x)
+        return AutoencoderOutput(reconstruction, z, (reconstruction - x).square().mean())
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
+        check_images("x", x)
         out: Tensor = self.decoder(self.encoder(x))
         return out.clamp(0, 1)
+
+
+def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
+    """
+    Raises:
+        ValueError: the decoder did not give the shape of ``x`` back; the message says what encoder and decoder made.
+    """
+    if reconstruction.shape != x.shape:
+        start, middle, end = (tuple(value.shape) for value in (x, z, reconstruction))
+        raise ValueError(
+            f"decoder: got {end} from it, want the shape of x, {start}: the encoder makes {start} into {middle}, "
+            f"and the decoder {middle} into {end}"
+        )
 
 
 @torch.no_grad()
@@ -113,19 +145,25 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
         x_train: (N, *image), x: (B, *image), floating point → (B, *image).
 
     Raises:
-        ValueError: the images differ in shape, or ``d`` is not between 1 and the numbers in an image.
+        ValueError: the images differ in shape or type, a number is NaN or infinite, or ``d`` is not between 1 and the
+            numbers in an image.
     """
+    check_tensor("x_train", x_train, shape=("N", "*image"), finite=True)
+    check_tensor("x", x, shape=("B", "*image"), finite=True)
     if x.shape[1:] != x_train.shape[1:]:
         raise ValueError(f"x: got images of {tuple(x.shape[1:])}, want {tuple(x_train.shape[1:])} as in x_train")
-    if not 1 <= d <= x_train[0].numel():
-        raise ValueError(f"d: got {d}, want 1 to {x_train[0].numel()}, the numbers in an image")
+    check_fits("x", x, x_train, of="x_train")
+    check_whole("d", d, most=x_train[0].numel())
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # eigenvectors are computed in float32 at the least
+        x_train, x = x_train.float(), x.float()
     mean = x_train.flatten(1).mean(0)
     centred = x_train.flatten(1) - mean  # (N, F)
     covariance = centred.T @ centred / len(centred)  # (F, F)
     _, directions = torch.linalg.eigh(covariance)  # columns, least variance first
     basis = directions[:, -d:]  # (F, d)
     z = (x.flatten(1) - mean) @ basis  # (B, d)
-    out: Tensor = (z @ basis.T + mean).reshape(x.shape)
+    out: Tensor = (z @ basis.T + mean).reshape(x.shape).to(dtype)
     return out
 
 
@@ -136,18 +174,22 @@ def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
         start, end: the same shape (*latent) → (steps, *latent).
 
     Raises:
-        ValueError: the shapes differ, or fewer than two steps.
+        ValueError: the shapes differ, a number is NaN or infinite, or fewer than two steps.
     """
-    if start.shape != end.shape:
-        raise ValueError(f"end: got shape {tuple(end.shape)}, want that of start, {tuple(start.shape)}")
-    if steps < 2:
-        raise ValueError(f"steps: got {steps}, want at least 2 (the two ends)")
+    check_tensor("start", start, shape=("*latent",), finite=True)
+    check_same_shape("end", end, "start", start)
+    check_fits("end", end, start, of="start")
+    check_finite("end", end)
+    check_size("steps", steps, least=2)  # the two ends
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
     t = t.reshape(-1, *[1] * start.ndim)  # (steps, 1, …, 1)
     return (1 - t) * start + t * end
 
 
-def _check_size(image_size: int) -> None:
-    if image_size < 4 or image_size % 4:
+def _check_sizes(image_size: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        check_size(name, size)
+    check_size("image_size", image_size, most=4096)
+    if image_size % 4:
         nearest = " or ".join(str(s) for s in (image_size // 4 * 4, image_size // 4 * 4 + 4) if s > 0)
         raise ValueError(f"image_size: got {image_size}, want a multiple of 4; the nearest: {nearest}")

@@ -5,6 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import (
+    check_choice,
+    check_codes,
+    check_fits,
+    check_images,
+    check_instance,
+    check_number,
+    check_size,
+    check_tensor,
+    unchecked_values,
+)
 from companion._devices import as_float64
 from companion.checkpoint import Configured
 from companion.data import ImageSet
@@ -34,15 +45,15 @@ class Classifier(Configured, nn.Module):
         x: (B, C, H, W) in [0, 1] → ``ClassifierOutput``.
 
     Raises:
-        ValueError: an argument is out of range; x has another number of channels, or is no floating point.
+        ValueError: an argument is out of range; x has another shape or type, or lies outside [0, 1].
     """
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, *, width: int = 24, dropout: float = 0.3) -> None:
         super().__init__()
-        if min(in_channels, num_classes, width) < 1:
-            raise ValueError(
-                f"in_channels, num_classes, width: got {in_channels}, {num_classes} and {width}, want positive numbers"
-            )
+        check_size("in_channels", in_channels)
+        check_size("num_classes", num_classes)
+        check_size("width", width)
+        check_number("dropout", dropout, least=0, below=1)
         self.in_channels = in_channels
         self.layers = nn.Sequential(
             _block(in_channels, width),
@@ -55,9 +66,8 @@ class Classifier(Configured, nn.Module):
         self.head = nn.Linear(4 * width, num_classes)
 
     def forward(self, x: Tensor) -> ClassifierOutput:
-        if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
-            kind = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
-            raise ValueError(f"x: got {kind}, want floating point (B, {self.in_channels}, H, W)")
+        check_images("x", x, shape=("B", self.in_channels, "H", "W"))
+        check_fits("x", x, self.head.weight)
         features = self.layers(x).mean((2, 3))  # (B, 4·width, H/4, W/4) → (B, F)
         return ClassifierOutput(self.head(self.dropout(features)), features)
 
@@ -78,8 +88,7 @@ def judge(data: str) -> Classifier:
     """
     kind = "-classifier"
     known = [name.removesuffix(kind) for name in names() if name.endswith(kind)]
-    if data not in known:
-        raise ValueError(f"data: got {data!r}, want one of {', '.join(known)}")
+    check_choice("data", data, known)
     model = pretrained(data + kind)
     assert isinstance(model, Classifier)
     return model
@@ -91,13 +100,20 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
 
     Shapes:
         images: (n, C, H, W) in [0, 1] → logits (n, num_classes), features (n, F).
+
+    Raises:
+        ValueError: an argument is of another kind, or the images are none that the classifier takes.
     """
-    device = next(classifier.parameters()).device
-    batches = [images[start : start + batch_size].to(device) for start in range(0, len(images), batch_size)]
+    check_instance("classifier", classifier, Classifier, "a Classifier")
+    check_images("images", images, shape=("B", classifier.in_channels, "H", "W"))
+    check_size("batch_size", batch_size)
+    like = classifier.head.weight  # on its device, and in its precision
+    batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
     training = classifier.training
     classifier.eval()
     try:
-        outputs = [classifier(batch) for batch in batches]
+        with unchecked_values():  # all of them were looked at above
+            outputs = [classifier(batch) for batch in batches]
     finally:
         classifier.train(training)
     return ClassifierOutput(torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs]))
@@ -161,19 +177,26 @@ def judged(
     Raises:
         ValueError: images or labels do not fit the image sets, or have the wrong type.
     """
+    check_instance("train", train, ImageSet, "an ImageSet")
+    check_instance("held_out", held_out, ImageSet, "an ImageSet")
+    check_images("images", images)
     if tuple(images.shape[1:]) != train.shape or train.shape != held_out.shape or len(images) < 2:
         raise ValueError(
             f"images: got shape {tuple(images.shape)}, want (n, {', '.join(map(str, train.shape))}) as in train and "
             f"held_out ({', '.join(map(str, held_out.shape))}), n ≥ 2"
         )
-    if labels is not None and (labels.dtype != torch.int64 or labels.shape != (len(images),)):
-        raise ValueError(f"labels: got {labels.dtype} {tuple(labels.shape)}, want int64 ({len(images)},)")
+    check_instance("classifier", classifier, Classifier, "a Classifier")
+    if labels is not None:
+        check_tensor("labels", labels, shape=(len(images),), dtype=torch.int64)
+        check_codes("labels", labels, classifier.head.out_features)
     out = recognise(classifier, images, batch_size=batch_size)
     seen = out.logits.argmax(1)
     n = min(len(images), len(train), len(held_out))
     real, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))
     real_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (real, unseen))
     variance = as_float64(train.images).div(255).var(correction=0).item()
+    if variance == 0:
+        raise ValueError("train: got images that are all of one grey value, want some to measure distances by")
     return Judgement(
         accuracy=float("nan") if labels is None else as_float64(seen == labels.to(seen.device)).mean().item(),
         shares=torch.bincount(seen, minlength=out.logits.shape[1]).cpu().double() / len(images),

@@ -11,11 +11,22 @@ sum to one; a *density* (``Gaussian(binned=False)``) does not, and its logarithm
 
 import math
 from abc import abstractmethod
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from companion._arguments import (
+    check_between,
+    check_finite,
+    check_flag,
+    check_generator,
+    check_number,
+    check_size,
+    check_tensor,
+    checks_values,
+)
 from companion._devices import as_float64, place_of
 from companion.checkpoint import Configured
 
@@ -31,7 +42,8 @@ class Likelihood(nn.Module):
         params: (B, C·num_params, *spatial); x, samples and means: (B, C, *spatial); log_prob: (B,).
 
     Raises:
-        ValueError: ``params`` and ``x`` do not fit, or ``x`` holds values that the distribution cannot produce.
+        ValueError: ``params`` and ``x`` do not fit, or ``x`` holds values that the distribution cannot produce. (NaN in
+            ``params`` gives NaN as log_prob, which ``fit`` reports with its step; nothing is sampled from it.)
     """
 
     num_params: int
@@ -48,20 +60,34 @@ class Likelihood(nn.Module):
     def mean(self, params: Tensor) -> Tensor:
         """The expected image under p(x|z)."""
 
-    def _split(self, params: Tensor, x: Tensor | None = None) -> Tensor:
+    def _split(self, params: Tensor) -> Tensor:
         """(B, C·P, *spatial) → (B, C, P, *spatial), in float32 at least."""
-        if params.ndim < 2 or params.shape[1] == 0 or params.shape[1] % self.num_params:
+        check_tensor("params", params)
+        if params.ndim < 2 or params.numel() == 0 or params.shape[1] % self.num_params:
             raise ValueError(
                 f"params: got shape {tuple(params.shape)}, want (B, C·{self.num_params}, *spatial): "
                 f"{type(self).__name__} reads {self.num_params} decoder channels for each image channel"
             )
-        channels = params.shape[1] // self.num_params
-        want = (params.shape[0], channels, *params.shape[2:])
-        if x is not None and x.shape != want:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")
         if params.dtype in (torch.float16, torch.bfloat16):
             params = params.float()  # sums of hundreds of logarithms need the digits
-        return params.reshape(params.shape[0], channels, self.num_params, *params.shape[2:])
+        split: Tensor = params.unflatten(1, (-1, self.num_params))
+        return split
+
+    def _split_beside(self, params: Tensor, x: Tensor) -> Tensor:
+        """As :meth:`_split`, for images that have to fit."""
+        split = self._split(params)
+        check_tensor("x", x)
+        want = (*split.shape[:2], *split.shape[3:])
+        if x.shape != want:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")
+        return split
+
+    def _drawn_from(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """As :meth:`_split`, of finite numbers: from others nothing can be drawn, and their mean is none."""
+        split = self._split(params)
+        check_finite("params", params)
+        check_generator("generator", generator)
+        return split
 
 
 class Gaussian(Configured, Likelihood):
@@ -83,8 +109,9 @@ class Gaussian(Configured, Likelihood):
 
     def __init__(self, scale: float = 0.1, *, binned: bool = False, learn_scale: bool = False) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale: got {scale}, want a positive number")
+        check_number("scale", scale, above=0)
+        check_flag("binned", binned)
+        check_flag("learn_scale", learn_scale)
         self.binned = binned
         log_scale = torch.tensor(math.log(scale))
         if learn_scale:
@@ -98,15 +125,16 @@ class Gaussian(Configured, Likelihood):
         return self.log_scale.exp()
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        mean = self._split(params, x).squeeze(2)  # (B, C, *spatial)
+        mean = self._split_beside(params, x).squeeze(2)  # (B, C, *spatial)
         if self.binned:
             _check_grey_values(x)
-            return _per_image(discretized_gaussian(x, mean, self.log_scale))
+            return _per_image(_discretized_gaussian(x, mean, self.log_scale))
+        check_finite("x", x)
         z = (x - mean) / self.scale
         return _per_image(-0.5 * z.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean = self._split(params).squeeze(2)
+        mean = self._drawn_from(params, generator).squeeze(2)
         place = place_of(generator, mean.device)
         noise = torch.randn(mean.shape, generator=generator, device=place, dtype=mean.dtype)
         x = mean + self.scale * noise.to(mean.device)
@@ -114,7 +142,7 @@ class Gaussian(Configured, Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         """The decoder's output; ``binned``: its mean when what lies outside [0, 1] is cut (rounding left aside)."""
-        mean = self._split(params).squeeze(2)
+        mean = self._drawn_from(params).squeeze(2)
         if not self.binned:
             return mean
 
@@ -140,14 +168,14 @@ class Bernoulli(Configured, Likelihood):
 
     def __init__(self, *, relaxed: bool = False) -> None:
         super().__init__()
+        check_flag("relaxed", relaxed)
         self.relaxed = relaxed
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = self._split(params, x).squeeze(2)
-        low, high = x.amin(), x.amax()
-        if self.relaxed and not bool((low >= 0) & (high <= 1)):
-            raise ValueError(f"x: got values from {float(low):g} to {float(high):g}, want them in [0, 1]")
-        if not self.relaxed and not bool(((x == 0) | (x == 1)).all()):
+        logits = self._split_beside(params, x).squeeze(2)
+        if self.relaxed:
+            check_between("x", x, 0, 1)
+        elif checks_values(x) and not bool(((x == 0) | (x == 1)).all()):
             raise ValueError(
                 "x: got values other than 0 and 1, to which a Bernoulli gives no probability: binarise the images, "
                 "choose another likelihood, or say relaxed=True and get the cross-entropy, which is none"
@@ -157,11 +185,11 @@ class Bernoulli(Configured, Likelihood):
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Zeros and ones."""
-        mean = self.mean(params)
+        mean = self._drawn_from(params, generator).squeeze(2).sigmoid()
         return torch.bernoulli(mean.to(place_of(generator, mean.device)), generator=generator).to(mean.device)
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._split(params).squeeze(2).sigmoid()
+        return self._drawn_from(params).squeeze(2).sigmoid()
 
 
 class Categorical(Configured, Likelihood):
@@ -175,23 +203,22 @@ class Categorical(Configured, Likelihood):
 
     def __init__(self, levels: int = LEVELS) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels: got {levels}, want at least 2")
+        check_size("levels", levels, least=2)
         self.levels = self.num_params = levels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = self._split(params, x)  # (B, C, levels, *spatial)
+        logits = self._split_beside(params, x)  # (B, C, levels, *spatial)
         _check_grey_values(x, self.levels)
         k = (x * (self.levels - 1)).round().long().unsqueeze(2)
         return _per_image(logits.log_softmax(2).gather(2, k).squeeze(2))
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        probabilities = self._split(params).softmax(2).movedim(2, -1)  # (B, C, *spatial, levels)
+        probabilities = self._drawn_from(params, generator).softmax(2).movedim(2, -1)  # (B, C, *spatial, levels)
         k = _drawn(probabilities, generator)
         return k.to(probabilities.dtype) / (self.levels - 1)
 
     def mean(self, params: Tensor) -> Tensor:
-        probabilities = self._split(params).softmax(2).movedim(2, -1)
+        probabilities = self._drawn_from(params).softmax(2).movedim(2, -1)
         values = torch.linspace(0, 1, self.levels, dtype=probabilities.dtype, device=probabilities.device)
         return probabilities @ values
 
@@ -209,19 +236,18 @@ class DiscretizedLogisticMixture(Configured, Likelihood):
 
     def __init__(self, components: int = 5) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components: got {components}, want at least 1")
+        check_size("components", components)
         self.components = components
         self.num_params = 3 * components
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits, mean, log_scale = self._parts(params, x)  # each (B, C, K, *spatial)
+        logits, mean, log_scale = self._parts(self._split_beside(params, x))  # each (B, C, K, *spatial)
         _check_grey_values(x)
-        log_mass = discretized_logistic(x.unsqueeze(2), mean, log_scale)
+        log_mass = _discretized_logistic(x.unsqueeze(2), mean, log_scale)
         return _per_image(torch.logsumexp(logits.log_softmax(2) + log_mass, 2))  # eq. 2
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        logits, mean, log_scale = self._parts(params)
+        logits, mean, log_scale = self._parts(self._drawn_from(params, generator))
         weights = logits.softmax(2).movedim(2, -1)  # (B, C, *spatial, K)
         k = _drawn(weights, generator).unsqueeze(2)  # (B, C, 1, *spatial)
         mean, log_scale = (part.gather(2, k).squeeze(2) for part in (mean, log_scale))
@@ -232,14 +258,15 @@ class DiscretizedLogisticMixture(Configured, Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         """The mixture's mean when what lies outside [0, 1] is cut (rounding left aside: at most half a bin)."""
-        logits, mean, log_scale = self._parts(params)
+        logits, mean, log_scale = self._parts(self._drawn_from(params))
         scale = log_scale.exp()
         # E[clip(X, 0, 1)] is the integral of P(X > e) over e from 0 to 1; softplus is the sigmoid's antiderivative.
         value = scale * (functional.softplus(mean / scale) - functional.softplus((mean - 1) / scale))
         return (logits.softmax(2) * value.clamp(0, 1)).sum(2)
 
-    def _parts(self, params: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        logits, mean, log_scale = self._split(params, x).chunk(3, 2)
+    def _parts(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, 3·K, *spatial) → logits, means and log-scales, each (B, C, K, *spatial)."""
+        logits, mean, log_scale = params.chunk(3, 2)
         return logits, mean, log_scale.clamp_min(_SMALLEST_LOG_SCALE)
 
 
@@ -253,7 +280,15 @@ def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
     Shapes:
         x: multiples of 1/255 in [0, 1]; x, mean, log_scale broadcast together → log-mass of their common shape.
+
+    Raises:
+        ValueError: the shapes do not broadcast, x has other values, or a number is NaN or infinite.
     """
+    _check_bins(x, mean, log_scale)
+    return _discretized_logistic(x, mean, log_scale)
+
+
+def _discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     inverse_scale = torch.exp(-log_scale)
     above = (x + _GAP / 2 - mean) * inverse_scale  # B
     below = (x - _GAP / 2 - mean) * inverse_scale  # A
@@ -273,7 +308,15 @@ def discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
     Shapes:
         x: multiples of 1/255 in [0, 1]; x, mean, log_scale broadcast together → log-mass of their common shape.
+
+    Raises:
+        ValueError: the shapes do not broadcast, x has other values, or a number is NaN or infinite.
     """
+    _check_bins(x, mean, log_scale)
+    return _discretized_gaussian(x, mean, log_scale)
+
+
+def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     k = as_float64((x * (LEVELS - 1)).round())
     inverse_scale = torch.exp(-as_float64(log_scale))
     above = ((k + 0.5) * _GAP - as_float64(mean)) * inverse_scale  # B
@@ -310,7 +353,21 @@ def _to_grey_value(x: Tensor) -> Tensor:
     return (x.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)
 
 
+def _check_bins(x: Tensor, mean: Tensor, log_scale: Tensor) -> None:
+    for name, value in (("x", x), ("mean", mean), ("log_scale", log_scale)):
+        check_tensor(name, value, shape=("*axes",), finite=True)
+    shapes = [tuple(value.shape) for value in (x, mean, log_scale)]
+    for axes in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1):
+        if len({*axes} - {1}) > 1:
+            raise ValueError(
+                f"x: got shape {shapes[0]} beside mean {shapes[1]} and log_scale {shapes[2]}, want ones that broadcast"
+            )
+    _check_grey_values(x)
+
+
 def _check_grey_values(x: Tensor, levels: int = LEVELS) -> None:
+    if not checks_values(x):
+        return
     steps = x.detach() * (levels - 1)
     off = (steps - steps.round()).abs()
     if not bool(((off < 1e-3) & (steps > -0.5) & (steps < levels - 0.5)).all()):

@@ -6,6 +6,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from companion._arguments import (
+    check_between,
+    check_codes,
+    check_finite,
+    check_flag,
+    check_images,
+    check_number,
+    check_same_shape,
+    check_size,
+    check_sizes,
+    check_tensor,
+    check_whole,
+    checks_values,
+)
 from companion._devices import as_float64
 
 
@@ -16,14 +30,16 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
         x_hat, x: the same shape, floating point → a scalar.
 
     Raises:
-        ValueError: the shapes differ (broadcasting would hide it), or the numbers are integers (uint8 wraps around).
+        ValueError: the shapes differ (broadcasting would hide it), the numbers are integers (uint8 wraps around), there
+            are none, or one is NaN or infinite.
     """
-    if x_hat.shape != x.shape:
-        raise ValueError(f"x_hat: got shape {tuple(x_hat.shape)}, want that of x, {tuple(x.shape)}")
-    for name, value in (("x_hat", x_hat), ("x", x)):
-        if not value.is_floating_point():
-            raise ValueError(f"{name}: got dtype {value.dtype}, want floating point")
-    return (x_hat - x).square().mean()
+    check_tensor("x", x, shape=("*axes",))
+    check_same_shape("x_hat", x_hat, "x", x)
+    error = (x_hat - x).square().mean()
+    if checks_values(error) and not bool(error.isfinite()):  # one number is read, not every pixel
+        check_finite("x_hat", x_hat)
+        check_finite("x", x)
+    return error
 
 
 def distortion(error: float, variance: float) -> float:
@@ -31,10 +47,10 @@ def distortion(error: float, variance: float) -> float:
     best single grey value would reach.
 
     Raises:
-        ValueError: the variance is not positive.
+        ValueError: the error is negative, the variance is not positive, or one is not finite.
     """
-    if not variance > 0:
-        raise ValueError(f"variance: got {variance}, want a positive number")
+    check_number("error", error, least=0)
+    check_number("variance", variance, above=0)
     return error / variance
 
 
@@ -44,8 +60,8 @@ def nominal_bits(num_codes: int, grid: Sequence[int]) -> float:
     Raises:
         ValueError: an argument is not positive.
     """
-    if num_codes < 1 or min(grid, default=1) < 1:
-        raise ValueError(f"num_codes, grid: got {num_codes} and {tuple(grid)}, want positive numbers")
+    check_whole("num_codes", num_codes)
+    check_sizes("grid", grid, empty=True)
     return math.prod(grid) * math.log2(num_codes)
 
 
@@ -61,8 +77,8 @@ class CodeUsage:
     """
 
     def __init__(self, num_codes: int, *, per_position: bool = False) -> None:
-        if num_codes < 1:
-            raise ValueError(f"num_codes: got {num_codes}, want at least 1")
+        check_size("num_codes", num_codes)
+        check_flag("per_position", per_position)
         self.num_codes = num_codes
         self.per_position = per_position
         self._table: Tensor | None = None  # (T, K), or (1, K)
@@ -73,16 +89,13 @@ class CodeUsage:
         Raises:
             ValueError: not int64, an index outside 0…K − 1, or another grid than before.
         """
-        if indices.dtype != torch.int64:
-            raise ValueError(f"indices: got dtype {indices.dtype}, want int64")
+        check_codes("indices", indices, self.num_codes)
+        if indices.numel() == 0:
+            return self
         columns = indices.reshape(-1, math.prod(indices.shape[1:]) if self.per_position else 1)  # (n, T or 1)
         positions = columns.shape[1]
         if self._table is not None and len(self._table) != positions:
             raise ValueError(f"indices: got {positions} positions an image, want {len(self._table)} as before")
-        if indices.numel():
-            low, high = (int(value) for value in indices.aminmax())
-            if low < 0 or high >= self.num_codes:
-                raise ValueError(f"indices: got {low} to {high}, want 0 to {self.num_codes - 1}")
         cells = columns + self.num_codes * torch.arange(positions, device=indices.device)  # which of the T·K counters
         counts = torch.bincount(cells.flatten(), minlength=positions * self.num_codes).reshape(positions, -1)
         self._table = counts if self._table is None else self._table + counts.to(self._table.device)
@@ -144,6 +157,7 @@ def bits_per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
     Raises:
         ValueError: not int64, no images, or an index outside 0…K − 1.
     """
+    check_tensor("indices", indices, shape=("N", "*grid"), dtype=torch.int64)
     usage = CodeUsage(num_codes, per_position=True).update(indices)
     positions = usage.entropy_bits_per_position
     return {
@@ -157,10 +171,13 @@ def perplexity(counts: Tensor) -> float:
     """exp H of the shares that ``counts`` (K,) give.
 
     Raises:
-        ValueError: the counts are not one row of numbers with a positive sum.
+        ValueError: the counts are not one row of finite numbers of at least 0, or they are all 0.
     """
-    if counts.ndim != 1 or not int(counts.sum()) > 0:
-        raise ValueError(f"counts: got shape {tuple(counts.shape)}, want (K,) with a positive sum")
+    whole = isinstance(counts, Tensor) and counts.dtype in (torch.int32, torch.int64)
+    check_tensor("counts", counts, shape=("K",), dtype=counts.dtype if whole else None, finite=True)
+    check_between("counts", counts, 0, math.inf)
+    if not float(counts.sum()) > 0:
+        raise ValueError("counts: got zeros only, want at least one code that was chosen")
     share = as_float64(counts) / as_float64(counts.sum())
     return float((-torch.xlogy(share, share).sum()).exp())
 
@@ -178,17 +195,20 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         a: (N, F), b: (M, F), N and M at least 2 → a number of at least 0.
 
     Raises:
-        ValueError: other shapes, or a number is NaN or infinite.
+        ValueError: other shapes, or a number is NaN, infinite or so large that its square is.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"a, b: got shapes {tuple(a.shape)} and {tuple(b.shape)}, want (N, F) and (M, F), N, M ≥ 2")
+    check_tensor("a", a, shape=("N", "F"), finite=True)
+    check_tensor("b", b, shape=("M", a.shape[1]), finite=True)
     for name, features in (("a", a), ("b", b)):
-        if not bool(features.isfinite().all()):
-            raise ValueError(f"{name}: got NaN or infinity, want finite numbers")
+        if len(features) < 2:
+            raise ValueError(f"{name}: got one row, want at least 2: one has no covariance")
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b.to(a.device))
     between = torch.linalg.svdvals(root_a @ root_b.T).sum()  # tr (Σ_a Σ_b)^½
     squares = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum()
-    return max(0.0, float(squares - 2 * between))
+    distance = float(squares - 2 * between)
+    if not math.isfinite(distance):
+        raise ValueError("a, b: got numbers whose squares are no finite float64, want smaller ones")
+    return max(0.0, distance)
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,27 +230,28 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
         divided by 255 → (N,).
 
     Raises:
-        ValueError: images of another size or type, or no training images.
+        ValueError: images of another size or type, floating point outside [0, 1], or no images.
     """
     from companion.quantizers.search import nearest_code  # here: the quantizers import this module
 
-    if images.ndim != 4 or images.shape[1:] != training.shape[1:] or len(training) == 0:
+    for name, value in (("images", images), ("training", training)):
+        if isinstance(value, Tensor) and value.dtype == torch.uint8:  # not check_images, which wants floats
+            check_tensor(name, value, shape=("N", "C", "H", "W"), dtype=torch.uint8)
+        else:
+            check_images(name, value)
+    if images.shape[1:] != training.shape[1:]:
         raise ValueError(
-            f"images, training: got shapes {tuple(images.shape)} and {tuple(training.shape)}, want (N, C, H, W) and "
-            "(M, C, H, W), M ≥ 1"
+            f"training: got images of {tuple(training.shape[1:])}, want {tuple(images.shape[1:])} as in images"
         )
-    x = _pixels("images", images)  # (N, C·H·W)
+    x = _pixels(images)  # (N, C·H·W)
     least = x.new_full((len(x),), math.inf)
     for start in range(0, len(training), 5_000):
-        candidates = _pixels("training", training[start : start + 5_000]).to(x)
+        candidates = _pixels(training[start : start + 5_000]).to(x)
         nearest = candidates[nearest_code(x, candidates)]
         least = torch.minimum(least, (x - nearest).square().mean(1))
     return least
 
 
-def _pixels(name: str, images: Tensor) -> Tensor:
-    if images.is_floating_point():
-        return images.flatten(1)
-    if images.dtype == torch.uint8:
-        return images.flatten(1).float().div_(255)
-    raise ValueError(f"{name}: got dtype {images.dtype}, want floating point or uint8")
+def _pixels(images: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, C·H·W), floating point."""
+    return images.flatten(1).float().div_(255) if images.dtype == torch.uint8 else images.flatten(1)

@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from companion._arguments import (
+    brief,
+    check_between,
+    check_codes,
+    check_flag,
+    check_instance,
+    check_number,
+    check_size,
+    check_tensor,
+    checks_values,
+)
 from companion._extras import require
 
 if TYPE_CHECKING:
@@ -40,10 +51,18 @@ _STYLE = {
 }
 
 
+_LARGEST_FIGURE = 500  # inches: a PNG of more pixels than that cannot be written
+_MOST_AXES = 200  # in a row: more take minutes
+_OUTSIDE = 0.9  # how far outside [0, 1] a decoder's images may lie to be drawn, cut off; images in −1 … 1 lie further
+
+
 class Picture:
     """A PNG with its alt text, as Jupyter and a browser show it (``<img alt=…>``)."""
 
     def __init__(self, png: bytes, alt: str, width: int) -> None:
+        check_instance("png", png, bytes, "bytes")
+        check_instance("alt", alt, str, "a text")
+        check_size("width", width)
         self.png, self.alt, self.width = png, alt, width
 
     def __repr__(self) -> str:
@@ -62,8 +81,10 @@ def show(fig: "Figure", *, alt: str) -> None:
         alt: what a reader who cannot see the figure needs to know: a sentence or two.
 
     Raises:
-        ValueError: the alt text is empty.
+        ValueError: the alt text is empty, or ``fig`` is no figure.
     """
+    _check_drawn("fig", fig, "matplotlib.figure", "Figure")
+    check_instance("alt", alt, str, "a sentence that says what the figure shows")
     if not alt.strip():
         raise ValueError("alt: got an empty text, want a sentence that says what the figure shows")
     picture = Picture(to_png(fig, dpi=110), " ".join(alt.split()), round(fig.get_figwidth() * 96))
@@ -71,14 +92,32 @@ def show(fig: "Figure", *, alt: str) -> None:
 
 
 def to_png(fig: "Figure", *, dpi: int = 100) -> bytes:
-    """The figure as PNG bytes, the same bytes for the same figure (no date or version inside)."""
+    """The figure as PNG bytes, the same bytes for the same figure (no date or version inside).
+
+    Raises:
+        ValueError: ``fig`` is no figure, or ``dpi`` is out of range.
+    """
+    _check_drawn("fig", fig, "matplotlib.figure", "Figure")
+    check_number("dpi", dpi, least=10, most=1000)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def figure(width: float = 7, height: float = 3, *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """An empty figure in the course's style and its axes; it belongs to no pyplot state, so nothing is shown twice."""
+    """An empty figure in the course's style and its axes; it belongs to no pyplot state, so nothing is shown twice.
+
+    Args:
+        width, height: inches.
+        options: of matplotlib's ``Figure.subplots``.
+
+    Raises:
+        ValueError: a size is out of range.
+    """
+    check_number("width", width, above=0, most=_LARGEST_FIGURE)
+    check_number("height", height, above=0, most=_LARGEST_FIGURE)
+    check_size("rows", rows, most=_MOST_AXES)
+    check_size("columns", columns, most=_MOST_AXES)
     matplotlib = require("matplotlib", extra="plots", what="companion.plots")
     figure_class = require("matplotlib.figure", extra="plots", what="companion.plots").Figure
     with matplotlib.rc_context(_STYLE):
@@ -93,14 +132,21 @@ def image_rows(
     """Rows of images, one row a name: originals above reconstructions, and the like.
 
     Shapes:
-        each value: (n, C, H, W) in [0, 1] with C = 1 or 3; what lies outside is cut off.
+        each value: (n, C, H, W) in [0, 1] with C = 1 or 3; what lies a little outside, as a decoder's images may, is
+        cut off.
 
     Raises:
-        ValueError: a row is no batch of grey or colour images.
+        ValueError: a row is no batch of grey or colour images, or another argument is out of range.
     """
+    if not isinstance(rows, Mapping) or not rows:
+        raise ValueError(f"rows: got {brief(rows)}, want at least one row of images by name: {{'x': images}}")
     for name, images in rows.items():
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-            raise ValueError(f"rows[{name!r}]: got shape {tuple(images.shape)}, want (n, 1 or 3, H, W)")
+        check_instance("rows", name, str, "a name for each row")
+        _check_images(f"rows[{name!r}]", images)
+    check_instance("title", title, str, "a text")
+    check_number("size", size, above=0)
+    if columns is not None:
+        check_size("columns", columns, most=_MOST_AXES)
     n = columns or max(len(images) for images in rows.values())
     fig, axes = figure(
         size * n + 1.2, size * len(rows) + (0.4 if title else 0.1), rows=len(rows), columns=n, squeeze=False
@@ -117,7 +163,18 @@ def image_rows(
 
 
 def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0.6) -> "Figure":
-    """Many images as one picture, row by row, without gaps. (n, C, H, W) → a figure."""
+    """Many images as one picture, row by row, without gaps.
+
+    Shapes:
+        images: (n, C, H, W) as in :func:`image_rows` → a figure.
+
+    Raises:
+        ValueError: ``images`` is no batch of grey or colour images, or another argument is out of range.
+    """
+    _check_images("images", images)
+    check_size("columns", columns)
+    check_instance("title", title, str, "a text")
+    check_number("size", size, above=0)
     n, channels, height, width = images.shape
     lines = -(-n // columns)
     padded = torch.zeros(lines * columns, channels, height, width, device="cpu")
@@ -131,7 +188,13 @@ def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0
 
 
 def draw_image(ax: "Axes", image: Tensor) -> None:
-    """One image (C, H, W) on the given axes: grey with one channel, colour with three."""
+    """One image (C, H, W) on the given axes: grey with one channel, colour with three.
+
+    Raises:
+        ValueError: ``image`` is none in [0, 1] (what lies a little outside is cut off), or ``ax`` are no axes.
+    """
+    _check_drawn("ax", ax, "matplotlib.axes", "Axes")
+    _check_images("image", image, batch=False)
     pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
@@ -141,7 +204,20 @@ def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[
     """Points of the plane (N, 2), coloured by class, each class named at its median (so that it reads in grey too).
 
     Names that would lie on each other move apart, to 6 % of the width (or height) that the points take up.
+
+    Shapes:
+        points: (N, 2), labels: (N,) int64.
+
+    Raises:
+        ValueError: points or labels of another shape or type, or a label without a class.
     """
+    _check_drawn("ax", ax, "matplotlib.axes", "Axes")
+    check_tensor("points", points, shape=("N", 2), finite=True)
+    check_instance("classes", classes, Sequence, "a sequence of names")
+    for name in classes:
+        check_instance("classes", name, str, "names")
+    check_tensor("labels", labels, shape=(len(points),), dtype=torch.int64)
+    check_codes("labels", labels, len(classes))
     points, labels = points.detach().float().cpu(), labels.cpu()
     present = [k for k in range(len(classes)) if bool((labels == k).any())]
     extent = (points.amax(0) - points.amin(0)).clamp_min(1e-9)
@@ -173,7 +249,13 @@ def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor)
 
     Shapes:
         image, rebuilt, sampled: (C, H, W) in [0, 1]; codes: (h, w) integers.
+
+    Raises:
+        ValueError: an argument has another shape or type.
     """
+    for argument, value in (("image", image), ("rebuilt", rebuilt), ("sampled", sampled)):
+        _check_images(argument, value, batch=False)
+    _check_table(codes)
     fig, ax = figure(9, 3.7)
     ax.set(xlim=(0, 18), ylim=(0, 7.4))
     ax.set_axis_off()
@@ -207,7 +289,17 @@ def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, number
 
     Without ``order`` neighbouring numbers have different pastel colours; with it, (K,), the colour of code k follows
     order[k]: 0 is the lightest.
+
+    Raises:
+        ValueError: ``codes`` are no table of whole numbers, or ``order`` none of their ranks.
     """
+    _check_drawn("ax", ax, "matplotlib.axes", "Axes")
+    _check_table(codes)
+    check_flag("numbers", numbers)
+    if order is not None:
+        check_tensor("order", order, shape=("K",), dtype=torch.int64)
+        check_between("order", order, 0, len(order) - 1)
+        check_between("codes", codes, 0, len(order) - 1)
     codes = codes.cpu()
     if order is None:
         ax.imshow(codes.numpy(), cmap="Pastel1", aspect="auto")
@@ -224,7 +316,15 @@ def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, number
 
 
 def rectangle(corner: tuple[float, float], width: float, height: float, **style: Any) -> "Rectangle":
-    """A frame for a part of an image: ``ax.add_patch(rectangle((left, top), …))``."""
+    """A frame for a part of an image: ``ax.add_patch(rectangle((left, top), …))``.
+
+    Raises:
+        ValueError: a corner that is no pair of numbers, or a width or height that is none.
+    """
+    if not isinstance(corner, Sequence) or len(corner) != 2:
+        raise ValueError(f"corner: got {brief(corner)}, want (left, top)")
+    for name, value in (("corner", corner[0]), ("corner", corner[1]), ("width", width), ("height", height)):
+        check_number(name, value)
     patches = require("matplotlib.patches", extra="plots", what="plots.rectangle")
     return patches.Rectangle(corner, width, height, **style)  # type: ignore[no-any-return]
 
@@ -237,13 +337,18 @@ def draw_cells(
     Numbers name the codes. The picture reaches as far as the points and codes, and ``border`` of that further.
 
     Raises:
-        ValueError: codes or points are not in the plane.
+        ValueError: codes or points are not in the plane, or not finite.
     """
+    _check_drawn("ax", ax, "matplotlib.axes", "Axes")
+    check_tensor("codebook", codebook, shape=("K", 2), finite=True)
+    if points is not None:
+        check_tensor("points", points, finite=True)
+    check_flag("numbers", numbers)
+    check_number("border", border, least=0)
     codebook = codebook.detach().float().cpu()
     points = codebook[:0] if points is None else points.detach().float().cpu()
-    for name, value in (("codebook", codebook), ("points", points)):
-        if value.ndim != 2 or value.shape[1] != 2:
-            raise ValueError(f"{name}: got shape {tuple(value.shape)}, want (n, 2)")
+    if points.ndim != 2 or points.shape[1] != 2:  # there may be none
+        raise ValueError(f"points: got shape {tuple(points.shape)}, want (n, 2)")
     both = torch.cat([codebook, points])
     low, high = both.amin(0), both.amax(0)
     low, high = low - border * (high - low), high + border * (high - low)
@@ -282,11 +387,17 @@ def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> 
         table: for each loss, the norm of its gradient in each part; 0 where none arrives.
 
     Raises:
-        ValueError: the table is empty, or its rows name different parts.
+        ValueError: the table is empty, its rows name different parts, or a norm is negative or not finite.
     """
+    _check_drawn("ax", ax, "matplotlib.axes", "Axes")
+    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
+        raise ValueError(f"table: got {brief(table)}, want the norms by part, for each loss by name")
     parts = list(next(iter(table.values()), {}))
     if not parts or any(list(row) != parts for row in table.values()):
         raise ValueError(f"table: got rows with {[list(row) for row in table.values()]}, want the same parts in each")
+    for loss, row in table.items():
+        for part, norm in row.items():
+            check_number(f"table[{loss!r}][{part!r}]", norm, least=0)
     ax.set(xlim=(-0.7, len(parts) + 0.75), ylim=(len(table) - 0.35, -0.85))
     ax.set_axis_off()
     for column, part in enumerate(parts):
@@ -328,6 +439,43 @@ def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> 
                         "connectionstyle": f"arc3,rad={0.12 if distance > 1 else 0}",
                     },
                 )
+
+
+def _check_drawn(name: str, value: Any, module: str, kind: str) -> None:
+    """
+    Raises:
+        ValueError: no ``kind`` of matplotlib.
+    """
+    check_instance(
+        name, value, getattr(require(module, extra="plots", what="companion.plots"), kind), f"matplotlib's {kind}"
+    )
+
+
+def _check_images(name: str, images: Any, *, batch: bool = True) -> None:
+    """
+    Raises:
+        ValueError: no grey or colour images; bytes, NaN, or numbers as of images in 0 … 255 or −1 … 1. A decoder's
+            images may lie a little outside of [0, 1].
+    """
+    if isinstance(images, Tensor) and images.dtype == torch.uint8:
+        raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: images.float() / 255")
+    shape = ("n", "1 or 3", "H", "W")[0 if batch else 1 :]
+    check_tensor(name, images, shape=shape)
+    if images.shape[-3] not in (1, 3):
+        raise ValueError(f"{name}: got shape {tuple(images.shape)}, want ({', '.join(shape)})")
+    if checks_values(images):
+        least, most = (float(one) for one in images.detach().aminmax())
+        if not (least > -_OUTSIDE and most < 1 + _OUTSIDE):
+            raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]")
+
+
+def _check_table(codes: Any) -> None:
+    """
+    Raises:
+        ValueError: no table (h, w) of whole numbers.
+    """
+    whole = isinstance(codes, Tensor) and codes.dtype in (torch.int16, torch.int32, torch.int64)
+    check_tensor("codes", codes, shape=("h", "w"), dtype=codes.dtype if whole else torch.int64)
 
 
 def _box(ax: "Axes", left: float, bottom: float, text: str, colour: str, note: str, above: float) -> None:

@@ -6,6 +6,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import (
+    check_between,
+    check_finite,
+    check_flag,
+    check_generator,
+    check_images,
+    check_instance,
+    check_module,
+    check_number,
+    check_same_shape,
+    check_size,
+    check_sizes,
+    check_tensor,
+    unchecked_values,
+)
 from companion._devices import as_float64, place_of
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.checkpoint import Configured
@@ -20,11 +35,13 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
         all three the same; the noise differs for every image and every latent number.
 
     Raises:
-        ValueError: the shapes differ (broadcasting would give several images the same noise).
+        ValueError: the shapes differ (broadcasting would give several images the same noise), or a number is NaN or
+            infinite.
     """
+    check_tensor("mean", mean, shape=("*axes",), finite=True)
     for name, value in (("log_variance", log_variance), ("noise", noise)):
-        if value.shape != mean.shape:
-            raise ValueError(f"{name}: got shape {tuple(value.shape)}, want that of mean, {tuple(mean.shape)}")
+        check_same_shape(name, value, "mean", mean)
+        check_finite(name, value)
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
@@ -36,10 +53,11 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
         mean, log_variance: the same → the same; sum over the latents for the KL of an image.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or a number is NaN or infinite.
     """
-    if log_variance.shape != mean.shape:
-        raise ValueError(f"log_variance: got shape {tuple(log_variance.shape)}, want that of mean, {tuple(mean.shape)}")
+    check_tensor("mean", mean, shape=("*axes",), finite=True)
+    check_same_shape("log_variance", log_variance, "mean", mean)
+    check_finite("log_variance", log_variance)
     # expm1: near variance 1 the difference variance − 1 would lose its digits
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
@@ -52,9 +70,11 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
         log_likelihood: (B,) or (B, *pixels), kl: (B,) or (B, *latent) → 0-dim.
 
     Raises:
-        ValueError: the two are of different batches.
+        ValueError: the two are of different batches, or a number is NaN or infinite.
     """
-    if log_likelihood.ndim == 0 or kl.ndim == 0 or len(log_likelihood) != len(kl):
+    check_tensor("log_likelihood", log_likelihood, shape=("B", "*pixels"), finite=True)
+    check_tensor("kl", kl, shape=("B", "*latent"), finite=True)
+    if len(log_likelihood) != len(kl):
         raise ValueError(
             f"kl: got shape {tuple(kl.shape)} beside log_likelihood of shape {tuple(log_likelihood.shape)}, "
             "want both to begin with the same batch axis"
@@ -73,10 +93,10 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
         log_weights: (samples, B) → (B,), nats per image.
 
     Raises:
-        ValueError: another number of axes, or no samples.
+        ValueError: another number of axes, no samples, or NaN.
     """
-    if log_weights.ndim != 2 or len(log_weights) == 0:
-        raise ValueError(f"log_weights: got shape {tuple(log_weights.shape)}, want (samples, B)")
+    check_tensor("log_weights", log_weights, shape=("samples", "B"))
+    check_between("log_weights", log_weights, -math.inf, math.inf)  # a sample may weigh nothing
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
@@ -88,9 +108,11 @@ def active_units(mean: Tensor, *, threshold: float = 0.01) -> int:
         mean: (N, *latent), the posterior means of N images.
 
     Raises:
-        ValueError: fewer than two images, which have no variance.
+        ValueError: fewer than two images, which have no variance; NaN or infinity; or ``threshold`` is negative.
     """
-    if mean.ndim < 2 or len(mean) < 2:
+    check_tensor("mean", mean, finite=True)
+    check_number("threshold", threshold, least=0)
+    if mean.ndim < 2 or len(mean) < 2 or mean.numel() == 0:
         raise ValueError(f"mean: got shape {tuple(mean.shape)}, want (N, *latent) with at least two images")
     return int((as_float64(mean.detach().flatten(1)).var(0) > threshold).sum())
 
@@ -101,10 +123,12 @@ def bits_per_dimension(log_prob: Tensor, dimensions: int) -> Tensor:
     It means bits only where ``log_prob`` is that of a discrete likelihood (or a bound of it).
 
     Raises:
-        ValueError: ``dimensions`` is not positive.
+        ValueError: ``dimensions`` (pixels times channels of an image) is no whole number of at least 1, or ``log_prob``
+            is NaN.
     """
-    if dimensions < 1:
-        raise ValueError(f"dimensions: got {dimensions}, want the number of pixels times channels of an image")
+    check_tensor("log_prob", log_prob, shape=("*axes",))
+    check_between("log_prob", log_prob, -math.inf, math.inf)  # of an impossible image the bits are infinite
+    check_size("dimensions", dimensions)
     return -log_prob / (dimensions * math.log(2))
 
 
@@ -139,13 +163,16 @@ class VAE(Configured, nn.Module):
         x: (B, C, H, W) → ``VAEOutput``.
 
     Raises:
-        ValueError: ``beta`` is negative, or the encoder's channels cannot be halved.
+        ValueError: an argument is of another kind, ``beta`` is negative, the encoder's channels cannot be halved, or
+            ``x`` is no batch of images in [0, 1].
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, *, beta: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"beta: got {beta}, want a number of at least 0")
+        check_module("encoder", encoder)
+        check_module("decoder", decoder)
+        check_instance("likelihood", likelihood, Likelihood, "one of companion.likelihoods")
+        check_number("beta", beta, least=0)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
@@ -153,6 +180,7 @@ class VAE(Configured, nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, *latent)."""
+        check_images("x", x)
         both: Tensor = self.encoder(x)
         if both.ndim < 2 or both.shape[1] % 2:
             raise ValueError(
@@ -163,32 +191,40 @@ class VAE(Configured, nn.Module):
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """The parameters of p(x|z), (B, C·num_params, H, W); an autoregressive decoder reads earlier pixels of x."""
+        check_tensor("z", z, shape=("B", "*latent"), finite=True)
         if not isinstance(self.decoder, AutoregressiveDecoder):
             params: Tensor = self.decoder(z)
         elif x is None:
             raise ValueError("x: got None, want the images whose earlier pixels the autoregressive decoder reads")
         else:
+            check_images("x", x)
             params = self.decoder(z, x)
         return params
 
     def forward(self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> VAEOutput:
         """``noise``, shaped like the mean, decides z; without it, it is drawn from ``generator`` or torch's own."""
         mean, log_variance = self.encode(x)
-        if noise is None:
+        check_generator("generator", generator)
+        if noise is not None:
+            check_tensor("noise", noise, finite=True)
+        else:
             noise = _standard_normal(mean.shape, mean, generator)
-        z = reparameterize(mean, log_variance, noise)
-        params = self.decode(z, x)
+        with unchecked_values():  # NaN goes on to the loss, which fit reports with its step
+            z = reparameterize(mean, log_variance, noise)
+            params = self.decode(z, x)
+            kl = kl_divergence(mean, log_variance)  # (B, *latent)
         log_likelihood = self.likelihood.log_prob(params, x)  # (B,)
-        kl = kl_divergence(mean, log_variance)  # (B, *latent)
+        with unchecked_values():
+            reconstruction, bound = self.likelihood.mean(params), elbo(log_likelihood, kl)
         reconstruction_term, kl_term = log_likelihood.mean(), _per_image(kl).mean()
         return VAEOutput(
-            reconstruction=self.likelihood.mean(params),
+            reconstruction=reconstruction,
             mean=mean,
             log_variance=log_variance,
             z=z,
             kl_per_dimension=kl.detach().mean(0),
             loss=-reconstruction_term + self.beta * kl_term,
-            elbo=elbo(log_likelihood, kl),
+            elbo=bound,
             log_likelihood=reconstruction_term,
             kl=kl_term,
         )
@@ -211,20 +247,27 @@ class VAE(Configured, nn.Module):
         """``n`` new images (n, C, H, W): z from N(0, I), then x from p(x|z).
 
         Args:
+            n: at least 1.
             latent_shape: shape of one latent; default: (d,) as the decoder's ``latent_dim`` says.
             mean: give the mean of p(x|z) in place of a draw, as most papers print; no autoregressive decoder has one.
             generator: of any device; default: torch's own on the model's device.
 
         Raises:
-            ValueError: ``latent_shape`` is needed, or ``mean`` is asked of an autoregressive decoder.
+            ValueError: ``latent_shape`` is needed, ``mean`` is asked of an autoregressive decoder, or an argument is
+                out of range.
         """
+        check_size("n", n)
+        check_flag("mean", mean)
+        if latent_shape is not None:
+            check_sizes("latent_shape", latent_shape)
         autoregressive = isinstance(self.decoder, AutoregressiveDecoder)
         if autoregressive and mean:
             raise ValueError("mean: got True, but an autoregressive decoder has to draw each pixel to know the next")
         like = next(self.decoder.parameters())
         z = _standard_normal((n, *(latent_shape or self._latent_shape())), like, generator)
         if autoregressive:
-            return self._sample_by_pixel(z, generator)
+            with unchecked_values():  # once a pixel
+                return self._sample_by_pixel(z, generator)
         params = self.decode(z)
         return self.likelihood.mean(params) if mean else self.likelihood.sample(params, generator)
 
@@ -237,10 +280,10 @@ class VAE(Configured, nn.Module):
         About ``batch_size`` images are decoded at once (at least one for each of x); the draws do not depend on it.
 
         Raises:
-            ValueError: no samples.
+            ValueError: ``x`` is no batch of images in [0, 1], no samples, or another argument is out of range.
         """
-        if samples < 1:
-            raise ValueError(f"samples: got {samples}, want at least 1")
+        check_size("samples", samples)
+        check_size("batch_size", batch_size)
         mean, log_variance = self.encode(x)
         noise = _standard_normal((samples, *mean.shape), mean, generator)
         parts = []
@@ -280,5 +323,6 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    check_generator("generator", generator)
     place = place_of(generator, like.device)
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=place).to(like.device)

@@ -633,7 +633,7 @@ torch.manual_seed(0)
 theirs = companion.Autoencoder(companion.Encoder(3), companion.Decoder(3))
 ours = Autoencoder(Encoder(3), Decoder(3))
 ours.load_state_dict(theirs.state_dict())
-x = torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28)
+x = (torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28) + 1) / 2  # in [0, 1]
 
 numbers = {}
 for name, model in (("notebook", ours), ("companion", theirs)):

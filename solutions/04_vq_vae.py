@@ -170,7 +170,7 @@ print("decoder        ", tuple(decoder(h).shape))
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
 quantizer = VectorQuantizer(16, 8)
-x = torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28)
+x = (torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28) + 1) / 2  # in [0, 1]
 z_e = encoder(x)
 quantized = quantizer(z_e)
 x_hat = decoder(quantized.z_q)

@@ -65,9 +65,9 @@ def test_image_size_that_four_does_not_divide_is_refused_with_the_nearest(size):
 
 
 def test_other_shapes_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"x: got shape \(2, 3, 28, 28\), want \(B, 1, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"x: got float32 of shape \(2, 3, 28, 28\), want .* \(B, 1, 28, 28\)"):
         Encoder(2)(torch.rand(2, 3, 28, 28))
-    with pytest.raises(ValueError, match=r"z: got shape \(2, 3\), want \(B, 2\)"):
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(2, 3\), want .* \(B, 2\)"):
         Decoder(2)(torch.rand(2, 3))
 
 
@@ -119,9 +119,29 @@ def test_pca_is_the_best_rank_d_fit_and_with_all_directions_exact():
         torch.testing.assert_close(error, s[d:].square().sum(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_and_pca_work_in_half_precision(dtype):
+    model = Autoencoder(Encoder(2, hidden=4, image_size=8), Decoder(2, hidden=4, image_size=8)).to(dtype)
+    x = torch.rand(5, 1, 8, 8).to(dtype)
+    out = model(x)
+    out.loss.backward()
+    assert out.reconstruction.dtype == out.loss.dtype == dtype
+    rebuilt = pca_reconstruct(x, x, 4)
+    assert rebuilt.dtype == dtype
+    torch.testing.assert_close(rebuilt, x, rtol=0, atol=0.01)  # five images have four directions
+
+
+def test_a_decoder_that_gives_another_size_is_refused_with_what_each_part_makes():
+    model = Autoencoder(ResNetEncoder(1, 5, hidden=8), ResNetDecoder(1, 5, hidden=8, factor=2))
+    with pytest.raises(
+        ValueError, match=r"decoder: .* makes \(2, 1, 8, 8\) into \(2, 5, 2, 2\), .* into \(2, 1, 4, 4\)"
+    ):
+        model(torch.rand(2, 1, 8, 8))
+
+
 def test_pca_refuses_what_does_not_fit():
     x = torch.rand(5, 1, 2, 2)
-    with pytest.raises(ValueError, match="d: got 5, want 1 to 4"):
+    with pytest.raises(ValueError, match="d: got 5, want a whole number from 1 to 4"):
         pca_reconstruct(x, x, 5)
     with pytest.raises(ValueError, match="x: got images of"):
         pca_reconstruct(x, torch.rand(5, 1, 3, 3), 1)

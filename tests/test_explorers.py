@@ -81,6 +81,13 @@ def test_a_learning_rate_that_is_far_too_large_still_draws():
     assert explorers.draw_steps(plots.figure()[1], homes, homes[:1], steps=60, beta=2.0, lr=5.0) > 100
 
 
+def test_images_that_are_none_in_0_to_1_are_refused_before_anything_is_drawn():
+    with pytest.raises(ValueError, match=r"images: got numbers from .* want images in \[0, 1\]"):
+        explorers.shift_and_blur(torch.full((2, 1, 8, 8), 255.0), 0.1)
+    with pytest.raises(ValueError, match="variance: got 0"):
+        explorers.shift_and_blur(torch.rand(2, 1, 8, 8), 0.0)
+
+
 def test_code_map_puts_a_code_where_it_was_clicked_and_takes_it_back():
     torch.manual_seed(0)
     model = companion.VQVAE(

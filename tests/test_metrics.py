@@ -36,7 +36,7 @@ def test_mse_refuses_shapes_that_would_be_stretched():
 def test_mse_refuses_bytes():
     """10 − 11 is 255 in bytes."""
     byte = torch.zeros(2, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"x_hat: got dtype torch\.uint8"):
+    with pytest.raises(ValueError, match="x_hat: got uint8"):
         mse(byte, byte.float())
 
 
@@ -56,7 +56,7 @@ def test_nominal_bits_are_positions_times_log_codes():
     assert nominal_bits(512, (8, 8)) == 64 * 9
     assert nominal_bits(256, (7, 7, 2)) == 98 * 8
     assert nominal_bits(100, (3,)) == pytest.approx(3 * math.log2(100))
-    with pytest.raises(ValueError, match="num_codes, grid: got 0"):
+    with pytest.raises(ValueError, match="num_codes: got 0"):
         nominal_bits(0, (2, 2))
 
 
@@ -137,7 +137,7 @@ def test_bits_per_image_by_hand():
     assert bits["entropy"] == pytest.approx(2 * -float((share * share.log2()).sum()))
     assert bits["per_position"] == pytest.approx(2)
     assert bits["nominal"] >= bits["entropy"] >= bits["per_position"]
-    with pytest.raises(ValueError, match="nothing was counted"):
+    with pytest.raises(ValueError, match=r"indices: got int64 of shape \(0, 2\)"):
         bits_per_image(indices[:0], 8)
 
 
@@ -209,10 +209,10 @@ def test_frechet_distance_falls_with_the_number_of_examples():
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (torch.zeros(5, 3), torch.zeros(5, 4), r"a, b: got shapes \(5, 3\) and \(5, 4\)"),
-        (torch.zeros(1, 3), torch.zeros(5, 3), r"a, b: got shapes \(1, 3\)"),
-        (torch.zeros(5), torch.zeros(5), "a, b: got shapes"),
-        (torch.zeros(5, 3), torch.full((5, 3), torch.nan), "b: got NaN"),
+        (torch.zeros(5, 3), torch.zeros(5, 4), r"b: got float32 of shape \(5, 4\), want .* \(M, 3\)"),
+        (torch.zeros(1, 3), torch.zeros(5, 3), "a: got one row, want at least 2"),
+        (torch.zeros(5), torch.zeros(5), r"a: got float32 of shape \(5,\)"),
+        (torch.zeros(5, 3), torch.full((5, 3), torch.nan), "b: got 15 NaN"),
     ],
 )
 def test_frechet_distance_refuses_what_has_no_covariance(a, b, message):
@@ -221,7 +221,7 @@ def test_frechet_distance_refuses_what_has_no_covariance(a, b, message):
 
 
 def test_nearest_distances_are_those_to_every_training_image_at_the_least():
-    images, training = drawn(7, 2, 4, 3).float(), drawn(40, 2, 4, 3, seed=1).float()
+    images, training = drawn(7, 2, 4, 3).float().sigmoid(), drawn(40, 2, 4, 3, seed=1).float().sigmoid()
     wanted = (images[:, None] - training).double().square().mean((2, 3, 4)).amin(1)
     assert nearest_distances(images, training).tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
 
@@ -236,7 +236,7 @@ def test_a_copy_is_at_no_distance_at_all():
 
 
 def test_the_nearest_is_found_in_every_part_of_a_large_set():
-    training = drawn(11_003, 1, 2, 2).float()
+    training = drawn(11_003, 1, 2, 2).float().sigmoid()
     where = [0, 4_999, 5_000, 9_999, 10_000, 11_002]
     assert nearest_distances(training[where] + 1e-4, training).max() < 1.1e-8
 
@@ -271,7 +271,7 @@ def test_nearest_distances_take_bounded_memory():
 def test_nearest_distances_refuse_images_that_do_not_fit():
     images = torch.zeros(3, 1, 4, 4)
     for training in (torch.zeros(3, 1, 4, 5), torch.zeros(0, 1, 4, 4), torch.zeros(3, 16)):
-        with pytest.raises(ValueError, match="images, training: got shapes"):
+        with pytest.raises(ValueError, match="training: got"):
             nearest_distances(images, training)
-    with pytest.raises(ValueError, match=r"training: got dtype torch\.int64"):
+    with pytest.raises(ValueError, match="training: got int64"):
         nearest_distances(images, images.long())

@@ -294,13 +294,18 @@ def test_filtered_probabilities_are_a_distribution_and_what_is_drawn_has_some(n,
     [
         ({"temperature": -1.0}, "temperature: got -1"),
         ({"temperature": math.nan}, "temperature: got nan"),
-        ({"top_k": 8}, "top_k: got 8, want 1 to 7"),
+        ({"temperature": 1e-320}, "temperature: got 1e-320, want 0"),
+        ({"top_k": 8}, "top_k: got 8, want a whole number from 1 to 7"),
         ({"top_k": 0}, "top_k: got 0"),
         ({"top_p": 0.0}, "top_p: got 0"),
         ({"top_p": 1.5}, "top_p: got 1.5"),
         ({"label": 3}, "label: got 3 to 3, want 0 to 2"),
         ({"label": -1}, "label: got -1"),
-        ({"label": torch.tensor([0, 1])}, r"label: got int64 \(2,\), want int64 \(4,\)"),
+        ({"label": torch.tensor([0, 1])}, r"label: got int64 of shape \(2,\), want int64 of shape \(4,\)"),
+        ({"label": [3]}, r"label: got \[3\], want a class .* an int64 tensor \(4,\) of classes, or None"),
+        ({"guidance": math.nan}, "guidance: got nan"),
+        ({"top_k": 1.5}, "top_k: got 1.5"),
+        ({"generator": 3}, "generator: got 3"),
         ({"guidance": 2.0}, "guidance"),
         ({"label": 1, "guidance": 2.0}, "guidance"),
         ({"batch_size": 0}, "batch_size"),
@@ -311,10 +316,26 @@ def test_sampling_refuses_what_is_out_of_range_by_name(options, says):
         prior("transformer").sample(4, **options)
 
 
+def test_nothing_is_drawn_where_no_code_is_likely():
+    """Unchecked, the first gives NaN, the second the code −1, and the third an index error in the next step."""
+    with pytest.raises(ValueError, match="logits: got a row of -inf only"):
+        filtered_probabilities(torch.full((2, 5), -torch.inf))
+    with pytest.raises(ValueError, match="probabilities: got a row of zeros"):
+        draw(torch.zeros(2, 5), torch.rand(2))
+    broken = prior("transformer")
+    with torch.no_grad():
+        broken.to_logits.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"to_logits\.weight: got .* NaN"):
+        broken.sample(1)
+
+
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        (torch.zeros(2, 3, 3, dtype=torch.int64), r"codes: got int64 \(2, 3, 3\), want int64 \(B, 3, 4\)"),
+        (
+            torch.zeros(2, 3, 3, dtype=torch.int64),
+            r"codes: got int64 of shape \(2, 3, 3\), want int64 of shape \(B, 3, 4\)",
+        ),
         (torch.zeros(2, 3, 4), "codes: got float32"),
         (torch.full((2, 3, 4), 7), "codes: got 7 to 7, want 0 to 6"),
         (torch.full((2, 3, 4), -1), "codes: got -1"),
@@ -335,7 +356,7 @@ def test_codes_that_are_none_are_refused(codes, says):
         (lambda: RQTransformer(4, (2, 2)), r"grid: got \(2, 2\), want \(h, w, R\)"),
         (lambda: PixelCNN(4, (2, 2, 2)), r"grid: got \(2, 2, 2\), want \(h, w\)"),
         (lambda: PixelCNN(4, (2, 2), kernel=4), "kernel: got 4"),
-        (lambda: TransformerPrior(4, (1, 1)).loss(torch.tensor([[[0]]]), torch.tensor([0])), "label: got one"),
+        (lambda: TransformerPrior(4, (1, 1)).loss(torch.tensor([[[0]]]), torch.tensor([0])), "labels: got one"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_by_name(build, says):

@@ -45,7 +45,7 @@ def proof_mse() -> object:
 def proof_autoencoder() -> object:
     torch.manual_seed(0)
     model = companion.Autoencoder(companion.Encoder(3), companion.Decoder(3))
-    output = model(torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28))
+    output = model((torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28) + 1) / 2)
     output.loss.backward()
     gradients = [p.grad.norm().item() for p in model.parameters() if p.grad is not None]
     return {"z": output.z.flatten().tolist(), "loss": output.loss.item(), "gradients": gradients}
@@ -55,7 +55,7 @@ def proof_train_step() -> object:
     torch.manual_seed(0)
     model = companion.Autoencoder(companion.Encoder(3), companion.Decoder(3))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    x = torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28)
+    x = (torch.linspace(0, 12, 2 * 28 * 28).sin().reshape(2, 1, 28, 28) + 1) / 2
     return [train_step(model, sgd, x).item() for _ in range(3)]
 
 

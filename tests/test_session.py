@@ -118,6 +118,20 @@ def test_expect_says_where_a_number_lies(
     assert repr(glued["expect.test_mse"]) == repr(value)  # a Python float, not a tensor
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("a", torch.zeros(2), "value: got a float32 tensor"),
+        ("a", "0.5", "value: got '0.5'"),
+        ("a", None, "value: got None"),
+        (3, 0.5, "name: got 3"),
+    ],
+)
+def test_expect_wants_one_number_and_its_name(book: Book, name: str, value: float, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        begin("00_tiny", book=book).expect(name, value)
+
+
 def test_only_strict_stops_on_a_number_outside_its_band(
     book: Book, glued: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

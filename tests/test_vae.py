@@ -160,23 +160,27 @@ def test_the_loss_does_not_depend_on_how_images_are_batched():
 
 
 class Ppca:
-    """x = W z + σ ε: log p(x) and p(z|x) in closed form, as a VAE with linear maps (W has orthogonal columns)."""
+    """x = ½ + W z + σ ε: log p(x) and p(z|x) in closed form, as a VAE with linear maps (W has orthogonal columns).
+
+    W and σ are so small that an image lies in [0, 1].
+    """
 
     def __init__(self, d: int, width: float = 1.0) -> None:
         g = torch.Generator().manual_seed(d)
-        self.scale = 0.5
+        self.scale = 0.02
         q, _ = torch.linalg.qr(torch.randn(16, d, generator=g, dtype=torch.float64))
-        gains = torch.linspace(0.5, 2, d, dtype=torch.float64)
+        gains = torch.linspace(0.02, 0.08, d, dtype=torch.float64)
         self.w = q * gains
         precision = 1 + gains**2 / self.scale**2
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 2 * d)).double()
-        decoder = nn.Sequential(nn.Linear(d, 16, bias=False), nn.Unflatten(1, (1, 4, 4))).double()
+        decoder = nn.Sequential(nn.Linear(d, 16), nn.Unflatten(1, (1, 4, 4))).double()
         with torch.no_grad():
             encoder[1].weight.zero_()
             encoder[1].weight[:d] = (self.w / self.scale**2 / precision).T
-            encoder[1].bias[:d] = 0
+            encoder[1].bias[:d] = -encoder[1].weight[:d].sum(1) / 2
             encoder[1].bias[d:] = -torch.log(precision) + 2 * math.log(width)
             decoder[0].weight.copy_(self.w)
+            decoder[0].bias.fill_(0.5)
         likelihood = Gaussian(self.scale).double()
         likelihood.log_scale.fill_(math.log(self.scale))  # to all digits of float64
         self.vae = VAE(encoder, decoder, likelihood)
@@ -186,11 +190,11 @@ class Ppca:
         g = torch.Generator().manual_seed(1)
         z = torch.randn(n, self.d, generator=g, dtype=torch.float64)
         noise = torch.randn(n, 16, generator=g, dtype=torch.float64)
-        return (z @ self.w.T + self.scale * noise).reshape(n, 1, 4, 4)
+        return (0.5 + z @ self.w.T + self.scale * noise).reshape(n, 1, 4, 4)
 
     def log_p(self, x: Tensor) -> Tensor:
         covariance = self.w @ self.w.T + self.scale**2 * torch.eye(16, dtype=torch.float64)
-        return distributions.MultivariateNormal(torch.zeros(16, dtype=torch.float64), covariance).log_prob(x.flatten(1))
+        return distributions.MultivariateNormal(torch.full((16,), 0.5).double(), covariance).log_prob(x.flatten(1))
 
 
 @pytest.mark.parametrize("d", [1, 4, 8])
@@ -251,7 +255,7 @@ def test_bound_of_one_sample_is_its_weight_and_shapes_are_checked():
     torch.testing.assert_close(importance_weighted_bound(w), w[0])
     torch.testing.assert_close(importance_weighted_bound(torch.tensor([[-2000.0], [-2000.0]])), torch.tensor([-2000.0]))
     for bad in (torch.zeros(3), torch.zeros(0, 3)):
-        with pytest.raises(ValueError, match="log_weights: got shape"):
+        with pytest.raises(ValueError, match=r"log_weights: got float32 of shape .* want .* \(samples, B\)"):
             importance_weighted_bound(bad)
     with pytest.raises(ValueError, match="samples: got 0"):
         small().log_weights(torch.rand(1, 1, 8, 8), 0)
@@ -408,3 +412,28 @@ def test_what_does_not_fit_is_refused_by_name():
         small()(torch.rand(2, 1, 8, 8), noise=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="params: got shape"):
         VAE(Encoder(4), Decoder(2), DiscretizedLogisticMixture(2))(torch.zeros(2, 1, 28, 28))
+
+
+def test_checks_leave_no_trace_in_an_exported_model():
+    """Reading a value would end the trace, and so would the context variable that turns the reading off."""
+
+    class Loss(nn.Module):
+        def __init__(self, model: VAE) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+            return self.model(x, noise=noise).loss
+
+    whole, x, noise = Loss(small()), torch.rand(2, 1, 8, 8), torch.randn(2, 3)
+    exported = torch.export.export(whole, (x, noise)).module()
+    torch.testing.assert_close(exported(x, noise), whole(x, noise))
+
+
+def test_nan_comes_out_as_a_loss_that_fit_reports_with_its_step():
+    model = small()
+    with torch.no_grad():
+        model.decoder.conv2.bias.fill_(math.nan)
+    assert model(torch.rand(2, 1, 8, 8)).loss.isnan()
+    with pytest.raises(ValueError, match=r"params: got .* NaN"):  # nothing is drawn from it
+        model.sample(1)

@@ -1,18 +1,27 @@
 """Convolutional encoders and decoders: the strided ResNet of the VQ-VAE papers."""
 
+from collections.abc import Sequence
 from math import prod
 
 from torch import Tensor, nn
 
+from companion._arguments import DEEPEST, check_fits, check_size, check_sizes, check_tensor, check_whole
 from companion.checkpoint import Configured
+
+_LARGEST_FACTOR = 256
 
 
 def conv_output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     """Length of one spatial axis after a convolution: ⌊(size + 2·padding − kernel) / stride⌋ + 1.
 
     Raises:
-        ValueError: the kernel is longer than the padded axis, so there is no output at all.
+        ValueError: an argument is no whole number of at least 1 (``padding``: 0), or the kernel is longer than the
+            padded axis, so there is no output at all.
     """
+    check_whole("size", size)
+    check_whole("kernel", kernel)
+    check_whole("stride", stride)
+    check_whole("padding", padding, least=0)
     if kernel > size + 2 * padding:
         raise ValueError(f"kernel: got {kernel}, want at most size + 2·padding = {size + 2 * padding}")
     return (size + 2 * padding - kernel) // stride + 1
@@ -29,6 +38,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        check_size("channels", channels)
+        self.channels = channels
         self.branch = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
@@ -37,6 +48,8 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        check_tensor("x", x, shape=("B", self.channels, "H", "W"))
+        check_fits("x", x, next(self.parameters()))
         out: Tensor = x + self.branch(x)
         return out
 
@@ -55,7 +68,8 @@ class ResNetEncoder(Configured, nn.Module):
         x: (B, in_channels, H, W) → (B, dim, H / f, W / f).
 
     Raises:
-        ValueError: another number of channels, or a size that ``factor`` does not divide (with the nearest that work).
+        ValueError: an argument is out of range; ``x`` has another type or number of channels, or a size that ``factor``
+            does not divide (with the nearest that work).
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class ResNetEncoder(Configured, nn.Module):
         num_blocks: int = 2,
     ) -> None:
         super().__init__()
+        _check_sizes(num_blocks, in_channels=in_channels, dim=dim, hidden=hidden)
         self.factor = _pair(factor)
         self.in_channels = in_channels
         layers: list[nn.Module] = []
@@ -83,6 +98,7 @@ class ResNetEncoder(Configured, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_image(x, self.in_channels, self.factor)
+        check_fits("x", x, next(self.parameters()))
         z: Tensor = self.layers(x)
         return z
 
@@ -94,7 +110,7 @@ class ResNetDecoder(Configured, nn.Module):
         z: (B, dim, h, w) → (B, out_channels, f·h, f·w). The output is not squashed into [0, 1].
 
     Raises:
-        ValueError: ``z`` is not (B, dim, h, w).
+        ValueError: an argument is out of range; ``z`` is not (B, dim, h, w), or of another type than the model.
     """
 
     def __init__(
@@ -107,6 +123,7 @@ class ResNetDecoder(Configured, nn.Module):
         num_blocks: int = 2,
     ) -> None:
         super().__init__()
+        _check_sizes(num_blocks, out_channels=out_channels, dim=dim, hidden=hidden)
         self.dim = dim
         layers: list[nn.Module] = [nn.Conv2d(dim, hidden, 3, padding=1)]
         layers += [ResidualBlock(hidden) for _ in range(num_blocks)]
@@ -120,17 +137,24 @@ class ResNetDecoder(Configured, nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.ndim != 4 or z.shape[1] != self.dim:
-            raise ValueError(f"z: got shape {tuple(z.shape)}, want (B, {self.dim}, h, w)")
+        check_tensor("z", z, shape=("B", self.dim, "h", "w"))
+        check_fits("z", z, next(self.parameters()))
         x_hat: Tensor = self.layers(z)
         return x_hat
 
 
+def _check_sizes(num_blocks: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        check_size(name, size)
+    check_size("num_blocks", num_blocks, least=0, most=DEEPEST)
+
+
 def _pair(factor: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
-    if min(pair) < 1:
-        raise ValueError(f"factor: got {factor}, want whole numbers of at least 1")
-    return pair
+    if not isinstance(factor, Sequence):
+        check_whole("factor", factor, most=_LARGEST_FACTOR)
+        return int(factor), int(factor)
+    check_sizes("factor", factor, length=2, most=_LARGEST_FACTOR)
+    return int(factor[0]), int(factor[1])
 
 
 def _stages(factor: tuple[int, int]) -> list[tuple[int, int]]:
@@ -155,9 +179,8 @@ def _window(stride: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _check_image(x: Tensor, channels: int, factor: tuple[int, int]) -> None:
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, want (B, {channels}, H, W)")
+    check_tensor("x", x, shape=("B", channels, "H", "W"))
     for axis, size, f in zip(("height", "width"), x.shape[2:], factor, strict=True):
-        if size % f or size == 0:
+        if size % f:
             nearest = " or ".join(str(s) for s in (size // f * f, (size // f + 1) * f) if s > 0)
             raise ValueError(f"x: got {axis} {size}, want a multiple of the factor {f}; the nearest: {nearest}")

@@ -1,10 +1,24 @@
 """Masked convolutions, and the decoder that writes an image pixel by pixel (chapters 02 and 07)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from companion._arguments import (
+    DEEPEST,
+    check_fits,
+    check_flag,
+    check_module,
+    check_size,
+    check_sizes,
+    check_tensor,
+    check_whole,
+)
 from companion.checkpoint import Configured
+
+_WIDEST = 1023  # of a window
 
 
 def raster_mask(kernel: int | tuple[int, int], *, centre: bool) -> Tensor:
@@ -20,8 +34,14 @@ def raster_mask(kernel: int | tuple[int, int], *, centre: bool) -> Tensor:
     Raises:
         ValueError: a size is even or not positive.
     """
-    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-    if height < 1 or width < 1 or height % 2 == 0 or width % 2 == 0:
+    if isinstance(kernel, Sequence):
+        check_sizes("kernel", kernel, length=2, most=_WIDEST)
+        height, width = kernel
+    else:
+        check_whole("kernel", kernel, most=_WIDEST)
+        height = width = kernel
+    check_flag("centre", centre)
+    if height % 2 == 0 or width % 2 == 0:
         raise ValueError(f"kernel: got {kernel}, want odd sizes, so that a window has a centre")
     before = torch.arange(height * width) < height * width // 2 + int(centre)
     return before.float().reshape(height, width)
@@ -38,6 +58,9 @@ class MaskedConv2d(Configured, nn.Conv2d):
 
     Shapes:
         x: (B, in_channels, H, W) → (B, out_channels, H, W).
+
+    Raises:
+        ValueError: an argument is out of range, or ``x`` has another shape or type.
     """
 
     mask: Tensor
@@ -45,12 +68,17 @@ class MaskedConv2d(Configured, nn.Conv2d):
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], *, centre: bool, bias: bool = True
     ) -> None:
+        check_size("in_channels", in_channels)
+        check_size("out_channels", out_channels)
+        check_flag("bias", bias)
         mask = raster_mask(kernel, centre=centre)
         height, width = mask.shape
         super().__init__(in_channels, out_channels, (height, width), padding=(height // 2, width // 2), bias=bias)
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_tensor("x", x, shape=("B", self.in_channels, "H", "W"))
+        check_fits("x", x, self.weight)
         return functional.conv2d(x, self.weight * self.mask, self.bias, self.stride, self.padding)
 
 
@@ -73,7 +101,7 @@ class AutoregressiveDecoder(Configured, nn.Module):
         depends on z and on the pixels before it, and on no other.
 
     Raises:
-        ValueError: ``x`` is no image batch that fits what ``context`` makes of ``z``.
+        ValueError: an argument is out of range, or ``x`` is no image batch that fits what ``context`` makes of ``z``.
     """
 
     def __init__(
@@ -87,6 +115,10 @@ class AutoregressiveDecoder(Configured, nn.Module):
         layers: int = 2,
     ) -> None:
         super().__init__()
+        check_module("context", context)
+        for name, size in (("out_channels", out_channels), ("in_channels", in_channels), ("hidden", hidden)):
+            check_size(name, size)
+        check_size("layers", layers, least=0, most=DEEPEST)
         self.context = context
         self.in_channels, self.hidden = in_channels, hidden
         self.first = MaskedConv2d(in_channels, hidden, kernel, centre=False)
@@ -94,6 +126,8 @@ class AutoregressiveDecoder(Configured, nn.Module):
         self.to_params = nn.Conv2d(hidden, out_channels, 1)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        check_tensor("z", z, shape=("B", "*latent"))
+        check_tensor("x", x, shape=("B", self.in_channels, "H", "W"))
         features = self.context(z)  # (B, hidden, H, W)
         want = (len(features), self.in_channels, *features.shape[2:])
         if x.shape != want or features.shape[1] != self.hidden:

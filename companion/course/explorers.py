@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion import plots
+from companion._arguments import check_images, check_number, check_tensor
 from companion.codes import check_identity
 from companion.metrics import mse
 from companion.quantizers import ResidualQuantizer, code_statistics, ema_step, nearest_code, restart
@@ -48,8 +49,10 @@ def explorer(draw: Draw, **sliders: widgets.Widget) -> widgets.VBox:
 def shift_and_blur(images: Tensor, variance: float) -> widgets.VBox:
     """Chapter 00: move or blur an image and see its distortion: its squared error to the original over ``variance``.
 
-    images: (n, C, H, W).
+    images: (n, C, H, W) in [0, 1].
     """
+    check_images("images", images)
+    check_number("variance", variance, above=0)
     images = images.detach().float().cpu()
 
     def draw(image: int, right: int, down: int, blur: float) -> tuple["Figure", str]:
@@ -78,6 +81,7 @@ def shift_and_blur(images: Tensor, variance: float) -> widgets.VBox:
 
 def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tuple[str, ...]) -> widgets.VBox:
     """Chapter 01: move a point over the latent plane and see what the decoder makes of it. points: (N, 2)."""
+    check_tensor("points", points, shape=("N", 2), finite=True)
     points, labels = points.detach().cpu(), labels.cpu()
     low, high = points.quantile(0.005, dim=0).tolist(), points.quantile(0.995, dim=0).tolist()
     centre = points.median(dim=0).values.tolist()
@@ -86,7 +90,7 @@ def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tu
     def draw(z_1: float, z_2: float) -> tuple["Figure", str]:
         z = points.new_tensor([[z_1, z_2]])
         with torch.no_grad():
-            image = decoder(z.to(device))[0]
+            image = decoder(z.to(device))[0].clamp(0, 1)
         nearest = float((points - z).norm(dim=1).min())
         fig, (plane, picture) = plots.figure(7.5, 3.8, columns=2, width_ratios=(1.5, 1))
         plots.class_scatter(plane, points, labels, classes)
@@ -235,8 +239,9 @@ def draw_steps(ax: "Axes", homes: Tensor, codebook: Tensor, *, steps: int, beta:
 def code_map(model: "VQVAE", images: Tensor) -> widgets.VBox:
     """Chapter 04: click a position of an image's code map, put another code there, and see the image change.
 
-    images: (n, C, H, W), on the model's device.
+    images: (n, C, H, W) in [0, 1], on the model's device.
     """
+    check_images("images", images)
     model.eval()
     maps = model.encode(images).cpu()  # (n, h, w)
     device = images.device
@@ -374,7 +379,7 @@ def draw_chase(ax: "Axes", *, steps: int, decay: float, restart_below: float) ->
 def depth_slider(model: "VQVAE", images: Tensor) -> widgets.VBox:
     """Chapter 06: decode only the first codes of every stack, from coarse to fine.
 
-    images: (n, C, H, W), on the model's device; the model's quantizer is a ``ResidualQuantizer``.
+    images: (n, C, H, W) in [0, 1], on the model's device; the model's quantizer is a ``ResidualQuantizer``.
 
     Raises:
         ValueError: its quantizer gives one code a position.
@@ -382,6 +387,7 @@ def depth_slider(model: "VQVAE", images: Tensor) -> widgets.VBox:
     quantizer = model.quantizer
     if not isinstance(quantizer, ResidualQuantizer):
         raise ValueError(f"model: got one with a {type(quantizer).__name__}, want one with a ResidualQuantizer")
+    check_images("images", images)
     model.eval()
     codes = model.encode(images)  # (n, h, w, R)
     with torch.no_grad():

@@ -2,11 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from companion._arguments import check_instance
 from companion._devices import default_device as default_device  # others take it from here
 from companion.course.manifest import PROFILES, Book, Chapter, read_book
 from companion.data import ImageSet, load
@@ -46,10 +48,14 @@ class Session:
 
         Raises:
             AssertionError: it lies outside and ``COMPANION_STRICT=1``.
+            ValueError: ``name`` is no text, or ``value`` no number.
         """
+        check_instance("name", name, str, "a text")
+        single = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        check_instance("value", single, Real, "one number")
         from myst_nb import glue
 
-        number = float(value)
+        number = float(single)
         glue(EXPECTED + name, number, display=False)
         shown = f"{name} = {number:.4g}"
         if self.profile == "smoke":

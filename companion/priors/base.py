@@ -1,6 +1,7 @@
 """The contract of all priors: whole numbers in, nats out; and codes drawn one after the other."""
 
 import math
+import numbers
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from companion._arguments import (
+    brief,
+    check_between,
+    check_codes,
+    check_finite,
+    check_flag,
+    check_generator,
+    check_instance,
+    check_number,
+    check_size,
+    check_sizes,
+    check_tensor,
+    unchecked_values,
+)
 from companion._devices import place_of, widest_float
 from companion.checkpoint import Configured
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
@@ -47,6 +62,9 @@ class Prior(Configured, nn.Module):
         label_dropout: the share of labels that training replaces by "no class", for guidance.
         tokenizer: the identity of the tokenizer whose codes it learns (``CodeSet.tokenizer``); saved with it, so that
             its samples are not decoded with another codebook.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -59,14 +77,12 @@ class Prior(Configured, nn.Module):
         tokenizer: str = "",
     ) -> None:
         super().__init__()
+        check_size("num_codes", num_codes)
+        check_sizes("grid", grid)
+        check_size("num_classes", num_classes, least=0)
+        check_number("label_dropout", label_dropout, least=0, below=1)
+        check_instance("tokenizer", tokenizer, str, "a text, the identity of a tokenizer")
         self.tokenizer = tokenizer
-        if num_codes < 1 or not grid or min(grid) < 1:
-            raise ValueError(f"num_codes, grid: got {num_codes} and {tuple(grid)}, want positive numbers")
-        if num_classes < 0 or not 0 <= label_dropout < 1:
-            raise ValueError(
-                f"num_classes, label_dropout: got {num_classes} and {label_dropout}, want at least 0, and 0 to less "
-                f"than 1"
-            )
         self.num_codes, self.grid, self.length = num_codes, tuple(grid), math.prod(grid)
         self.num_classes, self.label_dropout = num_classes, label_dropout
 
@@ -119,18 +135,24 @@ class Prior(Configured, nn.Module):
         ``batch_size``, up to rounding of the logits.
 
         Args:
-            label: one class for all, (n,) classes, or None for "no class".
+            n: how many.
+            label: one class for all, a tensor (n,) int64 of classes, or None for "no class".
+            temperature, top_k, top_p: see :func:`filtered_probabilities`.
             guidance: above 1 moves away from "no class" (needs a prior trained with ``label_dropout``).
 
         Raises:
             ValueError: an argument is out of range.
         """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n, batch_size: got {n} and {batch_size}, want at least 1")
+        check_size("n", n)
+        check_size("batch_size", batch_size)
+        check_flag("cache", cache)
         check_sampling(self.num_codes, temperature, top_k, top_p)
+        check_number("guidance", guidance)
+        check_generator("generator", generator)
+        for name, weight in self.named_parameters():  # from NaN no code can be drawn
+            check_finite(name, weight)
         device = next(self.parameters()).device
-        labels = torch.full((n,), label) if isinstance(label, int) else label
-        self._check_labels(labels, n)
+        labels = self._labels(label, n)
         if guidance != 1 and (labels is None or not self.label_dropout):
             raise ValueError(f"guidance: got {guidance}, want 1 without a label, or for a prior without label_dropout")
         starts = self._starts(labels, n, device)
@@ -140,10 +162,11 @@ class Prior(Configured, nn.Module):
         training = self.training
         self.eval()
         try:
-            parts = [
-                self._sample(start, chance, temperature, top_k, top_p, guidance, cache)
-                for start, chance in zip(_batches(starts, batch_size), _batches(uniform, batch_size), strict=True)
-            ]
+            with unchecked_values():  # nothing is read from the device between one code and the next
+                parts = [
+                    self._sample(start, chance, temperature, top_k, top_p, guidance, cache)
+                    for start, chance in zip(_batches(starts, batch_size), _batches(uniform, batch_size), strict=True)
+                ]
         finally:
             self.train(training)
         return torch.cat(parts).reshape(n, *self.grid)
@@ -177,25 +200,31 @@ class Prior(Configured, nn.Module):
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
     def _check(self, codes: Tensor, labels: Tensor | None) -> None:
-        if codes.dtype != torch.int64 or tuple(codes.shape[1:]) != self.grid or len(codes) == 0:
-            kind = f"{str(codes.dtype).removeprefix('torch.')} {tuple(codes.shape)}"
-            raise ValueError(f"codes: got {kind}, want int64 (B, {', '.join(map(str, self.grid))})")
-        low, high = (int(value) for value in codes.aminmax())
-        if low < 0 or high >= self.num_codes:
-            raise ValueError(f"codes: got {low} to {high}, want 0 to {self.num_codes - 1}")
-        self._check_labels(labels, len(codes))
+        check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
+        check_between("codes", codes, 0, self.num_codes - 1)
+        if labels is not None:
+            self._check_labels("labels", labels, len(codes))
 
-    def _check_labels(self, labels: Tensor | None, n: int) -> None:
-        if labels is None:
-            return
+    def _labels(self, label: int | Tensor | None, n: int) -> Tensor | None:
+        """(n,) classes, from one or from as many."""
+        if label is None:
+            return None
+        if isinstance(label, Tensor):
+            labels = label
+        elif isinstance(label, numbers.Integral) and not isinstance(label, bool) and abs(label) < 2**63:
+            labels = torch.full((n,), int(label))
+        else:
+            raise ValueError(
+                f"label: got {brief(label)}, want a class (a whole number), an int64 tensor ({n},) of classes, or None"
+            )
+        self._check_labels("label", labels, n)
+        return labels
+
+    def _check_labels(self, name: str, labels: Tensor, n: int) -> None:
         if self.num_classes == 0:
-            raise ValueError("label: got one, but this prior was made without classes (num_classes=0)")
-        if labels.dtype != torch.int64 or labels.shape != (n,):
-            kind = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
-            raise ValueError(f"label: got {kind}, want int64 ({n},)")
-        low, high = (int(value) for value in labels.aminmax())
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(f"label: got {low} to {high}, want 0 to {self.num_classes - 1}")
+            raise ValueError(f"{name}: got one, but this prior was made without classes (num_classes=0)")
+        check_tensor(name, labels, shape=(n,), dtype=torch.int64)
+        check_codes(name, labels, self.num_classes)
 
 
 @torch.no_grad()
@@ -204,7 +233,13 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
 
     Shapes:
         codes: (N, *grid) int64, labels: (N,); on any device.
+
+    Raises:
+        ValueError: codes or labels of another shape or type, or out of range.
     """
+    check_instance("prior", prior, Prior, "one of companion.priors")
+    check_size("batch_size", batch_size)
+    prior._check(codes, labels)
     training, device = prior.training, next(prior.parameters()).device
     prior.eval()
     try:

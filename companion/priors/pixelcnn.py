@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from companion._arguments import DEEPEST, check_size
 from companion.priors.base import Prior, Steps
 
 
@@ -23,6 +24,9 @@ class PixelCNN(Prior):
         dim: channels.
         layers: gated layers.
         kernel: width of the windows, odd.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -40,7 +44,10 @@ class PixelCNN(Prior):
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         if len(grid) != 2:
             raise ValueError(f"grid: got {tuple(grid)}, want (h, w)")
-        if kernel < 1 or kernel % 2 == 0:
+        check_size("dim", dim)
+        check_size("layers", layers, most=DEEPEST)
+        check_size("kernel", kernel, most=1023)
+        if kernel % 2 == 0:
             raise ValueError(f"kernel: got {kernel}, want an odd number")
         self.codes = nn.Embedding(num_codes, dim)
         self.sos = nn.Embedding(num_classes + 1, dim)

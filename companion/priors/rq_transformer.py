@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from companion._arguments import DEEPEST, check_size
 from companion.priors.base import Prior, Steps
-from companion.priors.transformer import Cache, Transformer
+from companion.priors.transformer import Cache, Transformer, check_transformer
 
 
 class RQTransformer(Prior):
@@ -24,6 +25,9 @@ class RQTransformer(Prior):
         dim: width of both.
         layers, depth_layers: of the spatial and of the depth transformer.
         heads, dropout: of both.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class RQTransformer(Prior):
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         if len(grid) != 3:
             raise ValueError(f"grid: got {tuple(grid)}, want (h, w, R): R codes a position")
+        check_transformer(dim, layers, heads, dropout)
+        check_size("depth_layers", depth_layers, most=DEEPEST)
         self.depth, self.positions_count = grid[2], grid[0] * grid[1]
         self.codes = nn.Parameter(0.02 * torch.randn(self.depth, num_codes, dim))  # one table for each depth
         self.sos = nn.Embedding(num_classes + 1, dim)

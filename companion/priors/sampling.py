@@ -3,18 +3,31 @@
 import torch
 from torch import Tensor
 
+from companion._arguments import (
+    check_between,
+    check_finite,
+    check_number,
+    check_same_shape,
+    check_tensor,
+    check_whole,
+    checks_values,
+)
+
+_COLDEST = 1e-6  # logits divided by less overflow
+
 
 def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
     """
     Raises:
         ValueError: one of them is out of range.
     """
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature: got {temperature}, want a number of at least 0 (0 takes the likeliest code)")
-    if top_k is not None and not 1 <= top_k <= num_codes:
-        raise ValueError(f"top_k: got {top_k}, want 1 to {num_codes}, the number of codes, or None")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p: got {top_p}, want more than 0 and at most 1, or None")
+    check_number("temperature", temperature, least=0)
+    if 0 < temperature < _COLDEST:
+        raise ValueError(f"temperature: got {temperature}, want 0 (the likeliest code) or at least {_COLDEST}")
+    if top_k is not None:
+        check_whole("top_k", top_k, most=num_codes)
+    if top_p is not None:
+        check_number("top_p", top_p, above=0, most=1)
 
 
 def filtered_probabilities(
@@ -31,8 +44,12 @@ def filtered_probabilities(
         logits: (..., K) → probabilities (..., K), in the logits' dtype.
 
     Raises:
-        ValueError: temperature, top_k or top_p is out of range.
+        ValueError: temperature, top_k or top_p is out of range; a logit is NaN or +∞, or all of a row are −∞.
     """
+    check_tensor("logits", logits, shape=("*batch", "K"))
+    check_between("logits", logits, -torch.inf, torch.finfo(logits.dtype).max)  # -inf is a code that cannot be drawn
+    if checks_values(logits) and not bool((logits.amax(-1) > -torch.inf).all()):
+        raise ValueError("logits: got a row of -inf only, want a code that can be drawn in each")
     check_sampling(logits.shape[-1], temperature, top_k, top_p)
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
@@ -55,7 +72,17 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
     Shapes:
         probabilities: (n, K), uniform: (n,) in [0, 1) → (n,) int64.
+
+    Raises:
+        ValueError: other shapes; a probability is negative or not finite, or those of a row are all 0; ``uniform`` is
+            outside [0, 1).
     """
+    check_tensor("probabilities", probabilities, shape=("n", "K"))
+    check_tensor("uniform", uniform, shape=(len(probabilities),))
+    check_between("probabilities", probabilities, 0, torch.finfo(probabilities.dtype).max)
+    check_between("uniform", uniform, 0, 1)
+    if checks_values(probabilities) and not bool((probabilities.amax(1) > 0).all()):
+        raise ValueError("probabilities: got a row of zeros, want a code that can be drawn in each")
     reached = probabilities.cumsum(-1)
     threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # the sum is one up to rounding only
     codes = (reached <= threshold).sum(-1)
@@ -68,7 +95,14 @@ def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tenso
 
     Shapes:
         both (..., K) logits → logits.
+
+    Raises:
+        ValueError: the shapes differ, or a number is NaN or infinite.
     """
+    check_tensor("conditional", conditional, shape=("*batch", "K"), finite=True)
+    check_same_shape("unconditional", unconditional, "conditional", conditional)
+    check_finite("unconditional", unconditional)
+    check_number("guidance", guidance)
     c, u = conditional.log_softmax(-1), unconditional.log_softmax(-1)
     return u + guidance * (c - u)
 

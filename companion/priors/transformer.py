@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from companion._arguments import DEEPEST, check_number, check_size
 from companion.priors.base import Prior, Steps
 
 
@@ -33,8 +34,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads: got {heads}, want a divisor of dim, {dim}")
+        check_transformer(dim, 1, heads, dropout)
         self.heads, self.dropout = heads, dropout
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_out = nn.Linear(dim, dim)
@@ -63,6 +63,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
+        check_transformer(dim, 1, heads, dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = CausalSelfAttention(dim, heads, dropout)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
@@ -79,6 +80,7 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, layers: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
+        check_transformer(dim, layers, heads, dropout)
         self.heads, self.head_dim = heads, dim // heads
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
@@ -95,6 +97,19 @@ class Transformer(nn.Module):
         return Cache(len(self.blocks), n, self.heads, length, self.head_dim, like)
 
 
+def check_transformer(dim: int, layers: int, heads: int, dropout: float) -> None:
+    """
+    Raises:
+        ValueError: an argument is out of range, or ``heads`` does not divide ``dim``.
+    """
+    check_size("dim", dim)
+    check_size("layers", layers, most=DEEPEST)
+    check_size("heads", heads)
+    check_number("dropout", dropout, least=0, below=1)
+    if dim % heads:
+        raise ValueError(f"heads: got {heads}, want a divisor of dim, {dim}")
+
+
 class TransformerPrior(Prior):
     """A decoder-only transformer over codes in raster order, with learned positions.
 
@@ -106,6 +121,9 @@ class TransformerPrior(Prior):
         dim: width.
         layers, heads: depth, and heads of attention; heads divide dim.
         dropout: of the residual branches and of attention.
+
+    Raises:
+        ValueError: an argument is out of range, or ``heads`` does not divide ``dim``.
     """
 
     def __init__(
@@ -122,6 +140,7 @@ class TransformerPrior(Prior):
         tokenizer: str = "",
     ) -> None:
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
+        check_transformer(dim, layers, heads, dropout)
         self.codes = nn.Embedding(num_codes, dim)
         self.sos = nn.Embedding(num_classes + 1, dim)  # the last is "no class"
         self.positions = nn.Parameter(0.02 * torch.randn(self.length, dim))
