@@ -369,6 +369,7 @@ def test_a_right_encoder_written_otherwise_passes_and_weights_load_both_ways():
     theirs.load_state_dict(mine.state_dict())
 
 
+@pytest.mark.cpu_only("one of its layers, a lazy one, exists only as a plain tensor")
 def test_other_layers_than_given_are_named():
     class Encoder(torch.nn.Module):
         def __init__(self, latent_dim, in_channels=1, hidden=32, image_size=28):
