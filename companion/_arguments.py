@@ -105,6 +105,20 @@ def check_instance(name: str, value: Any, kind: type | tuple[type, ...], want: s
         raise ValueError(f"{name}: got {brief(value)}, want {want}")
 
 
+def check_device(name: str, value: Any) -> None:
+    """A device, or its name.
+
+    Raises:
+        ValueError: torch knows no such device.
+    """
+    try:
+        known = isinstance(value, torch.device) or (isinstance(value, str) and bool(torch.device(value).type))
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ValueError(f"{name}: got {brief(value)}, want a torch.device or its name, such as 'cpu' or 'cuda'")
+
+
 def check_module(name: str, value: Any) -> None:
     """A torch module.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_codes, check_tensor, check_whole
+from companion._arguments import check_codes, check_device, check_flag, check_size, check_tensor, check_whole
 from companion._extras import require
 from companion.checkpoint import (
     FORMAT_VERSION,
@@ -57,7 +57,7 @@ class CodeSet:
     tokenizer: str  # the identity of the model that wrote them
 
     def __post_init__(self) -> None:
-        check_whole("num_codes", self.num_codes)
+        check_whole("num_codes", self.num_codes, most=2**63 - 1)
         check_tensor("codes", self.codes, shape=("N", "h", "*grid"), dtype=torch.int64)
         check_codes("codes", self.codes, self.num_codes)
         check_tensor("labels", self.labels, shape=(len(self.codes),), dtype=torch.int64)
@@ -81,11 +81,14 @@ class CodeSet:
         Raises:
             ValueError: the indices are not one row of whole numbers from 0 to N − 1.
         """
+        if device is not None:
+            check_device("device", device)
         target = self.codes.device if device is None else torch.device(device)
         rows = check_rows(indices, len(self)).to(self.codes.device)
         return self.codes[rows].to(target), self.labels[rows.to(self.labels.device)].to(target)
 
     def to(self, device: torch.device | str) -> "CodeSet":
+        check_device("device", device)
         return replace(self, codes=self.codes.to(device), labels=self.labels.to(device))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -126,7 +129,8 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
-    check_whole("batch_size", batch_size)
+    check_size("batch_size", batch_size)
+    check_flag("progress", progress)
     if not hasattr(unwrapped(tokenizer, "tokenizer"), "quantizer"):  # a VQVAE of one's own will do
         raise ValueError(f"tokenizer: got a {type(tokenizer).__name__}, want a VQVAE")
     if not isinstance(images, ImageSet):

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_choice, check_number, check_whole
+from companion._arguments import (
+    check_choice,
+    check_flag,
+    check_instance,
+    check_module,
+    check_number,
+    check_size,
+    check_whole,
+)
 from companion._devices import as_float64
 from companion._extras import require
 from companion._runs import (
@@ -49,6 +57,8 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
     Returns:
         The loss that the step was made from, detached.
     """
+    check_module("model", model)
+    check_instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
     loss: Tensor = model(x).loss
     optimizer.zero_grad()
     loss.backward()
@@ -132,12 +142,14 @@ def fit(
         FloatingPointError: a term is no longer finite; the message says which, and at which step.
     """
     _check(model, train, validation, objective, optimizer, run, device)
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        check_whole(name, value, least=least)
+    check_size("epochs", epochs)
+    check_size("batch_size", batch_size)
+    check_whole("seed", seed, least=0)
     check_number("lr", lr, above=0)
+    check_flag("progress", progress)
     check_choice("precision", precision, ("no", "bf16", "fp16"))
     if save_every is not None:
-        check_whole("save_every", save_every)
+        check_size("save_every", save_every)
         if run is None:
             raise ValueError("save_every: got it without run, the folder to save into")
     if batch_size > len(train):
@@ -231,7 +243,7 @@ class History:
             axes.set(xlabel="epoch", ylabel=term, title="Stopped before the first step was done")
             return figure  # type: ignore[no-any-return]
         first = self.rows[0]
-        if term not in first:
+        if not isinstance(term, str) or term not in first:
             raise ValueError(f"term: got {term!r}, want one of {', '.join(list(first)[2:])}")
         epochs = [row["epoch"] for row in self.rows]
         ends = []

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_images, check_number
+from companion._arguments import check_images, check_module, check_number, check_tensor
 from companion.checkpoint import Configured
 from companion.metrics import mse
 from companion.quantizers import Quantized, Quantizer
@@ -61,6 +61,8 @@ class VQVAE(Configured, nn.Module):
         self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module, *, quantizer_weight: float = 1.0
     ) -> None:
         super().__init__()
+        for name, module in (("encoder", encoder), ("quantizer", quantizer), ("decoder", decoder)):
+            check_module(name, module)
         check_number("quantizer_weight", quantizer_weight, least=0)
         self.encoder = encoder
         self.quantizer = cast(Quantizer, quantizer)
@@ -108,6 +110,9 @@ class VQVAE(Configured, nn.Module):
         Raises:
             ValueError: the indices are not int64, or one is no code.
         """
+        check_tensor("indices", indices, dtype=torch.int64)
+        if indices.numel() == 0:
+            raise ValueError(f"indices: got shape {tuple(indices.shape)}, want those of at least one image")
         out: Tensor = self.decoder(self.quantizer.decode(indices))
         return out.clamp(0, 1)
 

@@ -17,6 +17,7 @@ from companion._arguments import (
     check_between,
     check_choice,
     check_codes,
+    check_device,
     check_finite,
     check_fits,
     check_flag,
@@ -68,6 +69,7 @@ def test_whatever_comes_is_taken_or_refused_in_one_line_of_the_one_form(value) -
         (check_size, {}),
         (check_sizes, {"length": 2}),
         (check_number, {"least": 0, "below": 1}),
+        (check_device, {}),
         (check_flag, {}),
         (check_choice, {"options": ("one", "two")}),
         (check_tensor, {"shape": ("B", "*spatial"), "finite": True}),
@@ -137,6 +139,9 @@ def test_limits_stand_in_the_message() -> None:
 @pytest.mark.parametrize("wrong", [0, 1, "False", None, np.bool_(True), torch.tensor(True)])
 def test_a_flag_is_true_or_false(wrong) -> None:
     check_flag("argument", False)
+    for device in ("cpu", "cuda:1", torch.device("meta")):
+        check_device("argument", device)
+    assert "want a torch.device or its name" in refusal(check_device, "no such thing")
     assert "want True or False" in refusal(check_flag, wrong)
 
 

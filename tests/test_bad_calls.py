@@ -132,7 +132,7 @@ QUANTIZERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], dict[str, Any
         EMAVectorQuantizer,
         lambda: {
             "num_codes": 5, "dim": 4, "decay": 0.9, "commitment_weight": 0.25, "smoothing": 1e-5, "init": "uniform",
-            "restart_below": 0.02, "cosine": False, "estimator": "rotation", "seed": 1,
+            "restart_below": 0.02, "cosine": False, "estimator": "rotation", "seed": 1, "frozen": False,
         },
     ),
     "FiniteScalarQuantizer": (FiniteScalarQuantizer, lambda: {"levels": [5, 3, 2, 2]}),
@@ -408,7 +408,12 @@ GOOD: dict[str, Callable[[], Good]] = {
     "quantizers.cosine_lookup": lambda: (quantizers.cosine_lookup, {"z": vectors(), "codebook": vectors(5)}),
     "quantizers.k_means": lambda: (
         quantizers.k_means,
-        {"vectors": vectors(), "num_codes": 5, "seed": 0, "iterations": 2, "cosine": False},
+        {"vectors": vectors(), "num_codes": 5, "seed": 0, "stream": 1, "iterations": 2, "cosine": False},
+    ),
+    "EMAVectorQuantizer.freeze": lambda: (ema().freeze, {"frozen": True}),
+    "EMAVectorQuantizer.from_codebook": lambda: (
+        functools.partial(EMAVectorQuantizer.from_codebook, decay=0.9),
+        {"codebook": vectors(5), "counts": torch.ones(5)},
     ),
     "quantizers.nearest_code": lambda: (quantizers.nearest_code, {"z": vectors(), "codebook": vectors(5)}),
     "quantizers.vq_losses": lambda: (quantizers.vq_losses, {"z": vectors(), "z_q": vectors()}),
@@ -476,19 +481,17 @@ scores = importlib.import_module("companion.pretrained").scores  # the name `pre
 
 for _kind, (_make, _options) in QUANTIZERS.items():
     GOOD[_kind] = lambda make=_make, options=_options: (make, options())
-    for _method, _argument, _value in (
-        ("forward", "z", latents),
-        ("encode", "z", latents),
-        ("decode", "indices", lambda: tables(3, (2, 2))),
+    for _method, _given in (
+        ("forward", lambda: {"z": latents()}),
+        ("encode", lambda: {"z": latents()}),
+        ("decode", lambda: {"indices": tables(3, (2, 2)), "depth": 1}),
     ):
         if _kind == "ResidualQuantizer" and _method == "decode":
             GOOD[f"{_kind}.decode"] = lambda: (residual().decode, {"indices": tables(3, (2, 2, 2)), "depth": 1})
             continue
-        GOOD[f"{_kind}.{_method}"] = (
-            lambda make=_make, options=_options, method=_method, argument=_argument, value=_value: (
-                getattr(make(**options()), method) if method != "forward" else make(**options()),
-                {argument: value()},
-            )
+        GOOD[f"{_kind}.{_method}"] = lambda make=_make, options=_options, method=_method, given=_given: (
+            getattr(make(**options()), method) if method != "forward" else make(**options()),
+            given(),
         )
 for _kind, (_prior, _prior_options) in PRIORS.items():
     _grid = _prior_options["grid"]
@@ -525,16 +528,20 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
 NOT_CALLED = {
     "a result, made by the library": (
         "AutoencoderOutput", "ClassifierOutput", "History", "Judgement", "PriorOutput", "Quantized",
-        "ResidualQuantized", "VAEOutput", "VQVAEOutput",
+        "ProjectedQuantized", "ResidualQuantized", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
-        "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "checkpoint.written_whole",
+        "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
+        "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
+        "checkpoint.unwrapped", "checkpoint.state_of", "checkpoint.as_path",
     ),
     "a check itself": ("autoencoder.check_rebuilt",),
     "without arguments": ("History.table", "pretrained.names"),
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
-INSIDE = ("all_logits", "steps", "prepare", "quantize", "learn")
+INSIDE = (
+    "all_logits", "steps", "prepare", "quantize", "learn", "summand", "quantize_rows", "encode_rows", "codes",
+)  # fmt: skip
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -704,7 +711,20 @@ RIGHT_THERE: dict[str, set[str]] = {
     # rows may be given as plain numbers
     "ImageSet.batch.indices": {"numbers"},
     "CodeSet.batch.indices": {"numbers"},
-    # any whole number is a seed for glyphs
+    # Python's own FileNotFoundError, with the path
+    "checkpoint.load.path": {"missing"},
+    "CodeSet.load.path": {"missing"},
+    # labels are names of classes; bytes are bytes
+    "quantizers.restart.candidates": {"empty"},
+    "CodeSet.labels": {"huge"},
+    "CodeSet.num_codes": {"huge"},
+    "ImageSet.images": {"negative", "huge", "uint8"},
+    # any whole number is a seed
+    "training.fit.seed": {"huge", "vast"},
+    "EMAVectorQuantizer.seed": {"huge", "vast"},
+    "quantizers.k_means.seed": {"huge", "vast"},
+    "quantizers.k_means.stream": {"huge", "vast", "zero"},
+    # and for glyphs
     "data.load.seed": {"huge", "vast"},
     # nothing has no codes
     "VectorQuantizer.decode.indices": {"empty"},

@@ -79,7 +79,7 @@ def some(codes=((0, 7), (3, 1)), labels=(0, 5), num_codes=8, tokenizer="a"):
         ({"labels": (0, 1, 2)}, r"labels: got int64 of shape \(3,\), want int64 of shape \(2,\)"),
         ({"labels": (0.0, 1.0)}, "labels: got float32"),
         ({"labels": (0, -1)}, "labels: got -1 to 0, want 0 to"),
-        ({"num_codes": 0}, "num_codes: got 0, want a whole number of at least 1"),
+        ({"num_codes": 0}, "num_codes: got 0, want a whole number from 1"),
         ({"num_codes": 8.0}, "num_codes: got 8.0, want a whole number"),
         ({"num_codes": True}, "num_codes: got True, want a whole number"),
         ({"tokenizer": None}, "tokenizer: got a NoneType, want its identity, a string"),
@@ -293,7 +293,7 @@ def test_a_conditional_prior_without_labels_is_refused_and_the_way_out_works():
 
 def test_a_label_without_a_class_is_refused():
     codes = tokenize(tokenizer(), IMAGES)
-    with pytest.raises(ValueError, match=r"label: got .*, want 0 to 2"):
+    with pytest.raises(ValueError, match=r"labels: got .*, want 0 to 2"):
         fitted(a_prior(codes, num_classes=3), codes)
 
 

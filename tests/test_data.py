@@ -303,7 +303,7 @@ for name in ("mnist", "cifar10", sys.argv[1]):
         ),
         ({"split": "valid"}, "split: got 'valid', want 'train' or 'test', which glyphs has"),
         ({"name": "mnist", "split": "valid"}, "split: got 'valid', want 'train' or 'test', which mnist has"),
-        ({"size": 0}, "size: got 0, want a whole number of at least 1"),
+        ({"size": 0}, "size: got 0, want a whole number from 1"),
         ({"size": 10.0}, "size: got 10.0, want a whole number"),
         ({"seed": -1}, "seed: got -1, want a whole number of at least 0"),
         ({"name": 3}, "name: got a int, want a string or a path"),

@@ -58,7 +58,7 @@ def test_decode_refuses_what_is_no_code():
 @pytest.mark.parametrize(
     ("x", "says"),
     [
-        (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), r"x: got uint8, want .* images\.float\(\) / 255"),
+        (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), r"x: got uint8, want .* x\.float\(\) / 255"),
         (255 * torch.rand(2, 1, 12, 12), r"x: got numbers from .* to 25\d.*, want images in \[0, 1\]"),
         (2 * torch.rand(2, 1, 12, 12) - 1, r"x: got numbers from -0\.9"),
         (torch.full((2, 1, 12, 12), torch.nan), "x: got numbers from nan to nan"),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from companion._arguments import check_whole
+from companion._arguments import check_size, check_whole
 from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
@@ -41,7 +41,7 @@ def load(
     from companion.data import folder, glyphs, real
 
     if size is not None:
-        check_whole("size", size)
+        check_size("size", size)
     if image_size is not None:
         check_whole("image_size", image_size)
     check_whole("seed", seed, least=0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion._arguments import check_between, check_codes, check_tensor, check_whole
+from companion._arguments import check_between, check_codes, check_device, check_tensor, check_whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +37,7 @@ class ImageSet:
         check_tensor("labels", self.labels, shape=(len(self),), dtype=torch.int64)
         if self.labels.device != self.images.device:
             raise ValueError(f"labels: got them on {self.labels.device}, want {self.images.device} as the images")
-        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
+        if not isinstance(self.classes, tuple | list) or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: got {self.classes!r}, want a tuple of names")
         check_codes("labels", self.labels, len(self.classes))
 
@@ -61,6 +61,7 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The set on ``device``; if it needs over half of a GPU's free memory, it stays, with a warning."""
+        check_device("device", device)
         device = torch.device(device)
         if device.type == "cuda" and self.device.type != "cuda":
             free, _ = torch.cuda.mem_get_info(device)
@@ -89,6 +90,8 @@ class ImageSet:
             ValueError: the indices are not one row of whole numbers from 0 to N - 1. (Checking indices that
                 lie on a GPU waits for it; those on the CPU cost nothing.)
         """
+        if device is not None:
+            check_device("device", device)
         rows = check_rows(indices, len(self)).to(self.device)
         target = self.device if device is None else torch.device(device)
         x = self.images[rows].to(target)  # as bytes: a quarter of the traffic

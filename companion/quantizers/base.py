@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_choice, check_codes, check_tensor, check_whole
+from companion._arguments import check_choice, check_codes, check_same_shape, check_size, check_tensor, check_whole
 from companion.checkpoint import Configured
 
 
@@ -226,8 +226,8 @@ def first_codes(num_codes: int, dim: int, estimator: str) -> Tensor:
     Raises:
         ValueError: a size is not positive, or there is no such estimator.
     """
-    check_whole("num_codes", num_codes)
-    check_whole("dim", dim)
+    check_size("num_codes", num_codes)
+    check_size("dim", dim)
     check_choice("estimator", estimator, ESTIMATORS)
     bound = (3 / dim) ** 0.5
     return torch.empty(num_codes, dim).uniform_(-bound, bound)
@@ -257,5 +257,6 @@ def grid(vectors: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _check_pair(z: Tensor, z_q: Tensor) -> None:
-    if z.shape != z_q.shape:
-        raise ValueError(f"z_q: got shape {tuple(z_q.shape)}, want that of z, {tuple(z.shape)}")
+    check_tensor("z", z)
+    check_tensor("z_q", z_q)
+    check_same_shape("z_q", z_q, "z", z)

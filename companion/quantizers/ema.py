@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from companion._arguments import check_choice, check_codes, check_number, check_tensor, check_whole, checks_values
+from companion._arguments import (
+    check_choice,
+    check_codes,
+    check_flag,
+    check_number,
+    check_size,
+    check_tensor,
+    check_whole,
+    checks_values,
+    unchecked_values,
+)
 from companion.quantizers import _processes
 from companion.quantizers.base import ESTIMATORS, Quantized, VectorwiseQuantizer, first_codes, rows, working
 from companion.quantizers.search import nearest_code
@@ -86,6 +96,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         check_number("smoothing", smoothing, least=0)
         check_choice("init", init, ("k-means", "uniform", "given"))
         check_whole("seed", seed, least=0)
+        check_flag("cosine", cosine)
+        check_flag("frozen", frozen)
         self.num_codes, self.dim = num_codes, dim
         self.decay, self.commitment_weight, self.smoothing = decay, commitment_weight, smoothing
         self.init, self.restart_below, self.cosine = init, restart_below, cosine
@@ -128,6 +140,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     def freeze(self, frozen: bool = True) -> Self:
         """Keep the codebook as it is, whatever the mode (``train`` undoes ``eval``, and not this); or let it go on."""
+        check_flag("frozen", frozen)
         self.frozen = frozen
         return self
 
@@ -164,8 +177,9 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         if self.frozen:
             return
         vectors, chosen = self._scaled(rows(working(z))), quantized.indices.flatten()
-        n, s = code_statistics(vectors, chosen, self.num_codes)
-        codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
+        with unchecked_values():  # they were looked at before the lookup
+            n, s = code_statistics(vectors, chosen, self.num_codes)
+            codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
         self.counts.copy_(counts)
         if self.cosine:
             codebook = torch.where(n[:, None] > 0, functional.normalize(codebook, dim=1), codebook)
@@ -188,7 +202,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     def _restart(self, vectors: Tensor) -> None:
         if number := int(_dead(self.counts, self.restart_below).sum()):
             candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=1 + int(self.step))
-            codebook, counts = restart(self.codebook, self.counts, candidates, self.restart_below)
+            with unchecked_values():
+                codebook, counts = restart(self.codebook, self.counts, candidates, self.restart_below)
             self.codebook.copy_(codebook)
             self.counts.copy_(counts)
 
@@ -209,8 +224,8 @@ def code_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[T
     Raises:
         ValueError: the shapes do not fit, or an index lies outside 0…K − 1.
     """
-    check_whole("num_codes", num_codes)
-    check_tensor("vectors", vectors, shape=("N", "D"))
+    check_size("num_codes", num_codes)
+    check_tensor("vectors", vectors, shape=("N", "D"), finite=True)
     check_tensor("indices", indices, shape=(len(vectors),), dtype=torch.int64)
     check_codes("indices", indices, num_codes)
     counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
@@ -239,10 +254,10 @@ def ema_step(
     """
     check_number("decay", decay, least=0, below=1)
     check_number("smoothing", smoothing, least=0)
-    check_tensor("codebook", codebook, shape=("K", "D"))
+    check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
     for name, value in (("counts", counts), ("n", n)):
-        check_tensor(name, value, shape=(len(codebook),))
-    check_tensor("s", s, shape=tuple(codebook.shape))
+        check_tensor(name, value, shape=(len(codebook),), finite=True)
+    check_tensor("s", s, shape=tuple(codebook.shape), finite=True)
     counts = (decay * counts).add_(n, alpha=1 - decay)
     total = counts.sum()
     smoothed = (counts + smoothing) / (total + len(counts) * smoothing) * total
@@ -266,9 +281,10 @@ def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below:
         ValueError: the shapes do not fit, or there are fewer candidates than dead codes.
     """
     check_number("restart_below", restart_below, least=0, below=1)
-    check_tensor("codebook", codebook, shape=("K", "D"))
-    check_tensor("counts", counts, shape=(len(codebook),))
-    if not isinstance(candidates, Tensor) or candidates.ndim != 2 or candidates.shape[1] != codebook.shape[1]:
+    check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
+    check_tensor("counts", counts, shape=(len(codebook),), finite=True)
+    check_tensor("candidates", candidates, finite=True)
+    if candidates.ndim != 2 or candidates.shape[1] != codebook.shape[1]:
         raise ValueError(f"candidates: got shape {tuple(candidates.shape)}, want (n, {codebook.shape[1]})")
     dead = _dead(counts, restart_below)
     if len(candidates) < int(dead.sum()):
@@ -290,7 +306,12 @@ def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:
 
     Shapes:
         z: (N, D), codebook: (K, D), floating point → (N,) int64.
+
+    Raises:
+        ValueError: the shapes do not fit, or a number is NaN or infinite.
     """
+    for name, value in (("z", z), ("codebook", codebook)):
+        check_tensor(name, value, shape=("N", "D"))
     return nearest_code(functional.normalize(z, dim=1), functional.normalize(codebook, dim=1))
 
 
@@ -313,9 +334,11 @@ def k_means(
         ValueError: fewer vectors than centres, or an argument is out of range.
     """
     check_tensor("vectors", vectors, shape=("N", "D"), finite=True)
-    check_whole("num_codes", num_codes)
-    check_whole("iterations", iterations)
+    check_size("num_codes", num_codes)
+    check_size("iterations", iterations)
     check_whole("seed", seed, least=0)
+    check_whole("stream", stream, least=0)
+    check_flag("cosine", cosine)
     available = int(_processes.total(torch.tensor(len(vectors), device=vectors.device)))
     if available < num_codes:
         raise ValueError(

@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from companion._arguments import check_whole
+from companion._arguments import check_sizes
 from companion.quantizers.base import Quantized, VectorwiseQuantizer, straight_through
 
 
@@ -31,10 +31,7 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
-        if not isinstance(levels, Sequence) or len(levels) == 0:
-            raise ValueError(f"levels: got {levels!r}, want at least one whole number of at least 2")
-        for i, number in enumerate(levels):
-            check_whole(f"levels[{i}]", number, least=2)
+        check_sizes("levels", levels, least=2)
         if prod(levels) >= 2**63:
             raise ValueError(f"levels: got a grid of {prod(levels):.1e} points, want fewer than 2**63, as int64 counts")
         self.levels = tuple(int(number) for number in levels)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_number, check_whole
+from companion._arguments import check_number, check_size
 from companion.quantizers.base import Quantized, VectorwiseQuantizer, working
 
 
@@ -49,7 +49,7 @@ class GumbelQuantizer(VectorwiseQuantizer):
     ) -> None:
         super().__init__()
         for name, size in (("num_codes", num_codes), ("dim", dim), ("anneal_steps", anneal_steps)):
-            check_whole(name, size)
+            check_size(name, size)
         check_number("kl_weight", kl_weight, least=0)
         check_number("temperature", temperature, above=0)
         check_number("final_temperature", final_temperature, above=0, most=temperature)

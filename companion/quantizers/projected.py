@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_whole
+from companion._arguments import check_size
 from companion.quantizers.base import Quantized, Quantizer, check_latents, straight_through
 
 
@@ -41,7 +41,7 @@ class ProjectedQuantizer(Quantizer):
         super().__init__()
         if not isinstance(quantizer, Quantizer):
             raise ValueError(f"quantizer: got a {type(quantizer).__name__}, want a companion quantizer")
-        check_whole("dim", dim)
+        check_size("dim", dim)
         self.quantizer = quantizer
         self.num_codes, self.dim, self.depth = quantizer.num_codes, dim, quantizer.depth
         self.down = nn.Linear(dim, quantizer.dim)

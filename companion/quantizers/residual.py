@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_codes, check_number, check_whole
+from companion._arguments import brief, check_codes, check_number, check_size, check_whole
 from companion.metrics import CodeUsage, nominal_bits, perplexity
 from companion.quantizers.base import Quantized, Quantizer, check_latents, straight_through, working
 from companion.quantizers.ema import EMAVectorQuantizer
@@ -27,8 +27,7 @@ def residual_encode(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
     Raises:
         ValueError: there is no quantizer, or ``z`` does not fit them.
     """
-    if not quantizers:
-        raise ValueError("quantizers: got none, want one a depth")
+    _check_quantizers(quantizers)
     residual, indices = z, []
     for quantizer in quantizers:
         indices.append(quantizer.encode(residual))
@@ -45,6 +44,7 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     Raises:
         ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
     """
+    _check_quantizers(quantizers)
     check_whole("depth", depth, most=len(quantizers))
     check_codes("indices", indices, quantizers[0].num_codes)
     if indices.ndim < 2 or indices.shape[-1] != len(quantizers):
@@ -66,6 +66,10 @@ def rate_bits(indices: Tensor, num_codes: int) -> dict[str, float]:
     Raises:
         ValueError: not int64, no indices, or an index outside 0…K − 1.
     """
+    check_size("num_codes", num_codes)
+    check_codes("indices", indices, num_codes)
+    if indices.ndim < 2 or indices.numel() == 0:
+        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (N, *spatial, R) with at least one code")
     stacks = indices.reshape(-1, indices.shape[-1])  # (N·T, R)
     counts = torch.unique(stacks, dim=0, return_counts=True)[1]
     return {
@@ -124,8 +128,12 @@ class ResidualQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         shared = isinstance(quantizers, Quantizer)
+        if not shared and (not isinstance(quantizers, Sequence) or isinstance(quantizers, str | bytes)):
+            raise ValueError(f"quantizers: got {brief(quantizers)}, want a quantizer, or a list of at least one")
+        if depth is not None:
+            check_size("depth", depth)
         members = [quantizers] if isinstance(quantizers, Quantizer) else list(quantizers)
-        if shared != (depth is not None) or not members or (depth is not None and depth < 1):
+        if shared != (depth is not None) or not members:
             raise ValueError(
                 f"depth: got {depth} with {'one quantizer' if shared else f'a list of {len(members)}'}, want a number "
                 f"from 1 "
@@ -226,6 +234,14 @@ class ResidualQuantizer(Quantizer):
 
     def _members(self) -> list[Quantizer]:
         return [self._member(r) for r in range(len(self.quantizers))]
+
+
+def _check_quantizers(quantizers: object) -> None:
+    fits = isinstance(quantizers, Sequence) and all(
+        hasattr(q, "encode") and hasattr(q, "num_codes") for q in quantizers
+    )
+    if not fits or not quantizers:
+        raise ValueError(f"quantizers: got {brief(quantizers)}, want a sequence of at least one quantizer")
 
 
 def _check_member(i: int, member: object, first: Quantizer) -> None:

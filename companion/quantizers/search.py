@@ -30,12 +30,10 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit, or a number is NaN or infinite.
     """
-    for name, value in (("z", z), ("codebook", codebook)):
-        check_tensor(name, value)
-    if z.ndim != 2 or codebook.ndim != 2 or z.shape[1] != codebook.shape[1] or len(codebook) == 0:
-        raise ValueError(
-            f"z, codebook: got shapes {tuple(z.shape)} and {tuple(codebook.shape)}, want (N, D) and (K, D)"
-        )
+    check_tensor("z", z)
+    if z.ndim != 2:
+        raise ValueError(f"z: got shape {tuple(z.shape)}, want (N, D)")
+    check_tensor("codebook", codebook, shape=("K", z.shape[1]))
     check_finite("codebook", codebook)
     check_finite("z", z)
     with torch.autocast(z.device.type, enabled=False), _exact_products():

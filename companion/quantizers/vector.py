@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_number
+from companion._arguments import check_number, check_same_shape, check_tensor
 from companion.quantizers.base import ESTIMATORS, Quantized, VectorwiseQuantizer, first_codes
 from companion.quantizers.search import nearest_code
 
@@ -22,8 +22,9 @@ def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the shapes differ (broadcasting would hide it).
     """
-    if z.shape != z_q.shape:
-        raise ValueError(f"z_q: got shape {tuple(z_q.shape)}, want that of z, {tuple(z.shape)}")
+    check_tensor("z", z)
+    check_tensor("z_q", z_q)
+    check_same_shape("z_q", z_q, "z", z)
     return (z.detach() - z_q).square().mean(), (z - z_q.detach()).square().mean()
 
 
