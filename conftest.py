@@ -15,16 +15,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue puts a number
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here, because an option must be known before the tests are; what it does stands in tests/conftest.py."""
+    choices = ("cpu", "cuda", "pretended")
+    parser.addoption("--device", choices=choices, default="cpu", help="where tests and notebooks compute")
+    parser.addoption("--profile", choices=("quick", "full", "smoke"), help="of the notebooks that nbval runs")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    """Run solutions strictly and in profile quick, learners' notebooks in profile smoke."""
+    """Run solutions strictly and in profile quick, learners' notebooks in profile smoke; ``--profile`` overrides."""
     with pytest.MonkeyPatch.context() as patch:
         if item.path.suffix == ".ipynb":
             answers = item.path.parent.name == "solutions"
-            patch.setenv("COMPANION_PROFILE", "quick" if answers else "smoke")
+            profile = item.config.getoption("profile") or ("quick" if answers else "smoke")
+            patch.setenv("COMPANION_PROFILE", profile)
             patch.setenv("COMPANION_STRICT", "1" if answers else "0")
             # nbval gives a kernel five seconds to send what a finished cell has printed; a busy machine may need more.
             item.output_timeout = 120
+            # It reads only when the cell has ended: a bar that moves ten times a second overflows the queue in half
+            # a minute, the cell's last word is lost, and nbval waits for it in vain.
+            patch.setenv("TQDM_MININTERVAL", "30")
             # Their last digits are the processor's. tests/test_proofs.py compares them, with a tolerance.
             item.parent.skip_compare += (GLUED,)
         return (yield)

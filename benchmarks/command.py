@@ -8,8 +8,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -38,11 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, and nothing is written")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default_device().type)
+    parser.add_argument("--keep", type=Path, help="a folder: what is measured is kept there, and not measured again")
+    parser.add_argument("--part", help="measure this part alone, into --keep, and write no tables")
     asked = parser.parse_args(arguments)
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: got cuda, and PyTorch finds no such GPU here")
     device = torch.device(asked.device)
     torch.set_num_threads(THREADS)
+    every = parts(device, asked.quick)
+    if asked.part and (asked.keep is None or asked.part not in every):
+        parser.error(f"--part: got {asked.part!r}, want --keep, and one of {', '.join(every)}")
     try:
-        results = measured(device, asked.quick)
+        if asked.part:
+            kept(asked.keep, device, asked.part, every[asked.part])
+            return
+        results = measured(device, asked.quick, asked.keep)
     except ImportError as error:
         sys.exit(f"{error}. `make bench` installs the peers.")
     except Wrong as error:
@@ -54,21 +65,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(results, device.type)
 
 
-def measured(device: torch.device, quick: bool) -> Row:
+def measured(device: torch.device, quick: bool, keep: Path | None = None) -> Row:
     """Everything that a run finds out, as JSON can hold it."""
+    found = {part: kept(keep, device, part, measure) for part, measure in parts(device, quick).items()}
+    gates = {name: found.pop(name) for name in ("codes", "logits")}
+    return {"machine": about(device), **gates, "rows": [row for part in found.values() for row in part]}
+
+
+def parts(device: torch.device, quick: bool) -> dict[str, Callable[[], list[Row]]]:
+    """What is measured one after the other, by name: the gates, then each comparison in each type of number."""
     dtypes = (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,)
-    return {
-        "machine": about(device),
-        "codes": codes(device, quick),
-        "logits": logits(device),
-        "rows": [
-            row
-            for number, comparison in enumerate(COMPARISONS)
-            if comparison.quick or not quick
-            for dtype in dtypes
-            for row in rows(number, comparison, device, dtype, quick)
-        ],
+    found: dict[str, Callable[[], list[Row]]] = {
+        "codes": lambda: codes(device, quick),
+        "logits": lambda: logits(device),
     }
+    for number, comparison in enumerate(COMPARISONS):
+        if comparison.quick or not quick:
+            for dtype in dtypes:
+                found[f"{number + 1}-{name(dtype)}"] = partial(rows, number, comparison, device, dtype, quick)
+    return found
+
+
+def kept(folder: Path | None, device: torch.device, part: str, measure: Callable[[], list[Row]]) -> list[Row]:
+    """What ``measure`` finds, or found before on such a machine, if it was kept in ``folder``."""
+    if folder is None:
+        return measure()
+    path = folder / f"{part}.json"
+    here = {key: value for key, value in about(device).items() if key != "date"}
+    there: Row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if there.get("machine") != here:
+        there = {"machine": here, "rows": measure()}
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            file.write(json.dumps(there).encode())
+    found: list[Row] = there["rows"]
+    return found
 
 
 def about(device: torch.device) -> Row:

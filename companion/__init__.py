@@ -1,6 +1,7 @@
 """Autoencoders, vector quantisers and priors over discrete codes: what the course builds, finished."""
 
 from companion import backbones, classifier, data, likelihoods, metrics, plots, priors, quantizers
+from companion._version import __version__
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
 from companion.checkpoint import load, save
@@ -44,6 +45,7 @@ __all__ = [
     "VAEOutput",
     "VQVAEOutput",
     "VectorQuantizer",
+    "__version__",
     "backbones",
     "check_identity",
     "classifier",

@@ -114,17 +114,14 @@ def check_module(name: str, value: Any) -> None:
     check_instance(name, value, nn.Module, "a torch.nn.Module")
 
 
-def check_generator(name: str, value: Any, device: torch.device) -> None:
-    """None, or a random generator that draws on ``device``.
+def check_generator(name: str, value: Any) -> None:
+    """None, or a random generator; it may draw on any device.
 
     Raises:
-        ValueError: another type, or of another device.
+        ValueError: another type.
     """
-    if value is None:
-        return
-    check_instance(name, value, torch.Generator, "a torch.Generator or None")
-    if value.device.type != device.type:
-        raise ValueError(f"{name}: got one of device {value.device}, want one of {device.type}")
+    if value is not None:
+        check_instance(name, value, torch.Generator, "a torch.Generator or None")
 
 
 def check_number(
@@ -276,15 +273,15 @@ def check_codes(name: str, value: Any, num_codes: int) -> None:
     check_between(name, value, 0, num_codes - 1)
 
 
-def check_images(name: str, value: Any, *, channels: int | str = "C") -> None:
-    """Images (B, C, H, W), floating point, in [0, 1] but for rounding.
+def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", "C", "H", "W")) -> None:
+    """Images (B, C, H, W), or of another ``shape``, floating point, in [0, 1] but for rounding.
 
     Raises:
         ValueError: they are none: bytes, another shape, NaN, or numbers as of images in 0 … 255 or −1 … 1.
     """
     if isinstance(value, Tensor) and value.dtype == torch.uint8:
         raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: {name}.float() / 255")
-    check_tensor(name, value, shape=("B", channels, "H", "W"))
+    check_tensor(name, value, shape=shape)
     check_unit_range(name, value)
 
 

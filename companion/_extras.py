@@ -1,7 +1,15 @@
 """What an optional part of the library needs, asked for by name when it is used."""
 
 import importlib
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+DISTRIBUTION = "discrete-codes"  # what pip knows this package as; on the public index, "companion" is somebody else's
 
 
 def require(module: str, *, extra: str, what: str) -> Any:
@@ -16,4 +24,26 @@ def require(module: str, *, extra: str, what: str) -> Any:
         if error.name is not None and not module.startswith(error.name):
             raise  # the module is there; something it needs is not
         package = module.partition(".")[0]
-        raise ImportError(f"{what} needs {package}: pip install 'companion[{extra}]'") from error
+        raise ImportError(f"{what} needs {package}: {install(extra)}") from error
+
+
+def install(extra: str) -> str:
+    """The command that adds an extra to this installation, in quotes that every shell takes."""
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    source = _source()
+    if "dir_info" in source:  # pip was given a folder; where that is gone, only an index is left to ask
+        folder = Path(url2pathname(urlsplit(source["url"]).path))
+        if (folder / "pyproject.toml").is_file():
+            tested = "-c requirements.txt " * (folder / "requirements.txt").is_file()
+            editable = "-e " * bool(source["dir_info"].get("editable"))
+            return f'{python} -m pip install {tested}{editable}".[{extra}]" (in {folder})'
+    return f'{python} -m pip install "{DISTRIBUTION}[{extra}]"'
+
+
+def _source() -> dict[str, Any]:
+    """What pip noted of where this installation came from, if it did."""
+    try:
+        note = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return {}
+    return dict(json.loads(note or "{}"))

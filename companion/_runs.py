@@ -1,6 +1,8 @@
 """What a long training run needs around its loop: states on disk, a stop button, an Accelerator of its own, seeds."""
 
+import hashlib
 import os
+import re
 import signal
 import threading
 import zipfile
@@ -14,15 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from companion._devices import default_device
 from companion._extras import require
-from companion.checkpoint import written_whole
+from companion.checkpoint import add_to_digest, written_whole
+
+_STATE = re.compile(r"state-\d{10,}-\d{6,}\.pt")
+_HALF_WRITTEN = re.compile(rf"\.{_STATE.pattern}\.\d+\.tmp")
+_PARTS = {"step": int, "rows": list, "model": dict, "optimizer": dict, "processes": list, "settings": dict}
 
 
 class States:
-    """The two newest states of one run, each whole or absent, in a folder that this call holds alone."""
+    """The two newest states of one run, each whole or absent, in a folder that this call holds alone.
 
-    def __init__(self, folder: Path, accelerator: Any, settings: dict[str, Any]) -> None:
-        self.folder, self.accelerator, self.settings = folder, accelerator, settings
+    ``settings`` and ``origin`` have to be the same when the run goes on. States of the first version have no origin.
+    """
+
+    def __init__(self, folder: Path, accelerator: Any, settings: dict[str, Any], origin: dict[str, Any]) -> None:
+        self.folder, self.accelerator, self.settings, self.origin = folder, accelerator, settings, origin
 
     def __enter__(self) -> Self:
         if self.accelerator.is_main_process:
@@ -50,9 +60,11 @@ class States:
             except Exception as error:  # zip, pickle and system errors alike: it cannot be read
                 damaged.append(f"{path.name} ({str(error).partition('. ')[0]})")
                 continue
+            if not _is_state(state):
+                raise ValueError(f"run: {path} is no state that fit wrote; move it away, or use another folder")
             if damaged and self.accelerator.is_main_process:
                 print(f"run: cannot read {', '.join(damaged)}; going on from {path.name}")
-            self._compare(state["settings"])
+            self._compare(state)
             return state
         if damaged:
             raise ValueError(f"run: cannot read any state in {self.folder}: {', '.join(damaged)}")
@@ -66,28 +78,63 @@ class States:
             return
         path = self.folder / f"state-{everything['step']:010}-{len(everything['rows']):06}.pt"
         with written_whole(path) as file:
-            torch.save(everything | {"processes": processes, "settings": self.settings}, file)
+            torch.save(everything | {"processes": processes, "settings": self.settings, "origin": self.origin}, file)
             self.accelerator.wait_for_everyone()
         kept = [other for other in self._paths() if other <= path][-2:]
-        for other in {*self._paths(), *self.folder.glob(".state-*.tmp")} - {*kept}:
+        for other in {*self._paths(), *self._matching(_HALF_WRITTEN)} - {*kept}:
             other.unlink()
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("state-*.pt"))
+        return self._matching(_STATE)
 
-    def _compare(self, there: dict[str, Any]) -> None:
-        here = self.settings
+    def _matching(self, pattern: re.Pattern[str]) -> list[Path]:
+        """Only what has exactly such a name is a state: other files are not ours to read or to delete."""
+        return sorted(path for path in self.folder.glob("*") if pattern.fullmatch(path.name))
+
+    def _compare(self, state: dict[str, Any]) -> None:
+        there, here = dict(state["settings"]), dict(self.settings)
+        if "origin" in state:
+            there |= state["origin"]  # where the optimizer's settings stand one by one, and not in one line
+            here |= self.origin
+        elif self.accelerator.is_main_process:
+            print("run: an earlier version began it and noted no configuration and no sample of the data to compare")
         differ = [
-            f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+            f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
             for name in here | there
             if here.get(name) != there.get(name)
         ]
         if differ:
-            more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+            more = [f"  and {len(differ) - 12} more"] if len(differ) > 12 else []
+            lines = "\n".join([*differ[:12], *more])
             raise ValueError(
-                f"run: {self.folder} holds a run with other settings: {'; '.join(differ[:5])}{more}. "
-                "Use those, or another folder"
+                f"run: {self.folder} holds a run with other settings:\n{lines}\nUse those, or another folder"
             )
+
+
+def _is_state(state: object) -> bool:
+    return isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in _PARTS.items())
+
+
+def fingerprint(examples: Any) -> str:
+    """Twelve digits that tell one set of examples from another: of a hash of their number and of up to 512 of them.
+
+    They are taken evenly from first to last. Examples that differ from call to call, as with augmentation that draws
+    from elsewhere than torch, count by their shapes.
+    """
+    cpu, n = torch.device("cpu"), len(examples)
+    digest, steady = hashlib.sha256(str(n).encode()), None
+
+    def batch(rows: Tensor) -> dict[str, Tensor]:
+        set_random_state(cpu, seeded(cpu, 0))  # augmentation draws the same each time
+        return {str(i): value for i, value in enumerate(examples.batch(rows, cpu)) if isinstance(value, Tensor)}
+
+    with random_state_kept(cpu):
+        for rows in torch.linspace(0, n - 1, min(n, 512), dtype=torch.float64).round().long().split(64):
+            tensors = batch(rows)
+            if steady is None:
+                steady = all(torch.equal(value, tensors[i]) for i, value in batch(rows).items())
+            add_to_digest(digest, tensors if steady else {i: torch.tensor(value.shape) for i, value in tensors.items()})
+    return digest.hexdigest()[:12]
 
 
 class StopButton:
@@ -122,7 +169,7 @@ def own_accelerator(precision: str, device: str | torch.device | None) -> Iterat
     accelerate = require("accelerate", extra="train", what="fit")
     state = require("accelerate.state", extra="train", what="fit")
     utils = require("accelerate.utils", extra="train", what="fit")
-    kind = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu").type
+    kind = torch.device(device or default_device()).type
     if kind != "cpu" and not torch.get_device_module(kind).is_available():
         raise ValueError(f"device: got {device}, want one that this machine has")
     if precision == "fp16" and kind == "cpu":

@@ -1,20 +1,24 @@
 """Models on disk: weights as safetensors, with JSON in the header that says how to rebuild the model."""
 
 import functools
+import hashlib
 import inspect
 import json
 import numbers
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from companion._version import __version__
 
 FORMAT_VERSION = 1
 
@@ -28,11 +32,21 @@ class Configured:
     defaults included. An argument may be a number, a string, a bool, None, a sequence of these, or a module;
     a module that is Configured is stored with its own config.
 
+    An argument that the object keeps under its own name is read from there each time: after
+    ``model.quantizer_weight = 2`` or ``model.quantizer = another`` the config says so too.
+
     Raises:
-        ValueError: at construction, an argument that JSON cannot hold; the message names it.
+        ValueError: at construction, or for ``config``, an argument that JSON cannot hold; the message names it.
     """
 
-    config: dict[str, Any]
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this object as it is now, as JSON can hold them."""
+        arguments: dict[str, tuple[bool, Any]] = self.__dict__.get("_arguments", {})  # of a class without __init__ none
+        return {
+            name: _describe(name, _attribute(self, name) if kept else value)
+            for name, (kept, value) in arguments.items()
+        }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -49,27 +63,30 @@ class Configured:
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the weights and buffers of ``model``, and how to rebuild it, into one ``.safetensors`` file.
 
-    The file appears under its name when it is whole; until then an older file of that name stays as it was.
-    Any module can be saved. Tensors that are tied are written under each of their names.
+    The file appears under its name when it is whole; until then an older file of that name stays as it was. It carries
+    a checksum of all that is in it. Any module can be saved; what is compiled or distributed is saved as it would be
+    without that (shards are gathered, so that every process has to call). Tensors that are tied are written under each
+    of their names.
 
     Raises:
-        ValueError: ``path`` does not end in ``.safetensors``, or the state of ``model`` holds something that
+        ValueError: ``path`` does not end in ``.safetensors``, or the state of ``model`` holds NaN or something that
             is no tensor.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {path}, want a name that ends in .safetensors")
-    state = model.state_dict()
+    model = unwrapped(model, "model")
+    state = state_of(model)
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"model: {', '.join(strange)} in its state is no tensor and cannot be saved")
-    about = {"format": "companion", "version": FORMAT_VERSION, "companion": metadata.version("companion")}
-    header = json.dumps(about | _describe("model", model))
+    if nan := [name for name, value in state.items() if bool(value.isnan().any())]:
+        raise ValueError(f"model: got NaN in {', '.join(nan)}, want numbers: a file with NaN would not be loaded")
+    about = {"format": "companion", "version": FORMAT_VERSION, "companion": __version__}
     tensors = {  # clone: tied tensors share memory, which safetensors refuses
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
-        file.write(to_bytes(tensors, metadata={"format": "pt", "companion": header}))
+    write_tensors(path, tensors, about | _describe("model", model))
 
 
 @overload
@@ -81,25 +98,35 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
     Without ``model``, it is rebuilt on the CPU, in eval mode; that works for the classes of this library.
     With ``model``, any module whose state has the same names, shapes and dtypes, the weights are copied into
-    it where it stands. Reading runs no code from the file and leaves the random generators as they were.
+    it where it stands; where file and model both say how they are configured, they have to say the same. Reading runs
+    no code from the file, takes no more memory than its tensors need, and leaves the random generators as they were.
 
     Raises:
-        ValueError: ``path`` is truncated, a pickle, foreign, or of a newer format; names a class that the
-            library does not have; or does not fit the model (the message lists the tensors, and the model
-            stays as it was).
+        ValueError: ``path`` is truncated, damaged, a pickle, foreign, or of a newer format; names a class that the
+            library does not have, or arguments that do not lead to its tensors; holds NaN or infinity; or does not fit
+            the model (the message says what differs, and the model stays as it was).
     """
-    path = Path(path)
-    about, tensors = _read(path)
-    if model is None:
-        model = _build(path, about, "the file").eval()
-    _check_fit(path, tensors, model)
-    model.load_state_dict(tensors)
-    return model
+    path = as_path(path)
+    about, tensors = read_tensors(path, "companion", "that companion.save did not write")
+    target = _rebuilt(path, about, tensors).eval() if model is None else unwrapped(model, "model")
+    _check_fit(path, tensors, target)
+    if differ := _differences("", about, _describe("model", target)):
+        raise ValueError(
+            f"path: {path} is of a {type(target).__name__} made otherwise: {'; '.join(differ)}. Make the model with "
+            "what the file says; its attributes can be changed afterwards"
+        )
+    _check_finite(path, tensors, target)
+    target.load_state_dict({name: tensors[_plain(name)] for name in target.state_dict()})
+    return target if model is None else model
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears as ``path`` once it is whole and on the disk; until then its name is temporary."""
+    """A file that appears as ``path`` once it is whole and on the disk; until then its name is temporary.
+
+    Raises:
+        OSError: it cannot be written; the error has the path, as one of a full disk does not by itself.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -111,8 +138,95 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """One safetensors file, whole or not at all, with ``about`` as JSON in its header beside a checksum of it all."""
+    header = json.dumps({**about, "sha256": _checksum(tensors, about)})
+    content = to_bytes(dict(tensors), metadata={"format": "pt", "companion": header})
+    with written_whole(path) as file:
+        file.write(content)
+
+
+def read_tensors(path: Path, kind: str, otherwise: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What ``write_tensors`` wrote: ``about``, whose "format" has to be ``kind``, and the tensors.
+
+    Raises:
+        ValueError: the file is no such one (it is one ``otherwise``), is damaged or of a newer format.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"path: {path} is {'a folder' if path.is_dir() else 'no regular file'}, want a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("companion", "null")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the bytes made it stumble over
+        raise ValueError(f"path: {path} {_what_instead(path)} ({error})") from error
+    about = _parsed(header)
+    if not isinstance(about, dict) or about.get("format") != kind:
+        raise ValueError(f"path: {path} is a safetensors file {otherwise}")
+    version = about.get("version", 1)
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(
+            f"path: {path} has format version {version} (written by companion {about.get('companion')}), and "
+            f"this companion reads versions up to {FORMAT_VERSION}: install a newer one"
+        )
+    expected = about.pop("sha256", None)
+    if expected is None:
+        warnings.warn(
+            f"{path} carries no checksum, as all files of older versions, so that damage in it goes unnoticed; "
+            "loaded and saved again it will have one",
+            stacklevel=3,
+        )
+    elif _checksum(tensors, about) != expected:
+        raise ValueError(f"path: {path} is damaged: its contents do not have the checksum that it was written with")
+    return about, tensors
+
+
+def add_to_digest(digest: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Weights and buffers under the names that they have where nothing is compiled, each in one piece."""
+    state = model.state_dict()
+    return {  # only a shard can be asked for the whole tensor
+        _plain(name): value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()
+    }
+
+
+def unwrapped(model: nn.Module, argument: str) -> nn.Module:
+    """The module inside what ``torch.compile`` and data parallelism put around it.
+
+    Raises:
+        ValueError: it is no module; the message names the argument.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{argument}: got a {type(model).__name__}, want a module")
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
+    return unwrapped(inner, argument) if isinstance(inner, nn.Module) else model
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """
+    Raises:
+        ValueError: it is neither a string nor a path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path: got a {type(path).__name__}, want a string or a path")
+    return Path(path)
 
 
 _classes: dict[str, type[Configured]] = {}
@@ -123,63 +237,95 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def recorded(self: Configured, *args: Any, **kwargs: Any) -> None:
-        if "config" not in self.__dict__:  # only the outermost of several __init__ sees what the caller gave
-            given = signature.bind(self, *args, **kwargs)
-            given.apply_defaults()
-            self.__dict__["config"] = _config(signature, dict(list(given.arguments.items())[1:]))
+        if "_arguments" in self.__dict__:  # only the outermost of several __init__ sees what the caller gave
+            init(self, *args, **kwargs)
+            return
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        arguments = _by_name(signature, dict(list(given.arguments.items())[1:]))
+        before = {name: _describe(name, value) for name, value in arguments.items()}
+        self.__dict__["_arguments"] = {}
         init(self, *args, **kwargs)
+        # An attribute that holds the argument now is the argument, and is what counts from here on.
+        kept = {name: name in before and _is_described(self, name, before[name]) for name in arguments}
+        self.__dict__["_arguments"] = {
+            name: (kept[name], None if kept[name] else value) for name, value in arguments.items()
+        }
 
     return recorded
 
 
-def _config(signature: inspect.Signature, arguments: dict[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = {}
+def _by_name(signature: inspect.Signature, arguments: dict[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
     for name, value in arguments.items():
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
-            config |= {key: _describe(key, one) for key, one in value.items()}
+            named |= value
         elif kind is not inspect.Parameter.VAR_POSITIONAL:
-            config[name] = _describe(name, value)
+            named[name] = tuple(value) if isinstance(value, list) else value  # the caller's list may change
         elif value:
             raise ValueError(f"*{name}: got {value}, want every argument to have a name")
-    return config
+    return named
+
+
+def _attribute(owner: Configured, name: str) -> Any:
+    """What the object itself holds under the name: no property, tensor or default of its class."""
+    return {**vars(owner), **vars(owner).get("_modules", {})}[name]
+
+
+def _is_described(owner: Configured, name: str, description: Any) -> bool:
+    try:
+        return bool(_describe(name, _attribute(owner, name)) == description)
+    except (KeyError, ValueError):  # there is no such attribute, or one of another kind
+        return False
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")  # which torch.compile puts before the names of a module
 
 
 def _describe(name: str, value: object) -> Any:
     """``value`` as JSON can hold it."""
+    if isinstance(value, nn.ModuleList):
+        value = list(value)
     if isinstance(value, nn.Module):
-        ours = isinstance(value, Configured) and _classes.get(type(value).__name__) is type(value)
-        return {"class": type(value).__name__, "config": cast(Configured, value).config if ours else None}
+        value = unwrapped(value, name)
+        kind: type = type(value)
+        if kind.__module__.startswith("torch.distributed"):  # fully_shard puts a class of its own before the module's
+            kind = kind.__mro__[2]
+        ours = isinstance(value, Configured) and _classes.get(kind.__name__) is kind
+        return {"class": kind.__name__, "config": cast(Configured, value).config if ours else None}
     if value is None or isinstance(value, bool | str | float):
         return value
-    if isinstance(value, numbers.Integral):  # numpy's integers too
-        return int(value)
+    if isinstance(value, numbers.Integral | numbers.Real):  # numpy's numbers too
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, tuple | list):
         return [_describe(name, one) for one in value]
-    kind = type(value).__name__
-    raise ValueError(f"{name}: got a {kind}, want a number, string, bool, None, module or a sequence of these")
+    raise ValueError(
+        f"{name}: got a {type(value).__name__}, want a number, string, bool, None, module or a sequence of these"
+    )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    add_to_digest(digest, tensors)
+    return digest.hexdigest()
+
+
+# What a file may ask for before it is refused. Its header is anybody's: it is believed once it leads to its tensors.
+_LONGEST_HEADER = 2**20  # characters; that of a stack of 64 quantizers has 20,000
+_DEEPEST = 32  # modules in modules
+_LONGEST_LIST = 1024
+_LARGEST_NUMBER = 2**24  # or as many numbers as the file has; about that many may be made besides those
+
+
+def _parsed(header: str) -> Any:
+    if len(header) > _LONGEST_HEADER:
+        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("companion", "null")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except SafetensorError as error:
-        raise ValueError(f"path: {path} {_what_instead(path)} ({error})") from error
-    try:
-        about = json.loads(header)
-    except json.JSONDecodeError:
-        about = None
-    if not isinstance(about, dict) or about.get("format") != "companion":
-        raise ValueError(f"path: {path} is a safetensors file that companion.save did not write")
-    version = about.get("version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ValueError(
-            f"path: {path} has format version {version} (written by companion {about.get('companion')}), and "
-            f"this companion reads versions up to {FORMAT_VERSION}: install a newer one"
-        )
-    return about, tensors
+        return json.loads(header)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _what_instead(path: Path) -> str:
@@ -192,32 +338,103 @@ def _what_instead(path: Path) -> str:
     return "is no safetensors file"
 
 
-def _build(path: Path, about: Mapping[str, Any], what: str) -> nn.Module:
-    name, config = about.get("class"), about.get("config")
-    if config is None:
-        raise ValueError(
-            f"path: {path} cannot rebuild {what}: {name} is not a class of companion; give the model "
-            "to put the weights into: load(path, model)"
-        )
-    if name not in _classes:
-        known = ", ".join(sorted(_classes))
-        raise ValueError(f"path: {path} names the class {name} for {what}, which is none of companion's: {known}")
-    arguments = {key: _argument(path, value, f"{key} of {name}") for key, value in config.items()}
-    try:
-        with torch.random.fork_rng(devices=[]):  # the first weights are drawn, only to be overwritten
+def _rebuilt(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model that the header describes, as long as it is not larger than the file."""
+    numbers_there = sum(value.numel() for value in tensors.values())
+    blueprint = _Blueprint(path, max(_LARGEST_NUMBER, numbers_there))
+    limit = _Within(10 * (len(tensors) + 10), _LARGEST_NUMBER + 4 * numbers_there)  # ours make one for each
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), limit:  # first weights are drawn, to be overwritten
+        return blueprint.build(about, "the file")
+
+
+class _Within(TorchFunctionMode):
+    """Makes only so many tensors, with so many numbers in all: one that is too large is refused before it is made."""
+
+    def __init__(self, tensors: int, numbers: int) -> None:
+        super().__init__()
+        self.tensors, self.numbers = tensors, numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):  # it may make one from nothing
+            made = _without_memory(func, args, kwargs)
+            if not isinstance(made, Tensor) or not made.is_meta:
+                return made
+            self.tensors -= 1
+            self.numbers -= made.numel()
+            if self.tensors < 0 or self.numbers < 0:
+                raise ValueError(f"they ask for {'larger' if self.numbers < 0 else 'more'} tensors than the file has")
+        return func(*args, **kwargs)
+
+
+def _without_memory(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The result of ``func``; where that is a new tensor, its shape alone, on the device "meta"."""
+    if func in (torch.randn, torch.rand):  # on that device the first of these imports half of torch
+        func, kwargs = torch.empty, {name: value for name, value in kwargs.items() if name != "generator"}
+    with torch.device("meta"):
+        return func(*args, **(kwargs | {"device": "meta"} if kwargs.get("device") is not None else kwargs))
+
+
+class _Blueprint:
+    """Makes modules of what a header says, within bounds."""
+
+    def __init__(self, path: Path, largest: int) -> None:
+        self.path, self.largest = path, largest
+
+    def build(self, about: Mapping[str, Any], what: str, depth: int = 0) -> nn.Module:
+        name, config = about.get("class"), about.get("config")
+        if config is None and isinstance(name, str):
+            raise ValueError(
+                f"path: {self.path} cannot rebuild {what}: {name} is not a class of companion; give the model "
+                "to put the weights into: load(path, model)"
+            )
+        if not isinstance(name, str) or not isinstance(config, dict) or depth > _DEEPEST:
+            raise ValueError(
+                f"path: {self.path} does not say how {what} was made: want a class and its config, nested at most "
+                f"{_DEEPEST} deep"
+            )
+        if name not in _classes:
+            known = ", ".join(sorted(_classes))
+            raise ValueError(
+                f"path: {self.path} names the class {name} for {what}, which is none of companion's: {known}"
+            )
+        arguments = {key: self._argument(value, key, name, depth) for key, value in config.items()}
+        try:
             return cast(nn.Module, _classes[name](**arguments))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"path: {path} gives {name} arguments that it does not take: {error}") from error
+        except Exception as error:  # a hostile header can make a constructor stumble over anything
+            raise ValueError(f"path: {self.path} gives {name} arguments that it does not take: {error}") from error
+
+    def _argument(self, value: Any, key: str, owner: str, depth: int) -> Any:
+        if isinstance(value, dict):
+            return self.build(value, f"{key} of {owner}", depth + 1)
+        if isinstance(value, list):
+            if len(value) > _LONGEST_LIST or depth > _DEEPEST:
+                raise ValueError(f"path: {self.path} has a list of {len(value)} for {key} of {owner}, too long or deep")
+            return tuple(self._argument(one, key, owner, depth + 1) for one in value)
+        largest = 2**64 if key == "seed" else self.largest  # a seed is no size
+        if isinstance(value, int) and abs(value) > largest:
+            raise ValueError(f"path: {self.path} has {key} = {value} for {owner}, more than it has tensors for")
+        return value
 
 
-def _argument(path: Path, value: Any, what: str) -> Any:
-    if isinstance(value, dict):
-        return _build(path, value, what)
-    return tuple(_argument(path, one, what) for one in value) if isinstance(value, list) else value
+def _differences(name: str, there: Any, here: Any) -> list[str]:
+    """Where two descriptions of modules disagree; a module that one of them knows by name only is passed over."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        if not isinstance(there.get("config"), dict) or not isinstance(here.get("config"), dict):
+            return []
+        if there.get("class") != here.get("class"):
+            return [f"{name or 'it'} is a {there.get('class')} in the file and a {here.get('class')} in the model"]
+        both = [key for key in here["config"] if key in there["config"]]  # an older file knows fewer arguments
+        pairs = [(f"{name}.{key}".lstrip("."), there["config"][key], here["config"][key]) for key in both]
+    elif isinstance(there, list) and isinstance(here, list) and any(isinstance(one, dict) for one in here):
+        pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(there, here, strict=False))]  # of stacks
+    else:
+        return [] if there == here else [f"{name} is {there!r} in the file and {here!r} in the model"]
+    return [difference for pair in pairs for difference in _differences(*pair)]
 
 
 def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    wanted = {name: value for name, value in state_of(model).items() if isinstance(value, Tensor)}
     both = [name for name in wanted if name in tensors]
     shapes = {name: (tuple(tensors[name].shape), tuple(wanted[name].shape)) for name in both}
     dtypes = {name: (tensors[name].dtype, wanted[name].dtype) for name in both}
@@ -233,3 +450,15 @@ def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> N
         differ.append(f"not in the model: {', '.join(sorted(unexpected))}")
     if differ:
         raise ValueError(f"path: {path} does not fit {type(model).__name__}: {'; '.join(differ)}")
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    own = state_of(model)
+
+    def sound(name: str, value: Tensor) -> bool:
+        if bool(value.isfinite().all()):
+            return True
+        return bool((value.isfinite() | (value == own[name].cpu())).all())  # a mask of −∞ is the model's own
+
+    if strange := [name for name, value in tensors.items() if not sound(name, value)]:
+        raise ValueError(f"path: {path} has NaN or infinity in {', '.join(strange)}, want finite weights")

@@ -16,6 +16,7 @@ from companion._arguments import (
     check_tensor,
     unchecked_values,
 )
+from companion._devices import as_float64
 from companion.checkpoint import Configured
 from companion.data import ImageSet
 from companion.data.images import chosen
@@ -65,7 +66,7 @@ class Classifier(Configured, nn.Module):
         self.head = nn.Linear(4 * width, num_classes)
 
     def forward(self, x: Tensor) -> ClassifierOutput:
-        check_images("x", x, channels=self.in_channels)
+        check_images("x", x, shape=("B", self.in_channels, "H", "W"))
         check_fits("x", x, self.head.weight)
         features = self.layers(x).mean((2, 3))  # (B, 4·width, H/4, W/4) → (B, F)
         return ClassifierOutput(self.head(self.dropout(features)), features)
@@ -104,7 +105,7 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
         ValueError: an argument is of another kind, or the images are none that the classifier takes.
     """
     check_instance("classifier", classifier, Classifier, "a Classifier")
-    check_images("images", images, channels=classifier.in_channels)
+    check_images("images", images, shape=("n", classifier.in_channels, "H", "W"))
     check_size("batch_size", batch_size)
     like = classifier.head.weight  # on its device, and in its precision
     batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
@@ -193,11 +194,11 @@ def judged(
     n = min(len(images), len(train), len(held_out))
     real, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))
     real_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (real, unseen))
-    variance = train.images.double().div(255).var(correction=0).item()
+    variance = as_float64(train.images).div(255).var(correction=0).item()
     if variance == 0:
         raise ValueError("train: got images that are all of one grey value, want some to measure distances by")
     return Judgement(
-        accuracy=float("nan") if labels is None else (seen == labels.to(seen.device)).double().mean().item(),
+        accuracy=float("nan") if labels is None else as_float64(seen == labels.to(seen.device)).mean().item(),
         shares=torch.bincount(seen, minlength=out.logits.shape[1]).cpu().double() / len(images),
         frechet=frechet_distance(out.features[_some(n, len(images))], unseen_features),
         frechet_floor=frechet_distance(real_features, unseen_features),

@@ -1,47 +1,71 @@
 """The codes of a data set, beside the identity of the tokenizer that wrote them (chapter 07)."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
+from companion._arguments import check_codes, check_tensor, check_whole
 from companion._extras import require
-from companion.checkpoint import written_whole
+from companion.checkpoint import (
+    FORMAT_VERSION,
+    add_to_digest,
+    as_path,
+    read_tensors,
+    state_of,
+    unwrapped,
+    write_tensors,
+)
 from companion.data import ImageSet
+from companion.data.images import check_rows
 from companion.priors.base import Prior
+from companion.quantizers import FiniteScalarQuantizer
 from companion.vqvae import VQVAE
 
 
-def identity(tokenizer: VQVAE) -> str:
+def identity(tokenizer: nn.Module) -> str:
     """Twelve hexadecimal digits that tell one trained tokenizer from another: of a hash of all its weights and buffers.
 
-    The same weights give the same identity on every machine, in training and in eval mode.
+    The same weights give the same identity on every machine, in training and in eval mode. The levels of a
+    ``FiniteScalarQuantizer``, which has no weights, count as well.
     """
+    tokenizer = unwrapped(tokenizer, "tokenizer")
     digest = hashlib.sha256()
-    for name, value in sorted(tokenizer.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    add_to_digest(digest, state_of(tokenizer))
+    for name, part in tokenizer.named_modules():
+        if isinstance(part, FiniteScalarQuantizer):
+            digest.update(f"{name} levels {part.config['levels']}\n".encode())
     return digest.hexdigest()[:12]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodeSet:
     """The codes of a set of images, as :func:`companion.fit` takes them.
 
     Shapes:
-        codes: (N, *grid) int64; labels: (N,) int64.
+        codes: (N, *grid) int64, each 0 … ``num_codes`` − 1; labels: (N,) int64, each at least 0.
+
+    Raises:
+        ValueError: one of them has another type, shape, device or range.
     """
 
     codes: Tensor
     labels: Tensor
     num_codes: int
     tokenizer: str  # the identity of the model that wrote them
+
+    def __post_init__(self) -> None:
+        check_whole("num_codes", self.num_codes)
+        check_tensor("codes", self.codes, shape=("N", "h", "*grid"), dtype=torch.int64)
+        check_codes("codes", self.codes, self.num_codes)
+        check_tensor("labels", self.labels, shape=(len(self.codes),), dtype=torch.int64)
+        if self.labels.device != self.codes.device:
+            raise ValueError(f"labels: got them on {self.labels.device}, want {self.codes.device} as the codes")
+        check_codes("labels", self.labels, 2**63)
+        if not isinstance(self.tokenizer, str):
+            raise ValueError(f"tokenizer: got a {type(self.tokenizer).__name__}, want its identity, a string")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -52,38 +76,44 @@ class CodeSet:
         return tuple(self.codes.shape[1:])
 
     def batch(self, indices: Tensor, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """The codes and labels at ``indices``, on ``device``."""
+        """The codes and labels at ``indices`` [B], on ``device``, or where the set lives.
+
+        Raises:
+            ValueError: the indices are not one row of whole numbers from 0 to N − 1.
+        """
         target = self.codes.device if device is None else torch.device(device)
-        rows = torch.as_tensor(indices, device=self.codes.device)
-        return self.codes[rows].to(target), self.labels[rows].to(target)
+        rows = check_rows(indices, len(self)).to(self.codes.device)
+        return self.codes[rows].to(target), self.labels[rows.to(self.labels.device)].to(target)
 
     def to(self, device: torch.device | str) -> "CodeSet":
         return replace(self, codes=self.codes.to(device), labels=self.labels.to(device))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all; codes take two bytes each where K allows."""
-        small = torch.int16 if self.num_codes <= 2**15 else torch.int64
+        """Write one safetensors file, whole or not at all; a code takes one, two, four or eight bytes, as K needs."""
+        small = next(kind for kind in _KINDS if self.num_codes - 1 <= torch.iinfo(kind).max)
         tensors = {"codes": self.codes.cpu().to(small).contiguous(), "labels": self.labels.cpu().contiguous()}
-        about = {"format": "companion codes", "num_codes": self.num_codes, "tokenizer": self.tokenizer}
-        with written_whole(Path(path)) as file:
-            file.write(to_bytes(tensors, metadata={"companion": json.dumps(about)}))
+        about = {"format": "companion codes", "version": FORMAT_VERSION}
+        write_tensors(as_path(path), tensors, about | {"num_codes": int(self.num_codes), "tokenizer": self.tokenizer})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CodeSet":
         """Read what :meth:`save` wrote.
 
         Raises:
-            ValueError: the file is no set of codes.
+            ValueError: the file is no set of codes, or is damaged.
         """
+        path = as_path(path)
+        about, tensors = read_tensors(path, "companion codes", "that holds no set of codes")
+        codes, labels = tensors.get("codes"), tensors.get("labels")
+        if codes is None or labels is None or tensors.keys() != {"codes", "labels"} or codes.dtype not in _KINDS:
+            raise ValueError(f"path: {path} is a safetensors file that holds no set of codes")
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("companion", "null"))
-                if not isinstance(about, dict) or about.get("format") != "companion codes":
-                    raise ValueError(f"path: {path} is a safetensors file that holds no set of codes")
-                codes, labels = file.get_tensor("codes").long(), file.get_tensor("labels")
-        except SafetensorError as error:
-            raise ValueError(f"path: {path} is no whole safetensors file ({error})") from error
-        return cls(codes, labels, about["num_codes"], about["tokenizer"])
+            return cls(codes.long(), labels, about.get("num_codes"), about.get("tokenizer"))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ValueError(f"path: {path} holds no set of codes: {error}") from error
+
+
+_KINDS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 @torch.no_grad()
@@ -92,9 +122,20 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
 
     Args:
         progress: show a bar.
+
+    Raises:
+        ValueError: an argument is of another kind or out of range.
     """
+    check_whole("batch_size", batch_size)
+    if not hasattr(unwrapped(tokenizer, "tokenizer"), "quantizer"):  # a VQVAE of one's own will do
+        raise ValueError(f"tokenizer: got a {type(tokenizer).__name__}, want a VQVAE")
+    if not isinstance(images, ImageSet):
+        raise ValueError(f"images: got a {type(images).__name__}, want an ImageSet")
     device = next(tokenizer.parameters()).device
-    batches = [torch.arange(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    batches = [
+        torch.arange(start, min(start + batch_size, len(images)), device="cpu")
+        for start in range(0, len(images), batch_size)
+    ]
     if progress:
         batches = require("tqdm.auto", extra="train", what="tokenize(progress=True)").tqdm(batches, unit="batch")
     training = tokenizer.training
@@ -110,9 +151,10 @@ def check_identity(tokenizer: VQVAE, codes_or_prior: CodeSet | Prior) -> None:
     """
     Raises:
         ValueError: the codes, or those that the prior learnt from, were written by another tokenizer. Code 7 means
-        something
-            else there.
+            something else there.
     """
+    if not isinstance(codes_or_prior, CodeSet | Prior):
+        raise ValueError(f"codes_or_prior: got a {type(codes_or_prior).__name__}, want a CodeSet or a prior")
     here, there = identity(tokenizer), codes_or_prior.tokenizer
     if here != there:
         what = "prior goes" if isinstance(codes_or_prior, Prior) else "codes go"

@@ -27,6 +27,7 @@ from companion._arguments import (
     check_tensor,
     checks_values,
 )
+from companion._devices import as_float64, place_of
 from companion.checkpoint import Configured
 
 LEVELS = 256  # the grey values of an image with 8 bits a channel
@@ -53,7 +54,7 @@ class Likelihood(nn.Module):
 
     @abstractmethod
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One image drawn from p(x|z) for each of the batch; ``generator`` is of the device of ``params``."""
+        """One image drawn from p(x|z) for each of the batch; ``generator`` may be of any device."""
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class Likelihood(nn.Module):
         """As :meth:`_split`, of finite numbers: from others nothing can be drawn, and their mean is none."""
         split = self._split(params)
         check_finite("params", params)
-        check_generator("generator", generator, params.device)
+        check_generator("generator", generator)
         return split
 
 
@@ -134,8 +135,9 @@ class Gaussian(Configured, Likelihood):
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean = self._drawn_from(params, generator).squeeze(2)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        x = mean + self.scale * noise
+        place = place_of(generator, mean.device)
+        noise = torch.randn(mean.shape, generator=generator, device=place, dtype=mean.dtype)
+        x = mean + self.scale * noise.to(mean.device)
         return _to_grey_value(x) if self.binned else x
 
     def mean(self, params: Tensor) -> Tensor:
@@ -183,7 +185,8 @@ class Bernoulli(Configured, Likelihood):
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Zeros and ones."""
-        return torch.bernoulli(self._drawn_from(params, generator).squeeze(2).sigmoid(), generator=generator)
+        mean = self._drawn_from(params, generator).squeeze(2).sigmoid()
+        return torch.bernoulli(mean.to(place_of(generator, mean.device)), generator=generator).to(mean.device)
 
     def mean(self, params: Tensor) -> Tensor:
         return self._drawn_from(params).squeeze(2).sigmoid()
@@ -211,8 +214,8 @@ class Categorical(Configured, Likelihood):
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         probabilities = self._drawn_from(params, generator).softmax(2).movedim(2, -1)  # (B, C, *spatial, levels)
-        k = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
-        return k.reshape(probabilities.shape[:-1]).to(probabilities.dtype) / (self.levels - 1)
+        k = _drawn(probabilities, generator)
+        return k.to(probabilities.dtype) / (self.levels - 1)
 
     def mean(self, params: Tensor) -> Tensor:
         probabilities = self._drawn_from(params).softmax(2).movedim(2, -1)
@@ -246,10 +249,10 @@ class DiscretizedLogisticMixture(Configured, Likelihood):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         logits, mean, log_scale = self._parts(self._drawn_from(params, generator))
         weights = logits.softmax(2).movedim(2, -1)  # (B, C, *spatial, K)
-        k = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
-        k = k.reshape(weights.shape[:-1]).unsqueeze(2)  # (B, C, 1, *spatial)
+        k = _drawn(weights, generator).unsqueeze(2)  # (B, C, 1, *spatial)
         mean, log_scale = (part.gather(2, k).squeeze(2) for part in (mean, log_scale))
-        u = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        place = place_of(generator, mean.device)
+        u = torch.rand(mean.shape, generator=generator, device=place, dtype=mean.dtype).to(mean.device)
         tiny = torch.finfo(u.dtype).eps
         return _to_grey_value(mean + log_scale.exp() * u.clamp(tiny, 1 - tiny).logit())
 
@@ -314,17 +317,17 @@ def discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    k = (x * (LEVELS - 1)).round().double()
-    inverse_scale = torch.exp(-log_scale.double())
-    above = ((k + 0.5) * _GAP - mean.double()) * inverse_scale  # B
-    below = ((k - 0.5) * _GAP - mean.double()) * inverse_scale  # A
+    k = as_float64((x * (LEVELS - 1)).round())
+    inverse_scale = torch.exp(-as_float64(log_scale))
+    above = ((k + 0.5) * _GAP - as_float64(mean)) * inverse_scale  # B
+    below = ((k - 0.5) * _GAP - as_float64(mean)) * inverse_scale  # A
     first, last = k == 0, k == LEVELS - 1
     mirrored = below + above > 0  # then use Φ(B) − Φ(A) = Φ(−A) − Φ(−B)
     near, far = torch.where(mirrored, -below, above), torch.where(mirrored, -above, below)
     log_near, log_far = _log_ndtr(near), _log_ndtr(far)
     inside = log_near + torch.log(-torch.expm1(log_far - log_near))
     ends = _log_ndtr(torch.where(first, above, -below))
-    return torch.where(first | last, ends, inside).to(torch.promote_types(mean.dtype, log_scale.dtype))
+    return torch.where(first | last, ends, inside).to(mean.device, torch.promote_types(mean.dtype, log_scale.dtype))
 
 
 def _log_ndtr(z: Tensor) -> Tensor:
@@ -332,6 +335,13 @@ def _log_ndtr(z: Tensor) -> Tensor:
     tail = z.clamp_max(-1)
     log_tail = torch.log(torch.special.erfcx(-tail / math.sqrt(2)) / 2) - 0.5 * tail.square()
     return torch.where(z < -1, log_tail, torch.special.log_ndtr(z.clamp_min(-1)))
+
+
+def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(*places, K) → one of the K at each place."""
+    rows = probabilities.flatten(0, -2).to(place_of(generator, probabilities.device))
+    k = torch.multinomial(rows, 1, generator=generator).to(probabilities.device)
+    return k.reshape(probabilities.shape[:-1])
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from companion._arguments import (
     check_whole,
     checks_values,
 )
+from companion._devices import as_float64
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class CodeUsage:
     @property
     def usage(self) -> float:
         """The share of the K codes that were chosen at least once."""
-        return (self.counts > 0).double().mean().item()
+        return as_float64(self.counts > 0).mean().item()
 
     @property
     def entropy_bits(self) -> float:
@@ -133,7 +134,7 @@ class CodeUsage:
         """
         if not self.per_position:
             raise ValueError("per_position: got False, want CodeUsage(…, per_position=True)")
-        share = self._counted().double()
+        share = as_float64(self._counted())
         share = share / share.sum(1, keepdim=True)
         return -torch.xlogy(share, share).sum(1) / math.log(2)
 
@@ -177,7 +178,7 @@ def perplexity(counts: Tensor) -> float:
     check_between("counts", counts, 0, math.inf)
     if not float(counts.sum()) > 0:
         raise ValueError("counts: got zeros only, want at least one code that was chosen")
-    share = counts.double() / counts.sum()
+    share = as_float64(counts) / as_float64(counts.sum())
     return float((-torch.xlogy(share, share).sum()).exp())
 
 
@@ -201,7 +202,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     for name, features in (("a", a), ("b", b)):
         if len(features) < 2:
             raise ValueError(f"{name}: got one row, want at least 2: one has no covariance")
-    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b.to(a.device))
     between = torch.linalg.svdvals(root_a @ root_b.T).sum()  # tr (Σ_a Σ_b)^½
     squares = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum()
     distance = float(squares - 2 * between)
@@ -212,7 +213,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """The mean (F,), and R with RᵀR = Σ."""
-    x = features.detach().double()
+    x = as_float64(features.detach())
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1)).R
 

@@ -177,7 +177,7 @@ def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0
     check_number("size", size, above=0)
     n, channels, height, width = images.shape
     lines = -(-n // columns)
-    padded = torch.zeros(lines * columns, channels, height, width)
+    padded = torch.zeros(lines * columns, channels, height, width, device="cpu")
     padded[:n] = images.detach().float().cpu()
     sheet = padded.reshape(lines, columns, channels, height, width).permute(2, 0, 3, 1, 4)  # (C, lines, H, columns, W)
     fig, ax = figure(size * columns, size * lines * height / width + (0.35 if title else 0))
@@ -232,7 +232,7 @@ def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[
 
 def _apart(places: Tensor, distance: float) -> Tensor:
     """Places of the plane (n, 2), moved until no two lie nearer than ``distance``."""
-    turn = torch.arange(len(places))
+    turn = torch.arange(len(places), device=places.device)
     places = places + 1e-3 * distance * torch.stack([turn.cos(), turn.sin()], 1)  # equal ones get a direction
     for _ in range(1000):
         apart = places[:, None] - places  # (n, n, 2)
@@ -354,12 +354,12 @@ def draw_cells(
     low, high = low - border * (high - low), high + border * (high - low)
     left, bottom, right, top = *low.tolist(), *high.tolist()
     size = 400
-    across, up = (torch.linspace(float(a), float(b), size) for a, b in zip(low, high, strict=True))
+    across, up = (torch.linspace(float(a), float(b), size, device="cpu") for a, b in zip(low, high, strict=True))
     places = torch.stack(torch.meshgrid(across, up, indexing="xy"), 2).reshape(-1, 2)
     owner = torch.cdist(places, codebook).argmin(1).reshape(size, size)  # [row: second axis, column: first]
-    shades = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in CLASS_COLOURS])
+    shades = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in CLASS_COLOURS], device="cpu")
     image = 1 - 0.22 * (1 - shades[owner % len(shades)])  # (size, size, 3), pale
-    edge = torch.zeros(size, size, dtype=torch.bool)
+    edge = torch.zeros(size, size, dtype=torch.bool, device="cpu")
     edge[:-1] |= owner[:-1] != owner[1:]
     edge[:, :-1] |= owner[:, :-1] != owner[:, 1:]
     image[edge] = 0.35

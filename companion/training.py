@@ -1,5 +1,6 @@
 """``fit``: the training loop of chapter 01, with what a long run needs around it."""
 
+import functools
 import html
 import math
 import os
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import check_choice, check_number, check_whole
+from companion._devices import as_float64
 from companion._extras import require
 from companion._runs import (
     States,
     StopButton,
+    fingerprint,
     mixed,
     own_accelerator,
     random_state,
@@ -24,7 +28,10 @@ from companion._runs import (
     seeded,
     set_random_state,
 )
+from companion.checkpoint import Configured, unwrapped
+from companion.codes import CodeSet
 from companion.metrics import perplexity
+from companion.priors.base import Prior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +57,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
 
 
 class Examples(Protocol):
-    """What ``fit`` trains on: ``companion.data.ImageSet`` is one."""
+    """What ``fit`` trains on: ``companion.data.ImageSet`` and ``companion.CodeSet`` are two."""
 
     def __len__(self) -> int: ...
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, ...]: ...
@@ -94,7 +101,12 @@ def fit(
     Resume: with ``run``, the same call goes on from where the run ended, whatever ended it. History and
     weights are then those of a run that never stopped, to the bit on a CPU with the same number of
     threads and with one or two processes. A model must hold what it changes in training in parameters
-    and buffers.
+    and buffers, and the optimizer in its state: what changes its settings between steps, as a learning-rate
+    schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, the
+    name of the objective, the shapes of all tensors and a sample of the examples are the same.
+
+    Priors: a conditional one learns from codes and labels, an unconditional one from the codes alone. The codes must
+    come from the tokenizer that the prior names; one that names none takes the name from ``train``.
 
     Several processes (``torchrun`` or ``accelerate launch``): each takes an equal share of every batch,
     and the gradient is that of one process on the whole batch. Buffers follow the main process's: a
@@ -104,19 +116,34 @@ def fit(
     Args:
         lr: Adam's learning rate; with ``optimizer`` it goes unused.
         objective: ``objective(model, *batch)`` gives a dataclass whose ``loss`` is minimised and whose other
-            0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``.
+            0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``, and for a
+            conditional prior ``model(codes, labels)``.
         optimizer: makes one from the parameters, as ``functools.partial(torch.optim.AdamW, lr=3e-4)`` does.
         precision: "no", "bf16" or "fp16" (autocast; the weights keep their dtype). "fp16" needs a GPU.
-        run: the folder of this run alone, made if absent. It keeps the two newest states.
+        run: the folder of this run alone, made if absent. It keeps the two newest states; other files are left alone.
         save_every: steps between states, besides the one after each epoch.
-        device: default: the GPU where there is one.
+        device: default: CUDA where there is a GPU, else the CPU, as the course's ``begin`` chooses. Another
+            accelerator is used where it is named: "mps".
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
-            holds a run with other settings (``epochs`` may grow); ``objective`` gives something else.
+            holds a run with other settings (``epochs`` may grow); ``objective`` gives something else; the codes are of
+            another tokenizer than the prior's.
         FloatingPointError: a term is no longer finite; the message says which, and at which step.
     """
-    _check(train, validation, epochs, batch_size, lr, seed, precision, run, save_every)
+    _check(model, train, validation, objective, optimizer, run, device)
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        check_whole(name, value, least=least)
+    check_number("lr", lr, above=0)
+    check_choice("precision", precision, ("no", "bf16", "fp16"))
+    if save_every is not None:
+        check_whole("save_every", save_every)
+        if run is None:
+            raise ValueError("save_every: got it without run, the folder to save into")
+    if batch_size > len(train):
+        raise ValueError(f"batch_size: got {batch_size}, want at most the {len(train)} examples of train")
+    _check_tokenizer(model, train, validation)
+    epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # of numpy's, plain ones
     tqdm = require("tqdm.auto", extra="train", what="fit").tqdm
     with ExitStack() as stack:
         accelerator = stack.enter_context(own_accelerator(precision, device))
@@ -129,12 +156,14 @@ def fit(
         model.to(accelerator.device)
         parameters = [p for p in model.parameters() if p.requires_grad]
         chosen = optimizer(parameters) if optimizer else torch.optim.Adam(parameters, lr=lr)
+        _check_optimizer(chosen, run)
         stack.callback(model.eval)  # however it ends
         stack.callback(chosen.zero_grad)
         states = None
         if run is not None:
             settings = _settings(accelerator, model, chosen, train, validation, batch_size, seed)
-            states = stack.enter_context(States(Path(run), accelerator, settings))
+            origin = _origin(model, objective, chosen, train, validation)
+            states = stack.enter_context(States(Path(run), accelerator, settings, origin))
         loop = _Loop(accelerator, model, objective, chosen, train, validation, batch_size, seed, states)
         total = loop.steps * epochs
         if loop.step > total:
@@ -274,14 +303,14 @@ class _Loop:
             batch = order[i * self.batch_size : (i + 1) * self.batch_size]
             indices = batch.chunk(self.world)[self.rank]  # joined in the order of ranks they are the batch again
             self.optimizer.zero_grad()
-            terms = self.training_terms(*self.train.batch(indices, self.device))
+            terms = self.training_terms(*self._batch(self.train, indices))
             self.accelerator.backward(terms["loss"])
             self.optimizer.step()
             self.step += 1
             self.means.add(terms, len(indices), f"step {self.step} (epoch {epoch + 1})")
+            if self.means.due:  # for when the bar moves next: how often it does is tqdm's to say (TQDM_MININTERVAL)
+                bar.set_postfix_str(f"epoch {epoch + 1}, loss {self.means.read():.4g}", refresh=False)
             bar.update()
-            if self.means.due:
-                bar.set_postfix_str(f"epoch {epoch + 1}, loss {self.means.read():.4g}")
             if stop.pressed or (save_every and self.step % save_every == 0):
                 self.save()
             if stop.pressed:
@@ -337,12 +366,19 @@ class _Loop:
         with random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
             set_random_state(self.device, seeded(self.device, self.seed, self.rank, 1))  # every time the same
             for start in range(0, len(examples), self.batch_size):
-                indices = torch.arange(start, min(start + self.batch_size, len(examples)))
+                indices = torch.arange(start, min(start + self.batch_size, len(examples)), device="cpu")
                 indices = indices[self.rank :: self.world]
                 if len(indices):
-                    terms = self.terms(*examples.batch(indices, self.device))
+                    terms = self.terms(*self._batch(examples, indices))
                     means.add(terms, len(indices), f"validation after step {self.step}")
         return means.over_processes()
+
+    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, ...]:
+        batch = examples.batch(indices, self.device)
+        if not isinstance(batch, tuple | list):
+            name = "train" if examples is self.train else "validation"
+            raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
+        return tuple(batch)
 
 
 class _Terms(nn.Module):
@@ -351,7 +387,7 @@ class _Terms(nn.Module):
     def __init__(self, model: nn.Module, objective: Callable[..., Any] | None) -> None:
         super().__init__()
         self.model = model
-        self.objective = objective or (lambda model, x, *rest: model(x))
+        self.objective = objective or _the_models_own
 
     def forward(self, *batch: Tensor) -> dict[str, Tensor]:
         result = self.objective(self.model, *batch)
@@ -369,6 +405,19 @@ class _Terms(nn.Module):
             if isinstance(v, Tensor) and (v.ndim == 0 or name == CODE_COUNTS)
         }
         return {"loss": loss} | logged | {"loss": loss}
+
+
+def _the_models_own(model: nn.Module, *batch: Tensor) -> Any:
+    """The objective where none is given."""
+    prior = unwrapped(model, "model")
+    if not isinstance(prior, Prior) or prior.num_classes == 0:
+        return model(batch[0])
+    if len(batch) < 2:
+        raise ValueError(
+            "train: got batches of codes alone, want codes and labels, as the prior has "
+            f"num_classes={prior.num_classes}; objective=lambda prior, codes: prior(codes) trains it without"
+        )
+    return model(batch[0], batch[1])
 
 
 class _Means:
@@ -403,7 +452,7 @@ class _Means:
                 if name == "loss":
                     self._last = value
             if counts is not None:
-                so_far = 0 if self.code_counts is None else torch.tensor(self.code_counts)
+                so_far = 0 if self.code_counts is None else torch.tensor(self.code_counts, device="cpu")
                 self.code_counts = (counts.cpu() + so_far).tolist()
             self.weight += weight
         self._waiting.clear()
@@ -418,7 +467,7 @@ class _Means:
         weight = sum(share["weight"] for share in shares)
         row: Row = {name: sum(share["sums"][name] for share in shares) / weight for name in shares[0]["sums"]}
         if shares[0]["code_counts"] is not None:
-            row |= _use_of_codes(torch.tensor([share["code_counts"] for share in shares]).sum(0))
+            row |= _use_of_codes(torch.tensor([share["code_counts"] for share in shares], device="cpu").sum(0))
         return row
 
     def state(self) -> dict[str, Any]:
@@ -429,11 +478,11 @@ def _use_of_codes(counts: Tensor) -> Row:
     """Perplexity and usage of (K,) counts; of (R, K), those of each depth, numbered from 1."""
     depths = {"": counts} if counts.ndim == 1 else {f"_{r + 1}": one for r, one in enumerate(counts)}
     perplexities = {f"perplexity{r}": perplexity(one) for r, one in depths.items()}
-    return perplexities | {f"usage{r}": (one > 0).double().mean().item() for r, one in depths.items()}
+    return perplexities | {f"usage{r}": as_float64(one > 0).mean().item() for r, one in depths.items()}
 
 
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed(seed, 0, epoch)))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed(seed, 0, epoch)), device="cpu")
 
 
 def _settings(
@@ -459,33 +508,94 @@ def _settings(
     }
 
 
-def _check(
+def _origin(
+    model: nn.Module,
+    objective: Callable[..., Any] | None,
+    optimizer: torch.optim.Optimizer,
     train: Examples,
     validation: Examples | None,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    precision: str,
+) -> dict[str, Any]:
+    """What decides where a run goes besides its settings; runs of the first version did not keep it."""
+    here: dict[str, Any] = {"model": type(unwrapped(model, "model")).__qualname__}
+    for path, module in model.named_modules():
+        if isinstance(module, Configured):
+            prefix = ".".join(["model", *filter(None, [path])])
+            here |= {f"{prefix}.{argument}": _class_names(value) for argument, value in module.config.items()}
+    while isinstance(objective, functools.partial):
+        objective = objective.func
+    named = objective or _the_models_own
+    here["objective"] = getattr(named, "__qualname__", type(named).__qualname__)
+    here["optimizer"] = type(optimizer).__qualname__
+    for i, group in enumerate(optimizer.param_groups):
+        here |= {f"optimizer.{i}.{key}": repr(value) for key, value in group.items() if key != "params"}
+    here["train"] = fingerprint(train)
+    here["validation"] = None if validation is None else fingerprint(validation)
+    return here
+
+
+def _class_names(described: Any) -> Any:
+    """The config of an argument, but of modules the class alone: they have entries of their own."""
+    if isinstance(described, dict):
+        return described["class"]
+    return [_class_names(one) for one in described] if isinstance(described, list) else described
+
+
+def _check(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples | None,
+    objective: Callable[..., Any] | None,
+    optimizer: Callable[..., Any] | None,
     run: str | os.PathLike[str] | None,
-    save_every: int | None,
+    device: str | torch.device | None,
 ) -> None:
-    least = {
-        "epochs": (epochs, 1),
-        "batch_size": (batch_size, 1),
-        "seed": (seed, 0),
-        "save_every": (save_every, 1),
-    }
-    for name, (value, minimum) in least.items():
-        if value is not None and value < minimum:
-            raise ValueError(f"{name}: got {value}, want at least {minimum}")
-    if lr <= 0:
-        raise ValueError(f"lr: got {lr}, want more than 0")
-    if precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"precision: got {precision!r}, want no, bf16 or fp16")
-    if save_every is not None and run is None:
-        raise ValueError("save_every: got it without run, the folder to save into")
-    if len(train) < batch_size:
-        raise ValueError(f"batch_size: got {batch_size}, want at most the {len(train)} examples of train")
+    """Of everything but numbers."""
+    if not any(p.requires_grad for p in unwrapped(model, "model").parameters()):
+        raise ValueError(f"model: got a {type(model).__name__} without a parameter to train")
+    for name, examples in (("train", train), ("validation", validation)):
+        fits = hasattr(examples, "__len__") and callable(getattr(examples, "batch", None))
+        if not fits and not (name == "validation" and examples is None):
+            raise ValueError(
+                f"{name}: got a {type(examples).__name__}, want examples with len() and batch(indices, device), as an "
+                "ImageSet or a CodeSet has"
+            )
     if validation is not None and len(validation) == 0:
         raise ValueError("validation: got no examples, want at least one, or None")
+    for name, function in (("objective", objective), ("optimizer", optimizer)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name}: got a {type(function).__name__}, want a function, or None")
+    if run is not None and not isinstance(run, str | os.PathLike):
+        raise ValueError(f"run: got a {type(run).__name__}, want the path of a folder")
+    if run is not None and Path(run).exists() and not Path(run).is_dir():
+        raise ValueError(f"run: got {run}, which is a file, want a folder")
+    try:
+        torch.device(device or "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: got {device!r}, want a device, such as 'cpu' or 'cuda'") from error
+
+
+def _check_tokenizer(model: nn.Module, train: Examples, validation: Examples | None) -> None:
+    """A code means something in its own tokenizer only. A prior that names none takes the name from its codes."""
+    prior = unwrapped(model, "model")
+    if not isinstance(prior, Prior):
+        return
+    named = prior.tokenizer or (train.tokenizer if isinstance(train, CodeSet) else "")
+    for name, codes in (("train", train), ("validation", validation)):
+        if isinstance(codes, CodeSet) and codes.tokenizer != named:
+            raise ValueError(
+                f"{name}: got codes of the tokenizer {codes.tokenizer!r}, want those of {named!r}, which "
+                f"{'the prior' if prior.tokenizer else 'train'} names: tokenize the images with that one, or make a "
+                "prior with tokenizer=codes.tokenizer"
+            )
+    prior.tokenizer = named
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, run: str | os.PathLike[str] | None) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer: it made a {type(optimizer).__name__}, want a torch.optim.Optimizer")
+    scheduled = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave that
+    if run is not None and scheduled:
+        raise ValueError(
+            "optimizer: got one with a learning-rate schedule, want one without, as the folder run cannot keep the "
+            "schedule's state: continued, it would begin anew. Leave out run, or the schedule"
+        )

@@ -21,6 +21,7 @@ from companion._arguments import (
     check_tensor,
     unchecked_values,
 )
+from companion._devices import as_float64, place_of
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.checkpoint import Configured
 from companion.likelihoods import Likelihood
@@ -113,7 +114,7 @@ def active_units(mean: Tensor, *, threshold: float = 0.01) -> int:
     check_number("threshold", threshold, least=0)
     if mean.ndim < 2 or len(mean) < 2 or mean.numel() == 0:
         raise ValueError(f"mean: got shape {tuple(mean.shape)}, want (N, *latent) with at least two images")
-    return int((mean.detach().flatten(1).double().var(0) > threshold).sum())
+    return int((as_float64(mean.detach().flatten(1)).var(0) > threshold).sum())
 
 
 def bits_per_dimension(log_prob: Tensor, dimensions: int) -> Tensor:
@@ -203,7 +204,7 @@ class VAE(Configured, nn.Module):
     def forward(self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> VAEOutput:
         """``noise``, shaped like the mean, decides z; without it, it is drawn from ``generator`` or torch's own."""
         mean, log_variance = self.encode(x)
-        check_generator("generator", generator, mean.device)
+        check_generator("generator", generator)
         if noise is not None:
             check_tensor("noise", noise, finite=True)
         else:
@@ -249,7 +250,7 @@ class VAE(Configured, nn.Module):
             n: at least 1.
             latent_shape: shape of one latent; default: (d,) as the decoder's ``latent_dim`` says.
             mean: give the mean of p(x|z) in place of a draw, as most papers print; no autoregressive decoder has one.
-            generator: of the model's device; default: torch's own.
+            generator: of any device; default: torch's own on the model's device.
 
         Raises:
             ValueError: ``latent_shape`` is needed, ``mean`` is asked of an autoregressive decoder, or an argument is
@@ -322,5 +323,6 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    check_generator("generator", generator, like.device)
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+    check_generator("generator", generator)
+    place = place_of(generator, like.device)
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=place).to(like.device)

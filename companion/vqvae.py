@@ -6,9 +6,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import check_images, check_number
 from companion.checkpoint import Configured
 from companion.metrics import mse
 from companion.quantizers import Quantized, Quantizer
+from companion.quantizers.base import count_codes
+
+_IMAGES = ("B", "C", "*spatial")
 
 
 @dataclass(frozen=True)
@@ -47,38 +51,54 @@ class VQVAE(Configured, nn.Module):
         quantizer_weight: α.
 
     Shapes:
-        x: (B, C, H, W) in [0, 1] → ``VQVAEOutput``.
+        x: (B, C, H, W) in [0, 1] → ``VQVAEOutput``. With an encoder and a decoder for it, (B, C, *spatial).
+
+    Raises:
+        ValueError: ``x`` is something else, such as bytes or numbers up to 255; or encoder and decoder do not fit.
     """
 
     def __init__(
         self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module, *, quantizer_weight: float = 1.0
     ) -> None:
         super().__init__()
-        if quantizer_weight < 0:
-            raise ValueError(f"quantizer_weight: got {quantizer_weight}, want at least 0")
+        check_number("quantizer_weight", quantizer_weight, least=0)
         self.encoder = encoder
         self.quantizer = cast(Quantizer, quantizer)
         self.decoder = decoder
         self.quantizer_weight = quantizer_weight
 
     def forward(self, x: Tensor) -> VQVAEOutput:
+        check_images("x", x, shape=_IMAGES)
         z_e = self.encoder(x)
         quantized: Quantized = self.quantizer(z_e)
         reconstruction = self.decoder(quantized.z_q)
+        if reconstruction.shape != x.shape:
+            raise ValueError(
+                f"decoder: it made {tuple(reconstruction.shape)} from latents of shape {tuple(z_e.shape)}, want "
+                f"{tuple(x.shape)} as x has: encoder and decoder must reduce and enlarge by one factor, and x fit it"
+            )
         error = mse(reconstruction, x)
+        counts = quantized.code_counts
+        if counts is None:  # a quantizer that is not of the companion's family
+            counts = count_codes(quantized.indices, self.quantizer.num_codes, stacked_as=z_e)
         return VQVAEOutput(
             reconstruction,
             z_e,
             quantized.z_q,
             quantized.indices,
-            _counts(quantized.indices, self.quantizer),
+            counts,
             error + self.quantizer_weight * quantized.loss,
             {"reconstruction": error, **quantized.losses},
         )
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) → code indices (B, h, w), int64."""
+        """Images (B, C, H, W) → code indices (B, h, w), int64; for stacks (B, h, w, R).
+
+        Raises:
+            ValueError: they are no images in [0, 1].
+        """
+        check_images("x", x, shape=_IMAGES)
         return self.quantizer.encode(self.encoder(x))
 
     @torch.no_grad()
@@ -94,10 +114,3 @@ class VQVAE(Configured, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
         return self.decode(self.encode(x))
-
-
-def _counts(indices: Tensor, quantizer: Quantizer) -> Tensor:
-    """How often each code was chosen: (K,), or (R, K) for a quantizer of depth R."""
-    per_depth = indices.reshape(-1, quantizer.depth).T if indices.ndim == 4 else indices.reshape(1, -1)  # (R, N)
-    counts = torch.stack([torch.bincount(one, minlength=quantizer.num_codes) for one in per_depth])
-    return counts if indices.ndim == 4 else counts[0]

@@ -6,7 +6,6 @@ written; the same command goes on where it was stopped, and runs no finished cel
 
 import argparse
 import contextlib
-import importlib.metadata
 import inspect
 import json
 import platform
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import companion
 from companion.checkpoint import written_whole
 from companion.course.session import current_profile, default_device, machine
 from companion.data import ImageSet, load
@@ -70,28 +70,40 @@ def run(
     module = inspect.getmodule(one)
     parser = _parser(name, tuple(sizes), module.__doc__ if module else None)
     asked = parser.parse_args(arguments)
+    try:
+        profile = asked.profile or current_profile()
+    except ValueError as error:
+        parser.error(str(error))
     if asked.seeds < 1:
         parser.error(f"--seeds: got {asked.seeds}, want at least 1")
-    wanted = selected(cells(asked.seeds), asked.only)
+    all_cells = cells(asked.seeds)
+    wanted = selected(all_cells, asked.only)
     for one_value in asked.only:
-        if not selected(cells(asked.seeds), [one_value]):
-            parser.error(f"--only: no cell has {one_value}")
+        if not selected(all_cells, [one_value]):
+            parser.error(f"--only: no cell has {one_value}; there are {', '.join(_choices(all_cells, one_value))}")
     if not wanted:
         parser.error(f"--only: no cell has all of {asked.only}")
-    chosen = sizes_of(sizes[asked.profile], asked.data)
+    chosen = sizes_of(sizes[profile], asked.data)
     device = default_device()
-    path = (asked.results or results) / f"{name}.{Path(asked.data).name}.{asked.profile}.json"
-    done = _read(path, chosen)
+    path = (asked.results or results) / f"{name}.{Path(asked.data).name}.{profile}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done = _read(path, chosen)
+    except OSError as error:
+        parser.error(f"--results: {error}")
     todo = [cell for cell in wanted if not any(cell.items() <= row.items() for row in done)]
     print(f"{name}: {len(done)} cells are done, {len(todo)} to do on {machine(device)}; results in {path}")
     if not todo:
-        print_verdicts(name, asked.data, asked.profile, done)
+        print_verdicts(name, asked.data, profile, done)
         return path
-    train = images(asked.data, "train", chosen["train_images"]).to(device)
-    test = images(asked.data, "test", chosen["test_images"]).to(device)
+    try:
+        train = images(asked.data, "train", chosen["train_images"]).to(device)
+        test = images(asked.data, "test", chosen["test_images"]).to(device)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(f"--data: {error}")
     variance = train.images.double().div(255).var(correction=0).item()
-    setting = Setting(asked.profile, device, chosen, train, test, variance)
-    command = command_of(name, asked.profile, asked.data, asked.seeds, asked.only)
+    setting = Setting(profile, device, chosen, train, test, variance)
+    command = command_of(name, profile, asked.data, asked.seeds, asked.only)
     for cell in (bar := tqdm(todo, unit="cell")):
         bar.set_postfix_str(" ".join(f"{key} {value}" for key, value in cell.items()))
         started = time.perf_counter()
@@ -101,12 +113,12 @@ def run(
             "machine": machine(device),
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "companion": importlib.metadata.version("companion"),
+            "companion": companion.__version__,
         }
         done.append({**cell, **{key: plain(value) for key, value in numbers.items()}, **ran})
-        document = {"command": command, "data": asked.data, "profile": asked.profile, "sizes": chosen, "cells": done}
+        document = {"command": command, "data": asked.data, "profile": profile, "sizes": chosen, "cells": done}
         _write(path, document)
-    print_verdicts(name, asked.data, asked.profile, done)
+    print_verdicts(name, asked.data, profile, done)
     return path
 
 
@@ -161,11 +173,16 @@ def selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     return [cell for cell in cells if all(str(cell.get(name)) in values for name, values in wanted.items())]
 
 
+def _choices(cells: Sequence[Cell], only: str) -> list[str]:
+    """What could stand in place of NAME=VALUE: the values of that setting, or where it is none the names of all."""
+    asked, _, _ = only.partition("=")
+    of_it = dict.fromkeys(f"{asked}={cell[asked]}" for cell in cells if asked in cell)
+    return list(of_it or dict.fromkeys(f"{name}=…" for cell in cells for name in cell))
+
+
 def _parser(name: str, profiles: Sequence[str] | None, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=description)
-    parser.add_argument(
-        "--profile", choices=profiles, default=current_profile(), help="default: full on CUDA, else quick"
-    )
+    parser.add_argument("--profile", choices=profiles, help="default: full on CUDA, else quick")
     parser.add_argument("--data", default="glyphs", help="glyphs, mnist, fashion-mnist, cifar10, celeba, or a folder")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 … SEEDS - 1")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE", help="only cells with these settings")
@@ -176,16 +193,18 @@ def _parser(name: str, profiles: Sequence[str] | None, description: str | None) 
 def _read(path: Path, sizes: Mapping[str, Any]) -> list[Cell]:
     if not path.exists():
         return []
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if document["sizes"] != sizes:
-        held = document["sizes"]
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        held, cells = document["sizes"], list(document["cells"])
+    except (ValueError, KeyError, TypeError):
+        raise SystemExit(f"{path} holds no results of this command: move it away") from None
+    if held != sizes:
         raise SystemExit(f"{path.name} holds cells of other sizes, {held}, want {dict(sizes)}: move it away")
-    return list(document["cells"])
+    return cells
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     """One line a cell, so that a diff shows what changed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({key: value for key, value in document.items() if key != "cells"}, ensure_ascii=False, indent=1)
     cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in document["cells"])
     with written_whole(path) as file:

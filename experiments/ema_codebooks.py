@@ -21,20 +21,21 @@ Make = Callable[[int, int], Quantizer]
 # The moving average without what is usually put around it.
 ALONE: dict[str, Any] = {"init": "uniform", "restart_below": 0.0}
 
+EMA = partial(EMAVectorQuantizer, decay=0.99)  # the customary one
 KINDS: dict[str, Make] = {
     "gradient": VectorQuantizer,
     "gradient, k-means": VectorQuantizer,  # see `one`
-    "EMA": EMAVectorQuantizer,
-    "EMA, no k-means": partial(EMAVectorQuantizer, init="uniform"),
-    "EMA, no restarts": partial(EMAVectorQuantizer, restart_below=0.0),
-    "EMA, neither": partial(EMAVectorQuantizer, **ALONE),
-    "EMA, γ = 0.95": partial(EMAVectorQuantizer, decay=0.95),
-    "EMA, no decay": partial(EMAVectorQuantizer, decay=0.0),
-    "EMA, no decay, no restarts": partial(EMAVectorQuantizer, decay=0.0, restart_below=0.0),
-    "EMA, no smoothing": partial(EMAVectorQuantizer, smoothing=0.0),
-    "EMA, cosine": partial(EMAVectorQuantizer, cosine=True),
-    "EMA, low-dimensional": lambda k, d: ProjectedQuantizer(EMAVectorQuantizer(k, d // 2), d),
-    "EMA, low-dimensional cosine": lambda k, d: ProjectedQuantizer(EMAVectorQuantizer(k, d // 2, cosine=True), d),
+    "EMA": EMA,
+    "EMA, no k-means": partial(EMA, init="uniform"),
+    "EMA, no restarts": partial(EMA, restart_below=0.0),
+    "EMA, neither": partial(EMA, **ALONE),
+    "EMA, γ = 0.95": partial(EMA, decay=0.95),
+    "EMA, no decay": partial(EMA, decay=0.0),
+    "EMA, no decay, no restarts": partial(EMA, decay=0.0, restart_below=0.0),
+    "EMA, no smoothing": partial(EMA, smoothing=0.0),
+    "EMA, cosine": partial(EMA, cosine=True),
+    "EMA, low-dimensional": lambda k, d: ProjectedQuantizer(EMA(k, d // 2), d),
+    "EMA, low-dimensional cosine": lambda k, d: ProjectedQuantizer(EMA(k, d // 2, cosine=True), d),
 }
 REPORT = "gradient", "EMA", "EMA, neither", "EMA, γ = 0.95"
 

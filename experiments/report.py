@@ -4,6 +4,7 @@ No number in its tables and figures and no verdict is typed: sentences and effec
 and verdicts from ``results/*.json``, settings from the experiments. A test makes the text again and compares.
 """
 
+import argparse
 import importlib
 import itertools
 import json
@@ -647,6 +648,7 @@ PICTURES: dict[str, Draw] = {
 
 def main() -> None:
     """Write the page and its pictures."""
+    argparse.ArgumentParser("python -m experiments.report", description=__doc__).parse_args()
     for picture in (HERE / "figures").glob("*.png"):
         picture.unlink()
     text = report(figures=HERE / "figures")

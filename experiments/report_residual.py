@@ -19,8 +19,8 @@ from experiments.tokenizer import SIZES, by_epoch, tokenizer, trained
 DIM = 4
 CODEBOOKS: dict[str, Callable[[int, int], Quantizer]] = {
     "learned": VectorQuantizer,
-    "EMA": EMAVectorQuantizer,
-    "EMA alone": partial(EMAVectorQuantizer, init="uniform", restart_below=0.0),
+    "EMA": partial(EMAVectorQuantizer, decay=0.99),
+    "EMA alone": partial(EMAVectorQuantizer, decay=0.99, init="uniform", restart_below=0.0),
 }
 KINDS = (  # R, K, codebook
     (1, 256, "learned"),

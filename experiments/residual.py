@@ -57,7 +57,7 @@ def quantizer(cell: Cell, seed: int) -> Quantizer:
         if cell["codebook"] == "learned":
             return VectorQuantizer(cell["num_codes"], DIM)
         init: Literal["uniform", "k-means"] = "uniform" if cell["num_codes"] == LARGE[1] else "k-means"
-        return EMAVectorQuantizer(cell["num_codes"], DIM, init=init, seed=seed)
+        return EMAVectorQuantizer(cell["num_codes"], DIM, decay=0.99, init=init, seed=seed)
 
     if cell["variant"] == "shared":
         return ResidualQuantizer(member(), depth=cell["depth"])

@@ -10,7 +10,7 @@ worse (the share of samples recognised as the class asked for falls by more than
 which left open whether the published package's samples suffer from its labels or from having no classes: two kinds
 without class.
 
-The published package is optional: ``pip install 'companion[bench]'``.
+The published package is optional: ``python -m pip install -e ".[bench]"``.
 """
 
 import math

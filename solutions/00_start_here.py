@@ -194,13 +194,11 @@ results = {}
 for name, function in (("notebook", mse), ("companion", companion.metrics.mse)):
     value = function(x_hat, x)
     (gradient,) = torch.autograd.grad(value, x_hat)
-    results[name] = {
-        "value": round(value.item(), 6),
-        "gradient_norm": round(gradient.norm().item(), 6),
-    }
-    print(name, results[name])
+    results[name] = {"value": value.item(), "gradient_norm": gradient.norm().item()}
+    print(name, {part: round(number, 3) for part, number in results[name].items()})
 glue("proof.mse", results["notebook"], display=False)
-assert results["notebook"] == results["companion"]
+for part, number in results["notebook"].items():  # the last digits are the processor's
+    assert math.isclose(number, results["companion"][part], rel_tol=1e-5)
 
 # %% [markdown]
 # ## The map

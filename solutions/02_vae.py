@@ -365,7 +365,7 @@ as_images = grey.reshape(256, 1, 1, 1)
 for p in (0.5, 0.9, 0.999):
     logit = torch.tensor(p).logit().expand(256, 1, 1, 1)
     probabilities = Bernoulli(relaxed=True).log_prob(logit, as_images).exp()
-    print(f"p = {p}: 'probabilities' of 256 grey values sum to {probabilities.sum():.1f}")
+    print(f"p = {p}: 'probabilities' of 256 grey values sum to {probabilities.sum():.0f}")
 
 # %%
 p_axis = torch.linspace(0.001, 0.999, 199)
@@ -472,10 +472,10 @@ a, b = ((0.8 + half - mean) / log_scale.exp() for half in (-1 / 510, 1 / 510))
 print("log of the difference:", torch.log(torch.sigmoid(b) - torch.sigmoid(a)).item())
 print(
     "log of the product:   ",
-    round(discretized_logistic(grey[204], mean, log_scale).item(), 2),
+    round(discretized_logistic(grey[204], mean, log_scale).item(), 1),
 )
 total = discretized_logistic(grey, mean, log_scale).double().exp().sum()
-print(f"all 256 masses:        {total:.6f}")
+print(f"all 256 masses:        {total:.4f}")
 
 # %%
 unexplained = (x_test - x_train.mean(0)).square().flatten(1).sum(1).mean()

@@ -69,7 +69,7 @@ one_hot[torch.arange(T), torch.arange(T) % K] = 1.0  # any table of codes will d
 q = torch.distributions.Categorical(probs=one_hot)
 p = torch.distributions.Categorical(probs=torch.full((T, K), 1 / K))
 kl = torch.distributions.kl_divergence(q, p).sum().item()
-print(f"KL = {kl:.3f} nats,  T log K = {T * math.log(K):.3f} nats", end="  ")
+print(f"KL = {kl:.1f} nats,  T log K = {T * math.log(K):.1f} nats", end="  ")
 print(f"= {T * math.log2(K):.0f} bits")
 
 # %% [markdown]
@@ -360,7 +360,8 @@ for name, counts in shares.items():
 
 # %% [markdown]
 # ### Exercise 4.3 · perplexity  (easy, 10 minutes)
-# From counts (K,) to a Python float. A code that was never chosen has p = 0, and 0 · log 0 counts as 0: your code must not give NaN there.
+# From counts (K,) to a Python float. A code that was never chosen has p = 0, and 0 · log 0 counts as 0: your code must not give NaN there. Compute in
+# float64 (float32 keeps seven digits).
 #
 # <details><summary>Hint 1</summary><code>torch.xlogy(p, p)</code> is p·log p, and 0 where p is 0.</details>
 # <details><summary>Hint 2</summary>Divide in float64 (<code>counts.double()</code>); the logarithm is the natural one if the exponential

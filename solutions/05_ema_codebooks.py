@@ -417,7 +417,8 @@ print("code 0 at", [round(number) for number in codes[0].tolist()], "  moved:", 
 #
 # ### Exercise 5.3 · restart  (medium, 10 minutes)
 # The latents to be used are passed in: `candidates`, at least as many as codes are dead. The first dead code goes onto the first candidate, the second onto
-# the second. Give the new codebook and the new counts; write into none of the arguments.
+# the second. Dead is a code with N_k < restart_below · ΣN/K; a restarted code gets that threshold as its count. Give the new codebook and the new counts;
+# write into none of the arguments.
 #
 # <details><summary>Hint 1</summary><code>dead = counts &lt; threshold</code> is a mask (K,), and <code>codebook[dead]</code> are its rows, in
 # order.</details>
@@ -532,9 +533,9 @@ class EMAVectorQuantizer(Quantizer):
         return Quantized(straight_through(z, z_q), indices, 0.25 * commitment, losses)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, indices: Tensor) -> None:
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
         vectors = rows(z)
-        n, s = code_statistics(vectors, indices.flatten(), self.num_codes)
+        n, s = code_statistics(vectors, quantized.indices.flatten(), self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay)
         order = torch.randint(len(vectors), (self.num_codes,), device=vectors.device)
         codebook, counts = restart(codebook, counts, vectors[order], self.restart_below)

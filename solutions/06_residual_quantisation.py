@@ -27,7 +27,7 @@ import companion
 from companion import plots
 from companion.course import begin, check, explorers
 from companion.course.results import measured_claims, results
-from companion.metrics import CodeUsage, mse
+from companion.metrics import CodeUsage, mse, perplexity
 from companion.quantizers import (
     EMAVectorQuantizer,
     Quantized,
@@ -65,20 +65,20 @@ turn = torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
 points = torch.randn(2000, 2, generator=draws) * torch.tensor([1.6, 0.7]) @ turn  # (N, 2)
 first, _ = k_means(points, 4, iterations=200)  # (4, 2)
 k_1 = nearest_code(points, first)  # (N,)
-residual = points - first[k_1]  # what the first code left
+after_one = points - first[k_1]  # what the first code left
 print(f"mean squared length of the points    {points.square().sum(1).mean():.2f}")
-print(f"of what 4 codes leave                {residual.square().sum(1).mean():.2f}")
+print(f"of what 4 codes leave                {after_one.square().sum(1).mean():.2f}")
 
 # %% [markdown]
 # The residuals are vectors like any others, only shorter. So quantise *them*, with a codebook of their own, and take away its code as well:
 
 # %% tags=["nbval-check-output"]
-second, _ = k_means(residual, 4, iterations=200)
-k_2 = nearest_code(residual, second)
-left = residual - second[k_2]
+second, _ = k_means(after_one, 4, iterations=200)
+k_2 = nearest_code(after_one, second)
+after_two = after_one - second[k_2]
 z_q = first[k_1] + second[k_2]
-print(f"of what is left after 4 codes more   {left.square().sum(1).mean():.2f}")
-print("z − z_q is the last residual:", torch.allclose(points - z_q, left, atol=1e-6))
+print(f"of what is left after 4 codes more   {after_two.square().sum(1).mean():.2f}")
+print("z − z_q is the last residual:", torch.allclose(points - z_q, after_two, atol=1e-6))
 print("codes stored:", 4 + 4, "  sums they can make:", 4 * 4)
 
 # %% [markdown]
@@ -209,13 +209,13 @@ for name, quantizers in {
 # So **on average** each depth takes away exactly the mean squared length of its codes. In the numbers from above:
 
 # %% tags=["nbval-check-output"]
-before, after = residual.square().sum(1).mean(), left.square().sum(1).mean()
+before, after = after_one.square().sum(1).mean(), after_two.square().sum(1).mean()
 codes_length = second[k_2].square().sum(1).mean()
 print(
     f"{before:.3f} − {codes_length:.3f} = {before - codes_length:.3f}, measured {after:.3f}"
 )
-longer = (left.norm(dim=1) > residual.norm(dim=1)).float().mean()
-print(f"points whose residual got longer: {longer:.1%}")
+longer = (after_two.norm(dim=1) > after_one.norm(dim=1)).float().mean()
+print("the residual of more than one point in ten got longer:", bool(longer > 0.1))
 
 # %% [markdown]
 # On average, and for codes that are means. For a *single* vector it need not hold: a residual that is nearly zero already gets the nearest code, and if no
@@ -323,7 +323,7 @@ residual_losses = check(residual_losses)
 # ### Exercise 6.4 · the residual quantizer  (medium, 20 minutes)
 # Write `forward`. Call each quantizer with the residual (`part = quantizer(residual)`; in training mode an EMA codebook learns in that call), and collect
 # `part.z_q`, `part.indices`, `part.loss` and `part.losses` (its terms by name). Return `Quantized(z_q, indices, loss, losses)`: the sum of the codes with one
-# straight-through gradient, the indices (B, *spatial, R), and the losses summed over the depths.
+# straight-through gradient (`straight_through(z, z_q)`, once), the indices (B, *spatial, R), and the losses summed over the depths.
 #
 # <details><summary>Hint 1</summary><code>part.z_q</code> has a gradient already, which you do not want:
 # <code>part.z_q.detach()</code>.</details>
@@ -396,7 +396,9 @@ def rq_vae(quantizer: nn.Module) -> companion.VQVAE:
 
 
 torch.manual_seed(session.seed)
-model = rq_vae(ResidualQuantizer([EMAVectorQuantizer(K, D) for _ in range(R)]))
+model = rq_vae(
+    ResidualQuantizer([EMAVectorQuantizer(K, D, decay=0.99, seed=r) for r in range(R)])
+)
 history = companion.fit(model, train, **options)
 for row in history.rows:
     ours, held_out = row["reconstruction"], row["validation_reconstruction"]
@@ -417,7 +419,7 @@ for depth in range(1, R + 1):
     grew.append((after.norm(dim=1) > residual.norm(dim=1)).float().mean().item())
     lengths.append((after.square().sum(1).mean() / unit).item())
     residual = after
-perplexity = [CodeUsage(K).update(codes[..., r]).perplexity for r in range(R)]
+perplexities = [CodeUsage(K).update(codes[..., r]).perplexity for r in range(R)]
 
 fig, (left, right) = plots.figure(9, 3, columns=2)
 left.plot(range(R + 1), lengths, "o-", color=plots.COLOURS["train"])
@@ -425,7 +427,7 @@ left.set(
     xlabel="depths taken away", ylabel="‖residual‖², over the variance of z",
     yscale="log", title="Each depth leaves less", xticks=range(R + 1),
 )  # fmt: skip
-right.bar(range(1, R + 1), perplexity, color=plots.COLOURS["third"])
+right.bar(range(1, R + 1), perplexities, color=plots.COLOURS["third"])
 right.axhline(K, color=plots.COLOURS["reference"], linestyle="--")
 right.text(0.6, K, f"K = {K}", va="bottom")
 right.set(
@@ -445,7 +447,7 @@ for depth in range(1, R + 1):
         f"depth {depth}: residual got longer at {grew[depth - 1]:.1%} of positions",
         end="; ",
     )
-    print(f"perplexity {perplexity[depth - 1]:.1f} of {K}")
+    print(f"perplexity {perplexities[depth - 1]:.1f} of {K}")
 
 # %% [markdown]
 # On average the residual falls from depth to depth, and the first depth takes away by far the most. At some positions it *grows*, as the section above said
@@ -460,7 +462,7 @@ for depth in range(1, R + 1):
 
 # %%
 torch.manual_seed(session.seed)
-members = [EMAVectorQuantizer(K, D) for _ in range(R)]
+members = [EMAVectorQuantizer(K, D, decay=0.99, seed=r) for r in range(R)]
 dropped = rq_vae(companion.ResidualQuantizer(members, depth_dropout=0.5))
 companion.fit(dropped, train, **options)
 print("trained")
@@ -528,8 +530,8 @@ plots.show(
 # VQ with 128² = 16,384 codes.
 #
 # ### Exercise 6.5 · the rate of a stack  (medium, 10 minutes)
-# For indices (N, h, w, R) give the bits of one *position*, in three ways: **nominal**, R·log₂K; **entropy**, the sum over the depths of H(k_r), each depth
-# with the shares that its own codes have; **joint**, H(k₁, …, k_R), from the shares of whole stacks. (`companion.metrics.perplexity` takes
+# For indices `(N, *spatial, R)` give the bits of one *position*, in three ways: **nominal**, R·log₂K; **entropy**, the sum over the depths of H(k_r), each depth
+# with the shares that its own codes have; **joint**, H(k₁, …, k_R), from the shares of whole stacks. (`perplexity` of chapter 04 takes
 # counts and gives exp of the entropy. For plain vector quantisation R = 1.)
 #
 # <details><summary>Hint 1</summary>Reshape to (n, R), one stack a row. <code>math.log2(perplexity(counts))</code> is an entropy in bits.</details>
@@ -544,7 +546,7 @@ def rate_bits(indices: Tensor, num_codes: int) -> dict[str, float]:
 
     def entropy(rows: Tensor) -> float:
         counts = torch.unique(rows, dim=0, return_counts=True)[1]
-        return math.log2(companion.metrics.perplexity(counts))
+        return math.log2(perplexity(counts))
 
     depths = range(stacks.shape[1])
     return {

@@ -176,6 +176,8 @@ for name, value in bits.items():
 # independent of each other in training, so that one pass does them all; and it is exactly what the chain rule asks for.
 #
 # ### Exercise 7.1 · inputs and targets  (easy, 5 minutes)
+# From tables of codes (B, h, w) make the inputs and the targets, each (B, T), with T = h·w in raster order; `<sos>` is number K.
+#
 # <details><summary>Hint</summary><code>codes.flatten(1)</code> puts each table into raster order. <code>torch.full_like(row[:, :1], K)</code> is a column of
 # K. Do not write into <code>codes</code>.</details>
 
@@ -236,7 +238,7 @@ for d in (4, 64, 1024):
     q, k = torch.randn(2, 2000, d)
     products = (q * k).sum(1)
     print(f"d = {d:<5} standard deviation of q·k: {products.std():5.1f}", end="   ")
-    print(f"over √d: {(products / math.sqrt(d)).std():.2f}")
+    print(f"over √d: {(products / math.sqrt(d)).std():.1f}")
 
 # %% [markdown]
 # **Heads.** One softmax can look at one thing at a time. So the dim numbers of a place are cut into `heads` pieces of d = dim / heads, each piece does its
@@ -308,6 +310,7 @@ for name, added in (("without positions", 0), ("with positions", where)):
 # (The paper of 2017 puts the norm after the sum; before it, training is steadier, and most later models have it there.)
 #
 # ### Exercise 7.3 · the transformer block  (easy, 5 minutes)
+# `__init__` is given; write `forward`, the two assignments above.
 
 
 # %%

@@ -231,6 +231,7 @@ spatial_inputs = check(spatial_inputs)
 # outputs, R labels.** Teacher forcing, as in chapter 07, feeds the true codes, and so all positions and depths are trained in one pass.
 #
 # ### Exercise 8.3 · what the depth transformer reads  (medium, 15 minutes)
+# From h (B, T, dim) and stacks (B, T, R) to the R inputs of every position, (B, T, R, dim).
 #
 # <details><summary>Hint 1</summary><code>cumsum(2)</code> along the depth gives running sums: the first is the first code alone.</details>
 # <details><summary>Hint 2</summary>How many running sums are needed, and which one would be too many?</details>
@@ -251,8 +252,8 @@ depth_inputs = check(depth_inputs)
 
 # %% [markdown]
 # ### Exercise 8.4 · the RQ-Transformer  (medium, 15 minutes)
-# Put it together: `spatial_inputs`, `self.spatial`, `depth_inputs`, `self.depthwise` (the `Transformer` of chapter 07: (B, n, dim) → (B, n, dim), causal), then
-# `self.to_logits`. The loss is the cross-entropy of all codes, a mean over images, positions and depths, in nats. Every code counts, code 0 as well.
+# Put it together: `spatial_inputs`, `self.spatial`, `depth_inputs`, `self.depthwise`, then `self.to_logits`. (The two transformers are blocks of chapter 07
+# with a last norm: (B, n, dim) → (B, n, dim), causal.) The loss is the cross-entropy of all codes, a mean over images, positions and depths, in nats. Every code counts, code 0 as well.
 #
 # <details><summary>Hint 1</summary>Without labels the start is <code>self.sos</code> of index <code>self.num_classes</code>.</details>
 # <details><summary>Hint 2</summary>To the depth transformer each position is a sequence of its own:

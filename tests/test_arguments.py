@@ -191,7 +191,7 @@ def test_values_between_limits_and_codes_are_looked_at_at_both_ends() -> None:
 def test_images_are_told_the_way_out() -> None:
     x = torch.rand(2, 3, 4, 4)
     check_images("x", x)
-    check_images("x", x.half(), channels=3)
+    check_images("x", x.half(), shape=("B", 3, "H", "W"))
     check_images("x", x * (1 + 2e-3) - 1e-3)  # what a resize leaves by rounding
     with pytest.raises(ValueError, match=r"x: got uint8, want floating point in \[0, 1\]: x\.float\(\) / 255"):
         check_images("x", (x * 255).byte())
@@ -202,7 +202,7 @@ def test_images_are_told_the_way_out() -> None:
     with pytest.raises(ValueError, match="x: got numbers from nan to nan"):
         check_unit_range("x", x * math.nan)
     with pytest.raises(ValueError, match=r"want floating point of shape \(B, 1, H, W\)"):
-        check_images("x", x, channels=1)
+        check_images("x", x, shape=("B", 1, "H", "W"))
     assert refusal(check_images, x[0])
 
 
@@ -236,11 +236,10 @@ def test_the_way_out_is_the_right_one() -> None:
     assert "got an int64 tensor of shape (2,)" in refusal(check_whole, torch.ones(2, dtype=torch.int64))
 
 
-def test_a_generator_draws_on_the_device() -> None:
-    check_generator("argument", None, torch.device("cuda"))
-    check_generator("argument", torch.Generator(), torch.device("cpu"))
-    assert "want one of cuda" in refusal(check_generator, torch.Generator(), torch.device("cuda"))
-    assert "want a torch.Generator or None" in refusal(check_generator, 3, torch.device("cpu"))
+def test_a_generator_is_torchs() -> None:
+    check_generator("argument", None)
+    check_generator("argument", torch.Generator())
+    assert "want a torch.Generator or None" in refusal(check_generator, 3)
 
 
 def test_values_are_not_read_inside_the_block_and_shapes_are() -> None:

@@ -60,80 +60,44 @@ from companion import (
 
 # callable.argument whose checks are still to be written: a strict xfail, so that none stays here once it is done.
 NOT_YET: set[str] = {
-    "checkpoint.save.model", "checkpoint.save.path",
-    "checkpoint.load.path", "checkpoint.load.model",
-    "codes.identity.tokenizer",
-    "codes.check_identity.tokenizer", "codes.check_identity.codes_or_prior",
-    "codes.tokenize.tokenizer", "codes.tokenize.images", "codes.tokenize.batch_size", "codes.tokenize.progress",
-    "CodeSet.codes", "CodeSet.labels", "CodeSet.num_codes", "CodeSet.tokenizer",
-    "CodeSet.batch.indices", "CodeSet.batch.device",
+    "checkpoint.load.path",
+    "codes.tokenize.batch_size", "codes.tokenize.progress",
+    "CodeSet.labels", "CodeSet.num_codes",
+    "CodeSet.batch.device",
     "CodeSet.to.device",
-    "CodeSet.save.path",
     "CodeSet.load.path",
-    "data.load.name", "data.load.size", "data.load.root",
-    "ImageSet.name", "ImageSet.split", "ImageSet.images", "ImageSet.labels", "ImageSet.classes",
+    "data.load.size",
+    "ImageSet.images", "ImageSet.classes",
     "ImageSet.to.device",
-    "ImageSet.batch.indices", "ImageSet.batch.device",
+    "ImageSet.batch.device",
     "quantizers.straight_through.z", "quantizers.straight_through.z_q",
     "quantizers.rotation_trick.z", "quantizers.rotation_trick.z_q",
-    "quantizers.code_statistics.vectors", "quantizers.code_statistics.indices",
-    "quantizers.code_statistics.num_codes",
+    "quantizers.code_statistics.vectors", "quantizers.code_statistics.num_codes",
     "quantizers.ema_step.codebook", "quantizers.ema_step.counts", "quantizers.ema_step.n", "quantizers.ema_step.s",
-    "quantizers.ema_step.decay", "quantizers.ema_step.smoothing",
     "quantizers.restart.codebook", "quantizers.restart.counts", "quantizers.restart.candidates",
-    "quantizers.restart.restart_below",
     "quantizers.cosine_lookup.z", "quantizers.cosine_lookup.codebook",
-    "quantizers.k_means.vectors", "quantizers.k_means.num_codes", "quantizers.k_means.seed",
-    "quantizers.k_means.iterations", "quantizers.k_means.cosine",
-    "quantizers.nearest_code.z", "quantizers.nearest_code.codebook",
+    "quantizers.k_means.num_codes", "quantizers.k_means.seed", "quantizers.k_means.stream",
+    "quantizers.k_means.cosine",
+    "EMAVectorQuantizer.freeze.frozen",
+    "quantizers.nearest_code.codebook",
     "quantizers.vq_losses.z", "quantizers.vq_losses.z_q",
     "quantizers.rate_bits.indices",
-    "quantizers.residual_encode.z", "quantizers.residual_encode.quantizers",
-    "quantizers.decode_to_depth.indices", "quantizers.decode_to_depth.quantizers", "quantizers.decode_to_depth.depth",
+    "quantizers.residual_encode.quantizers",
+    "quantizers.decode_to_depth.quantizers",
     "training.train_step.model", "training.train_step.optimizer",
-    "training.fit.model", "training.fit.train", "training.fit.epochs", "training.fit.batch_size", "training.fit.lr",
-    "training.fit.validation", "training.fit.objective", "training.fit.optimizer", "training.fit.seed",
-    "training.fit.run", "training.fit.save_every", "training.fit.device", "training.fit.progress",
+    "training.fit.seed", "training.fit.progress",
     "History.plot.term",
-    "VQVAE.encoder", "VQVAE.quantizer", "VQVAE.decoder", "VQVAE.quantizer_weight",
-    "VQVAE.forward.x",
-    "VQVAE.encode.x",
+    "VQVAE.encoder", "VQVAE.quantizer", "VQVAE.decoder",
     "VQVAE.decode.indices",
-    "VQVAE.reconstruct.x",
-    "VectorQuantizer.num_codes", "VectorQuantizer.dim", "VectorQuantizer.commitment_weight",
-    "VectorQuantizer.estimator",
-    "VectorQuantizer.forward.z",
-    "VectorQuantizer.encode.z",
-    "VectorQuantizer.decode.indices",
-    "EMAVectorQuantizer.num_codes", "EMAVectorQuantizer.dim", "EMAVectorQuantizer.decay",
-    "EMAVectorQuantizer.commitment_weight", "EMAVectorQuantizer.smoothing", "EMAVectorQuantizer.restart_below",
-    "EMAVectorQuantizer.cosine", "EMAVectorQuantizer.estimator", "EMAVectorQuantizer.seed",
-    "EMAVectorQuantizer.forward.z",
-    "EMAVectorQuantizer.encode.z",
-    "EMAVectorQuantizer.decode.indices",
+    "VectorQuantizer.num_codes", "VectorQuantizer.dim",
+    "EMAVectorQuantizer.num_codes", "EMAVectorQuantizer.dim", "EMAVectorQuantizer.cosine", "EMAVectorQuantizer.seed",
+    "EMAVectorQuantizer.frozen",
     "FiniteScalarQuantizer.levels",
-    "FiniteScalarQuantizer.forward.z",
-    "FiniteScalarQuantizer.encode.z",
-    "FiniteScalarQuantizer.decode.indices",
-    "GumbelQuantizer.num_codes", "GumbelQuantizer.dim", "GumbelQuantizer.kl_weight", "GumbelQuantizer.temperature",
-    "GumbelQuantizer.final_temperature", "GumbelQuantizer.anneal_steps",
-    "GumbelQuantizer.forward.z",
-    "GumbelQuantizer.encode.z",
-    "GumbelQuantizer.decode.indices",
-    "ProjectedQuantizer.quantizer", "ProjectedQuantizer.dim",
-    "ProjectedQuantizer.forward.z",
-    "ProjectedQuantizer.encode.z",
-    "ProjectedQuantizer.decode.indices",
-    "ResidualQuantizer.quantizers", "ResidualQuantizer.depth", "ResidualQuantizer.depth_dropout",
-    "ResidualQuantizer.forward.z",
-    "ResidualQuantizer.encode.z",
-    "ResidualQuantizer.decode.indices", "ResidualQuantizer.decode.depth",
+    "GumbelQuantizer.num_codes", "GumbelQuantizer.dim",
+    "ProjectedQuantizer.dim",
+    "ResidualQuantizer.quantizers", "ResidualQuantizer.depth",
     # by hand
-    "0 … 255 for a tokenizer", "−1 … 1 rebuilt from codes",
-    "factors of a tokenizer's encoder and decoder that differ", "a codebook of a million million codes",
-    "a weight of NaN", "levels that are no whole numbers", "a decay of two", "fewer iterations than none",
-    "a codebook of other vectors", "one and a half epochs", "a rate of NaN", "a code beyond K",
-    "labels of another length than codes", "codes as floats", "a row from the end", "a folder for a file",
+    "a codebook of a million million codes", "a codebook of other vectors",
 }  # fmt: skip
 
 SECONDS = 10  # after which a call hangs
@@ -208,6 +172,7 @@ QUANTIZERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], dict[str, Any
         lambda: {
             "num_codes": 5, "dim": 4, "decay": 0.9, "commitment_weight": 0.25, "smoothing": 1e-5, "init": "uniform",
             "restart_below": 0.02, "cosine": False, "estimator": "rotation", "seed": 1,
+            "frozen": False,
         },
     ),
     "FiniteScalarQuantizer": (FiniteScalarQuantizer, lambda: {"levels": [5, 3, 2, 2]}),
@@ -483,7 +448,12 @@ GOOD: dict[str, Callable[[], Good]] = {
     "quantizers.cosine_lookup": lambda: (quantizers.cosine_lookup, {"z": vectors(), "codebook": vectors(5)}),
     "quantizers.k_means": lambda: (
         quantizers.k_means,
-        {"vectors": vectors(), "num_codes": 5, "seed": 0, "iterations": 2, "cosine": False},
+        {"vectors": vectors(), "num_codes": 5, "seed": 0, "stream": 0, "iterations": 2, "cosine": False},
+    ),
+    "EMAVectorQuantizer.freeze": lambda: (ema().freeze, {"frozen": True}),
+    "EMAVectorQuantizer.from_codebook": lambda: (
+        EMAVectorQuantizer.from_codebook,
+        {"codebook": vectors(5), "counts": torch.ones(5)},
     ),
     "quantizers.nearest_code": lambda: (quantizers.nearest_code, {"z": vectors(), "codebook": vectors(5)}),
     "quantizers.vq_losses": lambda: (quantizers.vq_losses, {"z": vectors(), "z_q": vectors()}),
@@ -562,7 +532,7 @@ for _kind, (_make, _options) in QUANTIZERS.items():
         GOOD[f"{_kind}.{_method}"] = (
             lambda make=_make, options=_options, method=_method, argument=_argument, value=_value: (
                 getattr(make(**options()), method) if method != "forward" else make(**options()),
-                {argument: value()},
+                {argument: value()} | ({"depth": 1} if method == "decode" else {}),
             )
         )
 for _kind, (_prior, _prior_options) in PRIORS.items():
@@ -599,17 +569,20 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AutoencoderOutput", "ClassifierOutput", "History", "Judgement", "PriorOutput", "Quantized",
-        "ResidualQuantized", "VAEOutput", "VQVAEOutput",
+        "AutoencoderOutput", "ClassifierOutput", "History", "Judgement", "PriorOutput", "ProjectedQuantized",
+        "Quantized", "ResidualQuantized", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
-        "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "checkpoint.written_whole",
+        "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer", "checkpoint.written_whole",
+        "checkpoint.add_to_digest", "checkpoint.as_path", "checkpoint.read_tensors", "checkpoint.state_of",
+        "checkpoint.unwrapped", "checkpoint.write_tensors",
     ),
-    "a check itself": ("autoencoder.check_rebuilt",),
     "without arguments": ("History.table", "pretrained.names"),
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
-INSIDE = ("all_logits", "steps", "prepare", "quantize", "learn")
+INSIDE = (
+    "all_logits", "steps", "prepare", "quantize", "learn", "codes", "encode_rows", "quantize_rows", "summand",
+)  # fmt: skip
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -737,6 +710,7 @@ def wrong(value: Any) -> dict[str, Any]:
 # callable.argument: wrong values, by name, that are right there; * stands for every callable.
 RIGHT_THERE: dict[str, set[str]] = {
     "*.seed": {"zero"},
+    "*.stream": {"zero"},
     "*.padding": {"zero"},
     "*.num_blocks": {"zero"},
     "*.num_classes": {"zero"},
@@ -776,6 +750,11 @@ RIGHT_THERE: dict[str, set[str]] = {
     # a folder that is to be made
     "training.fit.run": {"missing"},
     "CodeSet.save.path": {"missing"},
+    # as many as one likes: training is stopped by hand, and the others end early or never come
+    "training.fit.epochs": {"huge", "vast"},
+    "training.fit.save_every": {"huge", "vast"},
+    "quantizers.k_means.iterations": {"huge", "vast"},
+    "GumbelQuantizer.anneal_steps": {"huge", "vast"},
     # rows may be given as plain numbers
     "ImageSet.batch.indices": {"numbers"},
     "CodeSet.batch.indices": {"numbers"},
@@ -838,12 +817,14 @@ def limited() -> Iterator[None]:
     def ring(*_: object) -> None:
         raise TimeoutError
 
+    gradients = torch.is_grad_enabled()  # a call that is cut short may leave them off
     before = signal.signal(signal.SIGALRM, ring) if hasattr(signal, "SIGALRM") else None
     try:
         if before is not None:
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
         yield
     finally:
+        torch.set_grad_enabled(gradients)
         if before is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -876,7 +857,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(name, argument, marks=marks, id=f"{name}.{argument}")
 
 
-@pytest.mark.parametrize(("name", "argument"), _cases())
+@pytest.mark.parametrize(("name", "argument"), list(_cases()))
 def test_a_wrong_value_is_refused_by_the_name_of_its_argument(name, argument, monkeypatch) -> None:
     monkeypatch.setattr("IPython.display.display", lambda _: None)
     function, good = GOOD[name]()
@@ -1160,7 +1141,7 @@ def _by_hand() -> Iterator[Any]:
         yield pytest.param(argument, call, marks=marks, id=what)
 
 
-@pytest.mark.parametrize(("argument", "call"), _by_hand())
+@pytest.mark.parametrize(("argument", "call"), list(_by_hand()))
 def test_a_wrong_call_is_refused_by_the_name_of_the_argument(argument, call) -> None:
     assert complaint(call, argument) == ""
 

@@ -375,6 +375,33 @@ def test_a_readme_without_the_place_for_tables_is_refused() -> None:
         report.with_tables("text", "cpu", "new")
 
 
+def test_parts_that_are_kept_are_measured_once_on_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran: list[str] = []
+    here = {"device": "a GPU", "date": "today"}
+    monkeypatch.setattr(command, "about", lambda device: dict(here))
+    monkeypatch.setattr(command, "codes", lambda device, quick: ran.append("codes") or [{"K": 1}])
+    monkeypatch.setattr(command, "logits", lambda device: ran.append("logits") or [{"prior": "a"}])
+    monkeypatch.setattr(command, "rows", lambda number, *_: ran.append(f"{number + 1}") or [{"row": number}])
+    every = [str(number + 1) for number in range(len(COMPARISONS))]
+    for part in ("codes", "2-float32"):
+        command.main(["--device", "cpu", "--keep", str(tmp_path), "--part", part])
+    assert ran == ["codes", "2"]
+    here["date"] = "tomorrow"
+    results = command.measured(CPU, quick=False, keep=tmp_path)
+    assert sorted(ran) == sorted(["codes", "logits", *every])
+    assert (results["codes"], results["logits"]) == ([{"K": 1}], [{"prior": "a"}])
+    assert results["rows"] == [{"row": number} for number in range(len(COMPARISONS))]
+    here["device"] = "another GPU"
+    command.measured(CPU, quick=False, keep=tmp_path)
+    assert len(ran) == 2 * (2 + len(COMPARISONS))
+
+
+def test_a_part_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--device", "cpu", "--keep", str(tmp_path), "--part", "9-float64"])
+    assert "--part: got '9-float64', want --keep, and one of codes, logits, 1-float32" in capsys.readouterr().err
+
+
 def test_a_stop_leaves_the_tables_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt

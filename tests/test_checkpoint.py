@@ -1,10 +1,15 @@
 import copy
 import inspect
 import json
+import multiprocessing
 import os
 import pickle
+import re
 import stat
 import struct
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from workers.save_worker import encoder, save_for_ever
 
+import companion
 import companion.checkpoint as checkpoint
-from companion.checkpoint import Configured, load, save
+from companion.checkpoint import Configured, load, save, write_tensors
 
 
 class Part(Configured, nn.Module):
@@ -72,9 +79,8 @@ def header(path: Path) -> dict[str, Any]:
 def rewrite(path: Path, **changes: Any) -> None:
     """The same file with another header."""
     about = header(path) | changes
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata={"companion": json.dumps(about)})
+    del about["sha256"]
+    write_tensors(path, load_file(path), about)
 
 
 # --- there and back
@@ -99,7 +105,9 @@ def test_the_file_is_one_safetensors_file_that_says_what_it_is(tmp_path: Path) -
     path = tmp_path / "model.safetensors"
     save(Part(5), path)
     assert list(tmp_path.iterdir()) == [path]
-    assert header(path) == {
+    about = header(path)
+    assert re.fullmatch("[0-9a-f]{64}", about.pop("sha256"))
+    assert about == {
         "format": "companion",
         "version": 1,
         "companion": "0.1.0",
@@ -143,6 +151,7 @@ def test_a_readers_class_is_never_taken_for_the_librarys_of_that_name(tmp_path: 
         load(tmp_path / "model.safetensors")
 
 
+@pytest.mark.cpu_only("about files: a state dict comes to the CPU before it is written")
 def test_tied_tensors_and_views_come_back(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     tied, other = whole(), whole()
@@ -206,6 +215,50 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypat
     assert events == [f"sync {path.stat().st_size} bytes", "rename", "sync folder"][: 3 if os.name == "posix" else 2]
 
 
+def test_killed_while_it_saves_it_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn" if sys.platform != "linux" else "forkserver")
+    context.set_forkserver_preload(["companion"])
+    seen = set()
+    for _ in range(8):
+        here, there = context.Pipe(duplex=False)
+        worker = context.Process(target=save_for_ever, args=(str(tmp_path), there))
+        worker.start()
+        there.close()
+        while here.recv() < 1:
+            pass
+        worker.kill()
+        worker.join()
+        here.close()
+        value = load(tmp_path / "model.safetensors").to_latent.bias[0].item()
+        assert same(load(tmp_path / "model.safetensors"), encoder(value))
+        kept = companion.CodeSet.load(tmp_path / "codes.safetensors").codes
+        assert torch.equal(kept, torch.full_like(kept, int(kept[0, 0, 0])))
+        seen.add(value)
+    assert seen <= {1.0, 2.0}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_that_is_full_is_told_with_the_path_and_the_older_file_stays(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys, torch
+import companion
+model, path = companion.Encoder(4, hidden=4), sys.argv[1]
+companion.save(model, path)
+before = open(path, "rb").read()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    companion.save(model, path)
+except OSError as error:
+    print(error)
+assert open(path, "rb").read() == before
+"""
+    path = tmp_path / "m.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # --- refused
 
 
@@ -250,6 +303,7 @@ def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
         load(tmp_path / "model.safetensors")
 
 
+@pytest.mark.cpu_only("about files: a state dict comes to the CPU before it is written")
 @pytest.mark.parametrize(
     "metadata",
     [None, {"format": "pt"}, {"companion": "{"}, {"companion": "3"}, {"companion": '{"format": "other"}'}],
@@ -320,14 +374,314 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"model: 0._extra_state in its state is no tensor"):
         save(nn.Sequential(Extra(2, 2)), tmp_path / "model.safetensors")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="path: got a int, want a string or a path"):
+        save(Part(5), 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="model: got a OrderedDict, want a module"):
+        save(Part(5).state_dict(), tmp_path / "model.safetensors")  # type: ignore[arg-type]
+    part = Part(5)
+    nn.init.constant_(part.linear.weight, torch.nan)
+    with pytest.raises(ValueError, match=r"model: got NaN in linear\.weight, want numbers"):
+        save(part, tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_what_is_compiled_or_wrapped_is_saved_under_its_own_name(tmp_path: Path) -> None:
+    model, path = Part(5), tmp_path / "model.safetensors"
+    for wrapped in (torch.compile(model), nn.DataParallel(model), torch.compile(nn.DataParallel(model))):
+        save(wrapped, path)  # type: ignore[arg-type]
+        assert same(load(path), model)
+        other = Part(5)
+        wrapper = torch.compile(other)
+        assert load(path, wrapper) is wrapper  # type: ignore[call-overload]
+        assert same(other, model)
+
+
+def test_parts_that_are_compiled_change_neither_the_file_nor_the_identity(tmp_path: Path) -> None:
+    def tokenizer() -> companion.VQVAE:
+        torch.manual_seed(0)
+        return companion.VQVAE(companion.Encoder(8), companion.VectorQuantizer(4, 2), companion.Decoder(8))
+
+    plain, compiled, path = tokenizer(), tokenizer(), tmp_path / "m.safetensors"
+    compiled.encoder = torch.compile(compiled.encoder)  # type: ignore[assignment]
+    assert not same(compiled, plain)  # their names differ
+    save(compiled, path)
+    assert same(load(path), plain)
+    assert load(path).config == plain.config == compiled.config
+    assert companion.identity(compiled) == companion.identity(plain)
+    nn.init.zeros_(next(compiled.encoder.parameters()))
+    load(path, compiled)
+    assert companion.identity(compiled) == companion.identity(plain)
+
+
+def test_a_model_in_shards_is_saved_in_one_piece(tmp_path: Path) -> None:
+    code = """
+import sys, torch, companion
+from torch.distributed import device_mesh, fsdp
+store, path = sys.argv[1:]
+torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+model = companion.Autoencoder(companion.Encoder(4, hidden=4), companion.Decoder(4, hidden=4))
+before = {name: value.clone() for name, value in model.state_dict().items()}
+mesh = device_mesh.init_device_mesh("cpu", (1,))
+fsdp.fully_shard(model.encoder, mesh=mesh)
+fsdp.fully_shard(model, mesh=mesh)
+assert type(model) is not companion.Autoencoder
+companion.save(model, path)
+again = companion.load(path)
+assert type(again) is companion.Autoencoder
+assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+torch.distributed.destroy_process_group()
+print("saved")
+"""
+    arguments = [(tmp_path / "store").as_uri(), tmp_path / "m.safetensors"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout == "saved\n", done.stderr
+
+
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path: .* is a folder, want a file"):
+        load(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.safetensors")
+        with pytest.raises(ValueError, match=r"path: .*pipe.safetensors is no regular file, want a file"):
+            load(tmp_path / "pipe.safetensors")
+    with pytest.raises(ValueError, match="path: got a list, want a string or a path"):
+        load([1])  # type: ignore[call-overload]
+
+
+# --- damaged, or not what it says
+
+
+def test_every_flipped_bit_and_every_cut_of_a_model_file_is_noticed_or_harmless(tmp_path: Path) -> None:
+    model, path = whole(), tmp_path / "model.safetensors"
+    save(model, path)
+    content, generator, noticed = path.read_bytes(), np.random.default_rng(0), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # a bit in the word "sha256" leaves a file that carries no checksum, and says so
+        for bit in generator.integers(0, 8 * len(content), 300):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                again = load(path)
+            except ValueError:
+                noticed += 1
+            else:
+                assert same(again, model)
+                assert again.config == model.config
+    assert noticed > 290
+    for length in {*generator.integers(0, len(content), 50).tolist(), len(content) - 1}:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"path: .* is (truncated or damaged|no safetensors file)"):
+            load(path)
+
+
+def test_without_the_checksum_a_flipped_bit_would_load(tmp_path: Path) -> None:
+    model, path = Part(5), tmp_path / "model.safetensors"
+    about = {"format": "companion", "version": 1, "class": "Part", "config": model.config}
+    save_file(model.state_dict(), path, metadata={"companion": json.dumps(about)})  # as files used to be
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="model.safetensors carries no checksum.*loaded and saved again it will"):
+        again = load(path)
+    assert not same(again, model)
+    save(again, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(load(path), again)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "model.safetensors"
+    save(whole(), path)
+    tensors = load_file(path)
+    tensors["second.linear.weight"][1, 2] = value
+    about = header(path)
+    del about["sha256"]
+    write_tensors(path, tensors, about)
+    before = whole()
+    other = copy.deepcopy(before)
+    for load_it in (lambda: load(path), lambda: load(path, other)):
+        with pytest.raises(ValueError, match=r"has NaN or infinity in second\.linear\.weight, want finite"):
+            load_it()
+    assert same(other, before)
+
+
+def test_an_infinity_that_is_the_models_own_is_none_of_the_files(tmp_path: Path) -> None:
+    masked = nn.Linear(2, 2)
+    masked.register_buffer("mask", torch.tensor([0, -torch.inf]))
+    save(masked, tmp_path / "m.safetensors")
+    other = nn.Linear(2, 2)
+    other.register_buffer("mask", torch.tensor([0, -torch.inf]))
+    assert same(load(tmp_path / "m.safetensors", other), masked)
+
+
+def test_a_model_made_otherwise_is_not_loaded_into_although_its_tensors_fit(tmp_path: Path) -> None:
+    def stack(levels: list[int], weight: float = 1.0) -> companion.VQVAE:
+        return companion.VQVAE(
+            companion.Encoder(8, hidden=4),
+            companion.FiniteScalarQuantizer(levels),
+            companion.Decoder(8, hidden=4),
+            quantizer_weight=weight,
+        )
+
+    path = tmp_path / "m.safetensors"
+    model, crossed = stack([2, 8]), stack([8, 2], 0.5)
+    save(model, path)
+    crossed.load_state_dict(load_file(path))  # the plain way crosses them: nothing in the tensors tells
+    before = copy.deepcopy(crossed)
+    differ = r"quantizer\.levels is \[2, 8\] in the file and \[8, 2\] in the model; quantizer_weight is 1.0 .* 0.5"
+    with pytest.raises(ValueError, match=differ):
+        load(path, crossed)
+    assert same(crossed, before)
+    load(path, stack([2, 8]))
+    rewrite(path, config={key: value for key, value in header(path)["config"].items() if key != "quantizer_weight"})
+    load(path, stack([2, 8], 0.5))  # of an older version, without that argument
+    with pytest.raises(ValueError, match=r"quantizer is a FiniteScalarQuantizer in the file and a VectorQuantizer"):
+        checkpoint_differences(path, companion.VectorQuantizer(4, 2))
+
+
+def checkpoint_differences(path: Path, quantizer: nn.Module) -> None:
+    """A model of other classes whose tensors happen to fit: made by giving the file's tensors to it by hand."""
+    model = companion.VQVAE(companion.Encoder(8, hidden=4), quantizer, companion.Decoder(8, hidden=4))
+    about = header(path)
+    del about["sha256"]
+    write_tensors(path, model.state_dict(), about)
+    load(path, model)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    about: dict[str, Any] = {"class": "Part", "config": {"width": 5}}
+    for _ in range(depth):
+        about = {"class": "Whole", "config": {"first": about, "second": 1}}
+    return about
+
+
+def part(**config: Any) -> dict[str, Any]:
+    return {"class": "Part", "config": {"width": 5} | config}
+
+
+def library(name: str, **config: Any) -> dict[str, Any]:
+    return {"class": name, "config": config}
+
+
+HOSTILE: dict[str, Any] = {
+    "many codes": library("VectorQuantizer", num_codes=300_000_000, dim=64),
+    "ten to the twelve codes": library("VectorQuantizer", num_codes=10**12, dim=64),
+    "a number without end": library("VectorQuantizer", num_codes=10**400, dim=64),
+    "a buffer outside the file": library("MaskedConv2d", in_channels=0, out_channels=1, kernel=3999, centre=True),
+    "many layers": library("TransformerPrior", num_codes=4, grid=[2, 2], dim=2, heads=1, layers=20_000),
+    "many blocks": library("ResNetEncoder", num_blocks=10_000_000),
+    "a large prime": library("ResNetEncoder", factor=2**31 - 1),
+    "a wide grid": library("TransformerPrior", num_codes=4, grid=[10**6, 10**6], dim=2, heads=1, layers=1),
+    "a long grid": library("TransformerPrior", num_codes=4, grid=[1] * 100_000, dim=2, heads=1, layers=1),
+    "long levels": library("FiniteScalarQuantizer", levels=[2] * 100_000),
+    "levels past 64 bits": library("FiniteScalarQuantizer", levels=[2] * 900),
+    "modules in modules": nested(300),
+    "lists in lists": part(sizes=json.loads("[" * 500 + "]" * 500)),
+    "no class": {"class": None, "config": {}},
+    "a class that is a list": {"class": ["Part"], "config": {}},
+    "a class that is a number": {"class": 3, "config": {"width": 5}},
+    "a config that is a list": {"class": "Part", "config": [1]},
+    "a config that is a number": {"class": "Part", "config": 3},
+    "a width that is a string": part(width="5"),
+    "a width that is a list": part(width=[5]),
+    "a width that is a module": part(width=part()),
+    "a width that is nothing": part(width=None),
+    "a negative width": part(width=-5),
+    "a fractional width": part(width=5.5),
+    "an argument without a name": part(**{"": 3}),
+    "no argument": {"class": "Part", "config": {}},
+    "a module within that has no class": library("Autoencoder", encoder={}, decoder={"config": {}}),
+    "a version that is a string": part() | {"version": "1"},
+    "a version below the first": part() | {"version": 0},
+    "a version that is a list": part() | {"version": [1]},
+}
+
+
+def hostile(path: Path, about: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
+    write_tensors(path, tensors or {}, {"format": "companion", "version": 1} | about)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_header_is_refused_with_one_kind_of_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "m.safetensors"
+    for tensors in ({}, Part(5).state_dict()):
+        hostile(path, HOSTILE[name], tensors)
+        before = torch.get_rng_state()
+        with pytest.raises(ValueError, match=r"^path: .*m\.safetensors "):
+            load(path)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.is_grad_enabled()
+        assert torch.zeros(1).device.type == "cpu"
+
+
+@pytest.mark.parametrize("header", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, '"' + "x" * 2**21 + '"', "\x00"])
+def test_a_header_that_is_no_sensible_json_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({}, path, metadata={"companion": header})
+    with pytest.raises(ValueError, match=r"^path: .* that companion.save did not write"):
+        load(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs a limit on memory, and to know what is used")
+def test_hostile_headers_cost_no_memory(tmp_path: Path) -> None:
+    """In a process that may take 256 MB more than it has; 3e8 codes of 64 numbers would need 77 GB."""
+    files = [tmp_path / f"{i}.safetensors" for i in range(len(HOSTILE))]
+    for path, about in zip(files, HOSTILE.values(), strict=True):
+        hostile(path, about)  # 208 bytes and a little more
+    code = """
+import resource, sys
+import companion
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+for path in sys.argv[1:]:
+    try:
+        companion.load(path)
+    except ValueError as error:
+        print("refused")
+try:
+    bytearray(2**29)
+except MemoryError:
+    print("limited")
+"""
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["refused"] * len(files) + ["limited"], done.stderr
+
+
+def test_the_librarys_models_are_rebuilt_within_the_bounds(tmp_path: Path) -> None:
+    path, likelihoods = tmp_path / "m.safetensors", companion.likelihoods
+    for model in (
+        companion.VQVAE(companion.Encoder(8), companion.GumbelQuantizer(4, 2), companion.Decoder(8)),
+        companion.ProjectedQuantizer(companion.EMAVectorQuantizer(4, 2, cosine=True, seed=2**63), 8),
+        companion.ResidualQuantizer([companion.VectorQuantizer(4, 2) for _ in range(8)], depth_dropout=0.5),
+        companion.FiniteScalarQuantizer([8, 5, 5]),
+        companion.TransformerPrior(4, (2, 3), layers=12, dim=4, heads=2, num_classes=3, tokenizer="a"),
+        companion.RQTransformer(4, (2, 3, 2), dim=4, heads=2),
+        companion.PixelCNN(4, (2, 3)),
+        companion.Classifier(),
+        companion.VAE(companion.Encoder(8), companion.Decoder(4), likelihoods.Bernoulli()),
+        companion.AutoregressiveDecoder(companion.ResNetDecoder(32, 2)),
+        companion.Autoencoder(companion.ResNetEncoder(factor=(2, 8)), companion.ResNetDecoder(factor=(2, 8))),
+    ):
+        save(model, path)
+        again = load(path)
+        assert same(again, model)
+        assert again.config == model.config
+        for name, buffer in model.named_buffers():  # those too that are not in the file
+            assert torch.equal(again.get_buffer(name), buffer)
 
 
 # --- Configured
 
 
 def test_config_holds_every_argument_as_the_outermost_class_got_it() -> None:
-    assert Part(np.int64(5)).config == {"width": 5, "bias": True, "scale": 0.5, "sizes": []}
+    assert Part(np.int64(5), scale=np.float32(0.5)).config == {"width": 5, "bias": True, "scale": 0.5, "sizes": []}
     assert Wide("w", bias=False).config == {"name": "w", "bias": False}
     assert Whole(Part(2), nn.Identity()).config == {
         "first": {"class": "Part", "config": Part(2).config},
@@ -343,11 +697,77 @@ def test_config_survives_copies_and_pickles() -> None:
         assert other.config is not model.config
 
 
-def test_a_later_change_of_an_argument_does_not_reach_the_config() -> None:
+def test_a_later_change_of_the_callers_list_does_not_reach_the_config() -> None:
+    class Copies(Configured, nn.Module):
+        def __init__(self, sizes: list[int], others: list[int]) -> None:
+            super().__init__()
+            self.sizes = tuple(sizes)  # keeps it, and of the others nothing
+
     sizes = [1, 2]
-    model = Part(2, sizes=sizes)  # type: ignore[arg-type]
+    model = Copies(sizes, sizes)
     sizes.append(3)
-    assert model.config["sizes"] == [1, 2]
+    assert model.config == {"sizes": [1, 2], "others": [1, 2]}
+
+
+def test_the_config_is_that_of_the_model_as_it_is_now(tmp_path: Path) -> None:
+    model = whole()
+    model.first.scale, model.second.name = 9.0, "new"
+    model.first.sizes = (3,)
+    model.second = Part(4, bias=False)
+    assert model.config["first"]["config"] == {"width": 5, "bias": True, "scale": 9.0, "sizes": [3]}
+    assert model.config["second"] == {"class": "Part", "config": model.second.config}
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert again.first.scale == 9
+    assert again.config == model.config
+    assert same(again, model)
+    moved = copy.deepcopy(model)
+    moved.first.scale = 1.0
+    assert (moved.config["first"]["config"]["scale"], model.first.config["scale"]) == (1, 9)
+    model.first.scale = torch.ones(())  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="scale: got a Tensor, want a number"):
+        save(model, tmp_path / "m.safetensors")
+
+
+def test_an_attribute_that_is_no_argument_although_it_has_its_name_stays_out_of_the_config() -> None:
+    class Anneals(Configured, nn.Module):
+        levels: torch.Tensor
+
+        def __init__(self, temperature: float, levels: tuple[int, ...], depth: int | None = None) -> None:
+            super().__init__()
+            self.start, self.age, self.depth = temperature, 0, depth or 3
+            self.register_buffer("levels", torch.tensor(levels))
+
+        @property
+        def temperature(self) -> float:
+            return self.start * 0.5**self.age
+
+    model = Anneals(2.0, (3, 4))
+    model.age += 1
+    assert model.temperature == 1
+    assert model.config == {"temperature": 2.0, "levels": [3, 4], "depth": None}
+
+
+def test_the_librarys_models_are_saved_as_they_are_and_not_as_they_were_built(tmp_path: Path) -> None:
+    def tokenizer() -> companion.VQVAE:
+        depths = [companion.EMAVectorQuantizer(4, 2) for _ in range(2)]
+        quantizer = companion.ResidualQuantizer(depths)
+        return companion.VQVAE(companion.Encoder(8, hidden=4), quantizer, companion.Decoder(8, hidden=4))
+
+    model, before = tokenizer(), tokenizer().config
+    model.quantizer_weight = 9
+    model.quantizer.quantizers[1].decay = 0.5
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert (again.quantizer_weight, again.quantizer.quantizers[1].decay) == (9, 0.5)
+    model.quantizer = companion.FiniteScalarQuantizer([3, 5])
+    save(model, tmp_path / "m.safetensors")
+    assert isinstance(load(tmp_path / "m.safetensors").quantizer, companion.FiniteScalarQuantizer)
+    shared = companion.ResidualQuantizer(companion.VectorQuantizer(4, 2), depth=3)
+    shared.quantizers[0].commitment_weight = 0.5
+    save(shared, tmp_path / "q.safetensors")
+    assert load(tmp_path / "q.safetensors").quantizers[0].commitment_weight == 0.5
+    assert tokenizer().config == before != model.config
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), lambda: 0, {"a": 1}, [1, {2}], object()])
@@ -361,6 +781,10 @@ def test_arguments_without_a_name_are_refused() -> None:
         def __init__(self, *parts: int) -> None:
             super().__init__()
 
+    class Plain(Configured, nn.Linear):
+        pass
+
+    assert Plain(2, 2).config == {}  # nothing of its own to remember
     with pytest.raises(ValueError, match=r"\*parts: got \(1, 2\), want every argument to have a name"):
         Many(1, 2)
     assert Many().config == {}

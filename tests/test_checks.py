@@ -1,7 +1,12 @@
 """The checks are themselves checked: right answers pass, each written mistake is caught with its own hint."""
 
+import _thread
 import ast
 import math
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ import torch
 from torch import Tensor
 
 import companion
+from companion.course import session
 from companion.course.checks import EXERCISES, check, examine
 from companion.course.checks.core import Case, Exercise, Mistake, call
 
@@ -119,13 +125,37 @@ def test_an_exception_becomes_a_cross_with_its_line(capsys):
     assert str(ROOT) not in out  # no path of anybody's machine
 
 
-@pytest.mark.parametrize("error", [SystemExit, RecursionError, ZeroDivisionError])
+class Unusual(BaseException):
+    """As CancelledError is: no Exception."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, RecursionError, ZeroDivisionError, KeyboardInterrupt, Unusual])
 def test_no_exception_of_the_readers_code_stops_the_notebook(error, capsys):
     def mse(x_hat, x):
         raise error("boom")
 
     assert check(mse) is companion.metrics.mse
     assert "boom" in capsys.readouterr().out
+
+
+def test_a_real_interrupt_stops_the_check():
+    def mse(x_hat, x):
+        _thread.interrupt_main()  # what Ctrl-C does
+        return (x_hat - x).square().mean()
+
+    with pytest.raises(KeyboardInterrupt):
+        check(mse)
+
+
+def test_beside_the_main_thread_where_no_interrupt_comes_a_check_works_too(capsys):
+    def mse(x_hat, x):
+        raise KeyboardInterrupt
+
+    given = []
+    thread = threading.Thread(target=lambda: given.extend([check(mse), check(RIGHT)]))
+    thread.start()
+    thread.join()
+    assert given == [companion.metrics.mse, RIGHT]
 
 
 def test_torchs_own_not_implemented_is_no_blank(capsys):
@@ -179,15 +209,44 @@ def test_nothing_returned(capsys):
     assert "return" in capsys.readouterr().out.partition("Hint:")[2]
 
 
-def test_strict_raises_for_what_is_wrong_or_missing(monkeypatch):
-    monkeypatch.setenv("COMPANION_STRICT", "1")
+@pytest.fixture
+def strict(monkeypatch):
+    monkeypatch.setattr(session, "_STRICT", True)
 
-    def mse(x_hat, x):
-        raise NotImplementedError
 
-    with pytest.raises(AssertionError, match="not attempted"):
+def blank(x_hat, x):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (blank, "not attempted"),
+        (lambda x_hat, x: x, "differs"),
+        (lambda x_hat, x: sys.exit(), "SystemExit"),
+        (companion.metrics.mse, "companion's own"),
+    ],
+)
+def test_strict_raises_for_all_that_is_no_right_answer_of_the_readers(answer, said, strict):
+    mse = answer
+    with pytest.raises(AssertionError, match=said):
         check(mse)
     assert check(RIGHT) is RIGHT
+
+
+def test_a_notebook_cannot_turn_strict_off():
+    program = """
+import os
+import companion
+from companion.course.checks import check
+os.environ["COMPANION_STRICT"] = "0"
+mse = companion.metrics.mse
+check(mse)
+"""
+    env = os.environ | {"COMPANION_STRICT": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "AssertionError: mse is the companion's own here" in done.stderr
 
 
 def test_the_companion_is_not_mistaken_for_the_readers_answer(capsys):
@@ -230,6 +289,66 @@ def test_the_callers_random_state_is_left_alone():
     for exercise in EXERCISES.values():
         examine(exercise, exercise.reference)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+DEFAULTS = {
+    "no gradients": (torch.is_grad_enabled, torch.set_grad_enabled, False),
+    "float64": (torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "autocast": (
+        lambda: torch.is_autocast_enabled("cpu"),
+        lambda on: torch.set_autocast_enabled("cpu", on),
+        True,
+    ),
+    "the meta device": (torch.get_default_device, torch.set_default_device, torch.device("meta")),
+    "deterministic": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
+}
+
+
+@pytest.fixture(params=DEFAULTS)
+def default(request):
+    """A default that somebody may have set: how to see it, how to set it, and to what."""
+    get, put, value = DEFAULTS[request.param]
+    before = get()
+    yield get, put, value
+    put(before)
+
+
+def test_a_check_means_the_same_whatever_the_notebook_has_set_and_leaves_that_as_it_was(default, capsys):
+    get, put, value = default
+    put(value)
+    for name in ("mse", "Encoder", "interpolate", "RQTransformer", "restart"):
+        assert examine(EXERCISES[name], solution_of(EXERCISES[name])).status == "matches"
+    assert "values and gradients" in examine(EXERCISES["mse"], RIGHT).text
+    assert examine(EXERCISES["mse"], lambda x_hat, x: RIGHT(x_hat.detach(), x)).status == "differs"
+    assert get() == value
+
+
+def test_an_answer_that_sets_something_spoils_neither_the_next_input_nor_the_notebook(default):
+    get, put, value = default
+    before = get()
+
+    def detached_from_the_second_input_on(x_hat, x):
+        put(value)
+        return RIGHT(x_hat.detach() if len(x_hat) == 1 else x_hat, x)
+
+    assert examine(EXERCISES["mse"], detached_from_the_second_input_on).status == "differs"
+    assert get() == before
+
+
+def test_in_inference_mode_a_detached_answer_is_seen_too():
+    with torch.inference_mode():
+        assert examine(EXERCISES["mse"], RIGHT).status == "matches"
+        assert examine(EXERCISES["mse"], lambda x_hat, x: RIGHT(x_hat.detach(), x)).status == "differs"
+        assert torch.is_inference_mode_enabled()
+
+
+def test_gradients_are_spoken_of_only_where_some_were_compared():
+    assert "matches: values and gradients, on" in examine(EXERCISES["mse"], RIGHT).text
+    assert "matches: values, on" in examine(EXERCISES["conv_output_size"], companion.backbones.conv_output_size).text
+    nobody = compare(torch.sign, torch.sign, X.round(), gradient_of={})
+    assert "matches: values, on" in nobody.text
+    none = compare(lambda x: x.detach(), lambda x: x.detach(), X, gradient_of={0: "x"})
+    assert "matches: values, on" in none.text
 
 
 def test_a_right_encoder_written_otherwise_passes_and_weights_load_both_ways():
@@ -334,7 +453,7 @@ X = torch.linspace(1, 2, 6).reshape(2, 3)
         (lambda x: x[:1] * 2, "(1, 3)"),
         (lambda x: x * 2.01, "numbers differ"),
         (lambda x: x * float("nan"), "nan"),
-        (lambda x: x.mul_(2), "argument 1 after the call"),
+        (lambda x: x.mul_(2), "x after the call"),
         (lambda x: "a string", "'a string'"),
     ],
 )
@@ -392,6 +511,43 @@ def test_a_mistake_that_raises_on_another_input_is_still_known_by_the_first_that
     assert hint(lambda x: 3 * x, negative) == "hint 1"
     assert hint(negative, raises_in_float64) == "hint 1"
     assert hint(lambda x: 3 * x) == ""  # on the zeros it is the same
+
+
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [
+        (lambda x: x.detach() * 2 + 0 * x, "detach, .data, .item() or no_grad"),
+        (lambda x: torch.where(x > 0, 2 * x, (x - x).sqrt()), "the gradient is NaN"),
+        (lambda x: (2 * x).detach(), "no gradient arrives"),
+    ],
+)
+def test_a_gradient_that_is_another_says_where_to_look(cut, says):
+    assert says in compare(lambda x: x * 2, cut, X, gradient_of={0: "x"}).hint
+
+
+def test_an_input_that_was_written_into_is_named_with_what_writes():
+    def written(first, second):
+        second[0] = 0
+        return first
+
+    report = compare(lambda first, second: first, written, X, X)
+    assert "second after the call: expected" in report.text
+    assert "x[…] = …" in report.hint
+
+
+def test_zero_has_no_sign():
+    assert "expected 0\n  got 1" in compare(lambda x: -0.0 * x, lambda x: 0 * x + 1, X).text
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("shift", lambda codes, k: (codes.flatten(1), codes.flatten(1)), "the inputs: expected"),
+        ("multiply_adds", lambda *sizes: (EXERCISES["multiply_adds"].reference(*sizes)[0], 1), "flattened transformer"),
+    ],
+)
+def test_of_two_results_it_says_which_differs(name, wrong, says):
+    assert says in examine(EXERCISES[name], wrong).text
 
 
 def test_integers_are_compared_exactly():

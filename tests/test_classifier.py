@@ -95,8 +95,8 @@ def test_a_saved_classifier_is_the_same_again(tmp_path):
     assert torch.equal(again(x).logits, model(x).logits)
 
 
-def test_many_images_are_recognised_batch_by_batch_as_all_at_once():
-    model, x = small().train(), everything(HELD_OUT)[:10]
+def test_many_images_are_recognised_batch_by_batch_as_all_at_once(device):
+    model, x = small().train(), everything(HELD_OUT)[:10].to(device)
     parts = recognise(model, x, batch_size=3)
     assert model.training
     whole = model.eval()(x)

@@ -4,6 +4,8 @@ import importlib
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from companion.course import results as reader
 from experiments import claims, common, report
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ("__init__", "claims", "common", "report", "tokenizer", "weights")  # what is no experiment
+SHARED = ("__init__", "__main__", "claims", "common", "report", "tokenizer", "weights")  # what is no experiment
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in SHARED)
 SIZES = {"smoke": {"train_images": 40, "test_images": 20}}
 
@@ -387,3 +389,55 @@ def test_every_figure_is_there_and_has_an_alt_text():
     for alt, file in figures:
         assert len(alt) > 40, file
         assert (ROOT / "experiments" / file).stat().st_size < 150_000
+
+
+# A wrong word on the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "nowhere"], "--data: name: wanted one of glyphs, mnist, fashion-mnist, cifar10, celeba"),
+        (["--data", __file__], "--data: "),
+        (["--profile", "quik"], "invalid choice: 'quik'"),
+        (["--seeds", "0"], "--seeds: got 0, want at least 1"),
+        (["--only", "size=7"], "--only: no cell has size=7; there are size=1, size=2"),
+        (["--only", "sise=1"], "--only: no cell has sise=1; there are size=…, seed=…"),
+        (["--only", "size=1", "seed=0", "--seeds", "1", "--results", __file__], "--results: "),
+        (["--resluts", "x"], "unrecognized arguments: --resluts x"),
+    ],
+)
+def test_a_wrong_word_is_one_line_and_no_traceback(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COMPANION_PROFILE", "smoke")
+    counter = Counter()
+    with pytest.raises(SystemExit) as stopped:
+        common.run("x/made_up.py", SIZES, counter.cells, counter.one, arguments, tmp_path)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert counter.ran == []
+
+
+def test_a_wrong_profile_in_the_environment_is_one_line_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COMPANION_PROFILE", "quik")
+    counter = Counter()
+    with pytest.raises(SystemExit):
+        common.run("x/made_up.py", SIZES, counter.cells, counter.one, [], tmp_path)
+    assert "COMPANION_PROFILE: got 'quik', want one of quick, full, smoke" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"sizes": {}, "cells": 3}'])
+def test_a_file_that_holds_no_results_is_named_and_left(content, tmp_path):
+    path = tmp_path / "made_up.glyphs.smoke.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"made_up\.glyphs\.smoke\.json holds no results of this command"):
+        run(Counter(), tmp_path)
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_all_experiments_are_listed_with_a_sentence_each():
+    listing = [sys.executable, "-X", "utf8", "-m", "experiments"]
+    said = subprocess.run(listing, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    listed = dict(re.findall(r"^(\w+)  +(\S.*)$", said, re.MULTILINE))
+    assert set(listed) == {*NAMES, "report", "weights"}
+    assert all(sentence[-1] in ".?…" and len(sentence) < 120 for sentence in listed.values())
+    assert "python -m experiments.NAME" in said

@@ -126,7 +126,7 @@ def test_restarts_bring_all_codes_to_the_clouds_and_a_long_memory_lags_behind():
     assert short < long
 
 
-def test_depth_slider_decodes_the_first_codes_of_every_stack(monkeypatch):
+def test_depth_slider_decodes_the_first_codes_of_every_stack(monkeypatch, device):
     torch.manual_seed(0)
     model = companion.VQVAE(
         companion.ResNetEncoder(1, 4, hidden=8),
@@ -134,7 +134,7 @@ def test_depth_slider_decodes_the_first_codes_of_every_stack(monkeypatch):
         companion.ResNetDecoder(1, 4, hidden=8),
     )
     images = torch.rand(2, 1, 12, 12)
-    codes = model.encode(images)
+    codes = model.encode(images).cpu()
     drawn = []
     monkeypatch.setattr(plots, "draw_image", lambda ax, image: drawn.append(image))
     monkeypatch.setattr(plots, "draw_codes", lambda ax, table: drawn.append(table))
@@ -143,8 +143,8 @@ def test_depth_slider_decodes_the_first_codes_of_every_stack(monkeypatch):
         drawn.clear()
         which.value, depth.value = image, d
         *_, decoded, _, table = drawn
-        expected = model.decoder(model.quantizer.decode(codes[image : image + 1], depth=d))[0].clamp(0, 1)
-        torch.testing.assert_close(decoded, expected.detach())
+        expected = model.decoder(model.quantizer.decode(codes[image : image + 1].to(device), depth=d))[0].clamp(0, 1)
+        torch.testing.assert_close(decoded, expected.detach().cpu())
         assert torch.equal(table, codes[image, ..., d - 1])
         assert f"Image {image}, what the decoder makes of its first {d} of 3 codes" in picture.value
 

@@ -169,7 +169,7 @@ def test_frechet_distance_of_exact_gaussians():
 def by_matrix_root(a: torch.Tensor, b: torch.Tensor) -> float:
     """As it is usually written (Heusel et al. 2017), with scipy's root of a matrix."""
     sigma_a, sigma_b = a.T.cov(), b.T.cov()
-    root = scipy.linalg.sqrtm((sigma_a @ sigma_b).numpy())
+    root = scipy.linalg.sqrtm((sigma_a @ sigma_b).cpu().numpy())
     means = (a.mean(0) - b.mean(0)).square().sum()
     return float(means + sigma_a.trace() + sigma_b.trace() - 2 * root.trace().real)
 
@@ -248,6 +248,7 @@ def test_bytes_are_read_as_numbers_from_0_to_1():
     assert torch.equal(nearest_distances(held[:5], held), torch.zeros(5))
 
 
+@pytest.mark.cpu_only("tells tensors apart by their addresses")
 def test_nearest_distances_take_bounded_memory():
     """No table of all distances, and no second copy of the training images as floats."""
 

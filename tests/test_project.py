@@ -1,12 +1,14 @@
 """The set-up, the tested versions, the layers of the package, and tests that test."""
 
 import ast
-import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,43 @@ def test_the_library_alone_needs_three_packages() -> None:
     assert names == {"torch", "numpy", "safetensors"}
 
 
+def test_what_a_learner_imports_is_in_the_extra_that_learners_install() -> None:
+    """Not by the grace of another package that happens to need it."""
+    seen, outside = set[str](), set[str]()
+    todo = [*(ROOT / "solutions").glob("*.py"), ROOT / "experiments" / "claims.py"]  # which `measured_claims` runs
+    todo += [module_file(f"companion.course.{name}") for name in ("lab", "lab_server")]
+    while todo:
+        text = todo.pop().read_text(encoding="utf-8")
+        for name in chain(imported(ast.parse(text)), re.findall(r'\brequire\(\s*"([\w.]+)"', text)):
+            if name.partition(".")[0] != "companion":
+                outside.add(name.partition(".")[0])
+            elif name not in seen and module_file(name).is_file():
+                seen.add(name)
+                todo.append(module_file(name))
+    distributions = packages_distributions()
+    needed = {canonicalize_name(distributions[name][0]) for name in outside - sys.stdlib_module_names}
+    assert {"torch", "pillow", "scikit-learn", "scipy", "ipython", "jupyterlab"} <= needed  # it looked
+    assert needed - declared("course") == set()
+    assert needed - declared("data") >= {"scipy", "jupyterlab"}  # an extra that lacks something is found out
+
+
+def module_file(name: str) -> Path:
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def declared(extra: str) -> set[str]:
+    """The distributions that the package and one of its extras name, through the extras that it names."""
+    project = PYPROJECT["project"]
+    names = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    for wanted in map(Requirement, project["optional-dependencies"][extra]):
+        if wanted.name == project["name"]:
+            names.update(*map(declared, wanted.extras))
+        else:
+            names.add(canonicalize_name(wanted.name))
+    return names
+
+
 def test_conda_and_pip_install_the_same() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, with_pip = environment["dependencies"]
@@ -71,6 +110,24 @@ def test_conda_and_pip_install_the_same() -> None:
     assert with_pip == {"pip": ["-c requirements.txt", "-e .[course]"]}
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     assert '"-c", "requirements.txt", "-e", f".[{extra}]"' in source
+
+
+def test_pip_takes_the_small_build_of_the_tested_version_where_an_index_offers_it(tmp_path: Path) -> None:
+    """What the README's PIP_EXTRA_INDEX_URL relies on: 2.15.0+cpu satisfies ==2.15.0, and comes before 2.15.0."""
+    for version in ("2.15.0", "2.15.0+cpu", "2.16.0+cpu"):
+        with zipfile.ZipFile(tmp_path / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+            for name, text in {
+                "METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
+                "WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+                "RECORD": "",
+            }.items():
+                wheel.writestr(f"torch-{version}.dist-info/{name}", text)
+    pip = (sys.executable, "-m", "pip", "download", "--no-index", "--find-links", str(tmp_path), "--dest", "taken")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    command = (*pip, "--constraint", str(ROOT / "requirements.txt"), "torch")
+    result = subprocess.run(command, cwd=tmp_path, env=plain | {"PIP_CONFIG_FILE": os.devnull}, **TEXT)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["torch-2.15.0+cpu-py3-none-any.whl"]
 
 
 # The set-up
@@ -171,22 +228,6 @@ def test_an_old_python_can_read_the_set_up_and_names_a_newer_one() -> None:
         r"Python 3\.11 or newer is needed; `python.*` is 3\.\d+\.\d+\. .*make lab PYTHON=python3",
         result.stderr,
     )
-
-
-def test_lab_has_no_news_and_no_grading_menus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
-    bootstrap.configure_lab()
-    settings = json.loads((tmp_path / "share/jupyter/lab/settings/overrides.json").read_text(encoding="utf-8"))
-    schemas = Path(sys.prefix) / "share/jupyter/lab/schemas/@jupyterlab/apputils-extension"
-    schema = json.loads((schemas / "notification.json").read_text(encoding="utf-8"))["properties"]
-    chosen = settings["@jupyterlab/apputils-extension:notification"]
-    assert chosen["fetchNews"] in [option["const"] for option in schema["fetchNews"]["oneOf"]]
-    assert chosen == {"fetchNews": "false", "checkForUpdates": False}
-    assert schema["checkForUpdates"]["type"] == "boolean"
-    server = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text(encoding="utf-8"))
-    shipped = Path(sys.prefix) / "etc/jupyter/jupyter_server_config.d/nbgrader.json"
-    enabled = json.loads(shipped.read_text(encoding="utf-8"))["ServerApp"]["jpserver_extensions"]
-    assert server["ServerApp"]["jpserver_extensions"] == dict.fromkeys(enabled, False)
 
 
 def test_notebooks_run_in_this_environment() -> None:

@@ -89,7 +89,7 @@ def test_it_stands_in_a_vqvae():
         projected(EMAVectorQuantizer(8, 2, cosine=True), 6),
         companion.ResNetDecoder(1, 6, hidden=8),
     )
-    x = latents(2, 1, 12, 12)
+    x = latents(2, 1, 12, 12).sigmoid()
     out = model(x)
     out.loss.backward()
     assert out.z_q.shape == (2, 6, 3, 3)
@@ -106,7 +106,7 @@ def test_any_number_of_positions(shape):
 
 def test_wrong_input_is_refused_and_nothing_learnt():
     quantizer = projected(EMAVectorQuantizer(4, 2))
-    with pytest.raises(ValueError, match=r"z: got shape \(3, 2, 4\), want \(B, 5"):
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(3, 2, 4\), want .*\(B, 5"):
         quantizer(latents(3, 2, 4))
     z = latents()
     z[0, 0, 0, 0] = math.inf
@@ -117,9 +117,9 @@ def test_wrong_input_is_refused_and_nothing_learnt():
         companion.ProjectedQuantizer(VectorQuantizer(4, 2), 0)
 
 
-def test_under_autocast_the_latents_keep_their_dtype():
+def test_under_autocast_the_latents_keep_their_dtype(autocast):
     quantizer = projected(EMAVectorQuantizer(9, 2))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         out = quantizer(latents().bfloat16())
     assert out.z_q.dtype == torch.bfloat16
     assert out.loss.dtype == torch.float32

@@ -9,6 +9,7 @@ import torch
 import companion
 from companion.autoencoder import interpolate, pca_reconstruct
 from companion.course.execution import glued
+from companion.course.session import EXPECTED
 from companion.metrics import mse
 from companion.priors import filtered_probabilities, transformer
 from companion.quantizers import (
@@ -393,15 +394,28 @@ def flat(value: object) -> list[float]:
     return [float(value)]
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_companion_reproduces_what_the_notebook_stored(notebook):
-    stored = {
-        name: value for name, value in glued(nbformat.read(notebook, as_version=4)).items() if name.startswith("proof.")
-    }
-    proofs = PROOFS[notebook.stem]
+def assert_proved(values, proofs):
+    """Each glued number has a proof and is what that gives; those with a band are compared by ``session.expect``."""
+    stored = {name: value for name, value in values.items() if not name.startswith(EXPECTED)}
     assert stored.keys() == proofs.keys()
     for name, proof in proofs.items():
         assert flat(stored[name]) == pytest.approx(flat(proof()), rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_companion_reproduces_what_the_notebook_stored(notebook):
+    assert_proved(glued(nbformat.read(notebook, as_version=4)), PROOFS[notebook.stem])
+
+
+def test_no_glued_number_escapes_the_proofs():
+    proofs = {"proof.mse": lambda: {"value": 0.2642868459}}
+    right = {"proof.mse": {"value": 0.2642868757}, "expect.accuracy": 0.9}  # the last digits are another processor's
+    assert_proved(right, proofs)
+    for wrong in ({"proof.new": 1.0}, {"poof.mse": 1.0}, {"proof.mse": {"value": 0.2653}}):
+        with pytest.raises(AssertionError):
+            assert_proved(right | wrong, proofs)
+    with pytest.raises(AssertionError):
+        assert_proved({}, proofs)
 
 
 def test_a_wrong_number_would_be_noticed():

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import companion
+from companion._arguments import check_finite
 from companion.quantizers import (
     FiniteScalarQuantizer,
     GumbelQuantizer,
@@ -20,7 +21,6 @@ from companion.quantizers import (
     straight_through,
     vq_losses,
 )
-from companion.quantizers.base import check_finite
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LAYOUTS = {
@@ -97,11 +97,11 @@ def test_latents_that_are_not_finite_are_refused_and_leave_everything_as_it_was(
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_latents_are_refused_by_name(kind):
     quantizer = family(4)[kind]
-    with pytest.raises(ValueError, match=r"z: got shape \(2, 5, 3\), want \(B, 4, \*spatial\)"):
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(2, 5, 3\), want .* \(B, 4, \*spatial\)"):
         quantizer(torch.zeros(2, 5, 3))
-    with pytest.raises(ValueError, match=r"z: got shape \(0, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(0, 4, 3\)"):
         quantizer(torch.zeros(0, 4, 3))
-    with pytest.raises(ValueError, match=r"z: got dtype torch\.int64"):
+    with pytest.raises(ValueError, match="z: got int64"):
         quantizer(torch.zeros(2, 4, 3, dtype=torch.int64))
 
 
@@ -114,7 +114,7 @@ def test_indices_that_are_no_codes_are_refused(kind):
         quantizer.decode(torch.tensor([[0, top]]))
     with pytest.raises(ValueError, match="indices: got -1 to 0"):
         quantizer.decode(torch.tensor([[0, -1]]))
-    with pytest.raises(ValueError, match=r"indices: got dtype torch\.int32"):
+    with pytest.raises(ValueError, match="indices: got int32"):
         quantizer.decode(torch.tensor([[0]], dtype=torch.int32))
 
 
@@ -165,7 +165,7 @@ def wrong_codes(search, offset: float, *, dtype: torch.dtype = torch.float32) ->
     z = (torch.randn(4000, 16, generator=generator) + offset).to(dtype)
     codebook = (torch.randn(512, 16, generator=generator) + offset).to(dtype)
     exact = torch.cdist(z.double(), codebook.double()).square()
-    chosen = exact.gather(1, search(z, codebook)[:, None])[:, 0]
+    chosen = exact.gather(1, search(z, codebook).to(z.device)[:, None])[:, 0]
     centre = codebook.double().mean(0)
     size = torch.maximum((z.double() - centre).square().sum(1), (codebook.double() - centre).square().sum(1).max())
     return ((chosen - exact.amin(1)) > 8 * 2**-24 * size).double().mean().item()
@@ -232,12 +232,12 @@ def test_tf32_changes_no_code():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_quantizer_under_autocast_searches_and_measures_in_float32():
+def test_quantizer_under_autocast_searches_and_measures_in_float32(autocast):
     torch.manual_seed(0)
     quantizer = VectorQuantizer(64, 8)
     z = torch.randn(2, 8, 50)
     plain = quantizer(z)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         cast = quantizer(z)
     assert torch.equal(cast.indices, plain.indices)
     assert cast.loss.dtype == torch.float32

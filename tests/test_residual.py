@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused_by_name(build, says):
 def test_decode_refuses_other_indices():
     quantizer = stack()
     codes = quantizer.encode(latents())
-    with pytest.raises(ValueError, match="depth: got 4, want 1 to 3"):
+    with pytest.raises(ValueError, match="depth: got 4, want a whole number from 1 to 3"):
         quantizer.decode(codes, depth=4)
     with pytest.raises(ValueError, match=r"indices: got shape \(6, 3, 2\), want \(B, \*spatial, 3\)"):
         quantizer.decode(codes[..., 0])

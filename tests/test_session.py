@@ -14,8 +14,9 @@ from companion.course.session import Session, begin
 
 @pytest.fixture(autouse=True)
 def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COMPANION_PROFILE", "COMPANION_STRICT", "COMPANION_SEED"):
+    for name in ("COMPANION_PROFILE", "COMPANION_SEED"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(session, "_STRICT", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -62,6 +63,20 @@ def test_smoke_says_that_its_numbers_mean_nothing(
     printed = capsys.readouterr().out
     assert "its numbers mean nothing" in printed
     assert "not measured on this device yet" in printed
+
+
+@pytest.mark.parametrize(("profile", "threads"), [("smoke", 1), ("quick", 2), ("full", 2)])
+def test_only_smoke_keeps_to_one_thread(
+    book: Book, monkeypatch: pytest.MonkeyPatch, profile: str, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("COMPANION_PROFILE", profile)
+    try:
+        torch.set_num_threads(2)
+        begin("00_tiny", book=book)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_unknown_profile_and_chapter_name_those_there_are(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +136,7 @@ def test_only_strict_stops_on_a_number_outside_its_band(
     book: Book, glued: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny: Session = begin("00_tiny", book=book)
-    monkeypatch.setenv("COMPANION_STRICT", "1")
+    monkeypatch.setattr(session, "_STRICT", True)
     tiny.expect("test_mse", 1.0)
     with pytest.raises(AssertionError, match="outside the band"):
         tiny.expect("test_mse", 1.2)

@@ -11,20 +11,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import pytest
 import torch
+import tqdm.auto
 from torch import Tensor, nn
 from workers.fit_worker import SIGKILL, Digits, Noisy, Output, bits, main, main_of, objective
 
+import companion
 import companion._runs
 import companion.training
+from companion.course.session import default_device
 from companion.training import History, fit
+
+pytestmark = pytest.mark.cpu_only("the same to the bit after a stop, with several processes joined by gloo")
 
 WORKER = Path(__file__).parent / "workers" / "fit_worker.py"
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
@@ -187,17 +193,24 @@ def test_settings_of_accelerate_launch_do_not_leak_in(monkeypatch: pytest.Monkey
     assert bits(other) == bits(model)
 
 
-def test_the_default_device_is_the_gpu_where_there_is_one() -> None:
-    gpu = torch.accelerator.current_accelerator(check_available=True)
+def test_fit_chooses_the_device_that_begin_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Mac torch offers "mps", where data and models of a chapter are not."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
+    with companion._runs.own_accelerator("no", None) as accelerator:
+        assert accelerator.device.type == default_device().type
+
+
+def test_fit_without_a_device_leaves_the_model_where_a_chapter_has_its_data() -> None:
     model = noisy()
     train(model, epochs=1, device=None)
-    assert next(model.parameters()).device.type == (gpu.type if gpu else "cpu")
+    assert next(model.parameters()).device.type == default_device().type
 
 
 # --- stopping
 
 
 def interrupting(step: int, how: Any) -> Any:
+    @wraps(objective)  # a run goes on with an objective of the same name only
     def watched(model: nn.Module, x: Tensor, y: Tensor) -> Output:
         if model.training and model.count == step - 1:
             how()
@@ -304,6 +317,7 @@ def test_a_finished_run_returns_its_history_and_weights_at_once(tmp_path: Path) 
     model, again, longer, whole = noisy(), noisy(seed=9), noisy(seed=9), noisy()
     history = train(model, run=tmp_path / "run")
 
+    @wraps(objective)
     def never(*_: object) -> Output:
         raise AssertionError("a finished run trains no more")
 
@@ -318,18 +332,24 @@ def test_a_finished_run_returns_its_history_and_weights_at_once(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"seed": 1}, "seed 0 there, 1 here"),
-        ({"batch_size": 4}, "batch_size 8 there, 4 here"),
-        ({"precision": "bf16"}, "precision no there, bf16 here"),
-        ({"validation": Digits(11, 2)}, r"len\(validation\) None there, 11 here"),
-        ({"lr": 0.02}, r"optimizer Adam .*lr: 0\.01 .* there, Adam .*lr: 0\.02 .* here"),
-        ({"optimizer": torch.optim.SGD}, r"optimizer Adam .* there, SGD"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"batch_size": 4}, "batch_size: 8 there, 4 here"),
+        ({"precision": "bf16"}, "precision: no there, bf16 here"),
+        (
+            {"validation": Digits(11, 2)},
+            r"len\(validation\): None there, 11 here\n  validation: None there, ",
+        ),
+        ({"lr": 0.02}, r"optimizer.0.lr: 0\.01 there, 0\.02 here"),
+        ({"optimizer": partial(torch.optim.Adam, lr=0.01, eps=1e-3)}, r"optimizer.0.eps: 1e-08 there, 0.001 here"),
+        ({"objective": lambda model, x, y: model(x)}, r"objective: objective there, <lambda> here"),
+        ({"objective": None}, r"objective: objective there, _the_models_own here"),
+        ({"optimizer": torch.optim.SGD}, r"optimizer: Adam there, SGD here\n.*optimizer.0.lr: 0.01 there, 0.001 here"),
     ],
 )
 def test_a_run_with_other_settings_is_refused_by_name(tmp_path: Path, options: dict[str, Any], named: str) -> None:
     train(noisy(), run=tmp_path, epochs=1)
     model = noisy(seed=9)
-    with pytest.raises(ValueError, match=f"other settings: {named}"):
+    with pytest.raises(ValueError, match=rf"(?s)other settings:\n  {named}.*\nUse those, or another folder"):
         train(model, run=tmp_path, **options)
     assert bits(model) == bits(noisy(seed=9))
 
@@ -339,10 +359,10 @@ def test_another_model_or_other_data_is_refused_by_name(tmp_path: Path) -> None:
     wider = noisy()
     wider.layers[0] = nn.Linear(16, 9)
     wider.more = nn.Parameter(torch.zeros(3))
-    shapes = r"tensor layers.0.weight torch.float32 \(8, 16\) there, torch.float32 \(9, 16\) here"
-    with pytest.raises(ValueError, match=rf"tensor more absent there.*{shapes}"):
+    shapes = r"tensor layers.0.weight: torch.float32 \(8, 16\) there, torch.float32 \(9, 16\) here"
+    with pytest.raises(ValueError, match=rf"(?s)tensor more: absent there.*\n  {shapes}\n"):
         train(wider, run=tmp_path)
-    with pytest.raises(ValueError, match=r"len\(train\) 53 there, 54 here"):
+    with pytest.raises(ValueError, match=r"len\(train\): 53 there, 54 here"):
         fit(noisy(), Digits(54, 1), epochs=1, batch_size=8, lr=0.01, run=tmp_path, **QUIET)
 
 
@@ -388,6 +408,7 @@ def test_a_state_that_would_run_code_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    @wraps(objective)
     def second(model: nn.Module, x: Tensor, y: Tensor) -> Output:
         with pytest.raises(ValueError, match="is in use"):
             train(noisy(), run=tmp_path)
@@ -395,6 +416,181 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
     train(noisy(), epochs=1, run=tmp_path, objective=second)
     train(noisy(), epochs=1, run=tmp_path)
+
+
+def stack(**options: Any) -> companion.VQVAE:
+    torch.manual_seed(0)
+    quantizer = companion.VectorQuantizer(4, 2, **options)
+    parts = [
+        kind(1, 2, hidden=4, factor=2, num_blocks=1) for kind in (companion.ResNetEncoder, companion.ResNetDecoder)
+    ]
+    return companion.VQVAE(parts[0], quantizer, parts[1])
+
+
+def test_another_configuration_is_refused_with_a_line_for_each_difference(tmp_path: Path) -> None:
+    def run(model: nn.Module) -> History:
+        return fit(model, Digits(53, 1), epochs=1, batch_size=8, run=tmp_path, **QUIET)
+
+    run(stack())
+    other = stack(commitment_weight=0.5, estimator="rotation")
+    other.quantizer_weight = 2.0
+    with pytest.raises(ValueError, match="other settings") as caught:
+        run(other)
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  model.quantizer_weight: 1.0 there, 2.0 here",
+        "  model.quantizer.commitment_weight: 0.25 there, 0.5 here",
+        "  model.quantizer.estimator: straight-through there, rotation here",
+    ]
+    other = stack()
+    other.quantizer.commitment_weight = 0.5  # after it was made
+    with pytest.raises(ValueError, match=r"model.quantizer.commitment_weight: 0.25 there, 0.5 here"):
+        run(other)
+    assert run(stack()) == run(stack())
+
+
+def test_other_data_of_the_same_length_are_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 8, "run": tmp_path, **QUIET}
+    fit(noisy(), Digits(53, 1), validation=Digits(11, 2), **options)
+    for train_seed, validation_seed, named in ((3, 2, "train"), (1, 3, "validation")):
+        with pytest.raises(ValueError, match=rf"\n  {named}: [0-9a-f]{{12}} there, [0-9a-f]{{12}} here\n"):
+            fit(noisy(), Digits(53, train_seed), validation=Digits(11, validation_seed), **options)
+    other = Digits(53, 1)
+    other.y[7] += 1  # one label of one example
+    with pytest.raises(ValueError, match=r"\n  train: "):
+        fit(noisy(), other, validation=Digits(11, 2), **options)
+    fit(noisy(), Digits(53, 1), validation=Digits(11, 2), **options)
+
+
+def test_examples_that_are_drawn_anew_each_time_can_be_gone_on_with(tmp_path: Path) -> None:
+    class Augmented(Digits):
+        def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+            x, y = super().batch(indices, device)
+            return x + (torch.rand(()) if self.torch else float(np.random.rand())), y  # noqa: NPY002
+
+    for draws_from_torch in (True, False):
+        Augmented.torch = draws_from_torch  # type: ignore[attr-defined]
+        options: dict[str, Any] = {"batch_size": 8, "run": tmp_path / str(draws_from_torch), **QUIET}
+        first = fit(noisy(), Augmented(53, 1), epochs=1, **options)
+        assert fit(noisy(), Augmented(53, 1), epochs=2, **options).rows[0] == first.rows[0]
+        with pytest.raises(ValueError, match="train: "):
+            fit(noisy(), Augmented(54, 1), epochs=2, **options)
+
+
+def test_a_fingerprint_draws_nothing_from_the_caller_and_sees_the_order() -> None:
+    before = torch.get_rng_state()
+    data, other = Digits(2000, 1), Digits(2000, 1)
+    other.x = other.x.flip(0)
+    prints = {companion._runs.fingerprint(one) for one in (data, other, Digits(2001, 1), Digits(2000, 2))}
+    assert len(prints) == 4
+    assert companion._runs.fingerprint(Digits(2000, 1)) == companion._runs.fingerprint(data)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_of_the_first_version_goes_on_and_says_what_was_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = noisy()
+    history = train(model, run=tmp_path, epochs=2)
+    for path in tmp_path.glob("state*"):
+        state = torch.load(path)
+        state.pop("origin", None)  # as they used to be
+        torch.save(state, path)
+    longer, whole = noisy(seed=9), noisy()
+    capsys.readouterr()
+    assert train(longer, run=tmp_path) == train(whole)
+    assert "an earlier version began it and noted no configuration" in capsys.readouterr().out
+    assert bits(longer) == bits(whole)
+    assert history.rows == train(noisy()).rows[:2]
+    for path in tmp_path.glob("state*"):
+        state = torch.load(path)
+        state.pop("origin", None)  # as they used to be
+        torch.save(state, path)
+    with pytest.raises(ValueError, match=r"seed: 0 there, 1 here\n  optimizer: Adam .* there, Adam .* here\nUse"):
+        train(noisy(), run=tmp_path, seed=1, lr=0.5)
+
+
+def test_foreign_files_in_the_folder_of_a_run_are_left_alone(tmp_path: Path) -> None:
+    names = ["state-zzz.pt", "state-1-1.pt", "best.pt", ".state-zzz.tmp", "state-0000000006-000001.pt.bak", "notes.txt"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    half = tmp_path / ".state-0000000003-000000.pt.17.tmp"
+    half.write_text("what a killed run leaves")
+    train(noisy(), run=tmp_path, save_every=1)
+    assert {name: (tmp_path / name).read_text() for name in names} == {name: name for name in names}
+    assert not half.exists()
+    assert len(list(tmp_path.glob("state-0*.pt"))) == 2
+
+
+@pytest.mark.parametrize("content", [{"model": {}}, [1], torch.zeros(2), {"step": 1, "rows": [], "model": {}}])
+def test_what_has_the_name_of_a_state_and_is_none_is_told_and_kept(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "state-0000000001-000000.pt"
+    torch.save(content, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"run: .*state-0000000001-000000.pt is no state that fit wrote; move it away"):
+        train(noisy(), run=tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_every_flipped_bit_and_every_cut_of_a_state_is_noticed_or_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = noisy()
+    history = train(model, run=tmp_path)
+    older, newest = sorted(tmp_path.glob("state*"))
+    older.unlink()
+    content, generator, noticed = newest.read_bytes(), np.random.default_rng(0), 0
+    damages = [("bit", int(bit)) for bit in generator.integers(0, 8 * len(content), 60)]
+    damages += [("cut", int(length)) for length in generator.integers(0, len(content), 10)]
+    for kind, where in damages:
+        damaged = bytearray(content if kind == "bit" else content[:where])
+        if kind == "bit":
+            damaged[where // 8] ^= 1 << where % 8
+        newest.write_bytes(damaged)
+        again = noisy(seed=9)
+        try:
+            rows = train(again, run=tmp_path)
+        except ValueError:
+            noticed += 1
+        else:
+            assert (rows, bits(again)) == (history, bits(model))
+    assert noticed > 30
+
+
+def test_a_schedule_that_would_begin_anew_is_refused_together_with_a_run(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    def scheduled(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.9)
+        optimizer.register_step_post_hook(lambda *_: (rates.append(optimizer.param_groups[0]["lr"]), schedule.step()))
+        return optimizer
+
+    train(noisy(), optimizer=scheduled, epochs=1)
+    assert rates == pytest.approx([0.1 * 0.9**i for i in range(6)])
+    with pytest.raises(ValueError, match=r"optimizer: got one with a learning-rate schedule.* Leave out run"):
+        train(noisy(), optimizer=scheduled, run=tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_told_with_the_path_and_what_was_saved_stays(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+from workers.fit_worker import Digits, Noisy
+from companion import fit
+options = dict(batch_size=8, run=sys.argv[1], progress=False, device="cpu")
+fit(Noisy(), Digits(53, 1), epochs=1, **options)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    fit(Noisy(), Digits(53, 1), epochs=2, **options)
+except OSError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, tmp_path, Path(__file__).parent]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert str(tmp_path / "state-0000000012-000002.pt") in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "state-0000000006-000001.pt"]
 
 
 # --- killed, in one process and in two
@@ -599,16 +795,35 @@ def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs: got 0, want at least 1"),
-        ({"batch_size": 0}, "batch_size: got 0, want at least 1"),
+        ({"epochs": 0}, "epochs: got 0, want a whole number of at least 1"),
+        ({"epochs": 1.5}, "epochs: got 1.5, want a whole number"),
+        ({"epochs": None}, "epochs: got None, want a whole number"),
+        ({"epochs": True}, "epochs: got True, want a whole number"),
+        ({"batch_size": 0}, "batch_size: got 0, want a whole number of at least 1"),
+        ({"batch_size": 8.0}, "batch_size: got 8.0, want a whole number"),
         ({"batch_size": 54}, "batch_size: got 54, want at most the 53 examples of train"),
-        ({"lr": 0}, "lr: got 0, want more than 0"),
-        ({"seed": -1}, "seed: got -1, want at least 0"),
-        ({"precision": "fp8"}, "precision: got 'fp8', want no, bf16 or fp16"),
+        ({"lr": 0}, "lr: got 0, want a finite number, more than 0"),
+        ({"lr": torch.nan}, "lr: got nan, want a finite number"),
+        ({"lr": torch.inf}, "lr: got inf, want a finite number"),
+        ({"lr": "fast"}, "lr: got 'fast', want a finite number"),
+        ({"seed": -1}, "seed: got -1, want a whole number of at least 0"),
+        ({"seed": 0.5}, "seed: got 0.5, want a whole number"),
+        ({"seed": None}, "seed: got None, want a whole number"),
+        ({"precision": "fp8"}, "precision: got 'fp8', want one of 'no', 'bf16', 'fp16'"),
+        ({"precision": torch.bfloat16}, "precision: got torch.bfloat16, want one of 'no'"),
         ({"precision": "fp16"}, "precision: got fp16 on the CPU"),
         ({"device": "xpu"}, "device: got xpu, want one that this machine has"),
         ({"save_every": 2}, "save_every: got it without run"),
-        ({"save_every": 0, "run": "unused"}, "save_every: got 0, want at least 1"),
+        ({"save_every": 0, "run": "unused"}, "save_every: got 0, want a whole number of at least 1"),
+        ({"run": __file__}, r"run: got .*, which is a file, want a folder"),
+        ({"run": 3}, "run: got a int, want the path of a folder"),
+        ({"device": "banana"}, "device: got 'banana', want a device"),
+        ({"device": 3.5}, "device: got 3.5, want a device"),
+        ({"objective": "mse"}, "objective: got a str, want a function, or None"),
+        ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, "optimizer: got a Adam, want a function, or None"),
+        ({"optimizer": lambda parameters: parameters}, "optimizer: it made a list, want a torch.optim.Optimizer"),
+        ({"validation": [1, 2]}, "validation: got a list, want examples with len"),
+        ({"validation": 3}, "validation: got a int, want examples with len"),
         ({"validation": Digits(0, 1)}, "validation: got no examples"),
         ({"objective": lambda model, x, y: model(x).loss}, "objective: got a Tensor, want a dataclass"),
         ({"objective": lambda model, x, y: Output(x, x, x)}, "objective: got a Output.* a 0-dim tensor"),
@@ -617,6 +832,36 @@ def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(noisy(), **options)
+
+
+def test_what_is_no_model_or_no_examples_is_told_with_what_is_wanted() -> None:
+    tensors = torch.utils.data.TensorDataset(torch.rand(8, 16))
+    wrong: list[Any] = [tensors, torch.utils.data.DataLoader(tensors), torch.rand(8, 16), [1, 2], None]
+    for examples in wrong:
+        named = rf"train: got a {type(examples).__name__}, want examples with len\(\) and batch\(indices, device\)"
+        with pytest.raises(ValueError, match=named):
+            fit(noisy(), examples, epochs=1, **QUIET)
+    model: Any
+    for model, named in (
+        (3, "model: got a int, want a module"),
+        (nn.ReLU(), "got a ReLU without a parameter to train"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            fit(model, Digits(53, 1), epochs=1, **QUIET)
+
+    class Loose(Digits):
+        def batch(self, indices: Tensor, device: torch.device) -> Any:
+            return self.x[indices]
+
+    with pytest.raises(ValueError, match=r"train: its batch\(\) gave a Tensor, want a tuple of tensors"):
+        fit(noisy(), Loose(53, 1), epochs=1, batch_size=8, **QUIET)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path) -> None:
+    model, plain = noisy(), noisy()
+    numbers = {"epochs": np.int64(3), "batch_size": np.int32(8), "seed": np.uint8(0)}
+    assert train(model, run=tmp_path, **numbers) == train(plain, run=tmp_path) == train(noisy())
+    assert bits(model) == bits(plain)
 
 
 def test_processes_that_accelerate_cannot_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -673,6 +918,31 @@ def test_history_plots_training_and_validation() -> None:
     with pytest.raises(ValueError, match="term: got 'kl', want one of loss, mse"):
         history().plot("kl")
     assert History().plot().axes[0].get_title() == "Stopped before the first step was done"
+
+
+def test_the_bar_moves_when_tqdm_lets_it_and_not_with_every_new_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[str] = []
+
+    class Rare(tqdm.auto.tqdm):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, mininterval=1e9)
+
+        def display(self, *_: Any, **__: Any) -> None:
+            moves.append(self.postfix or "")
+
+    class Eager(Rare):  # the wrong version
+        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            super().set_postfix_str(s)
+
+    monkeypatch.setattr(companion.training._Means, "due", True)
+    counts = []
+    for bar in (Rare, Eager):
+        monkeypatch.setattr(tqdm.auto, "tqdm", bar)
+        train(noisy(), epochs=2, progress=True)  # 12 steps
+        counts.append(len(moves))
+        assert moves[-1].startswith("epoch 2, loss ")
+        moves.clear()
+    assert counts == [4, 4 + 12]  # at both ends, and after each epoch
 
 
 def test_progress_shows_every_step_and_can_be_silent(capsys: pytest.CaptureFixture[str]) -> None:

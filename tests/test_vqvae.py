@@ -54,6 +54,31 @@ def test_decode_refuses_what_is_no_code():
         model().decode(torch.tensor([[[0, 16], [1, 2]]]))
 
 
+@pytest.mark.parametrize("name", ["forward", "encode", "reconstruct"])
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), r"x: got uint8, want .* x\.float\(\) / 255"),
+        (255 * torch.rand(2, 1, 12, 12), r"x: got numbers from .* to 25\d.*, want images in \[0, 1\]"),
+        (2 * torch.rand(2, 1, 12, 12) - 1, r"x: got numbers from -0\.9"),
+        (torch.full((2, 1, 12, 12), torch.nan), "x: got numbers from nan to nan"),
+        (torch.rand(12), r"x: got float32 of shape \(12,\)"),
+        ([0.5], r"x: got \[0\.5\], want a tensor"),
+    ],
+)
+def test_what_are_no_images_is_refused(name, x, says):
+    with pytest.raises(ValueError, match=says):
+        getattr(model(), name)(x)
+
+
+def test_a_decoder_that_enlarges_by_another_factor_is_named():
+    wrong = VQVAE(
+        ResNetEncoder(1, 4, hidden=8, factor=4), VectorQuantizer(8, 4), ResNetDecoder(1, 4, hidden=8, factor=2)
+    )
+    with pytest.raises(ValueError, match=r"decoder: it made \(2, 1, 6, 6\) .* want \(2, 1, 12, 12\) as x has"):
+        wrong(torch.rand(2, 1, 12, 12))
+
+
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match="quantizer_weight: got -1"):
         model(quantizer_weight=-1)
@@ -91,9 +116,9 @@ def test_it_learns_with_every_quantizer(quantizer):
     assert 0 < last["usage"] <= 1
 
 
-def test_perplexity_in_the_history_is_that_of_the_whole_epoch():
+def test_perplexity_in_the_history_is_that_of_the_whole_epoch(device):
     """Trap 22: the mean of the batches' perplexities depends on the batch size."""
-    data = companion.data.load("glyphs", "train", size=96)
+    data = companion.data.load("glyphs", "train", size=96).to(device)
     vqvae = model()
     with torch.no_grad():  # codes that many latents choose between
         z = vqvae.encoder(data.batch(range(96))[0])

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ def test_a_shipped_model_is_ready_to_use(name):
     assert all(value.isfinite().all() for value in state.values())
     assert {value.dtype for value in state.values()} <= {torch.float32, torch.int64}
     assert all(torch.equal(value, state[key]) for key, value in pretrained(name).state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_file_carries_a_checksum(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # load says where there is none
+        assert pretrained(name).state_dict()
 
 
 @pytest.mark.parametrize("name", PRIORS)

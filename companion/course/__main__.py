@@ -2,8 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from companion.course.manifest import PROFILES, read_book
+from companion._extras import require
+from companion.course.lab import open_lab
+from companion.course.manifest import PROFILES, Book, read_book
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,24 +17,47 @@ def main(argv: list[str] | None = None) -> int:
     solutions = commands.add_parser("solutions", help="run every solution on this machine and report")
     measure = commands.add_parser("measure", help="measure time, memory and bands into book.toml")
     for command in (notebooks, solutions, measure):
-        command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder (default: all)")
+        command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder or 01 (default: all)")
     for command in (solutions, measure):
         command.add_argument("--profile", choices=PROFILES, help="default: full with a GPU, quick without")
+    solutions.add_argument(
+        "--timeout", type=int, help="seconds a cell may take (default: 10 times its chapter's, at least 600)"
+    )
     measure.add_argument("--seeds", type=int, default=5, help="how many runs (default: %(default)s)")
+    measure.add_argument("--keep", type=Path, help="a folder: finished runs are kept there, and not made again")
+    gpu = commands.add_parser("gpu", help="with a GPU: tests, benchmarks and profile full, in pieces that go on")
+    gpu.add_argument("--list", action="store_true", help="name the pieces and what came of them, and run none")
+    gpu.add_argument("--only", default="", help="the pieces with this in their name, e.g. chapter or bench")
+    gpu.add_argument("--limit-minutes", type=float, default=float("inf"), help="begin no piece after so many minutes")
+    gpu.add_argument("--again", action="store_true", help="forget what earlier calls found")
     options, rest = parser.parse_known_args(argv)
-    if options.command == "lab":
-        from companion.course.lab import open_lab
-
-        open_lab(read_book(), rest)
-    if rest:
+    if rest and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-
-    # Imported where needed: learners have neither jupytext nor nbgrader.
-    from companion.course.execution import CellError
-
     try:
         book = read_book()
-        chapters = book.select(options.chapter)
+        if options.command == "lab":
+            return open_lab(book, rest)
+        if options.command == "gpu":
+            from companion.course.gpu import run_on_gpu
+
+            return run_on_gpu(
+                book, only=options.only, limit_minutes=options.limit_minutes, again=options.again, show=options.list
+            )
+        require("jupytext", extra="instructor", what=options.command)  # which learners have not
+        return _author(book, options)
+    except (ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _author(book: Book, options: argparse.Namespace) -> int:
+    from companion.course.execution import CellError
+
+    chapters = book.select(options.chapter)
+    try:
         if options.command == "notebooks":
             from companion.course.authoring import make_notebooks
 
@@ -40,17 +66,14 @@ def main(argv: list[str] | None = None) -> int:
         elif options.command == "solutions":
             from companion.course.runner import run_solutions
 
-            return run_solutions(book, chapters, options.profile)
+            return run_solutions(book, chapters, options.profile, timeout=options.timeout)
         else:
             from companion.course.measure import measure as run_measure
 
-            run_measure(book, chapters, options.profile, seeds=options.seeds)
-    except (CellError, ValueError) as error:
+            run_measure(book, chapters, options.profile, seeds=options.seeds, keep=options.keep)
+    except CellError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -48,7 +48,6 @@ def main(extra: str) -> None:
     print(f"Installing the course ({extra}); the first time takes some minutes and 6 GB", flush=True)
     pip = (str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check")
     run(*pip, "-c", "requirements.txt", "-e", f".[{extra}]")
-    configure_lab()
     STAMP.write_text(json.dumps(wanted), encoding="utf-8")
 
 
@@ -68,24 +67,6 @@ def forget_half_installed() -> None:
     for info in VENV.glob("lib/python*/site-packages/*.dist-info"):
         if not (info / "INSTALLER").is_file():
             shutil.rmtree(info)
-
-
-def configure_lab() -> None:
-    """JupyterLab without its news pop-up, and without nbgrader's menus, which authors do not need in it."""
-    nbgrader = ("formgrader", "validate_assignment", "assignment_list", "course_list")
-    files = {
-        "share/jupyter/lab/settings/overrides.json": {
-            "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}
-        },
-        "etc/jupyter/labconfig/page_config.json": {"disabledExtensions": {"@jupyter/nbgrader": True}},
-        "etc/jupyter/jupyter_server_config.json": {
-            "ServerApp": {"jpserver_extensions": {f"nbgrader.server_extensions.{name}": False for name in nbgrader}}
-        },
-    }
-    for name, content in files.items():
-        path = VENV / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def run(*command: str) -> None:

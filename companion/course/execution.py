@@ -1,6 +1,7 @@
 """Running a notebook in a fresh kernel, and reading what it left."""
 
 import ast
+import json
 import os
 import re
 import threading
@@ -12,12 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from tqdm import tqdm
 
+MOST_OUTPUT = 4_000_000  # characters that a cell may leave in its notebook: ten times what any of the course leaves
+MOST_WORDS = 2_000  # characters of an error's message
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
+
+# What one machine can pretend to be: the last digits differ from one to the next, and no verdict may. The variables
+# have to stand before torch is imported. Threads that spin while they wait stall on a busy machine; here they sleep.
+AS_IT_IS = "as it is"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    PROCESSORS: dict[str, dict[str, str]] = {
+        AS_IT_IS: {},
+        "SSE4.1, one thread": ONE_THREAD
+        | {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
+        "AVX2, two threads": TWO_THREADS
+        | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
+    }
+else:  # another architecture, or nothing above SSE
+    PROCESSORS = {AS_IT_IS: {}, "one thread": ONE_THREAD, "two threads": TWO_THREADS}
 
 
 class CellError(Exception):
@@ -33,21 +54,28 @@ class Cost:
 
 
 def execute(
-    notebook: NotebookNode, *, name: str, folder: Path, env: Mapping[str, str], cost: Cost | None = None
+    notebook: NotebookNode,
+    *,
+    name: str,
+    folder: Path,
+    env: Mapping[str, str],
+    cost: Cost | None = None,
+    timeout: int | None = None,
 ) -> None:
     """Run ``notebook`` in place, in ``folder``, with progress; ``env`` is added to the environment.
 
-    ``COMPANION_SEED`` and ``COMPANION_STRICT`` of the caller do not reach the notebook.
+    ``COMPANION_SEED`` and ``COMPANION_STRICT`` of the caller do not reach the notebook. ``timeout`` is in seconds a
+    cell: a kernel that is still busy then is killed, since an endless loop need not listen to an interrupt.
 
     Raises:
-        CellError: a cell raised, or its kernel died.
+        CellError: a cell raised or took too long, or its kernel died.
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("COMPANION_S")}
-    client = NotebookClient(
+    client = _Client(
         notebook,
         kernel_name="python3",
         extra_arguments=["--log-level=50"],  # no word on a transport that stays on this machine
-        timeout=None,
+        timeout=timeout,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
@@ -60,10 +88,44 @@ def execute(
                 client.execute_cell(notebook.cells[index], index)
             except CellExecutionError as error:
                 where = place(name, notebook, index)
-                raise CellError(f"{where}: {error.ename}: {error.evalue}") from error
+                raise CellError(f"{where}: {error.ename}: {error.evalue[:MOST_WORDS]}") from error
+            except CellTimeoutError as error:
+                client.shutdown_kernel = "immediate"
+                where = place(name, notebook, index)
+                raise CellError(f"{where}: stopped after {timeout} seconds, the most that a cell may take") from error
             except DeadKernelError as error:
                 where = place(name, notebook, index)
                 raise CellError(f"{where}: its kernel died (out of memory?)") from error
+
+
+class _Client(NotebookClient):
+    """Keeps the first ``MOST_OUTPUT`` characters of a cell's output, and says in the notebook where it cut."""
+
+    kept: tuple[int, int] = (-1, 0)  # the cell that is running, and how many characters it has left
+
+    def output(
+        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
+    ) -> NotebookNode | None:
+        content = msg["content"]
+        if msg["msg_type"] == "error":  # what stopped the cell is told in any case, but not at any length
+            content |= {
+                "evalue": content["evalue"][:MOST_WORDS],
+                "traceback": [line[:MOST_WORDS] for line in content["traceback"]],
+            }
+            return super().output(outs, msg, display_id, cell_index)
+        before = self.kept[1] if self.kept[0] == cell_index else 0
+        is_text = msg["msg_type"] == "stream"
+        size = len(content["text"]) if is_text else len(json.dumps(content, default=str))
+        self.kept = (cell_index, before + size)
+        if before + size <= MOST_OUTPUT:
+            return super().output(outs, msg, display_id, cell_index)
+        if before <= MOST_OUTPUT:  # the first that is too much
+            if is_text:
+                content["text"] = content["text"][: MOST_OUTPUT - before]
+                super().output(outs, msg, display_id, cell_index)
+            text = f"\n[the rest is left out: a cell may leave {MOST_OUTPUT:,} characters of output]\n"
+            outs.append(new_output("stream", name="stderr", text=text))
+        return None
 
 
 def place(name: str, notebook: NotebookNode, index: int) -> str:

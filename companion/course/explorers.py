@@ -88,7 +88,7 @@ def latent_plane(decoder: nn.Module, points: Tensor, labels: Tensor, classes: tu
     device = next(decoder.parameters()).device
 
     def draw(z_1: float, z_2: float) -> tuple["Figure", str]:
-        z = torch.tensor([[z_1, z_2]])
+        z = points.new_tensor([[z_1, z_2]])
         with torch.no_grad():
             image = decoder(z.to(device))[0].clamp(0, 1)
         nearest = float((points - z).norm(dim=1).min())
@@ -342,13 +342,14 @@ def draw_chase(ax: "Axes", *, steps: int, decay: float, restart_below: float) ->
         The mean distance of the last batch's points to their codes, and how many codes they use.
     """
     generator = torch.Generator().manual_seed(0)
-    codes = 2.2 + 0.25 * torch.randn(CHASERS, 2, generator=generator)  # all of them in one corner
-    counts, path = torch.zeros(CHASERS), [codes]
-    cloud = torch.arange(6).repeat_interleave(20)
+    codes = 2.2 + 0.25 * torch.randn(CHASERS, 2, generator=generator, device="cpu")  # all of them in one corner
+    counts, path = torch.zeros(CHASERS, device="cpu"), [codes]
+    cloud = torch.arange(6, device="cpu").repeat_interleave(20)
     for step in range(steps):
         angle = cloud * (math.pi / 3) + 0.02 * step
-        points = 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.18 * torch.randn(len(cloud), 2, generator=generator)
-        candidates = points[torch.randperm(len(points), generator=generator)[:CHASERS]]
+        noise = torch.randn(len(cloud), 2, generator=generator, device="cpu")
+        points = 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.18 * noise
+        candidates = points[torch.randperm(len(points), generator=generator, device="cpu")[:CHASERS]]
         k = nearest_code(points, codes)
         statistics = code_statistics(points, k, CHASERS)
         looked_up = codes
@@ -508,7 +509,7 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
     if sigma <= 0:
         return images
     reach = round(3 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / sigma) ** 2)
     kernel /= kernel.sum()
     channels = images.shape[1]
     line = kernel.expand(channels, 1, 1, -1)

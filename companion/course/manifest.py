@@ -1,5 +1,6 @@
 """``book.toml``: the chapters in order, what each builds, its budgets, and what was measured."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,8 +58,21 @@ class Book:
         return self.chapters[name]
 
     def select(self, name: str | None) -> list[Chapter]:
-        """The chapter called ``name``, or with ``None`` all of them, in order."""
-        return list(self.chapters.values()) if name is None else [self.chapter(name)]
+        """The chapter that ``name`` begins, or has as its number (``7``, ``07``); with ``None`` all, in order.
+
+        Raises:
+            ValueError: there is none, or more than one; the message lists those there are.
+        """
+        if name is None:
+            return list(self.chapters.values())
+        number = re.fullmatch(r"(\d+)([a-z]?)", name)
+        start = f"{int(number[1]):02}{number[2]}_" if number else name
+        found = [chapter for chapter in self.chapters.values() if chapter.name.startswith(start)]
+        found = [chapter for chapter in found if chapter.name == name] or found
+        if len(found) != 1:
+            there_are = ", ".join(chapter.name for chapter in found) or ", ".join(self.chapters)
+            raise ValueError(f"chapter: got {name!r}, want one of {there_are}")
+        return found
 
     def solution(self, chapter: Chapter, suffix: str = ".ipynb") -> Path:
         """What authors edit (``.py``), or what it gave when executed (``.ipynb``)."""

@@ -1,27 +1,52 @@
 """For authors: run a solution once per seed; write its minutes, memory and bands into ``book.toml``."""
 
+import hashlib
+import json
 import statistics
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from pathlib import Path
 from typing import Any
 
 import tomlkit
 import torch
+from nbformat.v4 import new_code_cell
 from scipy.special import stdtrit
 
 from companion.checkpoint import written_whole
 from companion.course.authoring import solution_notebook
-from companion.course.execution import Cost, execute, glued
+from companion.course.execution import AS_IT_IS, PROCESSORS, Cost, execute, glued
 from companion.course.manifest import MANIFEST, Book, Chapter, read_book
 from companion.course.session import EXPECTED, current_profile, default_device, machine
 
 FEWEST = 5
+_GPU_MEMORY = """
+import torch
+from myst_nb import glue
+
+glue("gpu_memory_mb", torch.cuda.max_memory_reserved() // 2**20, display=False)
+"""  # a last cell, only when measured on a GPU: torch counts it in the process that took it
 START, END = "<!-- chapters: written by `make measure` from book.toml -->", "<!-- /chapters -->"
 
 
-def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, seeds: int = FEWEST) -> None:
+def measure(
+    book: Book,
+    chapters: list[Chapter],
+    profile: str | None = None,
+    *,
+    seeds: int = FEWEST,
+    keep: Path | None = None,
+) -> None:
     """Run each chapter's source with seeds 0 … ``seeds`` - 1 and write what was measured, chapter by chapter.
 
     Fewer than five seeds say too little about the spread: they measure minutes and memory, and leave the bands.
+
+    On a CPU the runs take turns at the entries of ``PROCESSORS``, written down as ``settings``. A band has to hold
+    on the reader's processor, where the last digits differ from the first step on and training carries them far: that
+    spread belongs into it as the seeds' does. The minutes are those of the machine as it is.
+
+    Args:
+        keep: a folder in which each run is kept; one that is there, of the same source on such a machine, is not made
+            again, so that a measurement can be stopped and goes on.
 
     Raises:
         ValueError: ``seeds`` is not positive.
@@ -30,32 +55,63 @@ def measure(book: Book, chapters: list[Chapter], profile: str | None = None, *, 
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}, want at least 1, and {FEWEST} for bands")
     profile = profile or current_profile()
+    device = default_device()
+    processors = PROCESSORS if device.type == "cpu" else {AS_IT_IS: {}}
+    settings = list(processors)[:seeds]
     for chapter in chapters:
-        costs = [Cost() for _ in range(seeds)]
+        runs = [_run(book, chapter, profile, seed, settings[seed % len(settings)], keep) for seed in range(seeds)]
         values: dict[str, list[float]] = {}
-        for seed, cost in enumerate(costs):
-            notebook = solution_notebook(book, chapter)
-            execute(
-                notebook,
-                name=f"{chapter.name}, {profile}, seed {seed}",
-                folder=book.solution(chapter).parent,
-                env={"COMPANION_PROFILE": profile, "COMPANION_SEED": str(seed)},
-                cost=cost,
-            )
-            for name, value in glued(notebook).items():
-                if name.startswith(EXPECTED):
-                    values.setdefault(name.removeprefix(EXPECTED), []).append(value)
-        device = default_device()
+        for run in runs:
+            for name, value in run["values"].items():
+                values.setdefault(name, []).append(value)
         entry = {
-            "minutes": round(statistics.median(cost.minutes for cost in costs), 2),
-            "memory_mb": max(cost.memory_mb for cost in costs),
+            "minutes": round(statistics.median(run["minutes"] for run in runs[:: len(settings)]), 2),  # as it is
+            "memory_mb": max(run["memory_mb"] for run in runs),
             "runs": seeds,
             "machine": machine(device),
+            "settings": settings,
             "versions": {"torch": torch.__version__},
         }
+        if device.type == "cuda":
+            entry["gpu_memory_mb"] = max(run["gpu_memory_mb"] for run in runs)
         bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" and seeds >= FEWEST else {}
         _record(book, chapter, profile, device.type, entry, bands)
         write_readme(read_book(book.root))
+
+
+def _run(book: Book, chapter: Chapter, profile: str, seed: int, setting: str, keep: Path | None) -> dict[str, Any]:
+    """What one run took and gave under an entry of ``PROCESSORS``; read from ``keep`` where it is there."""
+    notebook, device, cost = solution_notebook(book, chapter), default_device(), Cost()
+    cells = "\n".join(cell.source for cell in notebook.cells)
+    about = {
+        "source": hashlib.sha256(repr((cells, dict(chapter.settings[profile]))).encode()).hexdigest(),
+        "machine": machine(device),
+        "setting": setting,
+        "torch": torch.__version__,
+    }
+    path = keep / f"{chapter.name}.{profile}.{device.type}.{seed}.json" if keep else None
+    if path and path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept.items() >= about.items():
+            return kept
+    if device.type == "cuda":
+        notebook.cells.append(new_code_cell(_GPU_MEMORY))
+    execute(
+        notebook,
+        name=f"{chapter.name}, {profile}, seed {seed}, {setting}",
+        folder=book.solution(chapter).parent,
+        env={"COMPANION_PROFILE": profile, "COMPANION_SEED": str(seed)} | PROCESSORS[setting],
+        cost=cost,
+    )
+    found = glued(notebook)
+    values = {name.removeprefix(EXPECTED): value for name, value in found.items() if name.startswith(EXPECTED)}
+    took = {"minutes": cost.minutes, "memory_mb": cost.memory_mb, "gpu_memory_mb": found.get("gpu_memory_mb")}
+    run = about | took | {"values": values}
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            file.write(json.dumps(run, indent=1).encode())
+    return run
 
 
 def chapter_table(book: Book) -> str:

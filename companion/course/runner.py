@@ -25,18 +25,31 @@ class Outcome:
     error: str
 
 
-def run_solutions(book: Book, chapters: list[Chapter], profile: str | None = None) -> int:
+SHORTEST_TIMEOUT = 600  # seconds; other machines are slower than the one that was measured, but not endlessly
+
+
+def run_solutions(
+    book: Book, chapters: list[Chapter], profile: str | None = None, *, timeout: int | None = None
+) -> int:
     """Run the committed ``solutions/*.ipynb`` of ``chapters``, going on after a failure.
 
     The executed notebooks and the table of results are kept in ``runs/<date>_<profile>/``; what is committed
     stays as it is. Returns the exit status: 0 when every chapter passed.
+
+    A cell may take ``timeout`` seconds; without it ten times what its whole chapter was measured to take, and ten
+    minutes at least.
+
+    Raises:
+        ValueError: ``timeout`` is not positive.
     """
+    if timeout is not None and timeout < 1:
+        raise ValueError(f"timeout: got {timeout}, want at least 1 second")
     profile = profile or current_profile()
     folder = book.root / "runs" / f"{datetime.now():%Y-%m-%d_%H%M%S}_{profile}"
     folder.mkdir(parents=True)
     outcomes: list[Outcome] = []
     for chapter in chapters:
-        outcomes.append(_run(book, chapter, profile, folder))
+        outcomes.append(_run(book, chapter, profile, folder, timeout))
         (folder / "results.md").write_text(table(outcomes), encoding="utf-8")
         results = json.dumps([asdict(outcome) for outcome in outcomes], indent=1)
         (folder / "results.json").write_text(results + "\n", encoding="utf-8")
@@ -46,7 +59,7 @@ def run_solutions(book: Book, chapters: list[Chapter], profile: str | None = Non
     return int(any(outcome.result != "passed" for outcome in outcomes))
 
 
-def _run(book: Book, chapter: Chapter, profile: str, folder: Path) -> Outcome:
+def _run(book: Book, chapter: Chapter, profile: str, folder: Path, timeout: int | None) -> Outcome:
     measured = chapter.measured.get(profile, {}).get(default_device().type)
     outcome = Outcome(chapter.name, "passed", 0.0, measured.minutes if measured else None, 0, "")
     path, cost = book.solution(chapter), Cost()
@@ -54,9 +67,11 @@ def _run(book: Book, chapter: Chapter, profile: str, folder: Path) -> Outcome:
         outcome.result, outcome.error = "failed", f"{path.relative_to(book.root)} is missing"
         return outcome
     notebook = nbformat.read(path, as_version=4)
+    if timeout is None:
+        timeout = max(SHORTEST_TIMEOUT, round(10 * 60 * (outcome.expected_minutes or 0)))
     try:
         env = {"COMPANION_PROFILE": profile, "COMPANION_STRICT": "1"}
-        execute(notebook, name=chapter.name, folder=path.parent, env=env, cost=cost)
+        execute(notebook, name=chapter.name, folder=path.parent, env=env, cost=cost, timeout=timeout)
     except CellError as error:
         outcome.result, outcome.error = "failed", str(error)
     except KeyboardInterrupt:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from companion._arguments import check_instance
+from companion._devices import default_device as default_device  # others take it from here
 from companion.course.manifest import PROFILES, Book, Chapter, read_book
 from companion.data import ImageSet, load
 
 EXPECTED = "expect."  # the glued names of values that have a band begin with this
+_STRICT = os.environ.get("COMPANION_STRICT") == "1"  # read once: no cell of a notebook that is graded turns it off
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Session:
     Attributes:
         name: the chapter.
         profile: ``quick``, ``full`` or ``smoke``.
-        device: where models and data live.
+        device: where models and data live, the one that ``fit`` chooses too: CUDA where there is a GPU, else the CPU.
         seed: of everything random in the chapter; other than 0 only when bands are measured.
         settings: the chapter's entries of ``book.toml`` for this profile, e.g. ``settings.epochs``.
         bands: for each expected value the interval measured for this profile.
@@ -82,6 +84,8 @@ def begin(name: str, *, book: Book | None = None) -> Session:
     chapter = book.chapter(name)
     profile = current_profile()
     device = default_device()
+    if profile == "smoke":  # too little work to share: on a busy machine threads that wait for each other take minutes
+        torch.set_num_threads(1)
     settings = SimpleNamespace(**chapter.settings[profile])
     rows = {
         "profile": {
@@ -108,14 +112,12 @@ def current_profile() -> str:
     return profile
 
 
-def default_device() -> torch.device:
-    """Where the course computes: never on Apple's GPUs, on which its numbers were not measured."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def strict() -> bool:
-    """Whether a failed check or a value outside its band is to stop the notebook."""
-    return os.environ.get("COMPANION_STRICT") == "1"
+    """Whether a check that is not ✅ or a value outside its band is to stop the notebook.
+
+    ``COMPANION_STRICT=1`` says so, in the environment that the kernel starts with.
+    """
+    return _STRICT
 
 
 def machine(device: torch.device) -> str:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from companion.data.images import ImageSet, whole_number
+from companion._arguments import check_whole
+from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
 
@@ -40,20 +41,27 @@ def load(
     from companion.data import folder, glyphs, real
 
     if size is not None:
-        whole_number("size", size)
+        check_whole("size", size)
     if image_size is not None:
-        whole_number("image_size", image_size)
-    whole_number("seed", seed, 0)
+        check_whole("image_size", image_size)
+    check_whole("seed", seed, least=0)
+    for argument, value, kinds, want in (
+        ("name", name, str | Path, "a string or a path"),
+        ("split", split, str, "a string"),
+        ("root", root, str | Path | None, "a string or a path"),
+    ):
+        if not isinstance(value, kinds):
+            raise ValueError(f"{argument}: got a {type(value).__name__}, want {want}")
     published = name in ("glyphs", *real.NAMES)
     if published and split not in ("train", "test"):
-        raise ValueError(f"split: {name} has 'train' and 'test', got {split!r}")
+        raise ValueError(f"split: got {split!r}, want 'train' or 'test', which {name} has")
     if name == "glyphs":
         if image_size not in (None, glyphs.SIZE):
-            raise ValueError(f"image_size: glyphs are {glyphs.SIZE}×{glyphs.SIZE}, got {image_size}")
+            raise ValueError(f"image_size: got {image_size}, want {glyphs.SIZE}, the size of glyphs, or none")
         return glyphs.glyphs(split, size=10_000 if size is None else size, seed=seed)
     if published:
         return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
     if not Path(name).is_dir():
         names = ", ".join(("glyphs", *real.NAMES))
-        raise ValueError(f"name: wanted one of {names}, or the path of a folder of images; no folder {str(name)!r}")
+        raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
     return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)

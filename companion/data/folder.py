@@ -2,10 +2,13 @@
 
 One sub-folder a class (images may lie deeper in it), or no sub-folders and one class, named like the folder.
 All of it may lie in ``train/`` and ``test/``. Files whose name starts with a dot or ends unlike an image's
-are left out. The order is that of the names. Images are greyscale [1, H, W] if all are, else RGB [3, H, W];
-transparency is dropped; photographs are turned upright as their camera noted.
+are left out, with a warning where they are pictures of a kind that is not read. The order is that of the names.
+Images are greyscale [1, H, W] if all are, else RGB [3, H, W]; transparency is dropped; photographs are turned
+upright as their camera noted.
 """
 
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,11 @@ from companion._extras import require
 from companion.data._progress import progress
 from companion.data.images import ImageSet, chosen
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+_OTHER_PICTURES = (
+    *(".apng", ".avif", ".cr2", ".dng", ".exr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".pbm"),
+    *(".psd", ".qoi", ".svg", ".tga"),
+)
 
 
 def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: int | None) -> ImageSet:
@@ -34,12 +41,18 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
             raise ValueError(f"{class_folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder")
         files += found
         labels += [label] * len(found)
+    if others := _named(top, "**/*", _OTHER_PICTURES):
+        warnings.warn(
+            f"{top}: {len(others)} pictures are left out, as their kind is not read (the first: {others[0].name}); "
+            f"convert them to one of {', '.join(SUFFIXES)}",
+            stacklevel=3,
+        )
     kept = chosen(len(files), size, seed, str(top))
     return ImageSet(
         path.resolve().name,
         split,
         read_images([files[i] for i in kept], image_size),
-        torch.tensor(labels)[list(kept)],
+        torch.tensor(labels, device="cpu")[list(kept)],
         tuple(class_folder.resolve().name for class_folder in classes),
     )
 
@@ -48,7 +61,8 @@ def read_images(files: Sequence[Path], image_size: int | None) -> Tensor:
     """Decode image files, [N, C, H, W] uint8.
 
     Raises:
-        ValueError: a file does not decode whole, or differs in size from the first and no size is asked for.
+        ValueError: a file does not decode whole, has more than 8 bits a channel or several frames, or differs in size
+            from the first and no size is asked for.
     """
     image_file = require("PIL.ImageFile", extra="data", what="reading image files")
     images, colour = np.empty((0, 3, 0, 0), np.uint8), False
@@ -88,14 +102,27 @@ def _decode(file: Path) -> Any:
     ops = require("PIL.ImageOps", extra="data", what="reading image files")
     try:
         with pil.open(file) as opened:
+            frames = getattr(opened, "n_frames", 1) if opened.format in ("GIF", "PNG", "WEBP") else 1
+            deep = _is_deep(opened)  # decoding forgets it
             image = ops.exif_transpose(opened)
     except Exception as error:  # pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise ValueError(f"{file} does not decode ({error}): replace it by a whole copy, or delete it") from error
-    if image.mode.startswith(("I", "F")):
+    if frames > 1:
+        raise ValueError(f"{file} has {frames} frames, want one picture a file: save the frames as files of their own")
+    if deep:
         raise ValueError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits first")
     if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "PA"):
         image = image.convert("RGB")  # before resizing: palette numbers cannot be averaged
     return image
+
+
+def _is_deep(opened: Any) -> bool:
+    """More than 8 bits a channel. Pillow gives those of colour as mode RGB and drops the lower byte without a word."""
+    raw = [argument for tile in opened.tile for argument in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    names = [argument for argument in raw if isinstance(argument, str)]
+    if opened.format == "PPM" and any(isinstance(argument, int) and argument > 255 for argument in raw):
+        return True
+    return opened.mode.startswith(("I", "F")) or any(re.search(";16[BLNRS]", name) for name in names)
 
 
 def _split_folder(path: Path, split: str) -> Path:
@@ -104,7 +131,8 @@ def _split_folder(path: Path, split: str) -> Path:
     if splits and split in names:
         return path / split
     if splits or split != "train":
-        raise ValueError(f"split: {path} has {sorted(names) if splits else 'no folders train and test'}, got {split!r}")
+        there = f"one of {sorted(names)}" if splits else "'train', as there are no folders train and test"
+        raise ValueError(f"split: got {split!r}, want {there} in {path}")
     return path
 
 
@@ -113,8 +141,22 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _images(path: Path, pattern: str) -> list[Path]:
+    """
+    Raises:
+        ValueError: a name ends like an image's and belongs to something that cannot be read: a pipe, a broken link.
+    """
+    found = _named(path, pattern, SUFFIXES)
+    if odd := [file for file in found if not file.is_file()]:  # opening a pipe would wait for ever
+        raise ValueError(f"{odd[0]} is no file that can be read, though its name is an image's: remove it")
+    return found
+
+
+def _named(path: Path, pattern: str, suffixes: Sequence[str]) -> list[Path]:
+    """What is under ``path`` with such a name, hidden files and folders apart."""
     return sorted(
         file
         for file in path.glob(pattern)
-        if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.suffix.lower() in suffixes
+        and not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )

@@ -3,10 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from companion._arguments import check_between, check_codes, check_tensor, check_whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -17,7 +20,7 @@ class ImageSet:
         images: uint8 [N, C, H, W]; labels: int64 [N], each an index into ``classes``.
 
     Raises:
-        ValueError: a tensor has another type, shape or device, or a label has no class.
+        ValueError: a tensor has another type, shape or device, a label has no class, or a name is no string.
     """
 
     name: str
@@ -27,15 +30,16 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.numel() == 0:
-            raise ValueError(f"images: wanted uint8 [N, C, H, W] with N ≥ 1, got {_describe(self.images)}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self),):
-            raise ValueError(f"labels: wanted int64 [{len(self)}], got {_describe(self.labels)}")
+        for name, text in (("name", self.name), ("split", self.split)):
+            if not isinstance(text, str):
+                raise ValueError(f"{name}: got a {type(text).__name__}, want a string")
+        check_tensor("images", self.images, shape=("N", "C", "H", "W"), dtype=torch.uint8)
+        check_tensor("labels", self.labels, shape=(len(self),), dtype=torch.int64)
         if self.labels.device != self.images.device:
-            raise ValueError(f"labels: wanted on {self.images.device} like images, got on {self.labels.device}")
-        low, high = (int(value) for value in self.labels.aminmax())
-        if low < 0 or high >= len(self.classes):
-            raise ValueError(f"labels: wanted 0 to {len(self.classes) - 1} (classes), got {low} to {high}")
+            raise ValueError(f"labels: got them on {self.labels.device}, want {self.images.device} as the images")
+        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes: got {self.classes!r}, want a tuple of names")
+        check_codes("labels", self.labels, len(self.classes))
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -72,8 +76,7 @@ class ImageSet:
 
     def subset(self, n: int) -> "ImageSet":
         """The first ``n`` images (a view: nothing is copied)."""
-        if whole_number("n", n) > len(self):
-            raise ValueError(f"n: wanted 1 to {len(self)} (the images of {self.name}/{self.split}), got {n}")
+        check_whole("n", n, most=len(self))
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -86,23 +89,27 @@ class ImageSet:
             ValueError: the indices are not one row of whole numbers from 0 to N - 1. (Checking indices that
                 lie on a GPU waits for it; those on the CPU cost nothing.)
         """
-        rows = torch.as_tensor(indices)
-        if rows.ndim != 1 or rows.numel() == 0 or rows.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"indices: wanted int64 [B] with B ≥ 1, got {_describe(rows)}")
-        low, high = (int(value) for value in rows.aminmax())
-        if low < 0 or high >= len(self):
-            raise ValueError(f"indices: wanted 0 to {len(self) - 1}, got {low} to {high}")
-        rows = rows.to(self.device)
+        rows = check_rows(indices, len(self)).to(self.device)
         target = self.device if device is None else torch.device(device)
         x = self.images[rows].to(target)  # as bytes: a quarter of the traffic
         return x.float().div_(255), self.labels[rows].to(target)
 
 
-def whole_number(argument: str, value: int, least: int = 1) -> int:
-    """``value``, or a ValueError that names the argument."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{argument}: wanted a whole number from {least} up, got {value!r}")
-    return value
+def check_rows(indices: Any, n: int) -> Tensor:
+    """The indices as a tensor.
+
+    Raises:
+        ValueError: they are not one row of whole numbers from 0 to ``n`` − 1.
+    """
+    try:
+        rows = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"indices: got a {type(indices).__name__}, want a row of whole numbers") from error
+    if rows.ndim != 1 or rows.numel() == 0 or rows.dtype not in (torch.int64, torch.int32):
+        kind = f"{str(rows.dtype).removeprefix('torch.')} of shape {tuple(rows.shape)}"
+        raise ValueError(f"indices: got {kind}, want int64 of shape (B,), with B at least 1")
+    check_between("indices", rows, 0, n - 1)
+    return rows
 
 
 def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[int]:
@@ -113,11 +120,7 @@ def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[i
     if size is None:
         return range(available)
     if size > available:
-        raise ValueError(f"size: wanted 1 to {available:,} (the images of {name}), got {size:,}")
+        raise ValueError(f"size: got {size:,}, want 1 to {available:,}, the images of {name}")
     draws = np.random.PCG64(seed).random_raw(available)  # raw bits: the same in every version of numpy
     kept: list[int] = np.sort(np.argsort(draws, kind="stable")[:size]).tolist()
     return kept
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -19,6 +19,22 @@ from companion.data.images import ImageSet, chosen
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "celeba")
 
+# MD5 of what is in the published archives, whose own stand in torchvision: an extracted file may be damaged as well.
+_EXTRACTED = {
+    "MNIST": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+
 
 def real(
     name: str, split: str, *, size: int | None, seed: int, image_size: int | None, root: str | Path | None
@@ -63,6 +79,8 @@ def _mnist(kind: Any, name: str, top: Path, split: str) -> tuple[Any, Tensor, tu
         _fetch(lambda: kind(top, download=True), name, missing)
     reader = require("torchvision.datasets.mnist", extra="data", what=name)
     prefix = "train" if split == "train" else "t10k"
+    parts = {raw / file: md5 for file, md5 in _EXTRACTED[kind.__name__].items() if file.startswith(prefix)}
+    _refuse_damaged(parts)
 
     def read(read_file: Callable[[str], Tensor], file: Path) -> Tensor:
         try:
@@ -82,7 +100,7 @@ def _cifar10(kind: Any, top: Path, split: str) -> tuple[Any, Tensor, tuple[str, 
     missing = [file for file in parts if not file.is_file()]
     _refuse_damaged({top / kind.filename: kind.tgz_md5} if missing else parts)
     data = _fetch(lambda: kind(top, train=split == "train", download=True), "cifar10", missing)
-    return data.data, torch.tensor(data.targets), tuple(data.classes)
+    return data.data, torch.tensor(data.targets, device="cpu"), tuple(data.classes)
 
 
 def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:
@@ -100,7 +118,7 @@ def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:
         (base / "partial").rmdir()
     missing = [file for file in [pictures, *published] if not file.exists()]
     data = _fetch(lambda: kind(top, split=split, download=True), "celeba", missing)
-    return [pictures / file for file in data.filename], data.attr[:, data.attr_names.index("Smiling")].long()
+    return [pictures / file for file in data.filename], data.attr[:, data.attr_names.index("Smiling")].long().cpu()
 
 
 def _channels_first(pixels: Any, image_size: int | None) -> Tensor:

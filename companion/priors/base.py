@@ -24,6 +24,7 @@ from companion._arguments import (
     check_tensor,
     unchecked_values,
 )
+from companion._devices import place_of, widest_float
 from companion.checkpoint import Configured
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
 
@@ -129,8 +130,9 @@ class Prior(Configured, nn.Module):
     ) -> Tensor:
         """``n`` tables of codes, (n, *grid) int64, in eval mode.
 
-        The chance is drawn once, [n, h·w·R] numbers on the CPU, before the first code: the same generator gives the
-        same codes with and without cache and for any ``batch_size``, up to rounding of the logits.
+        The chance is drawn once, [n, h·w·R] numbers where the generator is (default: on the CPU), before the first
+        code: the same generator gives the same codes on every device, with and without cache and for any
+        ``batch_size``, up to rounding of the logits.
 
         Args:
             n: how many.
@@ -146,7 +148,7 @@ class Prior(Configured, nn.Module):
         check_flag("cache", cache)
         check_sampling(self.num_codes, temperature, top_k, top_p)
         check_number("guidance", guidance)
-        check_generator("generator", generator, torch.device("cpu"))
+        check_generator("generator", generator)
         for name, weight in self.named_parameters():  # from NaN no code can be drawn
             check_finite(name, weight)
         device = next(self.parameters()).device
@@ -154,7 +156,9 @@ class Prior(Configured, nn.Module):
         if guidance != 1 and (labels is None or not self.label_dropout):
             raise ValueError(f"guidance: got {guidance}, want 1 without a label, or for a prior without label_dropout")
         starts = self._starts(labels, n, device)
-        uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64).to(device)
+        place = place_of(generator, torch.device("cpu"))
+        uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
+        uniform = uniform.to(device, widest_float(device))
         training = self.training
         self.eval()
         try:
@@ -228,7 +232,7 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     """Held-out cross-entropy of a prior, in bits per *image*: what its codes would cost when coded with it.
 
     Shapes:
-        codes: (N, *grid) int64, labels: (N,).
+        codes: (N, *grid) int64, labels: (N,); on any device.
 
     Raises:
         ValueError: codes or labels of another shape or type, or out of range.
@@ -236,13 +240,14 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     check_instance("prior", prior, Prior, "one of companion.priors")
     check_size("batch_size", batch_size)
     prior._check(codes, labels)
-    training = prior.training
+    training, device = prior.training, next(prior.parameters()).device
     prior.eval()
     try:
         nats = 0.0
-        for rows in _batches(torch.arange(len(codes)), batch_size):
-            part = prior.loss(codes[rows], None if labels is None else labels[rows])
-            nats += part.item() * len(rows)
+        for start in range(0, len(codes), batch_size):
+            rows = slice(start, start + batch_size)
+            part = prior.loss(codes[rows].to(device), None if labels is None else labels[rows])
+            nats += part.item() * len(codes[rows])
     finally:
         prior.train(training)
     return nats / len(codes) * prior.length / math.log(2)

@@ -4,7 +4,7 @@ A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(
 ``decode(indices)`` the codes of such indices. ``num_codes`` is K, ``dim`` is D.
 """
 
-from companion.quantizers.base import Quantized, Quantizer, rotation_trick, straight_through
+from companion.quantizers.base import Quantized, Quantizer, VectorwiseQuantizer, rotation_trick, straight_through
 from companion.quantizers.ema import (
     EMAVectorQuantizer,
     code_statistics,
@@ -15,7 +15,7 @@ from companion.quantizers.ema import (
 )
 from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
-from companion.quantizers.projected import ProjectedQuantizer
+from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
 from companion.quantizers.residual import (
     ResidualQuantized,
     ResidualQuantizer,
@@ -30,12 +30,14 @@ __all__ = [
     "EMAVectorQuantizer",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
+    "ProjectedQuantized",
     "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
     "ResidualQuantized",
     "ResidualQuantizer",
     "VectorQuantizer",
+    "VectorwiseQuantizer",
     "code_statistics",
     "cosine_lookup",
     "decode_to_depth",

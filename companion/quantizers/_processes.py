@@ -17,11 +17,11 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def draw(vectors: Tensor, n: int, *, seed: int, step: int) -> Tensor:
+def draw(vectors: Tensor, n: int, *, seed: int, stream: int, step: int) -> Tensor:
     """``n`` random rows of all processes' ``vectors`` joined in the order of ranks; the same rows in every process.
 
     Without replacement as far as there are rows, and the same draw as one process makes that holds the joined rows.
-    Nothing is taken from torch's global generator.
+    Nothing is taken from torch's global generator: ``seed``, ``stream`` (who draws) and ``step`` (when) decide.
 
     Shapes:
         vectors: (N, D), N of its own in each process → (n, D).
@@ -33,9 +33,9 @@ def draw(vectors: Tensor, n: int, *, seed: int, step: int) -> Tensor:
         sizes[rank] = len(vectors)
         sizes = total(sizes)
     available, start = int(sizes.sum()), int(sizes[:rank].sum())
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step + stream * 15_485_863_001) % 2**63)
     whole, rest = divmod(n, available)
-    order = [torch.randperm(available, generator=generator) for _ in range(whole + (rest > 0))]
+    order = [torch.randperm(available, generator=generator, device="cpu") for _ in range(whole + (rest > 0))]
     mine = torch.cat(order)[:n].to(vectors.device) - start
     here = (mine >= 0) & (mine < len(vectors))
     chosen = torch.where(here[:, None], vectors[mine.clamp(0, max(len(vectors) - 1, 0))], 0)

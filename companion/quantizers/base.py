@@ -1,12 +1,13 @@
 """The contract of all quantizers, and the two ways to send a gradient past a choice that has none."""
 
-from abc import abstractmethod
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import check_choice, check_codes, check_tensor, check_whole
 from companion.checkpoint import Configured
 
 
@@ -16,23 +17,27 @@ class Quantized:
 
     Shapes:
         z_q: (B, D, *spatial), the codes in place of the latents, in the latents' dtype. Its gradient goes to the
-        latents. indices: (B, *spatial), int64: which code stands where.
+        latents. indices: (B, *spatial), int64: which code stands where; with R codes a position (B, *spatial, R).
         loss: 0-dim, what the quantizer adds to the training loss: the weighted sum of ``losses``.
         losses: the terms by name, each 0-dim and *before* its weight.
+        code_counts: (K,) int64, how often each code was chosen in this batch, or (R, K). ``forward`` fills it in.
     """
 
     z_q: Tensor
     indices: Tensor
     loss: Tensor
     losses: dict[str, Tensor]
+    code_counts: Tensor | None = None
 
 
-class Quantizer(Configured, nn.Module):
+class Quantizer(Configured, nn.Module, ABC):
     """What every quantizer has: ``num_codes`` (K), ``dim`` (D), ``depth`` (R, codes a position), and the calls below.
 
-    Calling one is ``prepare``, ``quantize`` and, in training mode, ``learn``, in this order: a lookup always sees the
-    codebook as it was before the batch. A codebook changes in training mode only, by an optimizer's step or by
-    ``prepare`` and ``learn``; ``encode`` and ``decode`` never change anything.
+    Calling one is ``prepare`` (until it is ``prepared``), ``quantize`` and ``learn``, in this order, the first and the
+    last in training mode only: a lookup always sees the codebook as it was before the batch. A codebook changes in
+    training mode only, by an optimizer's step or by ``prepare`` and ``learn``; ``encode`` and ``decode`` never change
+    anything. A quantizer that holds others calls *their* ``prepare``, ``quantize`` and ``learn`` in its own; nobody
+    overrides ``forward``.
     """
 
     num_codes: int
@@ -46,34 +51,103 @@ class Quantizer(Configured, nn.Module):
             ValueError: ``z`` has another shape, or holds NaN or infinity; nothing was learnt then.
         """
         check_latents(z, self.dim)
-        if self.training:
+        if self.training and not self.prepared:
             self.prepare(z.detach())
         quantized = self.quantize(z)
         if self.training:
-            self.learn(z.detach(), quantized.indices)
-        return quantized
+            self.learn(z.detach(), quantized)
+        return replace(quantized, code_counts=count_codes(quantized.indices, self.num_codes, stacked_as=z))
+
+    @property
+    def prepared(self) -> bool:
+        """Whether ``prepare`` has nothing left to do."""
+        return type(self).prepare is Quantizer.prepare
 
     def prepare(self, z: Tensor) -> None:
         """Before the first lookup in training mode: what has to be taken from data."""
 
     @abstractmethod
     def quantize(self, z: Tensor) -> Quantized:
-        """Codes and losses, of latents that were checked; nothing changes."""
+        """Codes and losses, of latents that were checked; no codebook changes."""
 
-    def learn(self, z: Tensor, indices: Tensor) -> None:
-        """After the lookup in training mode: statistics of the latents and of the codes that they chose."""
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
+        """After the lookup in training mode: what the latents and what ``quantize`` made of them teach."""
+
+    def summand(self, z: Tensor, quantized: Quantized) -> Tensor:
+        """z_q as a residual quantizer adds it up: without a gradient to ``z``, whose estimator is that of the whole
+        sum; only maps of this quantizer that learn from the reconstruction keep theirs."""
+        return quantized.z_q.detach()
 
     @abstractmethod
     def encode(self, z: Tensor) -> Tensor:
         """Latents (B, D, *spatial) → the indices of their codes, (B, *spatial) int64. Nothing is learnt from them."""
 
     @abstractmethod
-    def decode(self, indices: Tensor) -> Tensor:
+    def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         """Indices (B, *spatial) → their codes, (B, D, *spatial).
 
+        Args:
+            depth: of R codes a position, add up the first ``depth`` only.
+
         Raises:
-            ValueError: the indices are not int64, or one lies outside 0…K − 1.
+            ValueError: the indices are not int64, one lies outside 0…K − 1, or ``depth`` is not from 1 to R.
         """
+
+
+class VectorwiseQuantizer(Quantizer):
+    """A quantizer that looks at each vector by itself: latents become rows, and what is found goes back onto the grid.
+
+    For example latents (16, 64, 8, 8) become 1,024 rows of 64 numbers, (1024, 64); their codes, again (1024, 64),
+    become z_q (16, 64, 8, 8), and their indices, (1024,), become (16, 8, 8). All is computed in float32 (float64 where
+    the latents are), also under autocast. A subclass says what happens to the rows.
+    """
+
+    @abstractmethod
+    def quantize_rows(self, vectors: Tensor) -> Quantized:
+        """(N, D) → :class:`Quantized` with z_q (N, D) and indices (N,)."""
+
+    @abstractmethod
+    def encode_rows(self, vectors: Tensor) -> Tensor:
+        """(N, D) → (N,) int64, as ``quantize_rows`` in eval mode chooses them."""
+
+    @abstractmethod
+    def codes(self, indices: Tensor) -> Tensor:
+        """Indices of any shape → (*shape, D)."""
+
+    def quantize(self, z: Tensor) -> Quantized:
+        with torch.autocast(z.device.type, enabled=False):
+            out = self.quantize_rows(rows(working(z)))
+        shape = z.shape[:1] + z.shape[2:]
+        return replace(out, z_q=grid(out.z_q, shape).to(z.dtype), indices=out.indices.reshape(shape))
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> Tensor:
+        check_latents(z, self.dim)
+        with torch.autocast(z.device.type, enabled=False):
+            return self.encode_rows(rows(working(z))).reshape(z.shape[:1] + z.shape[2:])
+
+    def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
+        check_codes("indices", indices, self.num_codes)
+        if depth is not None:
+            check_whole("depth", depth, most=1)
+        return self.codes(indices).movedim(-1, 1)
+
+
+def count_codes(indices: Tensor, num_codes: int, *, stacked_as: Tensor) -> Tensor:
+    """How often each code was chosen: (K,), or (R, K) where each position has R codes.
+
+    There are R codes a position, on a last axis of the indices, where these have as many axes as the latents: (B, h, w)
+    are the indices of latents (B, D, h, w), and (B, h, w, R) are stacks, also with R = 1.
+
+    Shapes:
+        indices: (B, *spatial) or (B, *spatial, R), int64; stacked_as: the latents, (B, D, *spatial).
+    """
+    stacked = indices.ndim == stacked_as.ndim
+    depths = indices.reshape(-1, indices.shape[-1]) if stacked else indices.reshape(-1, 1)  # (N, R)
+    cells = depths + num_codes * torch.arange(depths.shape[1], device=indices.device)  # which of the R·K counters
+    counts = indices.new_zeros(depths.shape[1] * num_codes)
+    counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells).flatten())
+    return counts.reshape(-1, num_codes) if stacked else counts
 
 
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
@@ -152,11 +226,9 @@ def first_codes(num_codes: int, dim: int, estimator: str) -> Tensor:
     Raises:
         ValueError: a size is not positive, or there is no such estimator.
     """
-    for name, value in (("num_codes", num_codes), ("dim", dim)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, want at least 1")
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator: got {estimator!r}, want one of {', '.join(ESTIMATORS)}")
+    check_whole("num_codes", num_codes)
+    check_whole("dim", dim)
+    check_choice("estimator", estimator, ESTIMATORS)
     bound = (3 / dim) ** 0.5
     return torch.empty(num_codes, dim).uniform_(-bound, bound)
 
@@ -171,35 +243,7 @@ def check_latents(z: Tensor, dim: int) -> None:
     Raises:
         ValueError: ``z`` is not floating point (B, dim, *spatial), is empty, or holds NaN or infinity.
     """
-    if not z.is_floating_point():
-        raise ValueError(f"z: got dtype {z.dtype}, want floating point")
-    if z.ndim < 2 or z.shape[1] != dim or z.numel() == 0:
-        raise ValueError(f"z: got shape {tuple(z.shape)}, want (B, {dim}, *spatial) with at least one vector")
-    check_finite("z", z)
-
-
-def check_finite(name: str, value: Tensor) -> None:
-    """
-    Raises:
-        ValueError: NaN or infinity is in it; the message says how many of each.
-    """
-    low, high = value.detach().aminmax()
-    if not bool((low - low + high - high) == 0):  # ∞ − ∞ is NaN, and NaN equals nothing
-        nan, infinite = int(value.isnan().sum()), int(value.isinf().sum())
-        raise ValueError(f"{name}: got {nan} NaN and {infinite} infinite of {value.numel()} numbers, want finite ones")
-
-
-def check_indices(indices: Tensor, num_codes: int) -> None:
-    """
-    Raises:
-        ValueError: not int64, or one lies outside 0…num_codes − 1.
-    """
-    if indices.dtype != torch.int64:
-        raise ValueError(f"indices: got dtype {indices.dtype}, want int64")
-    if indices.numel():
-        low, high = (int(value) for value in indices.aminmax())
-        if low < 0 or high >= num_codes:
-            raise ValueError(f"indices: got {low} to {high}, want 0 to {num_codes - 1}")
+    check_tensor("z", z, shape=("B", dim, "*spatial"), finite=True)
 
 
 def rows(z: Tensor) -> Tensor:

@@ -1,27 +1,19 @@
 """A codebook that follows its data without gradients: exponential moving averages (chapter 05)."""
 
-from typing import Literal
+import warnings
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from companion._arguments import check_choice, check_codes, check_number, check_tensor, check_whole, checks_values
 from companion.quantizers import _processes
-from companion.quantizers.base import (
-    ESTIMATORS,
-    Quantized,
-    Quantizer,
-    check_indices,
-    check_latents,
-    first_codes,
-    grid,
-    rows,
-    working,
-)
+from companion.quantizers.base import ESTIMATORS, Quantized, VectorwiseQuantizer, first_codes, rows, working
 from companion.quantizers.search import nearest_code
 
 
-class EMAVectorQuantizer(Quantizer):
+class EMAVectorQuantizer(VectorwiseQuantizer):
     """Vector quantiser whose codes follow the running mean of the vectors they attract.
 
     Each training forward first looks up, and then moves every code that was chosen (van den Oord et al. 2017, appendix
@@ -44,16 +36,21 @@ class EMAVectorQuantizer(Quantizer):
     Args:
         num_codes: K.
         dim: D, the length of a code.
-        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps.
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. The customary 0.99 suits long trainings: a
+            code that the encoder leaves behind falls below the threshold for restarts after 390 steps, at 0.95 after
+            77, and until then the first depth of a residual quantizer may use only a few of its codes.
         commitment_weight: β.
         smoothing: ε of the Laplace smoothing.
-        init: "k-means" on the first training batch, or "uniform" as in ``VectorQuantizer``.
+        init: "k-means" on the first training batch, which replaces whatever the codebook held; "uniform" as in
+            ``VectorQuantizer``; or "given", as :meth:`from_codebook` sets it.
         restart_below: a code whose N_k is less than this share of an even one, ΣN/K, is put onto a random vector of the
             batch, with a count at that threshold. 0 turns restarts off. (Dhariwal et al. 2020, section 3.)
         cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
             (Yu et al. 2022, section 3.2).
         estimator: "straight-through" or "rotation".
-        seed: of what is drawn: the first centres, and the vectors for restarts.
+        seed: of what is drawn: the first centres, and the vectors for restarts. The members of a residual quantizer
+            draw differently also where their seeds are equal.
+        frozen: the codebook stays as it is, in training mode too (:meth:`freeze`).
 
     Shapes:
         z: (B, D, *spatial) → ``Quantized`` with z_q (B, D, *spatial), indices (B, *spatial) and the term "commitment".
@@ -72,92 +69,134 @@ class EMAVectorQuantizer(Quantizer):
         num_codes: int,
         dim: int,
         *,
-        decay: float = 0.99,
+        decay: float = 0.95,
         commitment_weight: float = 0.25,
         smoothing: float = 1e-5,
-        init: Literal["k-means", "uniform"] = "k-means",
+        init: Literal["k-means", "uniform", "given"] = "k-means",
         restart_below: float = 0.02,
         cosine: bool = False,
         estimator: Literal["straight-through", "rotation"] = "straight-through",
         seed: int = 0,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        for name, share in (("decay", decay), ("restart_below", restart_below)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name}: got {share}, want at least 0 and less than 1")
-        for name, weight in (("commitment_weight", commitment_weight), ("smoothing", smoothing)):
-            if not weight >= 0:
-                raise ValueError(f"{name}: got {weight}, want at least 0")
-        if init not in ("k-means", "uniform"):
-            raise ValueError(f"init: got {init!r}, want 'k-means' or 'uniform'")
+        check_number("decay", decay, least=0, below=1)
+        check_number("restart_below", restart_below, least=0, below=1)
+        check_number("commitment_weight", commitment_weight, least=0)
+        check_number("smoothing", smoothing, least=0)
+        check_choice("init", init, ("k-means", "uniform", "given"))
+        check_whole("seed", seed, least=0)
         self.num_codes, self.dim = num_codes, dim
         self.decay, self.commitment_weight, self.smoothing = decay, commitment_weight, smoothing
         self.init, self.restart_below, self.cosine = init, restart_below, cosine
-        self.estimator, self.seed = estimator, seed
+        self.estimator, self.seed, self.frozen = estimator, seed, frozen
+        self._warned = False
+        self.stream = 0  # which of the draws with this seed; a residual quantizer numbers its members
         codes = first_codes(num_codes, dim, estimator)
         self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
         self.register_buffer("counts", torch.zeros(num_codes))  # N_k: nothing was seen yet
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
 
-    def quantize(self, z: Tensor) -> Quantized:
-        with torch.autocast(z.device.type, enabled=False):
-            vectors = self._vectors(z)  # (N, D)
-            indices = self._lookup(vectors)
-            codes = functional.embedding(indices, self.codebook)
-            commitment = functional.mse_loss(vectors, codes)  # the codes are a buffer: no gradient goes there
-            z_q = ESTIMATORS[self.estimator](vectors, codes)
-        shape = z.shape[:1] + z.shape[2:]
-        return Quantized(
-            grid(z_q, shape).to(z.dtype),
-            indices.reshape(shape),
-            self.commitment_weight * commitment,
-            {"commitment": commitment},
-        )
+    @classmethod
+    def from_codebook(cls, codebook: Tensor, *, counts: Tensor | None = None, **options: Any) -> Self:
+        """A quantizer that starts from codes that are there already, and moves them from where they are.
 
-    def encode(self, z: Tensor) -> Tensor:
-        check_latents(z, self.dim)
-        with torch.no_grad():
-            return self._lookup(self._vectors(z)).reshape(z.shape[:1] + z.shape[2:])
+        A code's inertia is its count N_k. Without ``counts`` each gets an even share of the first training batch, so
+        that the codes move at the pace that they have later; k-means never runs.
 
-    def decode(self, indices: Tensor) -> Tensor:
-        check_indices(indices, self.num_codes)
-        return functional.embedding(indices, self.codebook).movedim(-1, 1)
+        Args:
+            options: any other argument of the class, such as ``decay`` or ``frozen``.
+
+        Shapes:
+            codebook: (K, D), copied; counts: (K,), at least 0, at least one positive.
+
+        Raises:
+            ValueError: another shape, a number that is not finite, or ``init`` or a size among the options.
+        """
+        check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
+        if fixed := {"init", "num_codes", "dim"} & options.keys():
+            raise ValueError(f"options: got {', '.join(sorted(fixed))}, want none of them: the codebook decides")
+        made = cls(*codebook.shape, init="given", **options)
+        codes = codebook.detach().to(made.codebook.dtype)
+        made.codebook.copy_(functional.normalize(codes, dim=1) if made.cosine else codes)
+        if counts is not None:
+            check_tensor("counts", counts, shape=(len(codebook),), finite=True)
+            if bool((counts < 0).any()) or not bool(counts.any()):
+                raise ValueError("counts: got a negative one or only zeros, want at least 0, and at least one positive")
+            made.counts.copy_(counts)
+        return made.to(codebook.device)
+
+    def freeze(self, frozen: bool = True) -> Self:
+        """Keep the codebook as it is, whatever the mode (``train`` undoes ``eval``, and not this); or let it go on."""
+        self.frozen = frozen
+        return self
+
+    def quantize_rows(self, vectors: Tensor) -> Quantized:  # for example (1024, 64): see VectorwiseQuantizer
+        vectors = self._scaled(vectors)
+        indices = self._search(vectors)  # (1024,)
+        codes = functional.embedding(indices, self.codebook)  # (1024, 64); a buffer: no gradient goes there
+        commitment = functional.mse_loss(vectors, codes)
+        z_q = ESTIMATORS[self.estimator](vectors, codes)
+        return Quantized(z_q, indices, self.commitment_weight * commitment, {"commitment": commitment})
+
+    @property
+    def prepared(self) -> bool:
+        """False until there are codes that come from data, or counts for codes that were given."""
+        if self.init == "uniform" or self.frozen or not checks_values(self.counts):
+            return True
+        return int(self.step) > 0 or bool(self.counts.any())
 
     @torch.no_grad()
     def prepare(self, z: Tensor) -> None:
         """k-means at the first training forward; the counts are then those of that batch, as if it had always been
-        seen."""
-        if self.init == "k-means" and int(self.step) == 0 and not bool(self.counts.any()):
-            vectors = self._vectors(z)
-            codes, counts = k_means(vectors, self.num_codes, seed=self.seed, cosine=self.cosine)
+        seen. Codes that were given stay, and share that batch evenly."""
+        vectors = self._scaled(rows(working(z)))
+        if self.init == "given":
+            available = _processes.total(torch.tensor(float(len(vectors)), device=z.device))
+            self.counts.fill_(float(available) / self.num_codes)
+        else:
+            codes, counts = k_means(vectors, self.num_codes, seed=self.seed, stream=self.stream, cosine=self.cosine)
             self.codebook.copy_(codes)
             self.counts.copy_(counts)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, indices: Tensor) -> None:
-        vectors, chosen = self._vectors(z), indices.flatten()
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
+        if self.frozen:
+            return
+        vectors, chosen = self._scaled(rows(working(z))), quantized.indices.flatten()
         n, s = code_statistics(vectors, chosen, self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
         self.counts.copy_(counts)
         if self.cosine:
             codebook = torch.where(n[:, None] > 0, functional.normalize(codebook, dim=1), codebook)
         self.codebook.copy_(codebook)
-        self._restart(vectors)  # after the codes have moved: what is put now is not moved before it was looked up once
+        self._restart(vectors)  # last: a code that was put onto a vector stays there until the next batch
         self.step += 1
+
+    def encode_rows(self, vectors: Tensor) -> Tensor:
+        if not self.prepared and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "EMAVectorQuantizer: its codes are still random; k-means takes them from the first training batch",
+                stacklevel=2,
+            )
+        return self._search(self._scaled(vectors))
+
+    def codes(self, indices: Tensor) -> Tensor:
+        return functional.embedding(indices, self.codebook)
 
     def _restart(self, vectors: Tensor) -> None:
         if number := int(_dead(self.counts, self.restart_below).sum()):
-            candidates = _processes.draw(vectors, number, seed=self.seed, step=1 + int(self.step))
+            candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=1 + int(self.step))
             codebook, counts = restart(self.codebook, self.counts, candidates, self.restart_below)
             self.codebook.copy_(codebook)
             self.counts.copy_(counts)
 
-    def _lookup(self, vectors: Tensor) -> Tensor:
+    def _search(self, vectors: Tensor) -> Tensor:
         return (cosine_lookup if self.cosine else nearest_code)(vectors, self.codebook)
 
-    def _vectors(self, z: Tensor) -> Tensor:
-        """(B, D, *spatial) → (N, D), in the precision to compute in, of length 1 with ``cosine``."""
-        vectors = rows(working(z))
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        """Of length 1 with ``cosine``."""
         return functional.normalize(vectors, dim=1) if self.cosine else vectors
 
 
@@ -166,7 +205,14 @@ def code_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[T
 
     Shapes:
         vectors: (N, D), indices: (N,) int64 → counts (K,) and sums (K, D), in the vectors' dtype.
+
+    Raises:
+        ValueError: the shapes do not fit, or an index lies outside 0…K − 1.
     """
+    check_whole("num_codes", num_codes)
+    check_tensor("vectors", vectors, shape=("N", "D"))
+    check_tensor("indices", indices, shape=(len(vectors),), dtype=torch.int64)
+    check_codes("indices", indices, num_codes)
     counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
     sums = vectors.new_zeros(num_codes, vectors.shape[1]).index_add_(0, indices, vectors)
     return _processes.total(counts), _processes.total(sums)
@@ -187,7 +233,16 @@ def ema_step(
     Shapes:
         codebook (K, D), counts (K,): before the step; n (K,), s (K, D): what :func:`code_statistics` gives → codebook
         (K, D), counts (K,).
+
+    Raises:
+        ValueError: the shapes do not fit, or ``decay`` or ``smoothing`` is out of range.
     """
+    check_number("decay", decay, least=0, below=1)
+    check_number("smoothing", smoothing, least=0)
+    check_tensor("codebook", codebook, shape=("K", "D"))
+    for name, value in (("counts", counts), ("n", n)):
+        check_tensor(name, value, shape=(len(codebook),))
+    check_tensor("s", s, shape=tuple(codebook.shape))
     counts = (decay * counts).add_(n, alpha=1 - decay)
     total = counts.sum()
     smoothed = (counts + smoothing) / (total + len(counts) * smoothing) * total
@@ -208,8 +263,13 @@ def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below:
         codebook (K, D), counts (K,), candidates (at least as many as codes are dead, D) → codebook (K, D), counts (K,).
 
     Raises:
-        ValueError: there are fewer candidates than dead codes.
+        ValueError: the shapes do not fit, or there are fewer candidates than dead codes.
     """
+    check_number("restart_below", restart_below, least=0, below=1)
+    check_tensor("codebook", codebook, shape=("K", "D"))
+    check_tensor("counts", counts, shape=(len(codebook),))
+    if not isinstance(candidates, Tensor) or candidates.ndim != 2 or candidates.shape[1] != codebook.shape[1]:
+        raise ValueError(f"candidates: got shape {tuple(candidates.shape)}, want (n, {codebook.shape[1]})")
     dead = _dead(counts, restart_below)
     if len(candidates) < int(dead.sum()):
         raise ValueError(f"candidates: got {len(candidates)}, want one for each of {int(dead.sum())} dead codes")
@@ -236,19 +296,26 @@ def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:
 
 @torch.no_grad()
 def k_means(
-    vectors: Tensor, num_codes: int, *, seed: int = 0, iterations: int = 20, cosine: bool = False
+    vectors: Tensor, num_codes: int, *, seed: int = 0, stream: int = 0, iterations: int = 20, cosine: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm (1957/1982) from ``num_codes`` vectors drawn at random, over all processes together.
 
     A centre that nothing chose stays where it was. It ends early when no vector changes its centre: the centres are
     then the means of what chose them.
 
+    Args:
+        seed: of the first centres; ``stream`` tells several draws with one seed apart.
+
     Shapes:
         vectors: (N, D) → centres (K, D) and how many vectors chose each, (K,).
 
     Raises:
-        ValueError: fewer vectors than centres.
+        ValueError: fewer vectors than centres, or an argument is out of range.
     """
+    check_tensor("vectors", vectors, shape=("N", "D"), finite=True)
+    check_whole("num_codes", num_codes)
+    check_whole("iterations", iterations)
+    check_whole("seed", seed, least=0)
     available = int(_processes.total(torch.tensor(len(vectors), device=vectors.device)))
     if available < num_codes:
         raise ValueError(
@@ -256,7 +323,7 @@ def k_means(
             f"training "
             "batch: a larger batch, fewer codes, or init='uniform'"
         )
-    centres = _processes.draw(vectors, num_codes, seed=seed, step=0)
+    centres = _processes.draw(vectors, num_codes, seed=seed, stream=stream, step=0)
     indices = nearest_code(vectors, centres)
     for _ in range(iterations):
         counts, sums = code_statistics(vectors, indices, num_codes)

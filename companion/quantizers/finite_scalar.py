@@ -6,10 +6,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from companion.quantizers.base import Quantized, Quantizer, check_indices, check_latents, straight_through, working
+from companion._arguments import check_whole
+from companion.quantizers.base import Quantized, VectorwiseQuantizer, straight_through
 
 
-class FiniteScalarQuantizer(Quantizer):
+class FiniteScalarQuantizer(VectorwiseQuantizer):
     """Each dimension is squashed into a range and rounded; the codes are the points of the grid (Mentzer et al. 2024).
 
     Nothing is learnt here and there is no loss: ``losses`` is empty. Dimension i has ``levels[i]`` values, equally
@@ -24,40 +25,42 @@ class FiniteScalarQuantizer(Quantizer):
         z: (B, D, *spatial) → ``Quantized``; index = Σᵢ digitᵢ · levels₀⋯levelsᵢ₋₁.
 
     Raises:
-        ValueError: fewer than 2 levels somewhere; ``z`` has another shape, or holds NaN or infinity.
+        ValueError: fewer than 2 levels somewhere, or more points than int64 counts; ``z`` has another shape, or holds
+            NaN or infinity.
     """
-
-    levels: Tensor
-    places: Tensor
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
-        if not levels or min(levels) < 2:
-            raise ValueError(f"levels: got {list(levels)}, want at least one number, each at least 2")
+        if not isinstance(levels, Sequence) or len(levels) == 0:
+            raise ValueError(f"levels: got {levels!r}, want at least one whole number of at least 2")
+        for i, number in enumerate(levels):
+            check_whole(f"levels[{i}]", number, least=2)
+        if prod(levels) >= 2**63:
+            raise ValueError(f"levels: got a grid of {prod(levels):.1e} points, want fewer than 2**63, as int64 counts")
+        self.levels = tuple(int(number) for number in levels)
         self.num_codes, self.dim = prod(levels), len(levels)
-        places = [prod(levels[:i]) for i in range(len(levels))]
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("places", torch.tensor(places), persistent=False)
 
-    def quantize(self, z: Tensor) -> Quantized:
-        with torch.autocast(z.device.type, enabled=False):
-            squashed = working(z).tanh()
-            indices = self._nearest(squashed)
-            z_q = straight_through(squashed, self.decode(indices))
-        return Quantized(z_q.to(z.dtype), indices, z_q.new_zeros(()), {})
+    def quantize_rows(self, vectors: Tensor) -> Quantized:  # (N, D)
+        squashed = vectors.tanh()
+        indices = self._nearest(squashed)  # (N,)
+        z_q = straight_through(squashed, self.codes(indices))
+        return Quantized(z_q, indices, z_q.new_zeros(()), {})
 
-    def encode(self, z: Tensor) -> Tensor:
-        check_latents(z, self.dim)
-        with torch.autocast(z.device.type, enabled=False):
-            return self._nearest(working(z).tanh())
+    def encode_rows(self, vectors: Tensor) -> Tensor:
+        return self._nearest(vectors.tanh())
 
-    def decode(self, indices: Tensor) -> Tensor:
-        check_indices(indices, self.num_codes)
-        digits = indices[..., None] // self.places % self.levels  # (B, *spatial, D)
-        return (2 * digits / (self.levels - 1) - 1).movedim(-1, 1)
+    def codes(self, indices: Tensor) -> Tensor:
+        levels, places = self._scale(indices.device)
+        digits = indices[..., None] // places % levels  # (*shape, D)
+        return 2 * digits / (levels - 1) - 1
 
     def _nearest(self, squashed: Tensor) -> Tensor:
-        """Numbers in [−1, 1] (B, D, *spatial) → the index of the nearest point of the grid, (B, *spatial)."""
-        levels, places = (v.reshape(1, -1, *[1] * (squashed.ndim - 2)) for v in (self.levels, self.places))
+        """Numbers in [−1, 1] (N, D) → the index of the nearest point of the grid, (N,)."""
+        levels, places = self._scale(squashed.device)
         digits = ((squashed.detach() + 1) / 2 * (levels - 1)).round()  # 0 … L − 1
         return (digits.long() * places).sum(1)
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Levels, and what a step in each dimension adds to the index; both (D,)."""
+        places = [prod(self.levels[:i]) for i in range(self.dim)]
+        return torch.tensor(self.levels, device=device), torch.tensor(places, device=device)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion.quantizers.base import Quantized, Quantizer, check_indices, check_latents, grid, rows, working
+from companion._arguments import check_number, check_whole
+from companion.quantizers.base import Quantized, VectorwiseQuantizer, working
 
 
-class GumbelQuantizer(Quantizer):
+class GumbelQuantizer(VectorwiseQuantizer):
     """The code is drawn with probabilities that the latent gives; in training it is a soft mixture of codes.
 
     Logits are a linear map of the latent. In training z_q = Σₖ yₖ eₖ with y = softmax((logits + g) / τ), g Gumbel noise
@@ -47,14 +48,11 @@ class GumbelQuantizer(Quantizer):
         anneal_steps: int = 1000,
     ) -> None:
         super().__init__()
-        if num_codes < 1 or dim < 1 or anneal_steps < 1:
-            raise ValueError(
-                f"num_codes, dim, anneal_steps: got {num_codes}, {dim} and {anneal_steps}, want each at least 1"
-            )
-        if not 0 < final_temperature <= temperature:
-            raise ValueError(
-                f"final_temperature: got {final_temperature}, want more than 0 and at most temperature, {temperature}"
-            )
+        for name, size in (("num_codes", num_codes), ("dim", dim), ("anneal_steps", anneal_steps)):
+            check_whole(name, size)
+        check_number("kl_weight", kl_weight, least=0)
+        check_number("temperature", temperature, above=0)
+        check_number("final_temperature", final_temperature, above=0, most=temperature)
         self.num_codes, self.dim, self.kl_weight = num_codes, dim, kl_weight
         self.temperatures, self.anneal_steps = (temperature, final_temperature), anneal_steps
         self.to_logits = nn.Linear(dim, num_codes)
@@ -67,34 +65,29 @@ class GumbelQuantizer(Quantizer):
         first, last = self.temperatures
         return float(first * (last / first) ** min(1.0, self.step.item() / self.anneal_steps))
 
-    def quantize(self, z: Tensor) -> Quantized:
-        with torch.autocast(z.device.type, enabled=False):
-            logits = self._logits(z)  # (N, K)
-            if self.training:
-                gumbel = -torch.empty_like(logits).exponential_().log()
-                indices = (logits + gumbel).argmax(1)  # Gumbel-max: a draw from softmax(logits)
-                soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)
-                z_q = soft @ self.codebook
-            else:
-                indices = logits.argmax(1)
-                z_q = functional.embedding(indices, self.codebook)
-            log_q = functional.log_softmax(logits, dim=1)
-            kl = (log_q.exp() * log_q).sum(1).mean() + math.log(self.num_codes)
-        shape = z.shape[:1] + z.shape[2:]
-        return Quantized(grid(z_q, shape).to(z.dtype), indices.reshape(shape), self.kl_weight * kl, {"kl": kl})
+    def quantize_rows(self, vectors: Tensor) -> Quantized:  # (N, D)
+        logits = self._logits(vectors)  # (N, K)
+        log_q = functional.log_softmax(logits, dim=1)
+        kl = (log_q.exp() * log_q).sum(1).mean() + math.log(self.num_codes)
+        if self.training:
+            gumbel = -torch.empty_like(logits).exponential_().log()
+            indices = (logits + gumbel).argmax(1)  # Gumbel-max: a draw from softmax(logits), (N,)
+            soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)  # (N, K)
+            z_q = soft @ self.codebook.to(soft.dtype)  # (N, D)
+        else:
+            indices = logits.argmax(1)
+            z_q = functional.embedding(indices, self.codebook)
+        return Quantized(z_q, indices, self.kl_weight * kl, {"kl": kl})
 
-    def learn(self, z: Tensor, indices: Tensor) -> None:
+    def encode_rows(self, vectors: Tensor) -> Tensor:
+        return self._logits(vectors).argmax(1)
+
+    def codes(self, indices: Tensor) -> Tensor:
+        return functional.embedding(indices, self.codebook)
+
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
         self.step += 1
 
-    def encode(self, z: Tensor) -> Tensor:
-        check_latents(z, self.dim)
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            return self._logits(z).argmax(1).reshape(z.shape[:1] + z.shape[2:])
-
-    def decode(self, indices: Tensor) -> Tensor:
-        check_indices(indices, self.num_codes)
-        return functional.embedding(indices, self.codebook).movedim(-1, 1)
-
-    def _logits(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.to_logits(rows(z).to(self.to_logits.weight.dtype))
+    def _logits(self, vectors: Tensor) -> Tensor:
+        logits: Tensor = self.to_logits(vectors.to(self.to_logits.weight.dtype))
         return working(logits)

@@ -1,9 +1,20 @@
 """Codes of few dimensions for latents of many (chapter 05)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from companion.quantizers.base import Quantized, Quantizer
+from companion._arguments import check_whole
+from companion.quantizers.base import Quantized, Quantizer, check_latents, straight_through
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedQuantized(Quantized):
+    """What a projected quantizer returns; ``inner`` is what the quantizer inside made of the projected latents (with
+    the mask and depths of a residual one)."""
+
+    inner: Quantized
 
 
 class ProjectedQuantizer(Quantizer):
@@ -19,7 +30,8 @@ class ProjectedQuantizer(Quantizer):
         dim: D, the channels of the latents.
 
     Shapes:
-        z: (B, D, *spatial) → ``Quantized`` with z_q (B, D, *spatial); indices as the quantizer inside gives them.
+        z: (B, D, *spatial) → ``ProjectedQuantized`` with z_q (B, D, *spatial); indices and losses are those of the
+        quantizer inside, whose whole result is ``inner``.
 
     Raises:
         ValueError: ``dim`` is not positive; ``z`` has another shape, or holds NaN or infinity (nothing is learnt then).
@@ -27,30 +39,45 @@ class ProjectedQuantizer(Quantizer):
 
     def __init__(self, quantizer: Quantizer, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim: got {dim}, want at least 1")
+        if not isinstance(quantizer, Quantizer):
+            raise ValueError(f"quantizer: got a {type(quantizer).__name__}, want a companion quantizer")
+        check_whole("dim", dim)
         self.quantizer = quantizer
         self.num_codes, self.dim, self.depth = quantizer.num_codes, dim, quantizer.depth
         self.down = nn.Linear(dim, quantizer.dim)
         self.up = nn.Linear(quantizer.dim, dim)
 
+    @property
+    def prepared(self) -> bool:
+        return self.quantizer.prepared
+
     @torch.no_grad()
     def prepare(self, z: Tensor) -> None:
         self.quantizer.prepare(_on_channels(self.down, z))
 
-    def quantize(self, z: Tensor) -> Quantized:
-        low = self.quantizer.quantize(_on_channels(self.down, z))
-        return Quantized(_on_channels(self.up, low.z_q).to(z.dtype), low.indices, low.loss, low.losses)
+    def quantize(self, z: Tensor) -> ProjectedQuantized:
+        inner = self.quantizer.quantize(_on_channels(self.down, z))
+        z_q = _on_channels(self.up, inner.z_q).to(z.dtype)
+        return ProjectedQuantized(z_q, inner.indices, inner.loss, inner.losses, inner=inner)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, indices: Tensor) -> None:
-        self.quantizer.learn(_on_channels(self.down, z), indices)
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
+        assert isinstance(quantized, ProjectedQuantized)
+        self.quantizer.learn(_on_channels(self.down, z), quantized.inner)
 
+    def summand(self, z: Tensor, quantized: Quantized) -> Tensor:
+        """With gradients to both maps: they learn from what is rebuilt, and the latents by the sum's estimator."""
+        assert isinstance(quantized, ProjectedQuantized)
+        low = _on_channels(self.down, z.detach())
+        return _on_channels(self.up, straight_through(low, quantized.inner.z_q.to(low.dtype)))
+
+    @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
+        check_latents(z, self.dim)
         return self.quantizer.encode(_on_channels(self.down, z))
 
-    def decode(self, indices: Tensor) -> Tensor:
-        return _on_channels(self.up, self.quantizer.decode(indices))
+    def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
+        return _on_channels(self.up, self.quantizer.decode(indices, depth=depth))
 
 
 def _on_channels(linear: nn.Linear, z: Tensor) -> Tensor:

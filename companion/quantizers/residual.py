@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import check_codes, check_number, check_whole
 from companion.metrics import CodeUsage, nominal_bits, perplexity
-from companion.quantizers.base import Quantized, Quantizer, check_indices, check_latents, straight_through, working
+from companion.quantizers.base import Quantized, Quantizer, check_latents, straight_through, working
 from companion.quantizers.ema import EMAVectorQuantizer
+from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
 from companion.quantizers.vector import VectorQuantizer
 
 
@@ -43,11 +45,10 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     Raises:
         ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
     """
-    if not 1 <= depth <= len(quantizers):
-        raise ValueError(f"depth: got {depth}, want 1 to {len(quantizers)}")
+    check_whole("depth", depth, most=len(quantizers))
+    check_codes("indices", indices, quantizers[0].num_codes)
     if indices.ndim < 2 or indices.shape[-1] != len(quantizers):
         raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (B, *spatial, {len(quantizers)})")
-    check_indices(indices, quantizers[0].num_codes)
     codes = [quantizer.decode(indices[..., r]) for r, quantizer in enumerate(quantizers[:depth])]
     return torch.stack(codes).sum(0)
 
@@ -74,17 +75,19 @@ def rate_bits(indices: Tensor, num_codes: int) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResidualQuantized(Quantized):
     """What a residual quantizer returns: ``indices`` (B, *spatial, R), and besides
 
     Shapes:
         depths: what each depth gave, R of them; their ``losses`` are means over the images that used the depth.
+        residuals: what each depth was given, detached: (B, D, *spatial), or only the images that used the depth.
         mask: (B, R) bool, which depths each image used. All of them, except under depth dropout: what a depth would
             have chosen for the others still stands in ``indices``, so that every index is a code.
     """
 
     depths: tuple[Quantized, ...]
+    residuals: tuple[Tensor, ...]
     mask: Tensor
 
 
@@ -98,8 +101,9 @@ class ResidualQuantizer(Quantizer):
     depth r.
 
     Args:
-        quantizers: R vector quantizers with straight-through gradient, of equal ``num_codes`` and ``dim``; or one of
-            them, shared by ``depth`` depths, which then learns once, from the residuals of all depths together.
+        quantizers: R vector quantizers with straight-through gradient, of equal ``num_codes`` and ``dim``, each alone
+            or in a ``ProjectedQuantizer`` (as in the Descript audio codec, Kumar et al. 2023); or one of them, shared
+            by ``depth`` depths, which then learns once, from the residuals of all depths together.
         depth: R, for a shared quantizer.
         depth_dropout: in training, the probability for each image to use only its first r depths, r uniform in 1…R
             (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023).
@@ -128,74 +132,67 @@ class ResidualQuantizer(Quantizer):
                 "for one shared quantizer, and None for a list of at least one"
             )
         for i, member in enumerate(members):
-            if not isinstance(member, VectorQuantizer | EMAVectorQuantizer) or member.estimator != "straight-through":
-                raise ValueError(
-                    f"quantizers[{i}]: got {type(member).__name__}, want a VectorQuantizer or EMAVectorQuantizer "
-                    "with estimator='straight-through': the sum of codes has one straight-through gradient"
-                )
-            if (member.num_codes, member.dim) != (members[0].num_codes, members[0].dim):
-                raise ValueError(
-                    f"quantizers[{i}]: got {member.num_codes} codes of {member.dim} dimensions, want "
-                    f"{members[0].num_codes} of {members[0].dim} as the first has"
-                )
+            _check_member(i, member, members[0])
         if len({id(member) for member in members}) < len(members):
             raise ValueError(
                 "quantizers: got the same one twice, want ResidualQuantizer(quantizer, depth=R) to share it"
             )
-        if not 0 <= depth_dropout <= 1:
-            raise ValueError(f"depth_dropout: got {depth_dropout}, want 0 to 1")
+        check_number("depth_dropout", depth_dropout, least=0, most=1)
         self.quantizers = nn.ModuleList(members)
         self.num_codes, self.dim = members[0].num_codes, members[0].dim
         self.depth = depth or len(members)
         self.depth_dropout = depth_dropout
+        seeds: list[int] = []
+        for member in members:  # with equal seeds alone, every depth would draw the same vectors of a batch
+            if isinstance(codebook := _innermost(member), EMAVectorQuantizer):
+                codebook.stream = seeds.count(codebook.seed)
+                seeds.append(codebook.seed)
 
-    def forward(self, z: Tensor) -> ResidualQuantized:
-        check_latents(z, self.dim)
-        mask = self._draw_mask(len(z), z.device)
-        residual = working(z)
+    def quantize(self, z: Tensor) -> ResidualQuantized:
+        mask = self._draw_mask(len(z), z.device)  # (B, R)
+        residual = working(z)  # (B, D, *spatial)
         z_q = torch.zeros_like(residual)
-        depths: list[Quantized] = []
-        indices: list[Tensor] = []
-        seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.quantizers]
-        for r in range(self.depth):
-            member, used = self._member(r), mask[:, r]
-            part = residual if bool(used.all()) else residual[used]
-            if self.training:
-                member.prepare(part.detach())
-            out = member.quantize(part)
-            chosen, codes = out.indices, out.z_q.detach()
-            if len(part) < len(residual):  # what the depth would choose for the images that do not use it
-                everywhere = chosen.new_empty(len(z), *chosen.shape[1:])
-                everywhere[used], everywhere[~used] = chosen, member.encode(residual[~used].detach())
-                codes = torch.zeros_like(residual).index_put((used,), codes)  # nothing is added there
-                chosen = everywhere
-            seen[r % len(seen)].append((part.detach(), out.indices))
+        depths, residuals, indices = [], [], []
+        for r, member in enumerate(self._by_depth()):
+            part, out, chosen, codes = _one_depth(member, residual, mask[:, r])
+            residuals.append(part.detach())
             depths.append(out)
             indices.append(chosen)
             z_q = z_q + codes
-            residual = residual - codes  # codes are constants here: no gradient from deeper losses to this codebook
-        if self.training:
-            for member, pairs in zip(self._members(), seen, strict=True):
-                latents, chosen_rows = zip(*pairs, strict=True)
-                once = len(pairs) == 1  # a codebook of its own: nothing to put together, and nothing to copy
-                member.learn(*(pairs[0] if once else (torch.cat(latents), torch.cat(chosen_rows))))
+            residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
         losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
         return ResidualQuantized(
-            straight_through(z, z_q.to(z.dtype)),
+            _estimated(z, z_q),
             torch.stack(indices, dim=-1),
             torch.stack([out.loss for out in depths]).sum(),
             losses,
-            tuple(depths),
-            mask,
+            depths=tuple(depths),
+            residuals=tuple(residuals),
+            mask=mask,
         )
 
-    def quantize(self, z: Tensor) -> Quantized:
-        """As in eval mode: every depth, and nothing is learnt."""
-        training, self.training = self.training, False
-        try:
-            return self(z)  # type: ignore[no-any-return]
-        finally:
-            self.training = training
+    @property
+    def prepared(self) -> bool:
+        return all(member.prepared for member in self._members())
+
+    @torch.no_grad()
+    def prepare(self, z: Tensor) -> None:
+        """Each member from what those before it leave of all images; a shared one from the first depth."""
+        residual = working(z)
+        for member in self._members():
+            if not member.prepared:
+                member.prepare(residual)
+            residual = residual - member.decode(member.encode(residual))
+
+    @torch.no_grad()
+    def learn(self, z: Tensor, quantized: Quantized) -> None:
+        """A member from its own depth; a shared one once, from all depths together."""
+        assert isinstance(quantized, ResidualQuantized)
+        if len(self.quantizers) == self.depth:
+            for member, residual, out in zip(self._members(), quantized.residuals, quantized.depths, strict=True):
+                member.learn(residual, out)
+        else:
+            self._member(0).learn(torch.cat(quantized.residuals), _joined(quantized.depths))
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
@@ -229,3 +226,61 @@ class ResidualQuantizer(Quantizer):
 
     def _members(self) -> list[Quantizer]:
         return [self._member(r) for r in range(len(self.quantizers))]
+
+
+def _check_member(i: int, member: object, first: Quantizer) -> None:
+    codebook = _innermost(member)
+    projected = isinstance(member, ProjectedQuantizer)
+    if (
+        not isinstance(codebook, VectorQuantizer | EMAVectorQuantizer)
+        or not isinstance(member, Quantizer)
+        or codebook.estimator != "straight-through"
+    ):
+        raise ValueError(
+            f"quantizers[{i}]: got {type(member).__name__}, want a VectorQuantizer or EMAVectorQuantizer "
+            "with estimator='straight-through', or a ProjectedQuantizer of one: the sum of codes has one "
+            "straight-through gradient"
+        )
+    if isinstance(codebook, EMAVectorQuantizer) and codebook.cosine and not projected:
+        raise ValueError(
+            f"quantizers[{i}]: got codes of length 1 (cosine=True), want codes of any length: what is left gets "
+            "smaller with each depth; a ProjectedQuantizer around it gives them one"
+        )
+    if (member.num_codes, member.dim) != (first.num_codes, first.dim):
+        raise ValueError(
+            f"quantizers[{i}]: got {member.num_codes} codes of {member.dim} dimensions, want {first.num_codes} of "
+            f"{first.dim} as the first has"
+        )
+
+
+def _innermost(quantizer: object) -> object:
+    return quantizer.quantizer if isinstance(quantizer, ProjectedQuantizer) else quantizer
+
+
+def _one_depth(member: Quantizer, residual: Tensor, used: Tensor) -> tuple[Tensor, Quantized, Tensor, Tensor]:
+    """One depth: the residuals of the images that use it, what the member made of them, the indices of *all* images,
+    and what is added to the sum, 0 where an image does not use the depth."""
+    if bool(used.all()):
+        out = member.quantize(residual)
+        return residual, out, out.indices, member.summand(residual, out)
+    part = residual[used]
+    out = member.quantize(part)
+    indices = out.indices.new_empty(len(residual), *out.indices.shape[1:])
+    indices[used] = out.indices
+    indices[~used] = member.encode(residual[~used])  # what the depth would have chosen
+    added = member.summand(part, out)
+    return part, out, indices, torch.zeros_like(residual, dtype=added.dtype).index_put((used,), added)
+
+
+def _estimated(z: Tensor, z_q: Tensor) -> Tensor:
+    """One straight-through over the whole sum. What a member's maps learn from it passes beside: its value is 0."""
+    estimated = straight_through(z, z_q.to(z.dtype))
+    return estimated + (z_q - z_q.detach()).to(z.dtype) if z_q.requires_grad else estimated
+
+
+def _joined(depths: Sequence[Quantized]) -> Quantized:
+    """The results of one quantizer for several depths, one below the other, as it learns from them."""
+    z_q, indices = torch.cat([out.z_q for out in depths]), torch.cat([out.indices for out in depths])
+    joined = replace(depths[0], z_q=z_q, indices=indices)
+    inner = [out.inner for out in depths if isinstance(out, ProjectedQuantized)]
+    return replace(joined, inner=_joined(inner)) if isinstance(joined, ProjectedQuantized) else joined

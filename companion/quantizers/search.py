@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from companion.quantizers.base import check_finite, working
+from companion._arguments import check_finite, check_tensor
+from companion.quantizers.base import working
 
 # Bytes of the table of distances that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
 _TABLE = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
@@ -29,13 +30,14 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit, or a number is NaN or infinite.
     """
+    for name, value in (("z", z), ("codebook", codebook)):
+        check_tensor(name, value)
     if z.ndim != 2 or codebook.ndim != 2 or z.shape[1] != codebook.shape[1] or len(codebook) == 0:
         raise ValueError(
             f"z, codebook: got shapes {tuple(z.shape)} and {tuple(codebook.shape)}, want (N, D) and (K, D)"
         )
     check_finite("codebook", codebook)
-    if len(z):
-        check_finite("z", z)
+    check_finite("z", z)
     with torch.autocast(z.device.type, enabled=False), _exact_products():
         dtype = torch.promote_types(working(z[:0]).dtype, working(codebook[:0]).dtype)
         centre = codebook.to(dtype).mean(0)

@@ -2,21 +2,11 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion.quantizers.base import (
-    ESTIMATORS,
-    Quantized,
-    Quantizer,
-    check_indices,
-    check_latents,
-    first_codes,
-    grid,
-    rows,
-    working,
-)
+from companion._arguments import check_number
+from companion.quantizers.base import ESTIMATORS, Quantized, VectorwiseQuantizer, first_codes
 from companion.quantizers.search import nearest_code
 
 
@@ -37,7 +27,7 @@ def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
     return (z.detach() - z_q).square().mean(), (z - z_q.detach()).square().mean()
 
 
-class VectorQuantizer(Quantizer):
+class VectorQuantizer(VectorwiseQuantizer):
     """Each vector is replaced by the nearest of K codes, and the codes are parameters (van den Oord et al. 2017).
 
     ``loss`` is codebook + β·commitment: β weighs the commitment term only. The reconstruction's gradient passes from
@@ -69,32 +59,23 @@ class VectorQuantizer(Quantizer):
         estimator: Literal["straight-through", "rotation"] = "straight-through",
     ) -> None:
         super().__init__()
-        if commitment_weight < 0:
-            raise ValueError(f"commitment_weight: got {commitment_weight}, want at least 0")
+        check_number("commitment_weight", commitment_weight, least=0)
         self.num_codes, self.dim = num_codes, dim
         self.commitment_weight = commitment_weight
         self.estimator = estimator
         self.codebook = nn.Parameter(first_codes(num_codes, dim, estimator))
 
-    def quantize(self, z: Tensor) -> Quantized:
-        with torch.autocast(z.device.type, enabled=False):
-            vectors = rows(working(z))  # (N, D)
-            indices = nearest_code(vectors, self.codebook)  # (N,)
-            codes = functional.embedding(indices, self.codebook)  # (N, D), and the way of the gradient to the codebook
-            codebook_loss, commitment_loss = vq_losses(vectors, codes)  # before the estimator: it cuts that way
-            z_q = ESTIMATORS[self.estimator](vectors, codes)
-        shape = z.shape[:1] + z.shape[2:]
-        return Quantized(
-            grid(z_q, shape).to(z.dtype),
-            indices.reshape(shape),
-            codebook_loss + self.commitment_weight * commitment_loss,
-            {"codebook": codebook_loss, "commitment": commitment_loss},
-        )
+    def quantize_rows(self, vectors: Tensor) -> Quantized:  # for example (1024, 64): see VectorwiseQuantizer
+        indices = nearest_code(vectors, self.codebook)  # search: (1024,)
+        codes = functional.embedding(indices, self.codebook)  # lookup: (1024, 64), with a gradient to the codebook
+        # The losses come first: past the straight-through estimator, nothing leads to the codebook any more.
+        codebook_loss, commitment_loss = vq_losses(vectors, codes)
+        loss = codebook_loss + self.commitment_weight * commitment_loss
+        z_q = ESTIMATORS[self.estimator](vectors, codes)  # the values of the codes, the gradient of the vectors
+        return Quantized(z_q, indices, loss, {"codebook": codebook_loss, "commitment": commitment_loss})
 
-    def encode(self, z: Tensor) -> Tensor:
-        check_latents(z, self.dim)
-        return nearest_code(rows(z), self.codebook).reshape(z.shape[:1] + z.shape[2:])
+    def encode_rows(self, vectors: Tensor) -> Tensor:
+        return nearest_code(vectors, self.codebook)
 
-    def decode(self, indices: Tensor) -> Tensor:
-        check_indices(indices, self.num_codes)
-        return functional.embedding(indices, self.codebook).movedim(-1, 1)
+    def codes(self, indices: Tensor) -> Tensor:
+        return functional.embedding(indices, self.codebook)

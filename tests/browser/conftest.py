@@ -1,4 +1,4 @@
-"""A JupyterLab server on a copy of the chapters, and a Chromium that opens it as a new user would."""
+"""A JupyterLab server on a copy of the course, and a Chromium that opens it as a new user would."""
 
 import os
 import re
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import urllib3
 from lab_driver import ROOT, Lab
 from playwright.sync_api import Browser, sync_playwright
 
@@ -26,20 +25,21 @@ FLAGS = (  # no GPU, and nothing that a browser asks of the network by itself
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab as ``make lab`` starts it, but on copies, with settings of its own, and in profile smoke."""
+    """JupyterLab as ``make lab`` starts it, but in a clone, with settings of its own, and in profile smoke."""
     folder, own = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
     shutil.copytree(ROOT / "experiments" / "results", folder / "experiments" / "results")
     shutil.copy(ROOT / "experiments" / "claims.py", folder / "experiments")
-    shutil.copy(ROOT / "book.toml", folder)
+    for name in ("book.toml", ".gitignore"):
+        shutil.copy(ROOT / name, folder)
+    for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "all"]):
+        subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
     # The whole notebook in the page, so that every picture can be looked at; nothing else differs from the default.
     settings = own / "lab" / "user-settings" / "@jupyterlab"
     (settings / "notebook-extension").mkdir(parents=True)
     (settings / "notebook-extension" / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
-    make_lab = re.search(r"-m (companion.course lab) \$\(LAB_FLAGS\)", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert make_lab
     server = subprocess.Popen(
-        [sys.executable, "-m", *make_lab[1].split(), "--no-browser"],
+        [sys.executable, "-m", "companion.course", "lab", "--no-browser"],
         cwd=folder,
         env=os.environ
         | {"COMPANION_PROFILE": "smoke", "JUPYTER_CONFIG_DIR": str(own), "JUPYTER_DATA_DIR": str(own / "data")},
@@ -51,13 +51,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         said = []
         for line in server.stdout or ():
             said.append(line)
-            if found := re.search(r"(http://127\.0\.0\.1:\d+)/\S*\btoken=(\w+)", line):
+            if found := re.search(r"((http://127\.0\.0\.1:\d+)/\S*\btoken=(\w+))", line):
                 break
         else:
             pytest.fail(f"JupyterLab did not start:\n{''.join(said)}")
         threading.Thread(target=lambda: [*server.stdout], daemon=True).start()  # a full pipe would stop the server
-        urllib3.request("GET", f"{found[1]}/api", retries=urllib3.Retry(20, backoff_factor=0.1))  # said before it is up
-        yield Lab(found[1], found[2], folder, settings)
+        yield Lab(found[1], found[2], found[3], folder, settings)
     finally:
         server.terminate()
         server.wait(timeout=30)

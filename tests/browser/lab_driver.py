@@ -16,8 +16,9 @@ PATIENCE = 240_000  # milliseconds for a whole chapter on a busy machine; nothin
 
 @dataclass(frozen=True)
 class Lab:
-    """A running server: its address, its token, the folder that it shows, and that of the user's settings."""
+    """A running server: what it printed, base and token of that, the folder that it shows, that of user settings."""
 
+    address: str
     url: str
     token: str
     folder: Path
@@ -25,20 +26,20 @@ class Lab:
 
 
 @contextmanager
-def opened(browser: Browser, lab: Lab, chapter: str) -> "Iterator[Notebook]":
+def opened(browser: Browser, lab: Lab, chapter: str, *, printed: bool = False) -> "Iterator[Notebook]":
     """A chapter in a window of its own."""
     with browser.new_context(viewport={"width": 1300, "height": 1000}) as context:
         context.set_default_timeout(60_000)
-        yield Notebook(context.new_page(), lab, chapter)
+        yield Notebook(context.new_page(), lab, chapter, printed=printed)
 
 
 class Notebook:
-    """The page with one chapter, freshly copied."""
+    """The page with the learner's copy of one chapter, freshly laid; at the printed address, or at its own."""
 
-    def __init__(self, page: Page, lab: Lab, chapter: str) -> None:
+    def __init__(self, page: Page, lab: Lab, chapter: str, *, printed: bool = False) -> None:
         self.page, self.chapter = page, chapter
-        shutil.copy(ROOT / "chapters" / f"{chapter}.ipynb", lab.folder / "chapters")
-        page.goto(f"{lab.url}/lab/tree/chapters/{chapter}.ipynb?reset&token={lab.token}")
+        shutil.copy(ROOT / "chapters" / f"{chapter}.ipynb", lab.folder / "my")
+        page.goto(lab.address if printed else f"{lab.url}/lab/tree/my/{chapter}.ipynb?reset&token={lab.token}")
         self.panel = page.locator(".jp-NotebookPanel:visible")
         self.code_cells = self.panel.locator(".jp-CodeCell")
         self.idle = page.get_by_text("Python 3 (ipykernel) | Idle")  # in the status bar
@@ -78,6 +79,12 @@ class Notebook:
     def interrupt(self) -> None:
         """The toolbar's stop button."""
         self.panel.locator('[data-jp-item-name="interrupt"]').click()
+
+    def save(self) -> None:
+        """File → Save Notebook."""
+        self.page.get_by_role("menuitem", name="File", exact=True).click()
+        self.page.get_by_role("menuitem", name=re.compile("^Save Notebook(?! As)")).first.click()
+        expect(self.page.locator("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-dirty")).to_have_count(0)
 
     def verdicts(self, names: list[str]) -> list[str]:
         """The first words that the check of each exercise says."""

@@ -1,6 +1,7 @@
 """The chapters in JupyterLab in a real browser, as somebody meets them for the first time."""
 
 import re
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -68,6 +69,22 @@ def test_without_the_token_nobody_gets_in(lab: Lab) -> None:
     assert refused.value.code == 403
     with urllib.request.urlopen(f"{lab.url}/api/contents?token={lab.token}") as answer:
         assert answer.status == 200
+
+
+def test_the_printed_address_opens_chapter_00_in_my_and_saving_leaves_git_clean(browser: Browser, lab: Lab) -> None:
+    copy = lab.folder / "my" / f"{CHAPTERS[0]}.ipynb"
+    with opened(browser, lab, CHAPTERS[0], printed=True) as notebook:
+        tabs = notebook.page.locator("#jp-main-dock-panel .lm-TabBar-tabLabel")
+        assert tabs.all_inner_texts() == [copy.name]  # and no Launcher
+        pictures = notebook.panel.locator(".jp-MarkdownCell img")
+        assert pictures.count() > 0
+        assert pictures.evaluate_all("all => all.filter(img => !img.complete || img.naturalWidth === 0).length") == 0
+        notebook.run_all()
+        before = copy.read_bytes()
+        notebook.save()
+        assert copy.read_bytes() != before
+    status = ["git", "status", "--porcelain"]
+    assert subprocess.run(status, cwd=lab.folder, capture_output=True, text=True, check=True).stdout == ""
 
 
 @pytest.mark.usefixtures("asking_about_news")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion.autoencoder import Autoencoder, Decoder, Encoder, interpolate, pca_reconstruct
+from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder, interpolate, pca_reconstruct
 from companion.backbones import conv_output_size
 from companion.course.checks.core import (
     DIAGNOSTIC,
@@ -27,75 +27,100 @@ CHAPTER = "01_autoencoder"
 
 
 def _sizes() -> Sequence[Case]:
-    rows = [(28, 3, 2, 1), (7, 3, 2, 1), (28, 4, 2, 1), (9, 2, 3, 0), (32, 5, 4, 2), (5, 5, 1, 0), (11, 3, 1, 1)]
-    return [Case(f"size {s}, kernel {k}, stride {t}, padding {p}", (s, k, t, p)) for s, k, t, p in rows]
+    rows = [
+        (28, 3, 2, 1),
+        (7, 3, 2, 1),
+        (28, 4, 2, 1),
+        (9, 2, 3, 0),
+        (32, 5, 4, 2),
+        (5, 5, 1, 0),
+        (11, 3, 1, 1),
+        (11, 3, 3, 0),
+    ]
+    cases = [Case(f"size {s}, kernel {k}, stride {t}, padding {p}", (s, k, t, p)) for s, k, t, p in rows]
+    return [*cases, Case("size 28, kernel 3, stride 2, no padding given", (28, 3, 2)), Case("size 9, kernel 4", (9, 4))]
 
 
 _SIZE_MISTAKES = (
     Mistake(
         "no + 1",
-        lambda s, k, t, p: (s + 2 * p - k) // t,
+        lambda s, k, t=1, p=0: (s + 2 * p - k) // t,
         "you count the steps between windows. There is one window more than there are steps: add 1.",
     ),
     Mistake(
         "padding on one side",
-        lambda s, k, t, p: (s + p - k) // t + 1,
+        lambda s, k, t=1, p=0: (s + p - k) // t + 1,
         "padding is added on both sides of the axis, so it counts twice.",
     ),
     Mistake(
         "rounded up",
-        lambda s, k, t, p: -(-(s + 2 * p - k) // t) + 1,
+        lambda s, k, t=1, p=0: -(-(s + 2 * p - k) // t) + 1,
         "you round up. A last window that does not fit whole is left out, so the division rounds down.",
     ),
     Mistake(
         "true division",
-        lambda s, k, t, p: (s + 2 * p - k) / t + 1,
+        lambda s, k, t=1, p=0: (s + 2 * p - k) / t + 1,
         "/ gives a float, and half windows. Use // to round down to a whole number.",
     ),
     Mistake(
         "kernel forgotten",
-        lambda s, k, t, p: (s + 2 * p) // t + 1,
+        lambda s, k, t=1, p=0: (s + 2 * p) // t + 1,
         "the first window already covers `kernel` positions; only the rest of the axis is left to step over.",
     ),
     Mistake(
         "+ 1 inside",
-        lambda s, k, t, p: (s + 2 * p - k + 1) // t,
+        lambda s, k, t=1, p=0: (s + 2 * p - k + 1) // t,
         "the + 1 stands outside the division: it counts the first window, which needs no step.",
     ),
     Mistake(
         "size over stride",
-        lambda s, k, t, p: s // t,
+        lambda s, k, t=1, p=0: s // t,
         "size // stride is right only where kernel and padding happen to fit. Count where the window can stand.",
     ),
     Mistake(
         "padding forgotten",
-        lambda s, k, t, p: (s - k) // t + 1,
+        lambda s, k, t=1, p=0: (s - k) // t + 1,
         "padding is not used: the axis is `size + 2 * padding` long when the window slides over it.",
     ),
     Mistake(
         "stride forgotten",
-        lambda s, k, t, p: s + 2 * p - k + 1,
+        lambda s, k, t=1, p=0: s + 2 * p - k + 1,
         "the stride is not used: this is the number of windows one step apart.",
     ),
     Mistake(
         "brackets forgotten",
-        lambda s, k, t, p: s + 2 * p - k // t + 1,
+        lambda s, k, t=1, p=0: s + 2 * p - k // t + 1,
         "// binds tighter than + and −, so only the kernel is divided: put brackets around what is left to step over.",
     ),
     Mistake(
         "rounded to the nearest",
-        lambda s, k, t, p: round((s + 2 * p - k) / t) + 1,
+        lambda s, k, t=1, p=0: round((s + 2 * p - k) / t) + 1,
         "round() goes to the nearest whole number, sometimes up. Half a window is none: use //.",
     ),
     Mistake(
         "a whole number as a float",
-        lambda s, k, t, p: float((s + 2 * p - k) // t + 1),
+        lambda s, k, t=1, p=0: float((s + 2 * p - k) // t + 1),
         "the number is right, but it is a float. A size is a Python int: use // on ints, or int(…).",
     ),
     Mistake(
         "padding taken away",
-        lambda s, k, t, p: (s - 2 * p - k) // t + 1,
+        lambda s, k, t=1, p=0: (s - 2 * p - k) // t + 1,
         "padding makes the axis longer, not shorter.",
+    ),
+    Mistake(
+        "kernel written in",
+        lambda s, k, t=1, p=0: (s + 2 * p - 3) // t + 1,
+        "you take 3 for the kernel, whatever it is: use `kernel`.",
+    ),
+    Mistake(
+        "the parts rounded",
+        lambda s, k, t=1, p=0: (s + 2 * p) // t - k // t + 1,
+        "you round each part by itself. Take the kernel from the length first, then divide once.",
+    ),
+    Mistake(
+        "other defaults",
+        lambda s, k, t=2, p=1: (s + 2 * p - k) // t + 1,
+        "right where all four are given, but the defaults were changed: without them stride is 1 and padding 0.",
     ),
 )
 
@@ -119,7 +144,7 @@ def _encoder_cases() -> Sequence[Case]:
         Case(
             "images that are not contiguous in memory",
             (turned,),
-            {"latent_dim": 3, "hidden": 4, "image_size": 8},
+            {"latent_dim": 1, "hidden": 4, "image_size": 8},
             image,
             seed=2,
         ),
@@ -180,6 +205,18 @@ class _FixedSize(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu().reshape(-1, 64 * 7 * 7))
         return z
+
+
+class _ReluFirst(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self.conv2(self.conv1(x.relu()).relu()).flatten(1))
+        return z
+
+
+class _TrainingOnly(Encoder):
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return z if self.training else z.detach() * 0
 
 
 class _Gelu(Encoder):
@@ -270,6 +307,16 @@ _ENCODER_MISTAKES = (
         _FeaturesReturned,
         "these are the flattened features. self.to_latent, the linear layer, still has to turn them into the latent.",
     ),
+    Mistake(
+        "ReLU before the convolution",
+        _ReluFirst,
+        "each ReLU stands before its convolution. It comes after: conv1, ReLU, conv2, ReLU.",
+    ),
+    Mistake(
+        "in training only",
+        _TrainingOnly,
+        "in eval() it does something else than in training. An encoder is the same in both.",
+    ),
 )
 
 
@@ -285,7 +332,16 @@ def _step_cases() -> Sequence[Case]:
     return [
         Case("two steps on batches of three", batches(3, 1, 8, 8), seed=3),
         Case("two steps on batches of one", batches(1, 1, 8, 8), seed=4),
+        Case("a model whose loss is another one", batches(2, 1, 8, 8), {"model": _Weighted}, seed=5),
     ]
+
+
+class _Weighted(Autoencoder):
+    """As a model with more than one term has it: the loss is not the mean squared error."""
+
+    def forward(self, x: Tensor) -> AutoencoderOutput:
+        out = super().forward(x)
+        return AutoencoderOutput(out.reconstruction, out.z, 2 * out.loss + 0.1 * out.z.square().mean())
 
 
 class _WatchedSGD(torch.optim.SGD):
@@ -305,7 +361,7 @@ class _WatchedSGD(torch.optim.SGD):
 def _two_steps(implementation: Any, case: Case) -> Observed:
     """Two steps from the same weights; what is left from the first would show in the second."""
     decoder = Decoder(2, hidden=3, image_size=8)
-    model = Autoencoder(Encoder(2, hidden=3, image_size=8), decoder)
+    model = case.build.get("model", Autoencoder)(Encoder(2, hidden=3, image_size=8), decoder)
     optimizer = _WatchedSGD(model.parameters(), lr=0.5, momentum=0.9)
     optimizer.calls = calls = []
     decoder.conv2.weight.register_hook(lambda _: calls.append("backward"))
@@ -315,6 +371,11 @@ def _two_steps(implementation: Any, case: Case) -> Observed:
         seen[f"the loss returned by step {number}"] = loss
         seen[f"the loss of step {number} still hangs on the graph"] = isinstance(loss, Tensor) and loss.requires_grad
         seen |= {f"{name} after step {number}": p.detach().clone() for name, p in model.named_parameters()}
+        seen[f"the model is in training mode after step {number}"] = model.training
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        seen[f"weights that want no gradient after step {number}"] = frozen
+        if frozen:
+            break
     seen[f"{DIAGNOSTIC}the order of the calls"] = calls
     return seen
 
@@ -396,6 +457,33 @@ def _backward_of_the_result(model: nn.Module, optimizer: torch.optim.Optimizer, 
     return result.loss.detach()  # type: ignore[no-any-return]
 
 
+def _step_between(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = model(x).loss
+    optimizer.zero_grad()
+    optimizer.step()
+    loss.backward()
+    return loss.detach()
+
+
+def _own_error(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss: Tensor = (model(x).reconstruction - x).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _left_in_eval(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    model.eval()
+    return train_step(model, optimizer, x)
+
+
+def _frozen(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    loss = train_step(model, optimizer, x)
+    model.requires_grad_(False)
+    return loss
+
+
 def _twice(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     loss = train_step(model, optimizer, x)
     optimizer.step()
@@ -456,6 +544,30 @@ _STEP_MISTAKES = (
         "nothing to go back through.",
     ),
     Mistake("two steps for one gradient", _twice, "optimizer.step() is called twice for one backward()."),
+    Mistake(
+        "step between zero_grad and backward",
+        _step_between,
+        "optimizer.step() comes right after zero_grad(), when there is no gradient: nothing ever moves. backward() "
+        "belongs between the two.",
+    ),
+    Mistake(
+        "the error taken again",
+        _own_error,
+        "you compute the mean squared error yourself. A model knows what is to be minimised (later ones have more "
+        "terms): model(x).loss.",
+    ),
+    Mistake(
+        "left in eval()",
+        _left_in_eval,
+        "the model is left in eval(), so layers that behave otherwise in training (dropout, later codebooks) stand "
+        "still. A training step leaves the mode alone.",
+    ),
+    Mistake(
+        "frozen afterwards",
+        _frozen,
+        "after the step the weights no longer want a gradient (requires_grad), so that the next step cannot train "
+        "them. Only what is returned is to be detached: loss.detach().",
+    ),
 )
 
 
@@ -487,14 +599,21 @@ def _pca(
     subtract: bool = True,
     add: bool = True,
     pick: Callable[[Tensor, int], Tensor] = lambda directions, d: directions[:, -d:],
+    moved_by: Callable[[Tensor, Tensor], Tensor] = lambda x, mean: mean,
 ) -> Tensor:
     """PCA with a place for each slip that the mistakes below make."""
     mean = (x_train if mean_of is None else mean_of).flatten(1).mean(0)
     centred = x_train.flatten(1) - mean * centre_training
     _, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
     basis = pick(directions, d)
-    z = (x.flatten(1) - mean * subtract) @ basis
+    z = (x.flatten(1) - moved_by(x, mean) * subtract) @ basis
     return (z @ basis.T + mean * add).reshape(x.shape)
+
+
+def _by_chance(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    mean = x_train.flatten(1).mean(0)
+    basis = torch.pca_lowrank(x_train.flatten(1), q=d)[2]
+    return ((x.flatten(1) - mean) @ basis @ basis.T + mean).reshape(x.shape)
 
 
 def _directions(x_train: Tensor) -> Tensor:
@@ -579,6 +698,17 @@ _PCA_MISTAKES = (
         lambda t, x, d: _pca(t, x, d).flatten(1),
         "the images come back as rows of numbers: reshape them to the shape of x.",
     ),
+    Mistake(
+        "x centred by its own mean",
+        lambda t, x, d: _pca(t, x, d, moved_by=lambda x, mean: x.flatten(1).mean(0)),
+        "x is centred by its own mean, and then gets that of x_train back. Subtract the mean of x_train in both.",
+    ),
+    Mistake(
+        "pca_lowrank",
+        _by_chance,
+        "torch.pca_lowrank finds the directions only nearly, from random vectors: with another seed you get others. "
+        "torch.linalg.eigh of the covariance finds them exactly.",
+    ),
 )
 
 
@@ -596,6 +726,7 @@ def _lines() -> Sequence[Case]:
     return [
         Case("two vectors of three numbers, five steps", (*pair(3), 5), gradient_of=ends),
         Case("two steps", (*pair(4), 2), gradient_of=ends),
+        Case("latent grids with an axis of length 1", (*pair(1, 4, 1), 3), gradient_of=ends),
         Case("latent grids, not contiguous in memory", (a.transpose(0, 2), b.transpose(0, 2), 4), gradient_of=ends),
         Case(
             "latents on another device than the CPU", (torch.empty(3, device="meta"), torch.empty(3, device="meta"), 3)
@@ -701,6 +832,11 @@ _LINE_MISTAKES = (
         "detached",
         lambda a, b, n: interpolate(a.detach(), b.detach(), n),
         "the values are right, but no gradient reaches the ends: remove the detach (or no_grad).",
+    ),
+    Mistake(
+        "squeezed",
+        lambda a, b, n: interpolate(a, b, n).squeeze(),
+        "squeeze() also drops the latent's own axes of length 1: leave it out.",
     ),
 )
 

@@ -30,6 +30,10 @@ def _draws() -> Sequence[Case]:
         Case("a batch of five, three latent numbers each", three(5, 3), gradient_of=wanted),
         Case("a batch of one", three(1, 4), gradient_of=wanted),
         Case("latent grids, not contiguous in memory", grids, gradient_of=wanted),
+        Case(
+            "log-variances of −14", (torch.zeros(2, 3), torch.full((2, 3), -14.0), three(2, 3)[2]), gradient_of=wanted
+        ),
+        Case("log-variances of 12", (torch.zeros(2, 3), torch.full((2, 3), 12.0), three(2, 3)[2]), gradient_of=wanted),
     ]
 
 
@@ -122,6 +126,12 @@ _DRAW_MISTAKES = (
         lambda m, s, e: reparameterize(m.detach(), s.detach(), e),
         "the values are right, but no gradient reaches the encoder's outputs; to let it through is the whole point.",
     ),
+    Mistake(
+        "log-variance clamped",
+        lambda m, s, e: reparameterize(m, s.clamp(-4, 4), e),
+        "log_variance is clamped: a latent could never be more certain (or less) than that, and where it is cut no "
+        "gradient passes. Leave it as it comes.",
+    ),
 )
 
 
@@ -142,6 +152,8 @@ def _posteriors() -> Sequence[Case]:
         Case("latent grids, not contiguous in memory", grids, gradient_of=wanted),
         Case("the prior itself, mean 0 and variance 1", (torch.zeros(2, 2), torch.zeros(2, 2)), gradient_of=wanted),
         Case("a standard deviation of e⁻¹⁰", (torch.zeros(1, 2), torch.full((1, 2), -20.0)), gradient_of=wanted),
+        Case("a standard deviation of e⁻⁶⁰", (torch.zeros(1, 2), torch.full((1, 2), -120.0)), gradient_of=wanted),
+        Case("a standard deviation of e⁶", (torch.zeros(1, 2), torch.full((1, 2), 12.0)), gradient_of=wanted),
     ]
 
 
@@ -220,6 +232,37 @@ _KL_MISTAKES = (
         lambda m, s: kl_divergence(m.detach(), s.detach()),
         "the values are right, but no gradient reaches mean and log_variance: nothing would keep q near the prior.",
     ),
+    Mistake(
+        "summed, then averaged",
+        lambda m, s: kl_divergence(m, s).flatten(1).sum(1).mean(),
+        "this is the KL of an image, averaged over the batch. Asked for is each latent's own, in the shape of mean.",
+    ),
+    Mistake(
+        "log-variance read as log σ",
+        lambda m, s: kl_divergence(m, 2 * s),
+        "log_variance is used as if it were log σ. It is log σ²: the variance is exp(log_variance), without a 2.",
+    ),
+    Mistake(
+        "+ 1",
+        lambda m, s: 0.5 * (m.square() + s.exp() + 1 - s),
+        "the 1 is added. It is subtracted, so that q = N(0, 1) has a KL of 0.",
+    ),
+    Mistake(
+        "½ on the first term only",
+        lambda m, s: 0.5 * m.square() + s.exp() - 1 - s,
+        "the ½ stands before the bracket with all four terms, not before the first alone.",
+    ),
+    Mistake(
+        "log-variance clamped",
+        lambda m, s: kl_divergence(m, s.clamp(-10, 10)),
+        "log_variance is clamped, and beyond that the KL no longer grows. Leave it as it comes.",
+    ),
+    Mistake(
+        "logarithm of the exponential",
+        lambda m, s: 0.5 * (m.square() + s.exp() - 1 - s.exp().log()),
+        "variance.log() is log_variance again on paper; but exp(−120) is 0 in float32, and its logarithm −∞. Take "
+        "log_variance as it comes.",
+    ),
 )
 
 
@@ -238,7 +281,9 @@ def _terms() -> Sequence[Case]:
 
     return [
         Case(
-            "four images of 3 × 5 pixels, two latent numbers", (normal(4, 1, 3, 5), positive(4, 2)), gradient_of=wanted
+            "four images of 3 × 5 pixels, three latent numbers",
+            (normal(4, 1, 3, 5), positive(4, 3)),
+            gradient_of=wanted,
         ),
         Case("one image with three channels", (normal(1, 3, 2, 2), positive(1, 3)), gradient_of=wanted),
         Case(
@@ -247,6 +292,8 @@ def _terms() -> Sequence[Case]:
             gradient_of=wanted,
         ),
         Case("pixels summed already, one number an image", (normal(3), positive(3, 2)), gradient_of=wanted),
+        Case("latents summed already", (normal(3, 1, 2, 2), positive(3)), gradient_of=wanted),
+        Case("both summed already", (normal(4), positive(4)), gradient_of=wanted),
     ]
 
 
@@ -285,7 +332,8 @@ _ELBO_MISTAKES = (
     Mistake(
         "sum over the batch",
         lambda a, b: a.sum() - b.sum(),
-        "this is the sum over the batch, so it grows with the batch size: average over the images.",
+        "this is the sum over the batch, so it grows with the batch size: average over the images. (Or you took (B,) "
+        "from (B, 1), and that makes (B, B): print the shapes.)",
     ),
     Mistake(
         "no mean over the batch",
@@ -334,6 +382,17 @@ _ELBO_MISTAKES = (
         lambda a, b: _sum(a) - _sum(b).mean(),
         "the KL is averaged over the batch, log_likelihood is not: this is one number for each image.",
     ),
+    Mistake(
+        "KL always flattened",
+        lambda a, b: (_sum(a) - b.flatten(1).sum(1)).mean(),
+        "where kl is one number an image already, (B,), there is no axis 1 to flatten: reshape(len(kl), -1) works for "
+        "both.",
+    ),
+    Mistake(
+        "half of the KL",
+        lambda a, b: (_sum(a) - 0.5 * _sum(b)).mean(),
+        "the KL is halved. Its ½ is inside it already, from exercise 2.2.",
+    ),
 )
 
 
@@ -359,6 +418,13 @@ def _bins() -> Sequence[Case]:
         ),
         Case("far below the mean, with a small scale", (far, 1.5 * one, -5.0 * one), gradient_of=wanted),
         Case("far above the mean, with a small scale", (far, -0.5 * one, -5.0 * one), gradient_of=wanted),
+        Case("a scale of e²", (far, 0.5 * one, 2.0 * one), gradient_of=wanted),
+        Case("a scale of e⁻⁹, one step above the mean", (far, far - 1 / 255, -9.0 * one), gradient_of=wanted),
+        Case(
+            "x smaller than the shape that the three broadcast to",
+            (inside[:1, :1], mean[:, :1], log_scale[:1]),
+            gradient_of=wanted,
+        ),
     ]
 
 
@@ -371,13 +437,15 @@ def _bin(
     above: float = 0.5,
     first: bool = True,
     last: bool = True,
+    white: float = 1 - 1 / 510,
+    inverse: Callable[[Tensor], Tensor] = lambda log_scale: torch.exp(-log_scale),
 ) -> Tensor:
-    """The right answer with other edges (in steps of 1/255), or with ends that are not open."""
-    inverse = torch.exp(-log_scale)
-    upper = (x + above / 255 - mean) * inverse
-    lower = (x - below / 255 - mean) * inverse
-    is_first, is_last = (x < 1 / 510) & first, (x > 1 - 1 / 510) & last
-    width = torch.log(-torch.expm1(-(above + below) / 255 * inverse)).expand_as(upper)
+    """The right answer with other edges (in steps of 1/255), another scale, or with ends that are not open."""
+    inverse_scale = inverse(log_scale)
+    upper = (x + above / 255 - mean) * inverse_scale
+    lower = (x - below / 255 - mean) * inverse_scale
+    is_first, is_last = (x < 1 / 510) & first, (x > white) & last
+    width = torch.log(-torch.expm1(-(above + below) / 255 * inverse_scale)).expand_as(upper)
     return (
         torch.where(is_last, 0.0, functional.logsigmoid(upper))
         + torch.where(is_first, 0.0, functional.logsigmoid(-lower))
@@ -407,6 +475,15 @@ def _product(
     first, last = x < 1 / 510, x > 1 - 1 / 510
     third = torch.where(first | last, 0.0, torch.log(width(-inverse / 255)))
     return torch.where(last, 0.0, functional.logsigmoid(above)) + torch.where(first, 0.0, lower(below)) + third
+
+
+def _of_logarithms(x: Tensor, mean: Tensor, log_scale: Tensor, *, rest: Callable[[Tensor], Tensor]) -> Tensor:
+    """log σ(B) + log(1 − σ(A)/σ(B)): the difference again, in other clothes."""
+    inverse = torch.exp(-log_scale)
+    above, below = (x + 1 / 510 - mean) * inverse, (x - 1 / 510 - mean) * inverse
+    upper = functional.logsigmoid(above)
+    inside = upper + torch.log(rest(functional.logsigmoid(below) - upper))
+    return torch.where(x < 1 / 510, upper, torch.where(x > 1 - 1 / 510, functional.logsigmoid(-below), inside))
 
 
 def _swapped_ends(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -556,6 +633,51 @@ _BIN_MISTAKES = (
         ),
         "the factor 1 − e^(A−B) belongs to closed bins. For 0 and 1 one edge is at infinity, and it is 1.",
     ),
+    Mistake(
+        "divided by log_scale",
+        lambda x, m, s: _bin(x, m, s, inverse=lambda log_scale: 1 / log_scale),
+        "you divide by log_scale, which is negative for every scale below 1. The scale is exp(log_scale).",
+    ),
+    Mistake(
+        "white from 254 on",
+        lambda x, m, s: _bin(x, m, s, white=1 - 1.5 / 255),
+        "254/255 is treated as white. Only 1 has an open bin: x > 1 − 1/510.",
+    ),
+    Mistake(
+        "log-scale clamped",
+        lambda x, m, s: discretized_logistic(x, m, s.clamp(min=-7)),
+        "log_scale is clamped from below. Some codes do so against the difference of sigmoids; the product needs no "
+        "such guard.",
+    ),
+    Mistake(
+        "in the shape of x",
+        lambda x, m, s: discretized_logistic(x, m, s).reshape(x.shape),
+        "the result is forced into the shape of x. All three broadcast, and mean or log_scale may be larger (several "
+        "components): leave the shape as the formula gives it.",
+    ),
+    Mistake(
+        "difference in float64",
+        lambda x, m, s: _difference(x.double(), m.double(), s.double()).to(x.dtype),
+        "float64 only moves the point further out at which both sigmoids round to the same number; beyond it you get "
+        "−∞ again. Use the product, log σ(B) + log σ(−A) + log(1 − e^(A−B)).",
+    ),
+    Mistake(
+        "log-scale clamped from above",
+        lambda x, m, s: discretized_logistic(x, m, s.clamp(max=1)),
+        "log_scale is clamped from above, and where it is cut no gradient passes. Leave it as it comes.",
+    ),
+    *(
+        Mistake(
+            f"difference of logarithms, {form}",
+            partial(_of_logarithms, rest=rest),
+            f"log σ(B) + log(1 − σ(A)/σ(B)), here with {form}, is the difference again: above the mean σ(A)/σ(B) is "
+            "nearly 1, and few digits or none are left of 1 − it. In 1 − e^(A−B) the exponent does not depend on x.",
+        )
+        for form, rest in (
+            ("expm1", lambda t: -torch.expm1(t)),
+            ("exp", lambda t: 1 - torch.exp(t)),
+        )
+    ),
 )
 
 
@@ -576,6 +698,16 @@ def _weights() -> Sequence[Case]:
         Case("not contiguous in memory", (normal(3, 6).T,), gradient_of=wanted),
         Case("log-weights around −2,000, as images have them", (normal(6, 2) - 2000,), gradient_of=wanted),
         Case("log-weights around +900, as densities may have them", (normal(4, 3) + 900,), gradient_of=wanted),
+        Case(
+            "images that are hundreds of nats apart",
+            (normal(5, 3) + torch.tensor([-900.0, 0.0, 400.0]),),
+            gradient_of=wanted,
+        ),
+        Case(
+            "samples of one image a thousand nats apart",
+            (normal(3, 2) + torch.tensor([[-1000.0], [0.0], [-2500.0]]),),
+            gradient_of=wanted,
+        ),
     ]
 
 
@@ -652,6 +784,33 @@ _BOUND_MISTAKES = (
         "axis kept",
         lambda w: importance_weighted_bound(w)[None],
         "there is an axis of length 1 left (keepdim): want (B,).",
+    ),
+    Mistake(
+        "one maximum for all images",
+        lambda w: w.max() + (w - w.max()).exp().mean(0).log(),
+        "you take the largest weight of all images out. Images are hundreds of nats apart, and exp of such a "
+        "difference is 0: each image needs its own maximum, amax(0).",
+    ),
+    Mistake(
+        "the mean taken out",
+        lambda w: w.mean(0) + (w - w.mean(0)).exp().mean(0).log(),
+        "you take the mean out; what lies far above it overflows in exp. Take the largest out, so that nothing is "
+        "above 0.",
+    ),
+    Mistake(
+        "maximum not added back",
+        lambda w: (w - w.amax(0)).exp().mean(0).log(),
+        "the largest was taken out before exp and not added back after the logarithm.",
+    ),
+    Mistake(
+        "number of samples written in",
+        lambda w: w.logsumexp(0) - math.log(100),
+        "you divide by 100. The number of samples is len(log_weights).",
+    ),
+    Mistake(
+        "squeezed",
+        lambda w: importance_weighted_bound(w).squeeze(),
+        "squeeze() also drops the axis of the images when there is only one: leave it out.",
     ),
 )
 

@@ -5,12 +5,14 @@ they compare numbers: a wrong route is named even when no listed mistake explain
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from companion.course.checks.core import DIAGNOSTIC, Case, Exercise, Mistake, Observed, call, register
+from companion.course.checks.core import DIAGNOSTIC, Case, Exercise, LargestTensor, Mistake, Observed, call, register
 from companion.quantizers import Quantized, VectorQuantizer, nearest_code, straight_through, vq_losses
 
 CHAPTER = "03_vector_quantisation"
@@ -33,13 +35,13 @@ def stop_gradient_puzzle(a: Tensor, b: Tensor) -> Tensor:
 def _searches() -> Sequence[Case]:
     g = torch.Generator().manual_seed(30)
 
-    def case(label: str, n: int, k: int, d: int, offset: float = 0.0) -> Case:
+    def case(label: str, n: int, k: int, d: int, offset: float | Tensor = 0.0, gap: float = 0.05) -> Case:
         codebook = torch.randn(k, d, generator=g) * torch.linspace(0.3, 1.7, k)[:, None] + offset
         z = torch.randn(8 * n, d, generator=g) + offset + 0.3
         exact = torch.cdist(z.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
         if k > 1:  # no near ties, so that every right way of computing gives the same
             best = exact.topk(2, largest=False).values
-            z = z[best[:, 1] - best[:, 0] > 0.05]
+            z = z[best[:, 1] - best[:, 0] > gap]
         return Case(label, (z[:n].contiguous(), codebook))
 
     turned, codes = case("", 12, 6, 5).arguments
@@ -48,9 +50,25 @@ def _searches() -> Sequence[Case]:
         case("one latent, 40 codes", 1, 40, 4),
         case("latents and codes at offset 100", 60, 9, 4, 100),
         case("latents and codes at offset 3000, 40 codes", 60, 40, 4, 3000),
+        case("latents and codes at (3000, −3000, 3000, −3000)", 60, 40, 4, torch.tensor([3000.0, -3000, 3000, -3000])),
         case("one code", 3, 1, 2),
+        case("300 latents, some nearly as near to another of 60 codes", 300, 60, 4, gap=1e-3),
+        replace(
+            case("as weights and latents come: both want a gradient", 9, 5, 3), gradient_of={0: "z", 1: "codebook"}
+        ),
         Case("latents that are not contiguous in memory", (turned.T.contiguous().T, codes)),
     ]
+
+
+def _search_run(implementation: Any, case: Case) -> Observed:
+    """As for every function; and did it take a table of N × K × D numbers?"""
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        seen = call(implementation, case)
+    (n, d), k = case.arguments[0].shape, len(case.arguments[1])
+    if n * k * d > 2 * max(n * k, n * d, k * d):  # else what is needed anyway is as large
+        table = largest.numbers >= n * k * d
+        seen["the largest tensor on the way"] = "N × K × D numbers or more" if table else "fewer than N × K × D numbers"
+    return seen
 
 
 def _scores(z: Tensor, codebook: Tensor) -> Tensor:
@@ -63,6 +81,22 @@ def _in_place(z: Tensor, codebook: Tensor) -> Tensor:
     z -= centre
     codebook -= centre
     return nearest_code(z, codebook)
+
+
+def _in_place_and_back(z: Tensor, codebook: Tensor) -> Tensor:
+    centre = codebook.mean(0)
+    z -= centre
+    codebook -= centre
+    nearest = nearest_code(z, codebook)
+    z += centre
+    codebook += centre
+    return nearest
+
+
+def _half_precision(z: Tensor, codebook: Tensor, dtype: torch.dtype) -> Tensor:
+    centre = codebook.mean(0)
+    z, codebook = (z - centre).to(dtype), (codebook - centre).to(dtype)
+    return (codebook.square().sum(1) - 2 * z @ codebook.T).argmin(1)
 
 
 _SEARCH_MISTAKES = (
@@ -179,6 +213,33 @@ _SEARCH_MISTAKES = (
         lambda z, e: _scores(z, e).argmin(1).tolist(),
         "this is a Python list. Return the tensor of indices.",
     ),
+    Mistake(
+        "one number as the centre",
+        lambda z, e: ((e - e.mean()).square().sum(1) - 2 * (z - e.mean()) @ (e - e.mean()).T).argmin(1),
+        "codebook.mean() is one number for all dimensions, and the codes need not lie equally far out in each: "
+        "codebook.mean(0) has one for each.",
+    ),
+    Mistake(
+        "in place and back",
+        _in_place_and_back,
+        "you write into z and the codebook and move them back at the end. Back is only nearly where they were, and a "
+        "tensor that wants a gradient refuses to be written into: z = z - centre makes a new one.",
+    ),
+    *(
+        Mistake(
+            name,
+            partial(_half_precision, dtype=dtype),
+            f"the products are computed in {name}, which has too few digits to tell codes apart that are nearly "
+            "equally near. Stay in the dtype that came in.",
+        )
+        for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16))
+    ),
+    Mistake(
+        "a table of N × K × D",
+        lambda z, e: (z[:, None] - e[None]).square().sum(2).argmin(1),
+        "right, but on the way there is an (N, K, D) array: with 16,384 latents, 8,192 codes and D = 64 it would take "
+        "34 gigabytes. Centre, then expand ‖z − e‖².",
+    ),
 )
 
 
@@ -196,6 +257,7 @@ def _factors() -> Sequence[Case]:
         Case("six numbers each", pair(6), gradient_of=both),
         Case("two matrices", pair(3, 4), gradient_of=both),
         Case("one number each", pair(), gradient_of=both),
+        Case("zeros among them", (torch.tensor([0.0, 2, 0]), torch.tensor([3.0, 0, 0])), gradient_of=both),
     ]
 
 
@@ -282,6 +344,11 @@ _PUZZLE_MISTAKES = (
         lambda a, b: a * _sg(b) - b * _sg(b) + _sg(b * b),
         "the factor that is held fixed decides the gradient: b's gradient is to be −a, so its term is −sg[a]·b.",
     ),
+    Mistake(
+        "divided by b",
+        lambda a, b: a * _sg(b).square() / b,
+        "value and gradients are right, but where b is 0 you divide by it, and get NaN. Sums of products do without.",
+    ),
 )
 
 
@@ -337,9 +404,26 @@ def _estimate(implementation: Any, case: Case) -> Observed:
     result = implementation(z, z_q)
     seen = _routes("the result", result, dict(zip(_PAIR, (z, z_q), strict=True)))
     seen["the result equals z_q to the bit"] = isinstance(result, Tensor) and torch.equal(result, z_q)
+    seen |= _after((z, z_q))
     if isinstance(result, Tensor) and result.shape == z_q.shape:
         seen[f"{DIAGNOSTIC}what is off"] = (result - z_q).detach()
     return seen
+
+
+def _after(leaves: Sequence[Tensor]) -> Observed:
+    return {f"argument {number} after the call": leaf.detach() for number, leaf in enumerate(leaves, 1)}
+
+
+def _written_into_z(z: Tensor, z_q: Tensor) -> Tensor:
+    with torch.no_grad():
+        z.copy_(z_q)
+    return z
+
+
+def _added_into_z(z: Tensor, z_q: Tensor) -> Tensor:
+    result = z_q.detach() + (z - z.detach())
+    z.data += z_q - z
+    return result
 
 
 def _backwards_through_both(z: Tensor, z_q: Tensor) -> Tensor:
@@ -420,6 +504,17 @@ _ESTIMATE_MISTAKES = (
         lambda z, z_q: z_q.detach() - (z - z.detach()),
         "the gradient arrives at z with the wrong sign: add z − sg[z] instead of subtracting it.",
     ),
+    Mistake(
+        "z_q written into z",
+        _written_into_z,
+        "value and gradient are right, but the caller's z was overwritten with z_q: the losses, which need z as it "
+        "was, would all be 0. Make a new tensor.",
+    ),
+    Mistake(
+        "z changed afterwards",
+        _added_into_z,
+        "the result is right, but z itself was changed on the way (.data, copy_ or +=): leave it as it came.",
+    ),
 )
 
 
@@ -435,7 +530,7 @@ def _two_losses(implementation: Any, case: Case) -> Observed:
     seen: Observed = {"what is returned": "two losses"}
     for name, loss in zip(("the codebook loss", "the commitment loss"), result, strict=True):
         seen |= _routes(name, loss, dict(zip(_PAIR, (z, z_q), strict=True)))
-    return seen
+    return seen | _after((z, z_q))
 
 
 def _kind(value: Any) -> str:
@@ -633,7 +728,11 @@ def _quantize(implementation: Any, case: Case) -> Observed:
     if seen["the names in losses"] == ["codebook", "commitment"]:
         for name in ("codebook", "commitment"):
             seen |= _routes(f'losses["{name}"]', losses[name], ends)
-    return seen | _routes("loss", result.loss, ends)
+    seen |= _routes("loss", result.loss, ends)
+    seen["z after the call"] = z.detach()
+    seen |= {f"{name} after the call": weight.detach() for name, weight in quantizer.named_parameters()}
+    result = quantizer.eval()(z)
+    return seen | {"the value of z_q in eval()": result.z_q} | _routes("a loss on z_q in eval()", result.z_q, ends)
 
 
 def _rows(z: Tensor) -> Tensor:
@@ -682,6 +781,27 @@ def _variant(
             return give(quantized)
 
     return Variant
+
+
+class _OnlyInTraining(VectorQuantizer):
+    def forward(self, z: Tensor) -> Any:
+        right = super().forward(z)
+        return right if self.training else replace(right, z_q=self.decode(right.indices))
+
+
+class _WritesIntoTheCodebook(VectorQuantizer):
+    def forward(self, z: Tensor) -> Any:
+        right = super().forward(z)
+        with torch.no_grad():
+            self.codebook[right.indices.flatten()] = _rows(z)
+        return right
+
+
+class _WritesIntoZ(VectorQuantizer):
+    def forward(self, z: Tensor) -> Any:
+        right = super().forward(z)
+        z.data.copy_(right.z_q)
+        return replace(right, z_q=z)
 
 
 def _cut_across(z: Tensor) -> Tensor:
@@ -869,11 +989,33 @@ _QUANTIZER_MISTAKES = (
         "the fields of Quantized come in the order z_q, indices, loss, losses; or name them: Quantized(z_q=…, "
         "indices=…).",
     ),
+    Mistake(
+        "straight-through in training only",
+        _OnlyInTraining,
+        "in eval() z_q has no straight-through gradient. A quantizer's forward is the same in both modes: whoever "
+        "wants no gradient says no_grad.",
+    ),
+    Mistake(
+        "codebook overwritten",
+        _WritesIntoTheCodebook,
+        "your forward writes into self.codebook. It only looks up: the optimizer moves the codes, with the codebook "
+        "loss.",
+    ),
+    Mistake(
+        "z overwritten",
+        _WritesIntoZ,
+        "your forward writes into z, the caller's tensor. Make a new one for z_q.",
+    ),
+    Mistake(
+        "the grid transposed",
+        _variant(grid=lambda rows, z: _grid(rows, z).transpose(-1, -2) if z.ndim == 4 else _grid(rows, z)),
+        "height and width of z_q are exchanged. What movedim(1, -1) did is undone by movedim(-1, 1).",
+    ),
 )
 
 
 def register_all() -> None:
-    register(Exercise("nearest_code", CHAPTER, nearest_code, _searches, _SEARCH_MISTAKES, call))
+    register(Exercise("nearest_code", CHAPTER, nearest_code, _searches, _SEARCH_MISTAKES, _search_run))
     register(Exercise("stop_gradient_puzzle", CHAPTER, stop_gradient_puzzle, _factors, _PUZZLE_MISTAKES, call))
     register(Exercise("straight_through", CHAPTER, straight_through, _pairs, _ESTIMATE_MISTAKES, _estimate))
     register(Exercise("vq_losses", CHAPTER, vq_losses, _pairs, _LOSS_MISTAKES, _two_losses))

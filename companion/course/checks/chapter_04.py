@@ -20,7 +20,7 @@ from companion.course.checks.core import (
     register,
 )
 from companion.metrics import bits_per_image, mse, perplexity
-from companion.quantizers import Quantized, VectorQuantizer, vq_losses
+from companion.quantizers import FiniteScalarQuantizer, Quantized, Quantizer, VectorQuantizer, vq_losses
 from companion.vqvae import VQVAE, VQVAEOutput
 
 CHAPTER = "04_vq_vae"
@@ -136,6 +136,11 @@ _BLOCK_MISTAKES = (
         _block(lambda branch, x: (x + branch(x)) / 2),
         "this is the mean of the two; it is to be their sum.",
     ),
+    Mistake(
+        "a tenth of the branch",
+        _block(lambda branch, x: x + 0.1 * branch(x)),
+        "the branch is multiplied by 0.1, as in the demonstration above. The block adds it as it is.",
+    ),
 )
 
 
@@ -144,7 +149,7 @@ _BLOCK_MISTAKES = (
 
 def _vqvae_cases() -> Sequence[Case]:
     g = torch.Generator().manual_seed(2)
-    rows = [
+    rows: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
         ("a batch of three, 12×12, α = 2", (3, 1, 12, 12), {"num_codes": 16, "dim": 4, "beta": 0.25, "alpha": 2.0}),
         (
             "one colour image, 8×16, α = 0.5, β = 0.6",
@@ -152,6 +157,9 @@ def _vqvae_cases() -> Sequence[Case]:
             {"num_codes": 7, "dim": 5, "beta": 0.6, "alpha": 0.5},
         ),
     ]
+    rows.append(
+        ("a quantizer without codebook and losses, 3 × 4 levels", (2, 1, 8, 12), {"levels": (3, 4), "alpha": 1.5})
+    )
     return [
         Case(label, (torch.rand(shape, generator=g),), build, {0: "x"}, seed)
         for seed, (label, shape, build) in enumerate(rows)
@@ -162,14 +170,19 @@ def _vqvae_run(implementation: Any, case: Case) -> Observed:
     """Values by field, and for each loss the gradient at encoder, codebook and decoder."""
     x, b = case.arguments[0], case.build
     torch.manual_seed(case.seed)
+    quantizer: Quantizer
+    if "levels" in b:
+        quantizer = FiniteScalarQuantizer(b["levels"])
+    else:
+        quantizer = VectorQuantizer(b["num_codes"], b["dim"], commitment_weight=b["beta"])
+        with torch.no_grad():  # codes that the latents choose between
+            quantizer.codebook.mul_(0.3)
     model = implementation(
-        ResNetEncoder(x.shape[1], b["dim"], hidden=6, num_blocks=1),
-        VectorQuantizer(b["num_codes"], b["dim"], commitment_weight=b["beta"]),
-        ResNetDecoder(x.shape[1], b["dim"], hidden=6, num_blocks=1),
+        ResNetEncoder(x.shape[1], quantizer.dim, hidden=6, num_blocks=1),
+        quantizer,
+        ResNetDecoder(x.shape[1], quantizer.dim, hidden=6, num_blocks=1),
         quantizer_weight=b["alpha"],
     )
-    with torch.no_grad():  # codes that the latents choose between
-        model.quantizer.codebook.mul_(0.3)
     out = model(x.clone())
     seen: Observed = {"the type of the result": type(out).__name__}
     if not isinstance(out, VQVAEOutput):
@@ -180,16 +193,16 @@ def _vqvae_run(implementation: Any, case: Case) -> Observed:
         "z_q": out.z_q,
         "indices": out.indices,
         "code_counts": out.code_counts,
-        "the terms' names": list(out.losses) if isinstance(out.losses, dict) else out.losses,
+        "the terms' names, in their order": list(out.losses) if isinstance(out.losses, dict) else out.losses,
     }
     if isinstance(out.losses, dict):
         seen |= {f'losses["{name}"]': value for name, value in out.losses.items()}
     seen["loss"] = out.loss
     wanted = {
         "the encoder's last layer": model.encoder.layers[-1].weight,
-        "the codebook": model.quantizer.codebook,
         "the decoder's first layer": model.decoder.layers[0].weight,
     }
+    wanted |= {f"the {name}": weight for name, weight in model.quantizer.named_parameters()}
     for name, weight in wanted.items():
         grad = None
         if isinstance(out.loss, Tensor) and out.loss.requires_grad:
@@ -216,12 +229,13 @@ def _assemble(
     quantized: Quantized,
     *,
     to_decoder: Tensor | None = None,
+    image: Callable[[Tensor], Tensor] = lambda reconstruction: reconstruction,
     error: Callable[[Tensor, Tensor], Tensor] = mse,
     loss: Callable[[Tensor, Quantized, float], Tensor] = lambda error, q, alpha: error + alpha * q.loss,
     counts: Callable[[Tensor, int], Tensor] = lambda i, k: torch.bincount(i.flatten(), minlength=k),
     losses: Callable[[Tensor, Quantized, float], dict[str, Tensor]] = lambda e, q, a: {"reconstruction": e, **q.losses},
 ) -> VQVAEOutput:
-    reconstruction = model.decoder(quantized.z_q if to_decoder is None else to_decoder)
+    reconstruction = image(model.decoder(quantized.z_q if to_decoder is None else to_decoder))
     e = error(reconstruction, x)
     return VQVAEOutput(
         reconstruction,
@@ -267,6 +281,8 @@ def _encoder_cut(model: VQVAE, x: Tensor) -> VQVAEOutput:
 def _losses_again(model: VQVAE, x: Tensor) -> VQVAEOutput:
     z_e = model.encoder(x)
     quantized = model.quantizer(z_e)
+    if not quantized.losses:
+        return _assemble(model, x, z_e, quantized)
     codebook, commitment = vq_losses(z_e, quantized.z_q)
     beta = model.quantizer.commitment_weight
     patched = Quantized(
@@ -276,6 +292,12 @@ def _losses_again(model: VQVAE, x: Tensor) -> VQVAEOutput:
         {"codebook": codebook, "commitment": commitment},
     )
     return _assemble(model, x, z_e, patched)
+
+
+def _codebook_assumed(model: VQVAE, x: Tensor) -> VQVAEOutput:
+    k = len(model.quantizer.codebook)  # type: ignore[arg-type]
+    z_e = model.encoder(x)
+    return _assemble(model, x, z_e, model.quantizer(z_e), counts=lambda i, _: torch.bincount(i.flatten(), minlength=k))
 
 
 def _swapped(model: VQVAE, x: Tensor) -> VQVAEOutput:
@@ -307,7 +329,7 @@ _VQVAE_MISTAKES = (
     ),
     Mistake(
         "beta forgotten",
-        _with(loss=lambda e, q, a: e + a * (q.losses["codebook"] + q.losses["commitment"])),
+        _with(loss=lambda e, q, a: e + a * sum(q.losses.values(), torch.zeros(()))),
         "you add the unweighted terms, so that β is lost. quantized.loss is codebook + β · commitment already.",
     ),
     Mistake(
@@ -399,6 +421,46 @@ _VQVAE_MISTAKES = (
         "z_e and z_q are in each other's place: the order is reconstruction, z_e, z_q, indices, code_counts, loss, "
         "losses.",
     ),
+    Mistake(
+        "names written in",
+        _with(
+            losses=lambda e, q, a: {
+                "reconstruction": e,
+                "codebook": q.losses["codebook"],
+                "commitment": q.losses["commitment"],
+            }
+        ),
+        "you name the quantizer's losses one by one, and other quantizers have others (a finite scalar quantizer has "
+        "none): {**quantized.losses} takes what there is.",
+    ),
+    Mistake(
+        "K from the codebook",
+        _forward(_codebook_assumed),
+        "you take K from self.quantizer.codebook, and not every quantizer has one. K is self.quantizer.num_codes.",
+    ),
+    Mistake(
+        "reconstruction clamped",
+        _with(image=lambda reconstruction: reconstruction.clamp(0, 1)),
+        "the reconstruction is clamped to [0, 1] before the loss: where it is cut, no gradient says which way to go. "
+        "decode clamps for the eye; forward does not.",
+    ),
+    Mistake(
+        "counts as floats",
+        _with(counts=lambda i, k: torch.bincount(i.flatten(), minlength=k).float()),
+        "code_counts are floats. Counts are whole numbers, int64 as torch.bincount gives them: float32 stops counting "
+        "at 16,777,216.",
+    ),
+    Mistake(
+        "the quantizer's terms first",
+        _with(losses=lambda e, q, a: {**q.losses, "reconstruction": e}),
+        'the terms are right, their order is not: "reconstruction" comes first, then the quantizer\'s own.',
+    ),
+    Mistake(
+        "summed over an image",
+        _with(error=lambda a, b: (a - b).square().flatten(1).sum(1).mean()),
+        "the reconstruction term is summed over the pixels of an image, and averaged over the images only. Here it is "
+        "the mean over every pixel of every image (mse): α and β are meant for that.",
+    ),
 )
 
 
@@ -485,6 +547,12 @@ _PERPLEXITY_MISTAKES = (
         "powers of two",
         lambda c: (2 ** (-torch.xlogy(_p(c), _p(c)).sum())).item(),
         "the logarithm is the natural one and the power has base 2: use exp.",
+    ),
+    Mistake(
+        "shares in float32",
+        lambda c: (-torch.xlogy(c / c.sum(), c / c.sum()).sum()).exp().item(),
+        "right to six digits or so: counts / counts.sum() is float32. Divide in float64: counts.double() / "
+        "counts.sum().",
     ),
 )
 
@@ -637,11 +705,40 @@ _BITS_MISTAKES = (
         lambda i, k: tuple(bits_per_image(i, k).values()),
         'give a dict with the names "nominal", "entropy" and "per_position".',
     ),
+    Mistake(
+        "T written in",
+        _bits(nominal=lambda t, k: 49 * math.log2(k)),
+        '"nominal" has T = 49, as in the tables above. T is h·w, the number of positions of these indices.',
+    ),
+    Mistake(
+        "square grid",
+        lambda i, k: _bits(nominal=lambda t, k: i.shape[1] ** 2 * math.log2(k))(i, k),
+        '"nominal" takes the grid for square. T is h·w.',
+    ),
+    Mistake(
+        "totals",
+        lambda i, k: {name: len(i) * bits for name, bits in bits_per_image(i, k).items()},
+        "all three are totals over all images. Bits of *one* image are wanted.",
+    ),
+    *(
+        Mistake(
+            f'nats in "{name}"',
+            lambda i, k, name=name: (bits := bits_per_image(i, k)) | {name: bits[name] * math.log(2)},
+            f'"{name}" is in nats, the others are in bits: math.log2 there as well.',
+        )
+        for name in ("nominal", "entropy", "per_position")
+    ),
+    Mistake(
+        "tensors",
+        lambda i, k: {name: torch.tensor(bits) for name, bits in bits_per_image(i, k).items()},
+        "the numbers are tensors. Python's own are wanted: float(…) or .item().",
+    ),
 )
 
 
 def register_all() -> None:
     register(Exercise("ResidualBlock", CHAPTER, ResidualBlock, _block_cases, _BLOCK_MISTAKES, _block_run))
     register(Exercise("VQVAE", CHAPTER, VQVAE, _vqvae_cases, _VQVAE_MISTAKES, _vqvae_run))
-    register(Exercise("perplexity", CHAPTER, perplexity, _count_cases, _PERPLEXITY_MISTAKES, call))
+    # In float64, as asked for: shares in float32 are wrong from the seventh digit on.
+    register(Exercise("perplexity", CHAPTER, perplexity, _count_cases, _PERPLEXITY_MISTAKES, call, tolerance=1e-10))
     register(Exercise("bits_per_image", CHAPTER, bits_per_image, _index_cases, _BITS_MISTAKES, _bits_run))

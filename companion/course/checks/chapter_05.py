@@ -10,31 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from companion.course.checks.core import Case, Exercise, Mistake, Observed, Runner, call, register
+from companion.course.checks.core import Case, Exercise, LargestTensor, Mistake, Observed, call, call_for, register
 from companion.quantizers import code_statistics, cosine_lookup, ema_step, restart
 
 CHAPTER = "05_ema_codebooks"
-
-
-def _call_for(*names: str) -> Runner:
-    """As ``call`` for a function that gives several tensors back: each is compared under its own name."""
-    expected = f"a tuple: {', '.join(names)}"
-
-    def run(implementation: Any, case: Case) -> Observed:
-        seen = call(implementation, case)
-        result = seen.pop("the result")
-        if not isinstance(result, tuple) or len(result) != len(names):
-            return {"the result": _told(result)} | seen
-        return {"the result": expected} | {f"the {n}": part for n, part in zip(names, result, strict=True)} | seen
-
-    return run
-
-
-def _told(result: Any) -> Any:
-    """What came in place of a tuple, in words; None and single tensors are told by the comparison itself."""
-    return f"a {type(result).__name__} of {len(result)}" if isinstance(result, tuple | list | dict) else result
 
 
 # Exercise 5.1 -------------------------------------------------------------------------------------------------------
@@ -45,10 +25,12 @@ def _assigned() -> Sequence[Case]:
     z = torch.randn(40, 3, generator=g) + 0.5
     k = torch.tensor([0, 2, 3, 5])[torch.randint(0, 4, (40,), generator=g)]  # of 7 codes; 1, 4 and 6 are not chosen
     wide = torch.randn(4, 11, generator=g)
+    far = torch.tensor([[3e9 + 0.7, -1e9], [-3e9, 1e9 - 0.3], [2.0, 0.5]], dtype=torch.float64)
     return [
         Case("40 vectors, 7 codes of which three are not chosen", (z, k, 7)),
         Case("one vector, 5 codes", (z[:1], torch.tensor([3]), 5)),
         Case("one code, in float64", (z[:6].double(), torch.zeros(6, dtype=torch.int64), 1)),
+        Case("float64 vectors that nearly cancel", (far, torch.tensor([1, 1, 1]), 2)),
         Case(
             "vectors that are not contiguous in memory",
             (wide.T, torch.tensor([8, 0, 8, 1, 1, 0, 8, 5, 1, 0, 0]), 9),
@@ -71,22 +53,10 @@ def _last_wins(z: Tensor, k: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     return counts, sums
 
 
-class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is on: how many numbers the largest tensor has that any operation makes (a view makes none)."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor) and made.layout == torch.strided:
-            self.numbers = max(self.numbers, made.untyped_storage().nbytes() // made.element_size())
-        return made
-
-
 def _statistics_run(implementation: Any, case: Case) -> Observed:
     """Counts and sums by name, and for right ones: was there a matrix of N × K numbers on the way?"""
-    with _LargestTensor() as largest:  # type: ignore[no-untyped-call]
-        seen = _call_for("counts", "sums")(implementation, case)
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        seen = call_for("counts", "sums")(implementation, case)
     vectors, indices, num_codes = case.arguments
     n, d = vectors.shape
     telling = n * num_codes > 2 * d * max(n, num_codes)  # else arguments and results are themselves as large
@@ -197,6 +167,12 @@ _STATISTICS_MISTAKES = (
         ),
         "each row of the sums holds all vectors: row k is the sum of those with index k only.",
     ),
+    Mistake(
+        "added up in float32",
+        lambda z, k, num_codes: tuple(part.to(z.dtype) for part in code_statistics(z.float(), k, num_codes)),
+        "float64 vectors are added up in float32, and the digits that float64 had are lost. Make the tensor of sums "
+        "in the vectors' dtype: vectors.new_zeros(…).",
+    ),
 )
 
 
@@ -206,23 +182,27 @@ _STATISTICS_MISTAKES = (
 def _steps() -> Sequence[Case]:
     g = torch.Generator().manual_seed(51)
 
-    def case(label: str, k: int, d: int, decay: float, smoothing: float, *, zeros: bool = False) -> Case:
+    def case(label: str, k: int, d: int, decay: float, *smoothing: float, zeros: bool = False) -> Case:
         codebook = torch.randn(k, d, generator=g) + 0.7
         counts = 30 * torch.rand(k, generator=g)
         n = torch.randint(0, 9, (k,), generator=g).float()
         n[::3] = 0  # a third of the codes was chosen by nothing
+        n[1] = 1  # and one by a single vector
         counts[1::4] = 0  # and some never were before
         if zeros:
             counts.zero_()
         s = n[:, None] * (torch.randn(k, d, generator=g) - 0.4)
-        return Case(label, (codebook, counts, n, s, decay, smoothing))
+        return Case(label, (codebook, counts, n, s, decay, *smoothing))
 
+    six = case("", 6, 2, 0.9, 0.5).arguments[:4]
     return [
         case("7 codes, γ = 0.9, ε = 0.5", 7, 3, 0.9, 0.5),
         case("11 codes, γ = 0.99, ε = 1e-5", 11, 2, 0.99, 1e-5),
         case("the first step: all counts are 0, γ = 0.8, ε = 0.1", 5, 4, 0.8, 0.1, zeros=True),
         case("no memory, γ = 0, ε = 2", 6, 3, 0.0, 2.0),
         case("no smoothing, γ = 0.5, ε = 0", 11, 2, 0.5, 0.0),  # code 9: N = n = 0, so Ñ = 0
+        case("7 codes, γ = 0.7, ε not given", 7, 3, 0.7),
+        Case("in float64", (*(part.double() for part in six), 0.9, 0.5)),
     ]
 
 
@@ -239,7 +219,9 @@ def _ema(
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """An EMA step with one part replaced."""
 
-    def step(e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float) -> tuple[Tensor, Tensor]:
+    def step(
+        e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float = 1e-5
+    ) -> tuple[Tensor, Tensor]:
         counts = new_counts(N, n, decay)
         smoothed = smooth(counts, smoothing)
         rate = weight(n, decay) / divisor(smoothed, N)
@@ -251,7 +233,9 @@ def _ema(
     return step
 
 
-def _usual_form(e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float) -> tuple[Tensor, Tensor]:
+def _usual_form(
+    e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float = 1e-5
+) -> tuple[Tensor, Tensor]:
     m = decay * N[:, None] * e + (1 - decay) * s
     counts = decay * N + (1 - decay) * n
     smoothed = (counts + smoothing) / (counts.sum() + len(N) * smoothing) * counts.sum()
@@ -259,14 +243,16 @@ def _usual_form(e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smooth
 
 
 def _average_of_means(
-    e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float
+    e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
     mean = s / n.clamp(min=1)[:, None]
     moved = decay * e + (1 - decay) * mean
     return torch.where(n[:, None] > 0, moved, e), decay * N + (1 - decay) * n
 
 
-def _in_place(e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float) -> tuple[Tensor, Tensor]:
+def _in_place(
+    e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float = 1e-5
+) -> tuple[Tensor, Tensor]:
     codebook, counts = ema_step(e, N, n, s, decay, smoothing)
     return e.copy_(codebook), N.copy_(counts)
 
@@ -274,7 +260,7 @@ def _in_place(e: Tensor, N: Tensor, n: Tensor, s: Tensor, decay: float, smoothin
 _STEP_MISTAKES = (
     Mistake(
         "decay and 1 − decay exchanged",
-        lambda e, N, n, s, decay, eps: ema_step(e, N, n, s, 1 - decay, eps),
+        lambda e, N, n, s, decay, eps=1e-5: ema_step(e, N, n, s, 1 - decay, eps),
         "γ and 1 − γ are exchanged: γ weighs what was there, 1 − γ what is new.",
     ),
     Mistake(
@@ -289,7 +275,7 @@ _STEP_MISTAKES = (
     ),
     Mistake(
         "divided by the old counts",
-        lambda e, N, n, s, decay, eps: _ema(
+        lambda e, N, n, s, decay, eps=1e-5: _ema(
             divisor=lambda smoothed, old: (old + eps) / (old.sum() + len(old) * eps) * old.sum()
         )(e, N, n, s, decay, eps),
         "the step divides by the counts from before: it is N′, the counts after this batch, smoothed, that divide.",
@@ -380,6 +366,53 @@ _STEP_MISTAKES = (
         _in_place,
         "the values are right, but you write into your arguments: give new tensors back (no .mul_, no +=).",
     ),
+    Mistake(
+        "decay and 1 − decay exchanged in the counts",
+        _ema(new_counts=lambda N, n, decay: (1 - decay) * N + decay * n),
+        "in N′ γ and 1 − γ are exchanged: γN is what is kept, (1 − γ)n what is new. (In the rate they are right.)",
+    ),
+    Mistake(
+        "γ in the rate",
+        _ema(weight=lambda n, decay: decay * n),
+        "the rate is γn/Ñ here. It is (1 − γ)n/Ñ: the batch weighs 1 − γ. (In the counts it is right.)",
+    ),
+    Mistake(
+        "ε written in",
+        lambda e, N, n, s, decay, eps=1e-5: ema_step(e, N, n, s, decay, 1e-5),
+        "ε is 1e-5 here, whatever is given: use `smoothing`.",
+    ),
+    Mistake(
+        "another default of ε",
+        lambda e, N, n, s, decay, eps=0.1: ema_step(e, N, n, s, decay, eps),
+        "right where ε is given, but its default was changed: without it, it is 1e-5.",
+    ),
+    Mistake(
+        "m over Ñ for the chosen",
+        lambda e, N, n, s, decay, eps=1e-5: (
+            torch.where(n[:, None] > 0, _usual_form(e, N, n, s, decay, eps)[0], e),
+            decay * N + (1 - decay) * n,
+        ),
+        "this is m′/Ñ for the chosen codes. Smoothing makes Ñ other than N′, and m′/Ñ is then no mean of anything: it "
+        "pulls a rare code towards 0. Go from the code towards s/n, (1 − γ)n/Ñ of the way.",
+    ),
+    Mistake(
+        "chosen more than once",
+        lambda e, N, n, s, decay, eps=1e-5: (
+            torch.where(n[:, None] > 1, ema_step(e, N, n, s, decay, eps)[0], e),
+            decay * N + (1 - decay) * n,
+        ),
+        "a code that exactly one vector chose stays where it is. It is chosen too: n > 0.",
+    ),
+    Mistake(
+        "n at least 2",
+        _ema(move=lambda e, n, s, rate: e + rate[:, None] * (s / n.clamp(min=2)[:, None] - e)),
+        "where one vector chose the code, s is divided by 2: n.clamp(min=1).",
+    ),
+    Mistake(
+        "always float32",
+        lambda e, N, n, s, decay, eps=1e-5: tuple(part.float() for part in ema_step(e, N, n, s, decay, eps)),
+        "float64 comes in and float32 goes out (.float()): stay in the dtype that came.",
+    ),
 )
 
 
@@ -389,15 +422,16 @@ _STEP_MISTAKES = (
 def _dead_ones() -> Sequence[Case]:
     g = torch.Generator().manual_seed(52)
 
-    def case(label: str, counts: list[float], d: int, share: float) -> Case:
+    def case(label: str, counts: list[float], d: int, share: float, more: int = 0) -> Case:
         k = len(counts)
-        return Case(
-            label, (torch.randn(k, d, generator=g), torch.tensor(counts), torch.randn(k, d, generator=g) + 9, share)
-        )
+        candidates = torch.randn(k + more, d, generator=g) + 9
+        return Case(label, (torch.randn(k, d, generator=g), torch.tensor(counts), candidates, share))
 
     return [
         case("6 codes, of which the second and the fifth are dead", [20.0, 0.5, 9, 6, 0.0, 24.5], 3, 0.25),
         case("a code whose count is the threshold itself", [8.0, 1.0, 0.0, 7.0, 4.0], 2, 0.25),
+        case("more candidates than codes", [2.0, 10.0, 0.5, 11.5], 3, 0.4, 5),
+        case("fewer candidates than codes", [2.0, 10.0, 0.5, 11.5, 12.0], 3, 0.3, -3),
         case("no code is dead", [5.0, 6.0, 7.0], 4, 0.5),
         case("all codes but the last are dead", [0.0, 0.0, 0.25, 0.0, 1000.0], 2, 0.1),
         case("restarts are off", [0.0, 3.0], 2, 0.0),
@@ -514,6 +548,25 @@ _RESTART_MISTAKES = (
         lambda codebook, counts, candidates, share: restart(codebook, counts, candidates, share)[0],
         "only the codebook is given back; the counts belong to it: return codebook, counts.",
     ),
+    Mistake(
+        "divided by the candidates",
+        lambda codebook, counts, candidates, share: _restart(
+            threshold=lambda counts, share: share * counts.sum() / len(candidates)
+        )(codebook, counts, candidates, share),
+        "you divide by the number of candidates. An even count is ΣN / K, with K the number of codes.",
+    ),
+    Mistake(
+        "random candidates",
+        _restart(pick=lambda candidates, dead: candidates[torch.randperm(len(candidates))[: int(dead.sum())]]),
+        "you choose among the candidates at random. They are drawn already, and there is one right answer: the first "
+        "dead code gets the first.",
+    ),
+    Mistake(
+        "dead where the count is 0",
+        _restart(is_dead=lambda counts, t: counts == 0),
+        "only codes with a count of exactly 0 are dead in yours. A moving average hardly ever gets there: dead is what "
+        "lies below the threshold.",
+    ),
 )
 
 
@@ -523,22 +576,27 @@ _RESTART_MISTAKES = (
 def _angles() -> Sequence[Case]:
     g = torch.Generator().manual_seed(53)
 
-    def case(label: str, n: int, k: int, d: int, offset: float = 0.0) -> Case:
+    def case(label: str, n: int, k: int, d: int, offset: float = 0.0, gap: float = 0.01, longest: float = 1) -> Case:
         codebook = torch.randn(k, d, generator=g) + offset
-        codebook = codebook * torch.logspace(-1, 1, k)[torch.randperm(k, generator=g), None]
+        codebook = codebook * torch.logspace(longest - 2, longest, k)[torch.randperm(k, generator=g), None]
         z = (torch.randn(20 * n, d, generator=g) + offset) * torch.rand(20 * n, 1, generator=g) * 3
         cosine = functional.normalize(z.double(), dim=1) @ functional.normalize(codebook.double(), dim=1).T
         if k > 1:  # no near ties, so that every right way of computing gives the same
             best = cosine.topk(2).values
-            z = z[best[:, 0] - best[:, 1] > 0.01]
+            z = z[best[:, 0] - best[:, 1] > gap]
         return Case(label, (z[:n].contiguous(), codebook))
 
     turned, codes = case("", 9, 4, 3).arguments
+    angles = 0.1 + torch.arange(41) * 2 * torch.pi / 41  # evenly round a circle, an odd number: no two opposite
+    opposite = torch.stack([angles.cos(), angles.sin(), torch.zeros(41)], 1)
     return [
         case("30 latents, 8 codes of very different length", 30, 8, 3),
         case("one latent, 25 codes", 1, 25, 4),
         case("40 latents and 6 codes, all on one side of the origin", 40, 6, 3, 1.5),
         case("one code", 5, 1, 2),
+        case("codes no longer than 0.01", 30, 8, 3, longest=-2),
+        case("300 latents, some at nearly the same angle to two of 60 codes", 300, 60, 3, gap=2e-4),
+        Case("latents that point exactly away from a code", (-3 * opposite, opposite)),
         Case("latents that are not contiguous in memory", (turned.T.contiguous().T, codes)),
     ]
 
@@ -617,11 +675,34 @@ _COSINE_MISTAKES = (
         lambda z, e: _cosines(z, e).argmax(1, keepdim=True),
         "the result has shape (N, 1): leave out keepdim.",
     ),
+    Mistake(
+        "columns of length 1",
+        lambda z, e: (_unit(z) @ functional.normalize(e.T, dim=1)).argmax(1),
+        "codebook.T is scaled over dim=1, which are the codes there, not the dimensions. Scale first, then transpose: "
+        "normalize(codebook, dim=1).T.",
+    ),
+    Mistake(
+        "short codes left short",
+        lambda z, e: (_unit(z) @ functional.normalize(e, dim=1, eps=0.1).T).argmax(1),
+        "codes shorter than your eps do not get the length 1, and so never win. Leave eps at its default.",
+    ),
+    Mistake(
+        "angles without a clamp",
+        lambda z, e: _cosines(z, e).acos().argmin(1),
+        "rounding makes some cosines a little larger than 1 or smaller than −1, and acos of that is NaN. Take the "
+        "largest cosine; the angle itself is not needed.",
+    ),
+    Mistake(
+        "half precision",
+        lambda z, e: (_unit(z).bfloat16() @ _unit(e).bfloat16().T).argmax(1),
+        "the product is computed in bfloat16, which has too few digits for codes at nearly the same angle. Stay in the "
+        "dtype that came in.",
+    ),
 )
 
 
 def register_all() -> None:
-    state = _call_for("codebook", "counts")
+    state = call_for("codebook", "counts")
     register(Exercise("code_statistics", CHAPTER, code_statistics, _assigned, _STATISTICS_MISTAKES, _statistics_run))
     register(Exercise("ema_step", CHAPTER, ema_step, _steps, _STEP_MISTAKES, state))
     register(Exercise("restart", CHAPTER, restart, _dead_ones, _RESTART_MISTAKES, state))

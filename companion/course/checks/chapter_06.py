@@ -1,5 +1,6 @@
 """Exercises of chapter 06: the residual loop, decoding to a depth, losses by depth, the quantizer, the rate."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -69,7 +70,24 @@ def _encode_cases() -> Sequence[Case]:
             "latents that are not contiguous in memory, four quantizers",
             (torch.randn(2, 5, 3, 6, generator=g).transpose(2, 3), _members(4, 8, 5, 4)),
         ),
+        Case("a batch of one, two quantizers", (torch.randn(1, 3, 2, 2, generator=g), _members(2, 4, 3, 7))),
+        Case("two EMA quantizers, in training mode", (torch.randn(4, 3, 5, generator=g), _ema_members(2, 4, 3))),
     ]
+
+
+def _ema_members(depth: int, num_codes: int, dim: int) -> list[EMAVectorQuantizer]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        return [EMAVectorQuantizer(num_codes, dim, init="uniform") for _ in range(depth)]
+
+
+def _encode_run(implementation: Any, case: Case) -> Observed:
+    """The indices; and are z, the list and the codebooks as they were?"""
+    z, members = case.arguments[0].clone(), copy.deepcopy(case.arguments[1])
+    kept = list(members)
+    seen: Observed = {"the result": implementation(z, members), "z after the call": z}
+    seen["the number of quantizers after the call"] = len(members)
+    return seen | {f"codebook {r + 1} after the call": q.codebook.detach() for r, q in enumerate(kept)}
 
 
 Loop = Callable[[Tensor, Sequence[Quantizer]], Any]
@@ -100,6 +118,21 @@ def _writes_into_z(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
         found.append(quantizer.encode(residual))
         residual -= quantizer.decode(found[-1]).detach()
     return torch.stack(found, -1)
+
+
+def _calls(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
+    residual, found = z, []
+    for quantizer in quantizers:
+        out = quantizer(residual)
+        found.append(out.indices)
+        residual = residual - out.z_q.detach()
+    return torch.stack(found, -1)
+
+
+def _empties_the_list(z: Tensor, quantizers: list[Quantizer]) -> Tensor:
+    indices = residual_encode(z, quantizers)
+    quantizers.pop(0)
+    return indices
 
 
 def _best_of_all(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
@@ -197,6 +230,23 @@ _ENCODE_MISTAKES = (
         "you look for the best of all K^R sums. Its error is smaller, but that is another quantizer: a residual one is "
         "greedy, each depth takes the nearest code to its residual.",
     ),
+    Mistake(
+        "squeezed",
+        lambda z, q: residual_encode(z, q).squeeze(0),
+        "squeeze(0) drops the batch axis when there is one image: leave it out.",
+    ),
+    Mistake(
+        "the quantizers are called",
+        _calls,
+        "you call the quantizers, quantizer(residual): in training mode an EMA codebook learns in that call, and "
+        "encoding would move it. `encode` and `decode` only look up.",
+    ),
+    Mistake(
+        "the list is emptied",
+        _empties_the_list,
+        "the result is right, but the caller's list of quantizers has become shorter (pop, remove, del). Go through it "
+        "with for.",
+    ),
 )
 
 
@@ -221,10 +271,11 @@ def _decode_cases() -> Sequence[Case]:
 def _decode_run(implementation: Any, case: Case) -> Observed:
     """The sum, and which codebooks are behind it."""
     indices, members, depth = case.arguments
-    given = indices.clone()
-    result = implementation(given, members, depth)
+    given, handed = indices.clone(), list(members)
+    result = implementation(given, handed, depth)
     seen: Observed = {"the result": result.detach() if isinstance(result, Tensor) else result}
     seen["the indices after the call"] = given
+    seen["the number of quantizers after the call"] = len(handed)
     books = list({id(member): member.codebook for member in members}.values())
     found: Sequence[Tensor | None] = [None] * len(books)
     if isinstance(result, Tensor) and result.requires_grad:
@@ -241,6 +292,10 @@ def _codes(indices: Tensor, quantizers: Sequence[Quantizer]) -> list[Tensor]:
 
 def _total(codes: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(codes)).sum(0)
+
+
+def _takes_from_the_list(indices: Tensor, quantizers: list[Quantizer], depth: int) -> Tensor:
+    return _total([quantizers.pop(0).decode(indices[..., r]) for r in range(depth)])
 
 
 def _adds_up_wrongly(indices: Tensor, quantizers: Sequence[Quantizer], depth: int) -> Tensor:
@@ -311,6 +366,18 @@ _DECODE_MISTAKES = (
         "the value is right, but cut off from the codebooks. A loss on a decoded table could not move them then: leave "
         "the graph, and let the caller detach.",
     ),
+    Mistake(
+        "the list is emptied",
+        _takes_from_the_list,
+        "the result is right, but the caller's list of quantizers has become shorter (pop, remove, del): "
+        "quantizers[:depth] takes a part of it and leaves it.",
+    ),
+    Mistake(
+        "from the second on",
+        lambda i, q, d: _total(_codes(i, q)[1:d]) if d > 1 else torch.zeros_like(q[0].decode(i[..., 0])),
+        "the first code is missing: range(1, depth) begins at the second. Depths are counted from 0 in Python: "
+        "range(depth).",
+    ),
 )
 
 
@@ -335,8 +402,10 @@ def _loss_run(implementation: Any, case: Case) -> Observed:
     """Every term, and its gradient at the latents and at the codes of every depth; nothing flowing counts as 0."""
     z = case.arguments[0].clone().requires_grad_()
     codes = [code.clone().requires_grad_() for code in case.arguments[1]]
-    result = implementation(z, list(codes))
+    handed = list(codes)
+    result = implementation(z, handed)
     seen: Observed = {"the type of the result": type(result).__name__}
+    seen["the number of codes after the call"] = len(handed)
     if not isinstance(result, tuple) or len(result) != 2:
         return seen
     for name, terms in zip(("codebook", "commitment"), result, strict=True):
@@ -384,6 +453,21 @@ def _residual_first(z: Tensor, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]
         terms.append(torch.stack(vq_losses(residual, code)))
     codebook, commitment = torch.stack(terms, 1)
     return codebook, commitment
+
+
+def _from_z_each_time(z: Tensor, codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    residual, terms = z, []
+    for code in codes:
+        terms.append(torch.stack(vq_losses(residual, code)))
+        residual = z - code.detach()
+    codebook, commitment = torch.stack(terms, 1)
+    return codebook, commitment
+
+
+def _takes_the_codes(z: Tensor, codes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    losses = residual_losses(z, codes)
+    codes.pop(0)
+    return losses
 
 
 def _sums(z: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
@@ -484,6 +568,24 @@ _LOSS_MISTAKES = (
         lambda z, codes: residual_losses(z, codes[:1]),
         "there is one number, that of the first depth; every depth has its own.",
     ),
+    Mistake(
+        "residual from z each time",
+        _from_z_each_time,
+        "you take each code from z itself. What depth r is given is what *all* codes before it have left: residual − "
+        "code.detach().",
+    ),
+    Mistake(
+        "after straight-through",
+        _by_depth(term=lambda z, code: vq_losses(z, straight_through(z, code))),
+        "you put the codes through straight_through before the losses, and that cuts them off from their codebook: no "
+        "code would ever move. Losses are taken from the codes as they were looked up.",
+    ),
+    Mistake(
+        "the list is emptied",
+        _takes_the_codes,
+        "the result is right, but the caller's list of codes has become shorter (pop, remove, del). Go through it with "
+        "for.",
+    ),
 )
 
 
@@ -496,24 +598,34 @@ def _quantizer_cases() -> Sequence[Case]:
         ("three quantizers of 5 codes, β = 0.25", (3, 4, 3, 2), {"depth": 3, "num_codes": 5, "beta": 0.25}),
         ("two quantizers of 8 codes, β = 0.6", (5, 3, 4), {"depth": 2, "num_codes": 8, "beta": 0.6}),
         ("one quantizer: plain vector quantisation", (7, 2, 3), {"depth": 1, "num_codes": 6, "beta": 0.25}),
-        ("two EMA quantizers, in training", (6, 3, 4), {"depth": 2, "num_codes": 5, "beta": 0.5, "ema": True}),
+        (
+            "two EMA quantizers, in training, after a first batch",
+            (6, 3, 4),
+            {"depth": 2, "num_codes": 5, "beta": 0.5, "ema": True},
+        ),
     ]
     return [
-        Case(label, (torch.randn(shape, generator=g),), build, seed=seed)
+        Case(label, (torch.randn(shape, generator=g), 0.5 + torch.randn(shape, generator=g)), build, seed=seed)
         for seed, (label, shape, build) in enumerate(rows)
     ]
 
 
 def _quantizer_run(implementation: Any, case: Case) -> Observed:
-    """The fields, and for z_q and each term the gradient at z and at every codebook; nothing flowing counts as 0."""
+    """The fields, and for z_q and each term the gradient at z and at every codebook; nothing flowing counts as 0.
+
+    EMA codebooks see another batch first: at the first one k-means has just converged, and a step moves nothing.
+    """
     z, b = case.arguments[0].clone().requires_grad_(), case.build
     members: Sequence[Quantizer]
     if "ema" in b:
-        kept = {"commitment_weight": b["beta"], "restart_below": 0.0}
-        members = [EMAVectorQuantizer(b["num_codes"], z.shape[1], **kept) for _ in range(b["depth"])]
+        kept = {"commitment_weight": b["beta"], "restart_below": 0.0, "decay": 0.5}
+        members = [EMAVectorQuantizer(b["num_codes"], z.shape[1], seed=r, **kept) for r in range(b["depth"])]
     else:
         members = _members(b["depth"], b["num_codes"], z.shape[1], 10 + case.seed, b["beta"])
-    out = implementation(members)(z)
+    quantizer = implementation(members)
+    if "ema" in b:
+        quantizer(case.arguments[1].clone())
+    out = quantizer(z)
     seen: Observed = {"is the result a Quantized?": isinstance(out, Quantized)}
     if not isinstance(out, Quantized):
         return seen | {"the type of the result": type(out).__name__}
@@ -566,7 +678,8 @@ def _variant(
             residual, parts, codes = z, [], []
             for member in self._by_depth():
                 part = member(given(z, residual))
-                code = member.decode(part.indices)
+                # With a graph where the codebook has one; an EMA codebook has moved since, so what z_q says.
+                code = member.decode(part.indices) if isinstance(member, VectorQuantizer) else part.z_q.detach()
                 residual = rest(residual, part, code)
                 parts.append(part)
                 codes.append(code)
@@ -593,6 +706,49 @@ class _LooksUpOnly(ResidualQuantizer):
         out = super().forward(z)
         self.training = training
         return out
+
+
+def _changed(change: Callable[[Any, Quantized], tuple[Any, Any]]) -> type[ResidualQuantizer]:
+    """The right result with another loss and other terms."""
+
+    class Changed(ResidualQuantizer):
+        def forward(self, z: Tensor) -> Any:
+            out = super().forward(z)
+            return Quantized(out.z_q, out.indices, *change(self, out))
+
+    return Changed
+
+
+class _OwnLosses(ResidualQuantizer):
+    def forward(self, z: Tensor) -> Any:
+        indices = self.encode(z)
+        codes = _codes(indices, self._by_depth())
+        codebook, commitment = (terms.sum() for terms in residual_losses(z, codes))
+        beta = float(self._by_depth()[0].commitment_weight)  # type: ignore[arg-type]
+        terms = {"codebook": codebook, "commitment": commitment}
+        return Quantized(straight_through(z, _total(codes).detach()), indices, codebook + beta * commitment, terms)
+
+
+def _learns_first(what: str) -> type[ResidualQuantizer]:
+    """A member learns in its call; ``what`` is looked up again afterwards, among the codes that have moved."""
+
+    class Late(ResidualQuantizer):
+        def forward(self, z: Tensor) -> Any:
+            residual, z_q, found, parts = z, torch.zeros_like(z), [], []
+            for member in self._by_depth():
+                part = member(residual)
+                moved = member.decode(part.indices).detach()
+                if what == "the call":
+                    part = member(residual)
+                found.append(member.encode(residual) if what == "indices" else part.indices)
+                z_q = z_q + (moved if what == "z_q" else part.z_q.detach())
+                residual = residual - (moved if what == "residual" else part.z_q.detach())
+                parts.append(part)
+            terms = {name: _added([part.losses[name] for part in parts]) for name in parts[0].losses}
+            loss = _added([part.loss for part in parts])
+            return Quantized(straight_through(z, z_q), torch.stack(found, -1), loss, terms)
+
+    return Late
 
 
 class _ATuple(ResidualQuantizer):
@@ -703,6 +859,46 @@ _QUANTIZER_MISTAKES = (
         _ATuple,
         "the result is a tuple; put the four into Quantized(z_q, indices, loss, losses).",
     ),
+    Mistake(
+        "loss averaged, terms summed",
+        _changed(lambda quantizer, out: (out.loss / quantizer.depth, out.losses)),
+        "`loss` is averaged over the depths, so that every codebook would learn R times more slowly. Add it up, as the "
+        "terms are.",
+    ),
+    Mistake(
+        "terms averaged, loss summed",
+        _changed(lambda quantizer, out: (out.loss, {n: v / quantizer.depth for n, v in out.losses.items()})),
+        "the terms in `losses` are averaged over the depths. Add them up, as `loss` is.",
+    ),
+    Mistake(
+        "depth as a channel",
+        _variant(indices=lambda found: torch.stack(list(found), 1)),
+        "the indices have the depth as their second axis; it is to be the last, (B, *spatial, R): dim=-1.",
+    ),
+    Mistake(
+        "losses of one's own",
+        _OwnLosses,
+        "you look up with encode and decode and take the losses yourself. That fits VectorQuantizer only: an EMA "
+        "codebook has no codebook loss, and learns only when it is called, quantizer(residual).",
+    ),
+    Mistake(
+        "called twice",
+        _learns_first("the call"),
+        "each quantizer is called twice, and an EMA codebook learns in each call. Call it once and keep the result: "
+        "part = quantizer(residual).",
+    ),
+    *(
+        Mistake(
+            f"{what} after learning",
+            _learns_first(what),
+            f"{what} {does} looked up again after the call, in which an EMA codebook has moved. {instead}",
+        )
+        for what, does, instead in (
+            ("indices", "are", "Take part.indices."),
+            ("z_q", "is", "The code that was chosen is part.z_q.detach()."),
+            ("residual", "is", "What is subtracted is the code that was chosen: part.z_q.detach()."),
+        )
+    ),
 )
 
 
@@ -714,11 +910,13 @@ def _rate_cases() -> Sequence[Case]:
     first = torch.randint(0, 5, (40, 3, 2), generator=g) * torch.randint(0, 2, (40, 3, 2), generator=g)
     second = (first + torch.randint(0, 2, first.shape, generator=g)) % 6
     third = torch.randint(0, 3, first.shape, generator=g)
+    many = torch.randint(0, 16, (60, 5, 3), generator=g)
     return [
         Case("three depths that know of each other, K = 6", (torch.stack([first, second, third], -1), 6)),
         Case("two depths, K = 8", (torch.stack([first, (5 * first) % 7], -1), 8)),
         Case("one depth, K = 5", (first[..., None], 5)),
         Case("one image, one position, four depths", (torch.tensor([[[[3, 0, 3, 3]]]]), 4)),
+        Case("sequences in place of grids, three depths, K = 16", (many, 16)),
     ]
 
 
@@ -751,6 +949,20 @@ def _rates(**others: Callable[[Tensor, int], float]) -> Callable[[Tensor, int], 
         return right | {name: other(stacks, num_codes) for name, other in others.items()}
 
     return rates
+
+
+def _grids_only(indices: Tensor, num_codes: int) -> dict[str, float]:
+    n, h, w, r = indices.shape
+    return rate_bits(indices.reshape(n * h * w, r), num_codes)
+
+
+def _of_counts(indices: Tensor, num_codes: int) -> dict[str, float]:
+    def entropy(codes: Tensor, k: int) -> float:
+        p = torch.bincount(codes, minlength=k).double() / len(codes)
+        return -(p * p.log2()).sum().item()
+
+    stacks = indices.reshape(-1, indices.shape[-1])
+    return rate_bits(indices, num_codes) | {"entropy": sum(entropy(one, num_codes) for one in stacks.unbind(1))}
 
 
 def _nats(indices: Tensor, num_codes: int) -> dict[str, float]:
@@ -839,11 +1051,34 @@ _RATE_MISTAKES = (
         _rates(nominal=lambda stacks, k: math.fsum(math.log2(len(torch.unique(one))) for one in stacks.unbind(1))),
         "`nominal` is to know nothing of how often codes occur, not even which never do: R·log₂K.",
     ),
+    Mistake(
+        "stacks numbered with 10",
+        _rates(joint=lambda stacks, k: _entropy(sum(10**r * one for r, one in enumerate(stacks.unbind(1)))[:, None])),
+        "you number the stacks as k₁ + 10·k₂ + …: with more than 10 codes different stacks get the same number. "
+        "k₁ + K·k₂ + …, or torch.unique with dim=0.",
+    ),
+    Mistake(
+        "grids only",
+        _grids_only,
+        "you unpack the shape into four, N, h, w, R, and there may be any number of spatial axes: "
+        "indices.reshape(-1, indices.shape[-1]).",
+    ),
+    Mistake(
+        "0 times the logarithm of 0",
+        _of_counts,
+        "p·log p is NaN where a code never occurs: 0 · −∞. torch.xlogy, or the shares of the codes that occur.",
+    ),
+    Mistake(
+        "stacks cut across",
+        lambda indices, k: rate_bits(indices.reshape(indices.shape[-1], -1).T, k),
+        "your rows are no stacks: reshape(R, -1) cuts the numbers in other places. The depth is the last axis already: "
+        "reshape(-1, R).",
+    ),
 )
 
 
 def register_all() -> None:
-    register(Exercise("residual_encode", CHAPTER, residual_encode, _encode_cases, _ENCODE_MISTAKES, call))
+    register(Exercise("residual_encode", CHAPTER, residual_encode, _encode_cases, _ENCODE_MISTAKES, _encode_run))
     register(Exercise("decode_to_depth", CHAPTER, decode_to_depth, _decode_cases, _DECODE_MISTAKES, _decode_run))
     register(Exercise("residual_losses", CHAPTER, residual_losses, _loss_cases, _LOSS_MISTAKES, _loss_run))
     register(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion.course.checks.core import Case, Exercise, Mistake, Observed, call, module_call, register
+from companion.course.checks.core import Case, Exercise, Mistake, Observed, call, call_for, module_call, register
 from companion.priors import filtered_probabilities
 from companion.priors.transformer import Block, CausalSelfAttention
 
@@ -167,6 +167,15 @@ _SHIFT_MISTAKES = (
         lambda codes, k: tuple(part.flatten() for part in shift(codes, k)),
         "all images stand in one row. Each image is a sequence of its own: (B, T).",
     ),
+    Mistake(
+        "as for texts",
+        lambda codes, k: (
+            codes.flatten(1),
+            torch.cat([codes.flatten(1)[:, 1:], torch.full_like(codes.flatten(1)[:, :1], k)], 1),
+        ),
+        "the inputs are the codes and the targets the codes one place on, as a language model has it that is given the "
+        "beginning of a text. Here nothing is given: the inputs begin with <sos>, and the targets are all T codes.",
+    ),
 )
 
 
@@ -219,6 +228,40 @@ def _later(scores: Tensor, diagonal: int = 1) -> Tensor:
 
 def _weights_masked(scores: Tensor) -> Tensor:
     return scores.softmax(-1).masked_fill(_later(scores), 0.0)
+
+
+class _KeepsItsMask(CausalSelfAttention):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, heads)
+        self.register_buffer("mask", torch.ones(64, 64, dtype=torch.bool).triu(1))
+
+
+class _SkipInside(CausalSelfAttention):
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        return x + super().forward(x)
+
+
+class _ThreeFirst(CausalSelfAttention):
+    """(B, T, 3·dim) read as (3, B, T, dim): the shape fits, the numbers do not."""
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        b, t, dim = x.shape
+        queries, keys, values = self.to_qkv(x).reshape(3, b, t, self.heads, dim // self.heads).transpose(2, 3)
+        out = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
+        return mixed
+
+
+class _TrueForbids(CausalSelfAttention):
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        b, t, dim = x.shape
+        queries, keys, values = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(x).chunk(3, -1)
+        )
+        later = torch.ones(t, t, dtype=torch.bool).triu(1)
+        out = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=later)
+        mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
+        return mixed
 
 
 class _HeadsInterleaved(CausalSelfAttention):
@@ -338,6 +381,40 @@ _ATTENTION_MISTAKES = (
         _attention(projected=False),
         "the heads' results stand side by side; to_out, which mixes them, is not used.",
     ),
+    Mistake(
+        "keys and values exchanged",
+        _attention(order=(0, 2, 1)),
+        "keys and values have changed places. to_qkv gives queries, keys, values, in this order.",
+    ),
+    Mistake(
+        "true forbids",
+        _TrueForbids,
+        "everything that you allow is forbidden: in scaled_dot_product_attention a mask of True *allows*. Give it "
+        "~later, or is_causal=True.",
+    ),
+    Mistake(
+        "masked with a small number",
+        _attention(mask=lambda scores: scores.masked_fill(_later(scores), -10.0)),
+        "the forbidden scores are set to a number such as −10, and e⁻¹⁰ is not 0: a little of the future gets through, "
+        "and large scores let more of it. Set them to −∞.",
+    ),
+    Mistake(
+        "a skip inside",
+        _SkipInside,
+        "you add x to the result. The sum around the attention is the block's, in the next exercise.",
+    ),
+    Mistake(
+        "the three as the first axis",
+        _ThreeFirst,
+        "reshape(3, …) cuts (B, T, 3·dim) in the wrong places. The three lie beside each other in the *last* axis: "
+        "chunk(3, -1).",
+    ),
+    Mistake(
+        "a mask among the weights",
+        _KeepsItsMask,
+        "your mask is saved with the weights, so that weights without one no longer load. Say "
+        "register_buffer(…, persistent=False), or make the mask in forward.",
+    ),
 )
 
 
@@ -383,6 +460,12 @@ def _skips_from_norms(block: Any, x: Tensor) -> Tensor:
 
 def _attended(block: Any, x: Tensor) -> Tensor:
     out: Tensor = x + block.attention(block.norm1(x))
+    return out
+
+
+def _norms_exchanged(block: Any, x: Tensor) -> Tensor:
+    x = x + block.attention(block.norm2(x))
+    out: Tensor = x + block.mlp(block.norm1(x))
     return out
 
 
@@ -459,6 +542,11 @@ _BLOCK_MISTAKES = (
         "the second sum begins again with the block's input, so that the attention only reaches the MLP. Add the MLP "
         "to the *first sum*.",
     ),
+    Mistake(
+        "norms exchanged",
+        _block(_norms_exchanged),
+        "the two norms are exchanged: norm1 goes before the attention, norm2 before the MLP.",
+    ),
 )
 
 
@@ -473,10 +561,11 @@ def _conditional_cases() -> Sequence[Case]:
 
     labels, dropped = torch.tensor([2, 0, 1, 2]), torch.tensor([False, True, False, True])
     return [
-        Case("four tables of 2 × 3, K = 7, three classes", (codes(4, 2, 3, k=7), labels, 7, 3, None)),
+        Case("four tables of 2 × 3, K = 7, three classes", (codes(4, 2, 3, k=7), labels, 7, 3)),
         Case("no labels", (codes(2, 2, 3, k=7), None, 7, 3, None)),
         Case("two of four labels dropped", (codes(4, 2, 2, k=9), labels, 9, 3, dropped)),
         Case("a prior without classes", (codes(2, 1, 3, k=5), None, 5, 0, None)),
+        Case("no labels, and two of four dropped", (codes(4, 2, 2, k=6), None, 6, 3, dropped)),
         Case("a single code, ten classes", (codes(1, 1, 1, k=4), torch.tensor([9]), 4, 10, torch.tensor([False]))),
     ]
 
@@ -574,6 +663,16 @@ _CONDITIONAL_MISTAKES = (
         _conditional(finish=lambda start, row: torch.cat([start[:, None], row[:, :-1] + 0 * start[:, None]], 1) + 1),
         "all numbers are one too high: codes keep their own numbers, 0 to K − 1.",
     ),
+    Mistake(
+        "labels needed where some are dropped",
+        lambda codes, labels, k, c, dropped=None: (
+            conditional_inputs(codes, labels, k, c)
+            if dropped is None
+            else conditional_inputs(codes, torch.where(dropped, c, labels), k, c)
+        ),
+        "`labels` may be None also where `dropped` is given (the prior calls you so): then all images have no class. "
+        "Make the row of starts first, and drop from that.",
+    ),
 )
 
 
@@ -605,13 +704,17 @@ def _filter_cases() -> Sequence[Case]:
         case("temperature 2, k = 4, p = 0.75, twelve codes", 2 * torch.randn(4, 12, generator=g), 2.0, 4, 0.75),
         case("temperature 0", torch.tensor([[0.3, 2.0, 2.0, -1.0], [5.0, 1.0, 0.0, 4.0]]), 0.0),
         case("k = K, p = 1: nothing is cut", uneven, 1.0, 5, 1.0),
+        case("large logits, p = 0.9", torch.tensor([[300.0, 299.0, 297.5], [-200.0, -201.0, -203.0]]), p=0.9),
+        case("in float64, k = 3", uneven.double(), k=3),
     ]
 
 
 def _filter_run(implementation: Any, case: Case) -> Observed:
     logits, temperature, top_k, top_p = case.arguments
     given = logits.clone()
-    result = implementation(given, temperature=temperature, top_k=top_k, top_p=top_p)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    defaults = {"temperature": 1.0, "top_k": None, "top_p": None}
+    result = implementation(given, **{name: value for name, value in options.items() if value != defaults[name]})
     return {"the result": result, "the logits after the call": given}
 
 
@@ -672,6 +775,17 @@ def _p_by_place(p: Tensor, top_p: float) -> Tensor:
     ranked, places = p.sort(dim=-1, descending=True, stable=True)
     inside = ranked.cumsum(-1) - ranked < top_p
     return _only(p, torch.zeros_like(p, dtype=torch.bool).scatter(-1, places, inside))
+
+
+def _cut_upwards(p: Tensor, top_p: float) -> Tensor:
+    ranked = p.sort(-1).values
+    last = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, -torch.inf).amax(-1, keepdim=True)
+    return _only(p, p >= last)
+
+
+def _left_sorted(p: Tensor, top_p: float) -> Tensor:
+    ranked = p.sort(dim=-1, descending=True).values
+    return _only(ranked, ranked.cumsum(-1) - ranked < top_p)
 
 
 def _not_over(p: Tensor, top_p: float) -> Tensor:
@@ -770,7 +884,8 @@ _FILTER_MISTAKES = (
     Mistake(
         "top-p ignored",
         _sampling(by_p=lambda p, q: p),
-        "`top_p` is not used.",
+        "`top_p` is not used, or cuts nothing: sort() without descending=True begins with the least likely code, and a "
+        "threshold taken from there lets all pass.",
     ),
     Mistake(
         "top-p first",
@@ -817,6 +932,31 @@ _FILTER_MISTAKES = (
         _in_place,
         "the result is right, but the caller's logits have changed: `/=` writes into them.",
     ),
+    Mistake(
+        "softmax by hand",
+        _sampling(heat=lambda logits, t: (logits / t).exp() / (logits / t).exp().sum(-1, keepdim=True)),
+        "right on paper; but exp of a large logit is infinite in float32. .softmax(-1) takes the largest out first.",
+    ),
+    Mistake(
+        "sum over everything",
+        _sampling(
+            by_k=lambda p, k: (kept := p.where(_best_k(p, k) > 0, 0)) / kept.sum(),
+            by_p=lambda p, q: (kept := p.where(_nucleus(p, q) > 0, 0)) / kept.sum(),
+        ),
+        "you divide by .sum() of the whole tensor. Each row sums to 1 by itself: sum(-1, keepdim=True).",
+    ),
+    Mistake(
+        "left in order",
+        _sampling(by_p=_left_sorted),
+        "the probabilities come back sorted, so that place 0 is no longer code 0. Cut by a threshold, p >= least, and "
+        "leave the codes where they are.",
+    ),
+    Mistake(
+        "sorted upwards",
+        _sampling(by_p=_cut_upwards),
+        "your sum begins with the least likely code, and ends where it reaches top_p: few codes are left above that. "
+        "Sort from the likeliest down, descending=True.",
+    ),
 )
 
 
@@ -827,7 +967,7 @@ def _ascending(p: Tensor, top_p: float) -> Tensor:
 
 
 def register_all() -> None:
-    register(Exercise("shift", CHAPTER, shift, _shift_cases, _SHIFT_MISTAKES, call))
+    register(Exercise("shift", CHAPTER, shift, _shift_cases, _SHIFT_MISTAKES, call_for("inputs", "targets")))
     register(
         Exercise(
             "CausalSelfAttention",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from companion.course.checks.core import DIAGNOSTIC, Case, Exercise, Mistake, Observed, call, register
+from companion.course.checks.core import DIAGNOSTIC, Case, Exercise, Mistake, Observed, call, call_for, register
 from companion.priors import PriorOutput, RQTransformer
 from companion.priors.sampling import draw
 
@@ -204,9 +204,10 @@ _COST_MISTAKES = (
 # Exercise 8.2 -------------------------------------------------------------------------------------------------------
 
 
-def _tensors(seed: int, b: int, t: int, r: int, k: int, dim: int) -> dict[str, Tensor]:
+def _tensors(seed: int, *shape: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    b, t, r, k, dim = shape
     g = torch.Generator().manual_seed(seed)
-    return {
+    made = {
         "stacks": torch.randint(0, k, (b, t, r), generator=g),
         "tables": torch.randn(r, k, dim, generator=g),
         "start": torch.randn(b, dim, generator=g),
@@ -214,13 +215,14 @@ def _tensors(seed: int, b: int, t: int, r: int, k: int, dim: int) -> dict[str, T
         "h": torch.randn(b, t, dim, generator=g),
         "depths": torch.randn(r, dim, generator=g),
     }
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in made.items()}
 
 
 def _spatial_cases() -> Sequence[Case]:
     names = {1: "the tables of embeddings", 2: "the <sos>", 3: "the positions"}
 
-    def case(label: str, *shape: int, seed: int) -> Case:
-        made = _tensors(seed, *shape)
+    def case(label: str, *shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Case:
+        made = _tensors(seed, *shape, dtype=dtype)
         return Case(label, tuple(made[n] for n in ("stacks", "tables", "start", "positions")), gradient_of=names)
 
     return [
@@ -228,6 +230,7 @@ def _spatial_cases() -> Sequence[Case]:
         case("4 images of 3 positions, 2 codes each", 4, 3, 2, 3, 5, seed=81),
         case("one code a position", 3, 4, 1, 5, 2, seed=82),
         case("one position: only the <sos>", 2, 1, 3, 4, 3, seed=83),
+        case("in float64", 2, 3, 2, 4, 3, seed=84, dtype=torch.float64),
     ]
 
 
@@ -246,6 +249,12 @@ def _reading(
         return place(put(start, embed(stacks, tables)), positions)
 
     return inputs
+
+
+def _start_everywhere(stacks: Tensor, tables: Tensor, start: Tensor, positions: Tensor) -> Tensor:
+    embedded = _embedded(stacks, tables).sum(2)
+    shifted = torch.cat([torch.zeros_like(embedded[:, :1]), embedded[:, :-1]], 1)
+    return shifted + start[:, None] + positions
 
 
 def _one_code_late(stacks: Tensor, tables: Tensor, start: Tensor, positions: Tensor) -> Tensor:
@@ -360,6 +369,22 @@ _SPATIAL_MISTAKES = (
         _reading(embed=lambda stacks, tables: _embedded(stacks, tables).sum(2).detach() + 0 * tables.sum()),
         "the values agree, but the tables get no gradient and would never learn: something is detached.",
     ),
+    Mistake(
+        "start everywhere",
+        _start_everywhere,
+        "the <sos> is added to every input. It is the first input, and only that; attention carries it to the others.",
+    ),
+    Mistake(
+        "start without its position",
+        _reading(place=lambda x, p: x + torch.cat([torch.zeros_like(p[:1]), p[1:]])),
+        "the <sos> gets no position. It is what position 0 is predicted from: positions[0] belongs to it.",
+    ),
+    Mistake(
+        "always float32",
+        lambda *given: spatial_inputs(*given).float(),
+        "float64 comes in and float32 goes out (.float(), or a tensor made with torch.zeros): stay in the tables' "
+        "dtype.",
+    ),
 )
 
 
@@ -369,8 +394,8 @@ _SPATIAL_MISTAKES = (
 def _depth_cases() -> Sequence[Case]:
     names = {0: "h", 2: "the tables of embeddings", 3: "the depth embeddings"}
 
-    def case(label: str, *shape: int, seed: int) -> Case:
-        made = _tensors(seed, *shape)
+    def case(label: str, *shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Case:
+        made = _tensors(seed, *shape, dtype=dtype)
         return Case(label, tuple(made[n] for n in ("h", "stacks", "tables", "depths")), gradient_of=names)
 
     return [
@@ -378,6 +403,7 @@ def _depth_cases() -> Sequence[Case]:
         case("1 image of 6 positions, 3 codes each", 1, 6, 3, 3, 4, seed=85),
         case("two codes a position", 3, 2, 2, 5, 3, seed=86),
         case("one code a position: only h", 2, 4, 1, 5, 3, seed=87),
+        case("in float64", 2, 3, 3, 4, 2, seed=88, dtype=torch.float64),
     ]
 
 
@@ -394,6 +420,11 @@ def _deep(
         return place(put(h, parts(embed(stacks, tables))), depths)
 
     return inputs
+
+
+def _depths_summed_too(h: Tensor, stacks: Tensor, tables: Tensor, depths: Tensor) -> Tensor:
+    partial = (_embedded(stacks, tables)[:, :, :-1] + depths[1:]).cumsum(2)
+    return torch.cat([(h + depths[0])[:, :, None], partial], 2)
 
 
 _DEPTH_MISTAKES = (
@@ -492,6 +523,17 @@ _DEPTH_MISTAKES = (
         _deep(put=lambda h, partial: torch.cat([h.detach()[:, :, None] + 0 * h[:, :, None], partial], 2)),
         "the values agree, but no gradient gets back to h: the spatial transformer would never learn.",
     ),
+    Mistake(
+        "depth embeddings summed too",
+        _depths_summed_too,
+        "the depth embeddings are inside the running sum, so that input r has those of all depths before it as well. "
+        "Sum the codes, then add depths[r] once.",
+    ),
+    Mistake(
+        "always float32",
+        lambda *given: depth_inputs(*given).float(),
+        "float64 comes in and float32 goes out (.float(), or a tensor made with torch.zeros): stay in the dtype of h.",
+    ),
 )
 
 
@@ -512,6 +554,7 @@ def _model_cases() -> Sequence[Case]:
         case("a grid of 3 × 1, 3 codes a position, no class given", 3, (3, 1, 3), 4, None, num_classes=2),
         case("one position of 4 codes, a prior without classes", 2, (1, 1, 4), 6, None),
         case("2 × 2 positions of one code", 2, (2, 2, 1), 3, torch.tensor([2, 2]), num_classes=3),
+        case("all of class 0", 2, (1, 2, 2), 4, torch.tensor([0, 0]), num_classes=2),
     ]
 
 
@@ -721,6 +764,24 @@ _MODEL_MISTAKES = (
         _assembled(finish=lambda logits, loss: (logits, loss)),
         "the result is a tuple; put both into PriorOutput(logits, loss).",
     ),
+    Mistake(
+        "class 0 taken for no class",
+        _assembled(
+            start=lambda m, codes, labels: m.sos(
+                torch.full((len(codes),), m.num_classes) if labels is None or not labels.any() else labels
+            )
+        ),
+        "a batch whose labels are all 0 is taken for one without labels (`if labels.any()`). 0 is a class: ask whether "
+        "labels is None.",
+    ),
+    Mistake(
+        "images and positions mixed",
+        _assembled(
+            deep=lambda m, x: m.depthwise(x.flatten(0, 1)).reshape(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
+        ),
+        "images and positions are mixed on the way back: rows b·T + t were made from (B, T), so reshape to (B, T, R, "
+        "dim), in this order.",
+    ),
 )
 
 
@@ -805,7 +866,7 @@ def _sampler(
     every_code: bool = False,
     context: Callable[[Tensor, int, int], Tensor] = lambda stacks, t, r: stacks[:, t : t + 1],
     place: Callable[[int], Any] = lambda r: -1,
-    length: Callable[[int], int] = lambda r: r + 1,
+    window: Callable[[int], slice] = lambda r: slice(0, r + 1),
     pick: Draw = lambda logits, u: draw(logits.softmax(-1), u),
     chance: Callable[[Tensor, int, int], Tensor] = lambda u, t, r: u[:, t, r],
     keep: bool = True,
@@ -821,7 +882,7 @@ def _sampler(
         for t, r in order(uniform.shape[1], uniform.shape[2]):
             if r == 0 or every_code:
                 h = spatial(model, stacks, start, t)
-            inputs = depth_inputs(h, context(stacks, t, r), model.codes, model.depths)[:, 0, : length(r)]
+            inputs = depth_inputs(h, context(stacks, t, r), model.codes, model.depths)[:, 0, window(r)]
             logits = model.to_logits(model.depthwise(inputs)[:, place(r)])
             drawn[:, t, r] = pick(logits, chance(uniform, t, r))
             if keep:
@@ -841,6 +902,17 @@ def _whole_stacks_at_once(model: RQTransformer, start: Tensor, uniform: Tensor) 
             logits = model.to_logits(model.depthwise(inputs))
             for r in range(uniform.shape[2]):
                 stacks[:, t, r] = draw(logits[:, r].softmax(-1), uniform[:, t, r])
+        return stacks
+
+
+def _spatial_once(model: RQTransformer, start: Tensor, uniform: Tensor) -> Tensor:
+    with torch.no_grad():
+        stacks = torch.zeros(uniform.shape, dtype=torch.int64)
+        h = model.spatial(spatial_inputs(stacks, model.codes, start, model.positions))
+        for t, r in _stack_by_stack(uniform.shape[1], uniform.shape[2]):
+            inputs = depth_inputs(h[:, t : t + 1], stacks[:, t : t + 1], model.codes, model.depths)[:, 0, : r + 1]
+            logits = model.to_logits(model.depthwise(inputs)[:, -1])
+            stacks[:, t, r] = draw(logits.softmax(-1), uniform[:, t, r])
         return stacks
 
 
@@ -891,7 +963,7 @@ _SAMPLING_MISTAKES = (
     ),
     Mistake(
         "last place of a whole stack",
-        _sampler(length=lambda r: 10**6),
+        _sampler(window=lambda r: slice(None)),
         "the depth transformer reads the whole stack, and you take its last place, which predicts the last code. Give "
         "it the first r + 1 inputs, or take place r.",
     ),
@@ -953,11 +1025,45 @@ _SAMPLING_MISTAKES = (
         _sampler(finish=lambda stacks: stacks.flatten(1)),
         "the codes are right, but in one row of T·R; (n, T, R) is wanted.",
     ),
+    Mistake(
+        "torch.multinomial",
+        _sampler(pick=lambda logits, u: torch.multinomial(logits.softmax(-1), 1)[:, 0]),
+        "torch.multinomial draws with random numbers of its own. Here they are given: draw(probabilities, "
+        "uniform[:, t, r]).",
+    ),
+    Mistake(
+        "softmax over the batch",
+        _sampler(pick=lambda logits, u: draw(logits.softmax(0), u)),
+        "the softmax runs over the images of the batch. The codes are on the last axis: softmax(-1).",
+    ),
+    Mistake(
+        "spatial transformer once",
+        _spatial_once,
+        "the spatial transformer runs once, before there is a stack to read: every position is drawn as if nothing "
+        "stood before it. It runs at each position, on the stacks drawn so far.",
+    ),
+    Mistake(
+        "newest stack only",
+        _sampler(
+            spatial=lambda m, stacks, start, t: m.spatial(
+                spatial_inputs(stacks[:, : t + 1], m.codes, start, m.positions[: t + 1])[:, -1:]
+            )
+        ),
+        "the spatial transformer is given the newest input only, and there is no cache that remembers the others. Give "
+        "it all of them, and take the last output.",
+    ),
+    Mistake(
+        "newest code only",
+        _sampler(window=lambda r: slice(r, r + 1)),
+        "the depth transformer is given the newest input only, and there is no cache that remembers h and the others. "
+        "Give it the first r + 1, and take the last output.",
+    ),
 )
 
 
 def register_all() -> None:
-    register(Exercise("multiply_adds", CHAPTER, multiply_adds, _cost_cases, _COST_MISTAKES, call))
+    both = call_for("count of the RQ-Transformer", "count of the flattened transformer")
+    register(Exercise("multiply_adds", CHAPTER, multiply_adds, _cost_cases, _COST_MISTAKES, both))
     register(Exercise("spatial_inputs", CHAPTER, spatial_inputs, _spatial_cases, _SPATIAL_MISTAKES, call))
     register(Exercise("depth_inputs", CHAPTER, depth_inputs, _depth_cases, _DEPTH_MISTAKES, call))
     register(Exercise("RQTransformer", CHAPTER, RQTransformer, _model_cases, _MODEL_MISTAKES, _model_run))

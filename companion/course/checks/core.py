@@ -8,12 +8,16 @@ in the message. So the list that helps the reader is also the list that proves t
 mistake is rejected, with its own hint.
 """
 
+import inspect
 import linecache
 import math
-import os
+import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,6 +25,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from companion.course import session
 
 Observed = dict[str, Any]  # name of what was looked at → tensor, number, None, ... in the order of comparison
 DIAGNOSTIC = "~ "  # what starts so is no part of the verdict; it only tells one mistake from another
@@ -95,22 +102,25 @@ def check(implementation: Any) -> Any:
     """Compare the reader's function or class with the companion's, print the verdict, give back what to go on with.
 
     ✅ gives back the reader's own; ⬜ (not attempted) and ❌ give back the companion's, so that the notebook goes on.
-    An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise.
+    An exception in the reader's code is a ❌ with its line; only ``COMPANION_STRICT=1`` makes what is not ✅ raise,
+    also where the name holds the companion's own object, since then nobody answered the exercise.
 
     Raises:
         ValueError: there is no exercise of that name.
         AssertionError: the verdict is not ✅ and ``COMPANION_STRICT=1``.
+        KeyboardInterrupt: by Ctrl-C; one that the reader's code raises itself is a ❌.
     """
     name = _name_of(implementation, sys._getframe(1))
     if name not in EXERCISES:
         raise ValueError(f"check: got {name!r}, want one of the exercises: {', '.join(sorted(EXERCISES))}")
     exercise = EXERCISES[name]
     if implementation is exercise.reference:
-        print(f"{name} is the companion's own here. To check yours, run the cell that defines it again.")
-        return implementation
-    report = examine(exercise, implementation)
+        text = f"{name} is the companion's own here. To check yours, run the cell that defines it again."
+        report = Report("not attempted", text)
+    else:
+        report = examine(exercise, implementation)
     print(report.text)
-    if report.status != "matches" and os.environ.get("COMPANION_STRICT") == "1":
+    if report.status != "matches" and session.strict():
         raise AssertionError(report.text)
     return implementation if report.status == "matches" else exercise.reference
 
@@ -124,6 +134,36 @@ def _name_of(implementation: Any, caller: FrameType) -> str:
     return next((n for n in EXERCISES if n in variables and variables[n] is implementation), name)
 
 
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Torch as it starts, whatever a notebook has set: gradients, float32, the CPU, no autocast. Then as it was."""
+    dtype, device, exact = torch.get_default_dtype(), torch.get_default_device(), _deterministic()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        try:
+            _set_defaults(torch.float32, torch.device("cpu"), (False, False))
+            yield
+        finally:
+            _set_defaults(dtype, device, exact)
+
+
+def _set_defaults(dtype: torch.dtype, device: torch.device, exact: tuple[bool, bool]) -> None:
+    torch.set_default_dtype(dtype)
+    if device != torch.get_default_device():  # only where needed: a default device slows every call of torch down
+        torch.set_default_device(None if device.type == "cpu" else device)
+    if exact != _deterministic():
+        torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@_settled()
 def examine(exercise: Exercise, implementation: Any) -> Report:
     """The verdict on an implementation, without printing it."""
     name, cases = exercise.name, exercise.cases()
@@ -138,12 +178,13 @@ def examine(exercise: Exercise, implementation: Any) -> Report:
         difference = _difference(expected, got, exercise.tolerance)
         if difference:
             hint = _hint(exercise, implementation, cases, number) or _general_hint(difference)
-            lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}", difference]
+            told = _with_names(difference, exercise.reference)
+            lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}", told]
             if hint:
                 lines.append(f"Hint: {hint}")
             lines.append("The notebook goes on with the companion's; change your code and run the cell again.")
             return Report("differs", "\n".join(lines), hint)
-        gradients |= any(observed.startswith("the gradient") for observed in expected)
+        gradients |= any(n.startswith("the gradient") and isinstance(v, Tensor) for n, v in expected.items())
     inputs = f"{len(cases)} inputs" if len(cases) > 1 else "1 input"
     looked_at = "values and gradients" if gradients else "values"
     return Report("matches", f"✅ {name} matches: {looked_at}, on {inputs}. The notebook goes on with yours.")
@@ -163,6 +204,37 @@ def call(implementation: Any, case: Case) -> Observed:
     return seen
 
 
+def call_for(*names: str) -> Runner:
+    """As ``call`` for a function that gives several results back: each is compared under its own name."""
+    expected = f"a tuple: {', '.join(names)}"
+
+    def run(implementation: Any, case: Case) -> Observed:
+        seen = call(implementation, case)
+        result = seen.pop("the result")
+        if not isinstance(result, tuple) or len(result) != len(names):
+            return {"the result": _told(result)} | seen
+        return {"the result": expected} | {f"the {n}": part for n, part in zip(names, result, strict=True)} | seen
+
+    return run
+
+
+def _told(result: Any) -> Any:
+    """What came in place of a tuple, in words; None and single tensors are told by the comparison itself."""
+    return f"a {type(result).__name__} of {len(result)}" if isinstance(result, tuple | list | dict) else result
+
+
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on: how many numbers the largest tensor has that any operation makes (a view makes none)."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.layout == torch.strided:
+            self.numbers = max(self.numbers, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
 def module_call(reference: type[nn.Module]) -> Runner:
     """Runner for classes: built as the case says, given the reference's weights, then called like a function."""
 
@@ -173,7 +245,7 @@ def module_call(reference: type[nn.Module]) -> Runner:
         own = module.state_dict()
         seen: Observed = {"the names of the weights (given by __init__)": sorted(own)}
         if set(own) == set(weights):
-            module.load_state_dict({name: _no_zeros(w) for name, w in weights.items()})
+            module.load_state_dict(_no_zeros(weights))
         arguments = [_copy(argument) for argument in case.arguments]
         for position in case.gradient_of:
             arguments[position].requires_grad_(True)
@@ -183,15 +255,21 @@ def module_call(reference: type[nn.Module]) -> Runner:
         if case.gradient_of:
             wanted |= dict(module.named_parameters())
         seen |= _gradients(result, wanted)
+        seen["the weights after the call"] = {name: weight.detach() for name, weight in module.named_parameters()}
+        with torch.no_grad():
+            seen["the result in eval()"] = module.eval()(*[_copy(argument) for argument in case.arguments])
         return seen
 
     return run
 
 
-def _no_zeros(weight: Tensor) -> Tensor:
-    """Biases of either sign, away from zero, so that forgetting one shows."""
+def _no_zeros(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Biases of either sign, away from zero and each other, so that forgetting or exchanging one shows."""
     generator = torch.Generator().manual_seed(5)
-    return weight + torch.randn(weight.shape, generator=generator) if weight.ndim == 1 else weight
+    return {
+        name: weight + torch.randn(weight.shape, generator=generator) if weight.ndim == 1 else weight
+        for name, weight in sorted(weights.items())
+    }
 
 
 def _copy(argument: Any) -> Any:
@@ -211,13 +289,36 @@ def _gradients(result: Any, wanted: Mapping[str, Tensor]) -> Observed:
     return {f"the gradient of {name}": grad for name, grad in zip(wanted, grads, strict=True)}
 
 
+@_settled()  # once more: the answer may set what it likes, and the next input finds nothing of it
 def _observe(exercise: Exercise, implementation: Any, case: Case) -> Observed | _Failure:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _ctrl_c() as pressed:
         torch.manual_seed(case.seed)
         try:
             return exercise.run(implementation, case)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # the reader's; also what is no Exception, such as SystemExit
+            if pressed:
+                raise
             return _describe(error)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """The interrupts (SIGINT) that come meanwhile: they stop the check, a KeyboardInterrupt of the answer does not."""
+    pressed: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield pressed  # no interrupt can come: Python gives signals to the main thread
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _describe(error: BaseException) -> _Failure:
@@ -262,6 +363,15 @@ def _difference(expected: Observed, got: Observed | _Failure, tolerance: float, 
     return ""
 
 
+def _with_names(difference: str, reference: Any) -> str:
+    """ "argument 2 after the call" with the name that the argument has."""
+
+    def name(found: re.Match[str]) -> str:
+        return list(inspect.signature(reference).parameters)[int(found[1]) - 1]
+
+    return re.sub(r"argument (\d+)(?= after the call)", name, difference)
+
+
 def _compare(want: Any, have: Any, tolerance: float) -> str:
     if isinstance(want, Tensor):
         return _compare_tensors(want, have, tolerance)
@@ -300,7 +410,7 @@ def _compare_tensors(want: Tensor, have: Any, tolerance: float) -> str:
     worst = int((a - b).abs().nan_to_num(nan=torch.inf).where(wrong, -1).argmax())
     place = [int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape)]
     where = f" at {place} ({int(wrong.sum())} of {want.numel()} numbers differ)" if want.ndim else ""
-    return f"expected {a.flatten()[worst]:.6g}\n  got {b.flatten()[worst]:.6g}{where}"
+    return f"expected {a.flatten()[worst] + 0.0:.6g}\n  got {b.flatten()[worst] + 0.0:.6g}{where}"  # + 0.0: no "-0"
 
 
 def _kind(value: Tensor) -> str:
@@ -342,13 +452,23 @@ def _general_hint(difference: str) -> str:
     if "nothing flows back" in difference:
         return "the values agree, but no gradient arrives: something on the way is detached, or turned into a number."
     if "the gradient of" in difference:
-        return "the values agree, the gradient does not: an operation that leaves the values alone changes it."
+        if "got nan" in difference:
+            return (
+                "the values agree, but the gradient is NaN: 0 · ∞ on the way back. torch.where sends zeros back "
+                "through the side that it does not take, and they meet an infinite slope there, as of log at 0."
+            )
+        return (
+            "the values agree, the gradient does not. Look for detach, .data, .item() or no_grad where the gradient "
+            "should pass, and for a missing one where it should not."
+        )
     if "leaf Variable" in difference:  # torch's words for x += …, where x is an input or a weight
-        return "your code writes into its input: x += … changes x itself; write x = x + … instead."
+        return "your code writes into its input: x += … and x[…] = … change x itself; write x = x + … instead."
     if "Expected target size" in difference:  # torch's words in cross_entropy
         return "cross_entropy wants the K logits of a code on axis 1: flatten all other axes, in the codes as well."
     if "after the call" in difference:
-        return "your code writes into its input; operations ending in _ and += on a tensor do that."
+        return (
+            "your code writes into its input: x[…] = …, x += … and operations ending in _ do that. Make a new tensor."
+        )
     if "got None" in difference:
         return "is there a return at the end?"
     if "got" in difference and "method" in difference:
