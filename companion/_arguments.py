@@ -115,10 +115,10 @@ def check_module(name: str, value: Any) -> None:
 
 
 def check_generator(name: str, value: Any) -> None:
-    """None, or a random generator; it may draw on any device.
+    """None, or a random generator, of any device.
 
     Raises:
-        ValueError: another type.
+        ValueError: it is none.
     """
     if value is not None:
         check_instance(name, value, torch.Generator, "a torch.Generator or None")

@@ -105,7 +105,7 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
         ValueError: an argument is of another kind, or the images are none that the classifier takes.
     """
     check_instance("classifier", classifier, Classifier, "a Classifier")
-    check_images("images", images, shape=("n", classifier.in_channels, "H", "W"))
+    check_images("images", images, shape=("B", classifier.in_channels, "H", "W"))
     check_size("batch_size", batch_size)
     like = classifier.head.weight  # on its device, and in its precision
     batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]

@@ -191,7 +191,7 @@ def test_values_between_limits_and_codes_are_looked_at_at_both_ends() -> None:
 def test_images_are_told_the_way_out() -> None:
     x = torch.rand(2, 3, 4, 4)
     check_images("x", x)
-    check_images("x", x.half(), shape=("B", 3, "H", "W"))
+    check_images("x", x.half(), shape=("B", 3, "*spatial"))
     check_images("x", x * (1 + 2e-3) - 1e-3)  # what a resize leaves by rounding
     with pytest.raises(ValueError, match=r"x: got uint8, want floating point in \[0, 1\]: x\.float\(\) / 255"):
         check_images("x", (x * 255).byte())
@@ -236,7 +236,7 @@ def test_the_way_out_is_the_right_one() -> None:
     assert "got an int64 tensor of shape (2,)" in refusal(check_whole, torch.ones(2, dtype=torch.int64))
 
 
-def test_a_generator_is_torchs() -> None:
+def test_a_generator_draws_on_the_device() -> None:
     check_generator("argument", None)
     check_generator("argument", torch.Generator())
     assert "want a torch.Generator or None" in refusal(check_generator, 3)

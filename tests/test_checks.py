@@ -369,6 +369,7 @@ def test_a_right_encoder_written_otherwise_passes_and_weights_load_both_ways():
     theirs.load_state_dict(mine.state_dict())
 
 
+@pytest.mark.cpu_only("one of its layers, a lazy one, exists only as a plain tensor")
 def test_other_layers_than_given_are_named():
     class Encoder(torch.nn.Module):
         def __init__(self, latent_dim, in_channels=1, hidden=32, image_size=28):
@@ -904,3 +905,148 @@ def test_sampling_that_divides_only_at_the_end_or_stops_before_the_sum_is_reache
     assert "divide by the sum after top-k" in examine(exercise, nucleus_sampling(divide=False)).hint
     stops = nucleus_sampling(keep=lambda ranked, p: ranked.cumsum(-1) <= p)
     assert "stays *below* top_p" in examine(exercise, stops).hint
+
+
+# Right answers written otherwise, all chapters ----------------------------------------------------------------------
+
+
+def nearest_from_the_first_code(z, codebook):
+    z, codebook = z - codebook[0], codebook - codebook[0]
+    return (z @ codebook.T - codebook.square().sum(1) / 2).max(1).indices
+
+
+def statistics_by_scatter(vectors, indices, num_codes):
+    counts = torch.zeros(num_codes, dtype=vectors.dtype).scatter_add(0, indices, torch.ones_like(vectors[:, 0]))
+    sums = torch.zeros(num_codes, vectors.shape[1], dtype=vectors.dtype)
+    return counts, sums.scatter_add(0, indices[:, None].expand_as(vectors), vectors)
+
+
+def ema_code_by_code(codebook, counts, n, s, decay, smoothing=1e-5):
+    counts, moved = decay * counts + (1 - decay) * n, codebook.clone()
+    smoothed = (counts + smoothing) / (counts.sum() + len(n) * smoothing) * counts.sum()
+    for k in n.nonzero()[:, 0]:
+        rate = min(1.0, float((1 - decay) * n[k] / smoothed[k]))
+        moved[k] += rate * (s[k] / n[k] - codebook[k])
+    return moved, counts
+
+
+def perplexity_of_the_chosen(counts):
+    p = counts[counts > 0].double() / counts.sum()
+    return math.exp(-(p * p.log()).sum())
+
+
+def bound_by_hand(log_weights):
+    largest = log_weights.amax(0)
+    return largest + (log_weights - largest).exp().mean(0).log()
+
+
+def step_with_zeros(model, optimizer, x):
+    model.train()
+    out = model(x)
+    optimizer.zero_grad(set_to_none=False)
+    out.loss.backward()
+    optimizer.step()
+    return out.loss.detach().clone()
+
+
+def pca_by_svd(x_train, x, d):
+    mean = x_train.flatten(1).mean(0)
+    basis = torch.linalg.svd(x_train.flatten(1) - mean, full_matrices=False).Vh[:d]
+    return ((x.flatten(1) - mean) @ basis.T @ basis + mean).reshape(x.shape)
+
+
+def kl_by_torch(mean, log_variance):
+    q = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    return torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
+
+
+@torch.no_grad()
+def encode_into_a_copy(z, quantizers):
+    left, indices = z.clone(), []
+    for quantizer in quantizers:
+        indices.append(quantizer.encode(left))
+        left -= quantizer.decode(indices[-1])
+    return torch.stack(indices, -1)
+
+
+class QuantizerByAddition(companion.quantizers.ResidualQuantizer):
+    def forward(self, z):
+        left, total, indices, loss, terms = z, 0, [], 0, {}
+        for quantizer in self.quantizers:
+            part = quantizer(left)
+            total, left = total + part.z_q.detach(), left - part.z_q.detach()
+            indices.append(part.indices)
+            loss = loss + part.loss
+            terms = {name: terms.get(name, 0) + term for name, term in part.losses.items()}
+        z_q = z + (total - z).detach()
+        return companion.quantizers.Quantized(z_q, torch.stack(indices, -1), loss, terms)
+
+
+def rates_by_number(indices, num_codes):
+    stacks = indices.reshape(-1, indices.shape[-1])
+
+    def bits(codes):
+        p = torch.bincount(codes).double() / len(codes)
+        return -torch.xlogy(p, p).sum().item() / math.log(2)
+
+    depth = stacks.shape[1]
+    return {
+        "nominal": depth * math.log2(num_codes),
+        "entropy": sum(bits(one) for one in stacks.T),
+        "joint": bits((stacks * num_codes ** torch.arange(depth)).sum(1)),
+    }
+
+
+def classes_by_label(codes, labels, num_codes, num_classes, dropped=None):
+    labels = torch.full((len(codes),), num_classes) if labels is None else labels
+    labels = labels if dropped is None else torch.where(dropped, num_classes, labels)
+    return torch.cat([(num_codes + labels)[:, None], codes.flatten(1)[:, :-1]], 1)
+
+
+class AttentionWithAMask(AttentionWeights):
+    """Kept as a buffer that is not saved, so that weights load both ways."""
+
+    def __init__(self, dim, heads):
+        super().__init__(dim, heads)
+        self.register_buffer("mask", torch.ones(64, 64, dtype=torch.bool).triu(1), persistent=False)
+
+    def forward(self, x):
+        scores, v = self.scores(x)
+        return self.gathered(scores.masked_fill(self.mask[: x.shape[1], : x.shape[1]], -torch.inf).softmax(-1), v)
+
+
+def unit(vectors):
+    return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "right"),
+    [
+        ("train_step", step_with_zeros),
+        ("pca_reconstruct", pca_by_svd),
+        ("interpolate", lambda a, b, n: torch.stack([torch.lerp(a, b, i / (n - 1)) for i in range(n)])),
+        ("kl_divergence", lambda m, s: -0.5 * (1 + s - m**2 - s.exp())),
+        ("kl_divergence", kl_by_torch),
+        ("elbo", lambda a, b: a.sum() / len(a) - b.sum() / len(b)),
+        ("importance_weighted_bound", bound_by_hand),
+        ("nearest_code", lambda z, e: torch.cdist(z, e, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)),
+        ("nearest_code", lambda z, e: torch.stack([(z - code).square().sum(1) for code in e], 1).argmin(1)),
+        ("nearest_code", nearest_from_the_first_code),
+        ("perplexity", perplexity_of_the_chosen),
+        ("perplexity", lambda c: torch.distributions.Categorical(c.double()).entropy().exp().item()),
+        ("code_statistics", statistics_by_scatter),
+        ("ema_step", ema_code_by_code),
+        ("cosine_lookup", lambda z, e: torch.nn.functional.cosine_similarity(z[:, None], e[None], dim=2).argmax(1)),
+        ("cosine_lookup", lambda z, e: (z @ unit(e).T).argmax(1)),
+        ("cosine_lookup", lambda z, e: torch.cdist(unit(z), unit(e)).argmin(1)),
+        ("cosine_lookup", lambda z, e: (unit(z) @ unit(e).T).clamp(-1, 1).acos().argmin(1)),
+        ("residual_encode", encode_into_a_copy),
+        ("ResidualQuantizer", QuantizerByAddition),
+        ("rate_bits", rates_by_number),
+        ("CausalSelfAttention", AttentionWithAMask),
+        ("conditional_inputs", classes_by_label),
+    ],
+)
+def test_other_right_answers_pass_the_inputs_that_tell_wrong_ones(exercise, right):
+    report = examine(EXERCISES[exercise], right)
+    assert report.status == "matches", report.text

@@ -587,8 +587,9 @@ def _angles() -> Sequence[Case]:
         return Case(label, (z[:n].contiguous(), codebook))
 
     turned, codes = case("", 9, 4, 3).arguments
-    angles = 0.1 + torch.arange(41) * 2 * torch.pi / 41  # evenly round a circle, an odd number: no two opposite
-    opposite = torch.stack([angles.cos(), angles.sin(), torch.zeros(41)], 1)
+    opposite = torch.randn(80, 3, generator=g)
+    best = -functional.normalize(opposite.double(), dim=1) @ functional.normalize(opposite.double(), dim=1).T
+    clear = (two := best.topk(2).values)[:, 0] - two[:, 1] > 0.01
     return [
         case("30 latents, 8 codes of very different length", 30, 8, 3),
         case("one latent, 25 codes", 1, 25, 4),
@@ -596,7 +597,7 @@ def _angles() -> Sequence[Case]:
         case("one code", 5, 1, 2),
         case("codes no longer than 0.01", 30, 8, 3, longest=-2),
         case("300 latents, some at nearly the same angle to two of 60 codes", 300, 60, 3, gap=2e-4),
-        Case("latents that point exactly away from a code", (-3 * opposite, opposite)),
+        Case("latents that point exactly away from a code", (-3 * opposite[clear], opposite)),
         Case("latents that are not contiguous in memory", (turned.T.contiguous().T, codes)),
     ]
 
