@@ -111,7 +111,7 @@ class Autoencoder(Configured, nn.Module):
         check_images("x", x)
         z = self.encoder(x)
         reconstruction = self.decoder(z)
-        check_rebuilt(reconstruction, z, x)
+        _check_rebuilt(reconstruction, z, x)
         return AutoencoderOutput(reconstruction, z, (reconstruction - x).square().mean())
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class Autoencoder(Configured, nn.Module):
         return out.clamp(0, 1)
 
 
-def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
+def _check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
     """
     Raises:
         ValueError: the decoder did not give the shape of ``x`` back; the message says what encoder and decoder made.

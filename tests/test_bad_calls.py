@@ -535,7 +535,6 @@ NOT_CALLED = {
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
         "checkpoint.unwrapped", "checkpoint.state_of", "checkpoint.as_path",
     ),
-    "a check itself": ("autoencoder.check_rebuilt",),
     "without arguments": ("History.table", "pretrained.names"),
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
@@ -783,12 +782,14 @@ def limited() -> Iterator[None]:
     def ring(*_: object) -> None:
         raise TimeoutError
 
+    gradients = torch.is_grad_enabled()  # a call that is cut short may leave them off
     before = signal.signal(signal.SIGALRM, ring) if hasattr(signal, "SIGALRM") else None
     try:
         if before is not None:
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
         yield
     finally:
+        torch.set_grad_enabled(gradients)
         if before is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -821,7 +822,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(name, argument, marks=marks, id=f"{name}.{argument}")
 
 
-@pytest.mark.parametrize(("name", "argument"), _cases())
+@pytest.mark.parametrize(("name", "argument"), list(_cases()))
 def test_a_wrong_value_is_refused_by_the_name_of_its_argument(name, argument, monkeypatch) -> None:
     monkeypatch.setattr("IPython.display.display", lambda _: None)
     function, good = GOOD[name]()
@@ -1105,7 +1106,7 @@ def _by_hand() -> Iterator[Any]:
         yield pytest.param(argument, call, marks=marks, id=what)
 
 
-@pytest.mark.parametrize(("argument", "call"), _by_hand())
+@pytest.mark.parametrize(("argument", "call"), list(_by_hand()))
 def test_a_wrong_call_is_refused_by_the_name_of_the_argument(argument, call) -> None:
     assert complaint(call, argument) == ""
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 import companion
 from companion.priors import PixelCNN, Prior, RQTransformer, TransformerPrior, filtered_probabilities, prior_bits
 from companion.priors.sampling import draw, guided
+from companion.priors.transformer import Transformer
 
 SMALL = {"dim": 16, "num_classes": 3}
 MAKE = {
@@ -314,6 +315,25 @@ def test_filtered_probabilities_are_a_distribution_and_what_is_drawn_has_some(n,
 def test_sampling_refuses_what_is_out_of_range_by_name(options, says):
     with pytest.raises(ValueError, match=says):
         prior("transformer").sample(4, **options)
+
+
+def test_a_filled_cache_takes_one_position_at_a_time():
+    """The mask of several queries would begin at the first key, and hide from them what came before."""
+    torch.manual_seed(0)
+    model = Transformer(8, 2, 2).eval()
+    x = torch.randn(2, 6, 8)
+    cache = model.new_cache(2, 6, x)
+    parts = [model(part, cache) for part in (x[:, :3], x[:, 3:4])]  # several begin an empty one
+    torch.testing.assert_close(torch.cat(parts, 1), model(x)[:, :4])
+    with pytest.raises(ValueError, match="x: got 2 positions beside 4 in the cache, want one"):
+        model(x[:, 4:], cache)
+    for position in (4, 5):
+        model(x[:, position : position + 1], cache)
+    with pytest.raises(ValueError, match=r"x: got 1 positions beside 6 in the cache, want .* at most 0"):
+        model(x[:, :1], cache)
+    q, k = torch.randn(2, 1, 6, 4)[:, :, 4:], torch.randn(2, 1, 6, 4)
+    late = functional.scaled_dot_product_attention(q, k, k, is_causal=True)[:, :, 0]
+    torch.testing.assert_close(late, k[:, :, 0])  # the wrong version: position 4 sees nothing but position 0
 
 
 def test_nothing_is_drawn_where_no_code_is_likely():

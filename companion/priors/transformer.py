@@ -19,7 +19,13 @@ class Cache:
 
     def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put in those of the newest positions, (n, heads, new, head_dim), and give all so far."""
-        end = self.filled + keys.shape[2]
+        new, room = keys.shape[2], self.keys.shape[3] - self.filled
+        if new > room or (new > 1 and self.filled):
+            raise ValueError(
+                f"x: got {new} positions beside {self.filled} in the cache, want one (an empty cache takes several) "
+                f"and at most {room}"
+            )
+        end = self.filled + new
         self.keys[layer, :, :, self.filled : end] = keys
         self.values[layer, :, :, self.filled : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
@@ -29,7 +35,10 @@ class CausalSelfAttention(nn.Module):
     """Each position gathers from itself and those before it: softmax(QKᵀ/√d + mask) V (Vaswani et al. 2017, eq. 1).
 
     Shapes:
-        x: (B, T, dim) → (B, T, dim). With a ``cache``, x holds the newest positions only.
+        x: (B, T, dim) → (B, T, dim). With a ``cache``, x holds the newest position only; an empty one takes several.
+
+    Raises:
+        ValueError: an argument is out of range, ``heads`` does not divide ``dim``, or the cache has no room for x.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
