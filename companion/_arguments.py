@@ -299,6 +299,19 @@ def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", 
     check_unit_range(name, value)
 
 
+def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
+    """
+    Raises:
+        ValueError: the decoder did not give the shape of ``x`` back; the message says what encoder and decoder made.
+    """
+    if reconstruction.shape != x.shape:
+        start, middle, end = (tuple(value.shape) for value in (x, z, reconstruction))
+        raise ValueError(
+            f"decoder: got {end} from it, want the shape of x, {start}: the encoder makes {start} into {middle}, "
+            f"and the decoder {middle} into {end}"
+        )
+
+
 def check_unit_range(name: str, value: Tensor) -> None:
     """In [0, 1] but for rounding.
 

@@ -10,6 +10,7 @@ from companion._arguments import (
     check_fits,
     check_images,
     check_module,
+    check_rebuilt,
     check_same_shape,
     check_size,
     check_tensor,
@@ -111,7 +112,7 @@ class Autoencoder(Configured, nn.Module):
         check_images("x", x)
         z = self.encoder(x)
         reconstruction = self.decoder(z)
-        _check_rebuilt(reconstruction, z, x)
+        check_rebuilt(reconstruction, z, x)
         return AutoencoderOutput(reconstruction, z, (reconstruction - x).square().mean())
 
     @torch.no_grad()
@@ -120,19 +121,6 @@ class Autoencoder(Configured, nn.Module):
         check_images("x", x)
         out: Tensor = self.decoder(self.encoder(x))
         return out.clamp(0, 1)
-
-
-def _check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
-    """
-    Raises:
-        ValueError: the decoder did not give the shape of ``x`` back; the message says what encoder and decoder made.
-    """
-    if reconstruction.shape != x.shape:
-        start, middle, end = (tuple(value.shape) for value in (x, z, reconstruction))
-        raise ValueError(
-            f"decoder: got {end} from it, want the shape of x, {start}: the encoder makes {start} into {middle}, "
-            f"and the decoder {middle} into {end}"
-        )
 
 
 @torch.no_grad()

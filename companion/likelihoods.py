@@ -10,7 +10,7 @@ sum to one; a *density* (``Gaussian(binned=False)``) does not, and its logarithm
 """
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from itertools import zip_longest
 
 import torch
@@ -35,7 +35,7 @@ _GAP = 1 / (LEVELS - 1)  # between two neighbouring values, and the width of a b
 _SMALLEST_LOG_SCALE = -8.0  # a twelfth of a bin: nothing is gained below
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """What all likelihoods have in common.
 
     Shapes:

@@ -6,9 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_images, check_module, check_number, check_tensor
+from companion._arguments import check_images, check_module, check_number, check_rebuilt, check_tensor
 from companion.checkpoint import Configured
-from companion.metrics import mse
 from companion.quantizers import Quantized, Quantizer
 from companion.quantizers.base import count_codes
 
@@ -74,12 +73,8 @@ class VQVAE(Configured, nn.Module):
         z_e = self.encoder(x)
         quantized: Quantized = self.quantizer(z_e)
         reconstruction = self.decoder(quantized.z_q)
-        if reconstruction.shape != x.shape:
-            raise ValueError(
-                f"decoder: it made {tuple(reconstruction.shape)} from latents of shape {tuple(z_e.shape)}, want "
-                f"{tuple(x.shape)} as x has: encoder and decoder must reduce and enlarge by one factor, and x fit it"
-            )
-        error = mse(reconstruction, x)
+        check_rebuilt(reconstruction, z_e, x)
+        error = (reconstruction - x).square().mean()
         counts = quantized.code_counts
         if counts is None:  # a quantizer that is not of the companion's family
             counts = count_codes(quantized.indices, self.quantizer.num_codes, stacked_as=z_e)

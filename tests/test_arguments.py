@@ -26,6 +26,7 @@ from companion._arguments import (
     check_instance,
     check_module,
     check_number,
+    check_rebuilt,
     check_same_shape,
     check_size,
     check_sizes,
@@ -302,3 +303,10 @@ def test_nobody_reads_a_tensor_twice_for_one_range(monkeypatch) -> None:
 def test_every_check_is_tested_here() -> None:
     names = {name for name in vars(arguments) if name.startswith("check")}
     assert names <= set(globals())
+
+
+def test_a_reconstruction_has_the_shape_of_what_was_rebuilt() -> None:
+    x, z = torch.rand(2, 1, 8, 8), torch.rand(2, 5, 2, 2)
+    check_rebuilt(x.clone(), z, x)
+    with pytest.raises(ValueError, match=r"decoder: got \(2, 1, 4, 4\) from it, want the shape of x, \(2, 1, 8, 8\)"):
+        check_rebuilt(x[..., :4, :4], z, x)

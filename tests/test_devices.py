@@ -45,7 +45,6 @@ LEFT_OUT = {
     quantizers.VectorwiseQuantizer: "abstract",
     priors.Prior: "abstract",
     likelihoods.Likelihood: "abstract",
-    autoencoder.check_rebuilt: "of shapes",
     metrics.distortion: "of numbers",
     metrics.nominal_bits: "of numbers",
     backbones.conv_output_size: "of numbers",

@@ -75,7 +75,7 @@ def test_a_decoder_that_enlarges_by_another_factor_is_named():
     wrong = VQVAE(
         ResNetEncoder(1, 4, hidden=8, factor=4), VectorQuantizer(8, 4), ResNetDecoder(1, 4, hidden=8, factor=2)
     )
-    with pytest.raises(ValueError, match=r"decoder: it made \(2, 1, 6, 6\) .* want \(2, 1, 12, 12\) as x has"):
+    with pytest.raises(ValueError, match=r"decoder: got \(2, 1, 6, 6\) from it, want the shape of x, \(2, 1, 12, 12\)"):
         wrong(torch.rand(2, 1, 12, 12))
 
 

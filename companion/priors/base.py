@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class PriorOutput:
     loss: Tensor
 
 
-class Steps:
+class Steps(ABC):
     """A sample under way: ``logits(before)`` gives those of the next code, from all codes before it.
 
     Whatever is remembered between the steps is kept here, and goes when the sample is done.
@@ -49,7 +49,7 @@ class Steps:
         """Codes (n, T·R), of which the first ``step`` are drawn → logits of the next one, (n, K)."""
 
 
-class Prior(Configured, nn.Module):
+class Prior(Configured, nn.Module, ABC):
     """A distribution over tables of codes, p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}), in raster order, depth last.
 
     A prior knows nothing of images. Its ``<sos>`` are vectors of their own, one a class and one for "no class", none of
