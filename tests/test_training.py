@@ -795,11 +795,11 @@ def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs: got 0, want a whole number of at least 1"),
+        ({"epochs": 0}, "epochs: got 0, want a whole number from 1"),
         ({"epochs": 1.5}, "epochs: got 1.5, want a whole number"),
         ({"epochs": None}, "epochs: got None, want a whole number"),
         ({"epochs": True}, "epochs: got True, want a whole number"),
-        ({"batch_size": 0}, "batch_size: got 0, want a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size: got 0, want a whole number from 1"),
         ({"batch_size": 8.0}, "batch_size: got 8.0, want a whole number"),
         ({"batch_size": 54}, "batch_size: got 54, want at most the 53 examples of train"),
         ({"lr": 0}, "lr: got 0, want a finite number, more than 0"),
@@ -814,7 +814,7 @@ def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any
         ({"precision": "fp16"}, "precision: got fp16 on the CPU"),
         ({"device": "xpu"}, "device: got xpu, want one that this machine has"),
         ({"save_every": 2}, "save_every: got it without run"),
-        ({"save_every": 0, "run": "unused"}, "save_every: got 0, want a whole number of at least 1"),
+        ({"save_every": 0, "run": "unused"}, "save_every: got 0, want a whole number from 1"),
         ({"run": __file__}, r"run: got .*, which is a file, want a folder"),
         ({"run": 3}, "run: got a int, want the path of a folder"),
         ({"device": "banana"}, "device: got 'banana', want a device"),
