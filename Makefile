@@ -6,6 +6,7 @@
 #   SEEDS=10                  how many runs measure makes
 #   LAB_FLAGS="--port=9000"   for lab: flags of JupyterLab
 #   BENCH_FLAGS=--quick       for bench: its flags
+#   GPU_FLAGS=--list          for gpu: its flags
 PYTHON ?= python3
 SEEDS ?= 5
 PY = .venv/bin/python
