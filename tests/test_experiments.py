@@ -397,7 +397,10 @@ def test_every_figure_is_there_and_has_an_alt_text():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data", "nowhere"], "--data: name: wanted one of glyphs, mnist, fashion-mnist, cifar10, celeba"),
+        (
+            ["--data", "nowhere"],
+            "--data: name: got 'nowhere', want one of glyphs, mnist, fashion-mnist, cifar10, celeba",
+        ),
         (["--data", __file__], "--data: "),
         (["--profile", "quik"], "invalid choice: 'quik'"),
         (["--seeds", "0"], "--seeds: got 0, want at least 1"),

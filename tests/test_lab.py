@@ -183,7 +183,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 "open_browser": True,
                 "port": 0,  # any that is free
                 "terminals_enabled": False,
-                "jpserver_extensions": {"nbgrader.server_extensions.formgrader": True, "jupyter_lsp": False},
+                "jpserver_extensions": {"jupyter_lsp": False},
             }
         },
         "labconfig/page_config.json": {"disabledExtensions": {"@jupyter/nbgrader": False, "of-theirs": True}},
