@@ -109,6 +109,11 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     path = as_path(path)
     about, tensors = read_tensors(path, "companion", "that companion.save did not write")
     target = _rebuilt(path, about, tensors).eval() if model is None else unwrapped(model, "model")
+    if empty := [name for name, value in target.state_dict().items() if isinstance(value, Tensor) and value.is_meta]:
+        raise ValueError(
+            f"model: got tensors on the device meta ({', '.join(empty[:3])}, …), which holds no numbers, want others: "
+            "model.to_empty(device='cpu')"
+        )
     _check_fit(path, tensors, target)
     if differ := _differences("", about, _describe("model", target)):
         raise ValueError(

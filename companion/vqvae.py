@@ -62,6 +62,10 @@ class VQVAE(Configured, nn.Module):
         super().__init__()
         for name, module in (("encoder", encoder), ("quantizer", quantizer), ("decoder", decoder)):
             check_module(name, module)
+        if lacks := [name for name in ("num_codes", "encode", "decode") if not hasattr(quantizer, name)]:
+            raise ValueError(
+                f"quantizer: got a {type(quantizer).__name__} without {', '.join(lacks)}, want a quantizer"
+            )
         check_number("quantizer_weight", quantizer_weight, least=0)
         self.encoder = encoder
         self.quantizer = cast(Quantizer, quantizer)
@@ -70,9 +74,9 @@ class VQVAE(Configured, nn.Module):
 
     def forward(self, x: Tensor) -> VQVAEOutput:
         check_images("x", x, shape=_IMAGES)
-        z_e = self.encoder(x)
+        z_e = self._latents(x)
         quantized: Quantized = self.quantizer(z_e)
-        reconstruction = self.decoder(quantized.z_q)
+        reconstruction = self._decoded(quantized.z_q, "decoder")
         check_rebuilt(reconstruction, z_e, x)
         error = (reconstruction - x).square().mean()
         counts = quantized.code_counts
@@ -96,7 +100,7 @@ class VQVAE(Configured, nn.Module):
             ValueError: they are no images in [0, 1].
         """
         check_images("x", x, shape=_IMAGES)
-        return self.quantizer.encode(self.encoder(x))
+        return self.quantizer.encode(self._latents(x))
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
@@ -108,9 +112,22 @@ class VQVAE(Configured, nn.Module):
         check_tensor("indices", indices, dtype=torch.int64)
         if indices.numel() == 0:
             raise ValueError(f"indices: got shape {tuple(indices.shape)}, want those of at least one image")
-        out: Tensor = self.decoder(self.quantizer.decode(indices))
-        return out.clamp(0, 1)
+        return self._decoded(self.quantizer.decode(indices), "indices", tuple(indices.shape)).clamp(0, 1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
         return self.decode(self.encode(x))
+
+    def _latents(self, x: Tensor) -> Tensor:
+        z_e: Tensor = self.encoder(x)
+        dim = getattr(self.quantizer, "dim", None)
+        if dim is not None and z_e.ndim > 1 and z_e.shape[1] != dim:
+            raise ValueError(f"encoder: it made latents of {z_e.shape[1]} channels, want {dim} as the quantizer's dim")
+        return z_e
+
+    def _decoded(self, z_q: Tensor, argument: str, given: tuple[int, ...] | None = None) -> Tensor:
+        try:
+            return self.decoder(z_q)  # type: ignore[no-any-return]
+        except ValueError as error:  # it speaks of its own argument, which is not the caller's
+            what = f"got shape {given}, which is" if given else "it does not take"
+            raise ValueError(f"{argument}: {what} latents {tuple(z_q.shape)}; the decoder: {error}") from error

@@ -818,3 +818,12 @@ def test_header_length_says_nothing_about_pickles(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is truncated"):
         load(path)
+
+
+def test_a_model_without_numbers_is_refused_to_load_into(tmp_path: Path) -> None:
+    """torch copies nothing into a tensor on the device meta, and says so in a warning at best."""
+    companion.save(companion.VectorQuantizer(4, 2), tmp_path / "q.safetensors")
+    with torch.device("meta"):
+        hollow = companion.VectorQuantizer(4, 2)
+    with pytest.raises(ValueError, match=r"model: got tensors on the device meta \(codebook, …\)"):
+        companion.load(tmp_path / "q.safetensors", hollow)

@@ -345,6 +345,10 @@ def test_a_restart_takes_the_candidates_in_turn_and_spares_a_code_at_the_thresho
     assert torch.equal(codebook, torch.arange(8.0).reshape(4, 2))
     same, _ = restart(codebook, counts, candidates[:0], 0.0)
     assert torch.equal(same, codebook)
+    with pytest.raises(ValueError, match="counts: got -1 to 13, want 0 to inf"):
+        restart(codebook, torch.tensor([-1.0, 13, 1, 2]), candidates, 0.5)
+    with pytest.raises(ValueError, match="n: got -3 to"):
+        ema_step(codebook, counts, torch.tensor([-3.0, 1, 1, 1]), codebook, 0.9)
     with pytest.raises(ValueError, match="candidates: got 1, want one for each of 2"):
         restart(codebook, counts, candidates[:1], 0.5)
 

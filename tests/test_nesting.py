@@ -372,6 +372,13 @@ def test_a_member_that_is_frozen_lets_the_others_learn():
         (lambda: EMAVectorQuantizer.from_codebook(torch.ones(2, 2), counts=torch.zeros(2)), "counts: got a negative"),
         (lambda: EMAVectorQuantizer.from_codebook(torch.ones(2, 2), counts=torch.ones(3)), "counts: got float32"),
         (lambda: EMAVectorQuantizer.from_codebook(torch.ones(2, 2), init="uniform"), "options: got init"),
+        (lambda: EMAVectorQuantizer.from_codebook(torch.zeros(2, 2)), "codebook: got zeros only"),
+        (lambda: EMAVectorQuantizer.from_codebook(torch.eye(2) * torch.tensor([0, 1]), cosine=True), "of length 0"),
+        (lambda: EMAVectorQuantizer(K, D, init="given")(latents()), "init: got 'given' and no codes"),
+        (lambda: EMAVectorQuantizer(K, D, init="given").encode(latents()), "init: got 'given' and no codes"),
+        (lambda: companion.quantizers.k_means(torch.zeros(9, 2), 2, cosine=True), "vectors: got one of length 0"),
+        (lambda: companion.quantizers.cosine_lookup(torch.ones(2, 2), torch.zeros(2, 2)), "codebook: got one of leng"),
+        (lambda: vector()(latents().to("meta")), "z: got it on meta, want cpu"),
     ],
 )
 def test_a_codebook_that_cannot_be_given_is_refused_by_name(build, says):
@@ -387,3 +394,5 @@ def test_encoding_with_codes_that_never_saw_data_is_said_once():
         warnings.simplefilter("error")
         assert torch.equal(quantizer.encode(latents()), quantizer.encode(latents()))
         assert ema(init="uniform").encode(latents()).shape == (48, 3, 2)
+    with pytest.warns(UserWarning, match="still random; it is frozen"):
+        EMAVectorQuantizer(K, D, frozen=True)(latents())

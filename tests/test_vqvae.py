@@ -79,6 +79,21 @@ def test_a_decoder_that_enlarges_by_another_factor_is_named():
         wrong(torch.rand(2, 1, 12, 12))
 
 
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m, x: VQVAE(m.encoder, m.decoder, m.quantizer), "quantizer: got a ResNetDecoder"),
+        (lambda m, x: VQVAE(m.encoder, VectorQuantizer(16, 5), m.decoder)(x), "encoder: it made latents of 4 channels"),
+        (lambda m, x: VQVAE(m.encoder, m.quantizer, ResNetDecoder(1, 5, hidden=8))(x), "decoder: it does not take"),
+        (lambda m, x: m.decode(torch.zeros(2, 3, 3, 2, dtype=torch.int64)), r"indices: got shape \(2, 3, 3, 2\)"),
+        (lambda m, x: m.decode(m.encode(x).to("meta")), "indices: got it on meta, want cpu"),
+    ],
+)
+def test_parts_and_indices_that_do_not_fit_are_named_as_the_caller_knows_them(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(model(), torch.rand(2, 1, 12, 12))
+
+
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match="quantizer_weight: got -1"):
         model(quantizer_weight=-1)

@@ -51,6 +51,7 @@ class Quantizer(Configured, nn.Module, ABC):
             ValueError: ``z`` has another shape, or holds NaN or infinity; nothing was learnt then.
         """
         check_latents(z, self.dim)
+        self._check_device("z", z)
         if self.training and not self.prepared:
             self.prepare(z.detach())
         quantized = self.quantize(z)
@@ -93,6 +94,11 @@ class Quantizer(Configured, nn.Module, ABC):
             ValueError: the indices are not int64, one lies outside 0…K − 1, or ``depth`` is not from 1 to R.
         """
 
+    def _check_device(self, name: str, value: Tensor) -> None:
+        own = next((tensor for tensor in (*self.parameters(), *self.buffers())), None)
+        if own is not None and own.device != value.device:
+            raise ValueError(f"{name}: got it on {value.device}, want {own.device} as the quantizer")
+
 
 class VectorwiseQuantizer(Quantizer):
     """A quantizer that looks at each vector by itself: latents become rows, and what is found goes back onto the grid.
@@ -123,11 +129,13 @@ class VectorwiseQuantizer(Quantizer):
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)
+        self._check_device("z", z)
         with torch.autocast(z.device.type, enabled=False):
             return self.encode_rows(rows(working(z))).reshape(z.shape[:1] + z.shape[2:])
 
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         check_codes("indices", indices, self.num_codes)
+        self._check_device("indices", indices)
         if depth is not None:
             check_whole("depth", depth, most=1)
         return self.codes(indices).movedim(-1, 1)

@@ -1,5 +1,6 @@
 """A codebook that follows its data without gradients: exponential moving averages (chapter 05)."""
 
+import math
 import warnings
 from typing import Any, Literal, Self
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from companion._arguments import (
+    check_between,
     check_choice,
     check_codes,
     check_flag,
@@ -102,9 +104,11 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.decay, self.commitment_weight, self.smoothing = decay, commitment_weight, smoothing
         self.init, self.restart_below, self.cosine = init, restart_below, cosine
         self.estimator, self.seed, self.frozen = estimator, seed, frozen
-        self._warned = False
+        self._said = False
         self.stream = 0  # which of the draws with this seed; a residual quantizer numbers its members
         codes = first_codes(num_codes, dim, estimator)
+        if init == "given":
+            codes = torch.zeros_like(codes)  # until they are
         self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
         self.register_buffer("counts", torch.zeros(num_codes))  # N_k: nothing was seen yet
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
@@ -126,6 +130,10 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             ValueError: another shape, a number that is not finite, or ``init`` or a size among the options.
         """
         check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
+        if options.get("cosine"):
+            _check_lengths("codebook", codebook)
+        if not bool(codebook.any()):
+            raise ValueError("codebook: got zeros only, want codes")
         if fixed := {"init", "num_codes", "dim"} & options.keys():
             raise ValueError(f"options: got {', '.join(sorted(fixed))}, want none of them: the codebook decides")
         made = cls(*codebook.shape, init="given", **options)
@@ -145,6 +153,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         return self
 
     def quantize_rows(self, vectors: Tensor) -> Quantized:  # for example (1024, 64): see VectorwiseQuantizer
+        self._say_if_random()
         vectors = self._scaled(vectors)
         indices = self._search(vectors)  # (1024,)
         codes = functional.embedding(indices, self.codebook)  # (1024, 64); a buffer: no gradient goes there
@@ -165,6 +174,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         seen. Codes that were given stay, and share that batch evenly."""
         vectors = self._scaled(rows(working(z)))
         if self.init == "given":
+            self._check_given()
             available = _processes.total(torch.tensor(float(len(vectors)), device=z.device))
             self.counts.fill_(float(available) / self.num_codes)
         else:
@@ -188,16 +198,28 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.step += 1
 
     def encode_rows(self, vectors: Tensor) -> Tensor:
-        if not self.prepared and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "EMAVectorQuantizer: its codes are still random; k-means takes them from the first training batch",
-                stacklevel=2,
-            )
+        self._say_if_random()
         return self._search(self._scaled(vectors))
 
     def codes(self, indices: Tensor) -> Tensor:
         return functional.embedding(indices, self.codebook)
+
+    def _say_if_random(self) -> None:
+        """Once: before the first training batch there are no codes from data."""
+        if self._said or self.init == "uniform" or not checks_values(self.counts):
+            return
+        if self.init == "given":
+            self._check_given()
+        elif int(self.step) == 0 and not bool(self.counts.any()):
+            later = "it is frozen" if self.frozen else "k-means takes them from the first training batch"
+            warnings.warn(f"EMAVectorQuantizer: its codes are still random; {later}", stacklevel=2)
+        self._said = True
+
+    def _check_given(self) -> None:
+        if not bool(self.codebook.any()):
+            raise ValueError(
+                "init: got 'given' and no codes, want EMAVectorQuantizer.from_codebook(codes), or a file to load"
+            )
 
     def _restart(self, vectors: Tensor) -> None:
         if number := int(_dead(self.counts, self.restart_below).sum()):
@@ -256,7 +278,8 @@ def ema_step(
     check_number("smoothing", smoothing, least=0)
     check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
     for name, value in (("counts", counts), ("n", n)):
-        check_tensor(name, value, shape=(len(codebook),), finite=True)
+        check_tensor(name, value, shape=(len(codebook),))
+        check_between(name, value, 0, math.inf)
     check_tensor("s", s, shape=tuple(codebook.shape), finite=True)
     counts = (decay * counts).add_(n, alpha=1 - decay)
     total = counts.sum()
@@ -282,7 +305,8 @@ def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below:
     """
     check_number("restart_below", restart_below, least=0, below=1)
     check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
-    check_tensor("counts", counts, shape=(len(codebook),), finite=True)
+    check_tensor("counts", counts, shape=(len(codebook),))
+    check_between("counts", counts, 0, math.inf)
     check_tensor("candidates", candidates, finite=True)
     if candidates.ndim != 2 or candidates.shape[1] != codebook.shape[1]:
         raise ValueError(f"candidates: got shape {tuple(candidates.shape)}, want (n, {codebook.shape[1]})")
@@ -293,6 +317,11 @@ def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below:
     codebook[dead] = candidates[: int(dead.sum())].to(codebook.dtype)
     counts[dead] = threshold
     return codebook, counts
+
+
+def _check_lengths(name: str, vectors: Tensor) -> None:
+    if checks_values(vectors) and not bool((vectors.norm(dim=1) > 0).all()):
+        raise ValueError(f"{name}: got one of length 0, want vectors with a direction (cosine compares angles)")
 
 
 def _dead(counts: Tensor, restart_below: float) -> Tensor:
@@ -312,6 +341,7 @@ def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:
     """
     for name, value in (("z", z), ("codebook", codebook)):
         check_tensor(name, value, shape=("N", "D"))
+    _check_lengths("codebook", codebook)
     return nearest_code(functional.normalize(z, dim=1), functional.normalize(codebook, dim=1))
 
 
@@ -339,6 +369,8 @@ def k_means(
     check_whole("seed", seed, least=0)
     check_whole("stream", stream, least=0)
     check_flag("cosine", cosine)
+    if cosine:
+        _check_lengths("vectors", vectors[vectors.norm(dim=1).argmax(keepdim=True)])
     available = int(_processes.total(torch.tensor(len(vectors), device=vectors.device)))
     if available < num_codes:
         raise ValueError(

@@ -34,6 +34,8 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     if z.ndim != 2:
         raise ValueError(f"z: got shape {tuple(z.shape)}, want (N, D)")
     check_tensor("codebook", codebook, shape=("K", z.shape[1]))
+    if z.device != codebook.device:
+        raise ValueError(f"z: got it on {z.device}, want {codebook.device} as the codebook")
     check_finite("codebook", codebook)
     check_finite("z", z)
     with torch.autocast(z.device.type, enabled=False), _exact_products():
