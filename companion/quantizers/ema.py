@@ -278,7 +278,7 @@ def ema_step(
     check_number("smoothing", smoothing, least=0)
     check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
     for name, value in (("counts", counts), ("n", n)):
-        check_tensor(name, value, shape=(len(codebook),))
+        check_tensor(name, value, shape=(len(codebook),), finite=True)
         check_between(name, value, 0, math.inf)
     check_tensor("s", s, shape=tuple(codebook.shape), finite=True)
     counts = (decay * counts).add_(n, alpha=1 - decay)
@@ -305,7 +305,7 @@ def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below:
     """
     check_number("restart_below", restart_below, least=0, below=1)
     check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
-    check_tensor("counts", counts, shape=(len(codebook),))
+    check_tensor("counts", counts, shape=(len(codebook),), finite=True)
     check_between("counts", counts, 0, math.inf)
     check_tensor("candidates", candidates, finite=True)
     if candidates.ndim != 2 or candidates.shape[1] != codebook.shape[1]:
