@@ -118,6 +118,23 @@ def test_a_code_takes_the_bytes_that_it_needs_and_none_overflows(num_codes, size
     assert torch.tensor([70_000]).to(torch.int16).item() == 4464  # which is what used to be written for K = 16
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "path: got .*, want a name that ends in .safetensors"),
+        ("codes.pt", "path: got .*codes.pt', want a name that ends in .safetensors"),
+        ("\0.safetensors", "path: got .*, want a name that ends in .safetensors"),
+        ("folder.safetensors", "path: got .*folder.safetensors, which is a folder, want a file"),
+    ],
+)
+def test_codes_are_saved_to_a_file_that_says_what_it_is(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(ValueError, match=f"^{message}"):
+        some().save(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
 def test_every_flipped_bit_and_every_cut_of_a_file_of_codes_is_noticed_or_harmless(tmp_path):
     codes, path = tokenize(tokenizer(), IMAGES), tmp_path / "c.safetensors"
     codes.save(path)
