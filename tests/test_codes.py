@@ -314,6 +314,24 @@ def test_a_label_without_a_class_is_refused():
         fitted(a_prior(codes, num_classes=3), codes)
 
 
+def test_codes_of_another_number_or_grid_are_refused_before_the_first_step():
+    codes = tokenize(tokenizer(), IMAGES)
+    more = CodeSet(codes.codes, codes.labels, 16, codes.tokenizer)
+    smaller = CodeSet(codes.codes[:, 1:], codes.labels, 8, codes.tokenizer)
+    for prior, options, message in (
+        (a_prior(more), {}, "train: got codes with num_codes=8, want the 16 of the prior"),
+        (a_prior(codes), {"validation": more}, "validation: got codes with num_codes=16, want the 8 of the prior"),
+        (a_prior(codes), {"validation": smaller}, r"validation: got examples of shape \(6, 7\), want \(7, 7\) as"),
+        (a_prior(codes, num_classes=3), {"validation": codes}, r"train\.labels: got 0 to \d+, want 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            fitted(prior, codes, **options)
+        assert prior.tokenizer == ""
+    vqvae = tokenizer()
+    with pytest.raises(ValueError, match="validation: got codes with num_codes=16, want 8 as train has"):
+        fitted(vqvae, codes, validation=more, objective=lambda model, k, labels: None)
+
+
 def test_a_prior_of_another_tokenizer_does_not_learn_these_codes(tmp_path):
     codes = tokenize(tokenizer(), IMAGES)
     other = tokenize(tokenizer(seed=1), IMAGES)
