@@ -92,11 +92,20 @@ class CodeSet:
         return replace(self, codes=self.codes.to(device), labels=self.labels.to(device))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all; a code takes one, two, four or eight bytes, as K needs."""
+        """Write one safetensors file, whole or not at all; a code takes one, two, four or eight bytes, as K needs.
+
+        Raises:
+            ValueError: ``path`` is a folder, or does not end in ``.safetensors``.
+        """
+        path = as_path(path)
+        if path.suffix != ".safetensors" or "\0" in str(path):
+            raise ValueError(f"path: got {str(path)!r}, want a name that ends in .safetensors")
+        if path.is_dir():
+            raise ValueError(f"path: got {path}, which is a folder, want a file")
         small = next(kind for kind in _KINDS if self.num_codes - 1 <= torch.iinfo(kind).max)
         tensors = {"codes": self.codes.cpu().to(small).contiguous(), "labels": self.labels.cpu().contiguous()}
         about = {"format": "companion codes", "version": FORMAT_VERSION}
-        write_tensors(as_path(path), tensors, about | {"num_codes": int(self.num_codes), "tokenizer": self.tokenizer})
+        write_tensors(path, tensors, about | {"num_codes": int(self.num_codes), "tokenizer": self.tokenizer})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CodeSet":

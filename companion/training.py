@@ -2,10 +2,11 @@
 
 import functools
 import html
+import inspect
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import (
+    brief,
+    check_between,
     check_choice,
     check_flag,
     check_instance,
@@ -38,6 +41,7 @@ from companion._runs import (
 )
 from companion.checkpoint import Configured, unwrapped
 from companion.codes import CodeSet
+from companion.data.images import ImageSet
 from companion.metrics import perplexity
 from companion.priors.base import Prior
 
@@ -56,10 +60,15 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
 
     Returns:
         The loss that the step was made from, detached.
+
+    Raises:
+        ValueError: ``optimizer`` has none of the model's parameters or needs a closure, or the loss has no gradient.
     """
     check_module("model", model)
     check_instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+    _check_optimizer(optimizer, model)
     loss: Tensor = model(x).loss
+    _check_gradient("model", loss)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -106,7 +115,7 @@ def fit(
 
     Randomness: ``seed`` decides the order of the examples and starts torch's generators, which models draw
     from (each process its own stream, validation always the same one). Afterwards the caller's generators are
-    as they were. Initial weights are the caller's.
+    as they were. Initial weights are the caller's. Gradients are on, also where the caller has them off.
 
     Resume: with ``run``, the same call goes on from where the run ended, whatever ended it. History and
     weights are then those of a run that never stopped, to the bit on a CPU with the same number of
@@ -138,9 +147,12 @@ def fit(
     Raises:
         ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
             holds a run with other settings (``epochs`` may grow); ``objective`` gives something else; the codes are of
-            another tokenizer than the prior's.
-        FloatingPointError: a term is no longer finite; the message says which, and at which step.
+            another tokenizer than the prior's; it is called under ``torch.inference_mode()``.
+        FloatingPointError: a term, or what the model makes on the way to it, is no longer finite; the message says
+            which, and at which step.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("fit: got a call under torch.inference_mode(), want one outside, as nothing is learnt there")
     _check(model, train, validation, objective, optimizer, run, device)
     check_size("epochs", epochs)
     check_size("batch_size", batch_size)
@@ -154,10 +166,12 @@ def fit(
             raise ValueError("save_every: got it without run, the folder to save into")
     if batch_size > len(train):
         raise ValueError(f"batch_size: got {batch_size}, want at most the {len(train)} examples of train")
+    _check_examples(model, objective, train, validation)
     _check_tokenizer(model, train, validation)
     epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # of numpy's, plain ones
     tqdm = require("tqdm.auto", extra="train", what="fit").tqdm
     with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
         accelerator = stack.enter_context(own_accelerator(precision, device))
         stack.enter_context(random_state_kept(accelerator.device))
         world = accelerator.num_processes
@@ -167,8 +181,14 @@ def fit(
 
         model.to(accelerator.device)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        chosen = optimizer(parameters) if optimizer else torch.optim.Adam(parameters, lr=lr)
-        _check_optimizer(chosen, run)
+        try:
+            chosen = optimizer(parameters) if optimizer else torch.optim.Adam(parameters, lr=lr)
+        except TypeError as error:
+            raise ValueError(f"optimizer: called with the list of the model's parameters: {error}") from error
+        if not isinstance(chosen, torch.optim.Optimizer):
+            raise ValueError(f"optimizer: it made a {type(chosen).__name__}, want a torch.optim.Optimizer")
+        _check_optimizer(chosen, model)
+        _check_schedule(chosen, run)
         stack.callback(model.eval)  # however it ends
         stack.callback(chosen.zero_grad)
         states = None
@@ -242,16 +262,17 @@ class History:
         if not self.rows:
             axes.set(xlabel="epoch", ylabel=term, title="Stopped before the first step was done")
             return figure  # type: ignore[no-any-return]
-        first = self.rows[0]
-        if not isinstance(term, str) or term not in first:
-            raise ValueError(f"term: got {term!r}, want one of {', '.join(list(first)[2:])}")
-        epochs = [row["epoch"] for row in self.rows]
+        logged = [name for name in self.rows[0] if all(name in row for row in self.rows)]
+        terms = [name for name in logged if name not in ("epoch", "step")]
+        if not isinstance(term, str) or term not in terms:
+            raise ValueError(f"term: got {term!r}, want one of {', '.join(terms) or 'none, as the rows have no term'}")
+        epochs = [row.get("epoch", i) for i, row in enumerate(self.rows, 1)]
         ends = []
         for label, name, colour, style in (
             ("training", term, "train", "-o"),
             ("validation", f"validation_{term}", "validation", "--s"),
         ):
-            if name in first:
+            if name in logged:
                 values = [row[name] for row in self.rows]
                 axes.plot(epochs, values, style, markersize=4, color=plots.COLOURS[colour], label=label)
                 ends.append(f"{label} {values[0]:.3g} → {values[-1]:.3g}")
@@ -302,6 +323,7 @@ class _Loop:
         self.training_terms, self.optimizer = accelerator.prepare(self.terms, optimizer)
         self.steps = len(train) // batch_size  # in an epoch
         self.step, self.means, self.rows = 0, _Means(), list[Row]()
+        self.learns = False  # whether a gradient has reached the model
         set_random_state(self.device, seeded(self.device, seed, self.rank))
         if states and (saved := states.newest()):
             self._restore(saved)
@@ -314,12 +336,16 @@ class _Loop:
         for i in range(self.step - epoch * self.steps, self.steps):
             batch = order[i * self.batch_size : (i + 1) * self.batch_size]
             indices = batch.chunk(self.world)[self.rank]  # joined in the order of ranks they are the batch again
+            where = f"step {self.step + 1} (epoch {epoch + 1})"
             self.optimizer.zero_grad()
-            terms = self.training_terms(*self._batch(self.train, indices))
+            terms = self._terms(self.training_terms, "train", indices, where)
             self.accelerator.backward(terms["loss"])
+            self.learns = self.learns or any(p.grad is not None for p in self.model.parameters())
+            if not self.learns:
+                raise ValueError("objective: got a loss of another model, want one of the model that it is called with")
             self.optimizer.step()
             self.step += 1
-            self.means.add(terms, len(indices), f"step {self.step} (epoch {epoch + 1})")
+            self.means.add(terms, len(indices), where)
             if self.means.due:  # for when the bar moves next: how often it does is tqdm's to say (TQDM_MININTERVAL)
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {self.means.read():.4g}", refresh=False)
             bar.update()
@@ -343,7 +369,7 @@ class _Loop:
             for buffer in self.model.buffers():
                 broadcast(buffer)
         if self.validation is not None:
-            row |= {f"validation_{name}": value for name, value in self._validate(self.validation).items()}
+            row |= {f"validation_{name}": value for name, value in self._validate(len(self.validation)).items()}
         return row
 
     def save(self) -> None:
@@ -371,26 +397,46 @@ class _Loop:
         self.means = _Means(**mine["means"])
         set_random_state(self.device, mine["random"])
 
-    def _validate(self, examples: Examples) -> Row:
-        """The mean of each term over all examples, shared out among the processes."""
+    def _validate(self, n: int) -> Row:
+        """The mean of each term over all ``n`` examples, shared out among the processes."""
         self.model.eval()
         means = _Means()
         with random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
             set_random_state(self.device, seeded(self.device, self.seed, self.rank, 1))  # every time the same
-            for start in range(0, len(examples), self.batch_size):
-                indices = torch.arange(start, min(start + self.batch_size, len(examples)), device="cpu")
+            for start in range(0, n, self.batch_size):
+                indices = torch.arange(start, min(start + self.batch_size, n), device="cpu")
                 indices = indices[self.rank :: self.world]
                 if len(indices):
-                    terms = self.terms(*self._batch(examples, indices))
-                    means.add(terms, len(indices), f"validation after step {self.step}")
+                    where = f"validation after step {self.step}"
+                    means.add(self._terms(self.terms, "validation", indices, where), len(indices), where)
         return means.over_processes()
 
-    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, ...]:
-        batch = examples.batch(indices, self.device)
-        if not isinstance(batch, tuple | list):
-            name = "train" if examples is self.train else "validation"
-            raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
-        return tuple(batch)
+    def _terms(self, terms: nn.Module, name: str, indices: Tensor, where: str) -> dict[str, Tensor]:
+        """The terms of a batch of the examples called ``name``; where the model refuses it, the cause if it is known.
+
+        Raises:
+            FloatingPointError: the weights, or what comes from them, are not finite, which the model may see first.
+            ValueError: weights and examples are of different types.
+        """
+        batch = _batch(name, getattr(self, name), indices, self.device)
+        try:
+            return terms(*batch)  # type: ignore[no-any-return]
+        except (ValueError, RuntimeError) as error:
+            self.means.read()  # where a step before this one was not finite, that comes first
+            broken = "want finite ones" in str(error) or not _all_finite(self.model.parameters())
+            if isinstance(error, ValueError) and broken and _all_finite(batch):
+                raise FloatingPointError(
+                    f"the model's weights or latents are no longer finite at {where}: training cannot go on from there "
+                    f"({error})"
+                ) from error
+            have = [p.dtype for p in self.model.parameters() if p.is_floating_point()]
+            given = [value.dtype for value in batch[:1] if isinstance(value, Tensor) and value.is_floating_point()]
+            if type(error) in (ValueError, RuntimeError) and have and given and given[0] not in have:
+                way = "model.float()" if given[0] == torch.float32 else f"model.to({given[0]})"
+                raise ValueError(
+                    f"model: got weights of {have[0]}, want {given[0]} as the examples of {name} are: {way} ({error})"
+                ) from error
+            raise
 
 
 class _Terms(nn.Module):
@@ -400,13 +446,17 @@ class _Terms(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective or _the_models_own
+        self.origin = "objective" if objective else "model"  # of the result
 
     def forward(self, *batch: Tensor) -> dict[str, Tensor]:
         result = self.objective(self.model, *batch)
         loss = getattr(result, "loss", None)
         if not is_dataclass(result) or not isinstance(loss, Tensor) or loss.ndim:
             kind = type(result).__name__
-            raise ValueError(f"objective: got a {kind}, want a dataclass with a field loss, a 0-dim tensor")
+            what = f"{kind} whose loss is {brief(loss)}" if hasattr(result, "loss") else kind
+            raise ValueError(f"{self.origin}: got a {what}, want a dataclass with a field loss, a 0-dim tensor")
+        if torch.is_grad_enabled():
+            _check_gradient(self.origin, loss)
         values: dict[str, Any] = {}
         for f in fields(result):
             value = getattr(result, f.name)
@@ -578,12 +628,88 @@ def _check(
             raise ValueError(f"{name}: got a {type(function).__name__}, want a function, or None")
     if run is not None and not isinstance(run, str | os.PathLike):
         raise ValueError(f"run: got a {type(run).__name__}, want the path of a folder")
+    if run == "" or (run is not None and "\0" in str(run)):  # Path("") is the working directory
+        raise ValueError(f"run: got {str(run)!r}, want the path of a folder")
     if run is not None and Path(run).exists() and not Path(run).is_dir():
         raise ValueError(f"run: got {run}, which is a file, want a folder")
     try:
         torch.device(device or "cpu")
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device: got {device!r}, want a device, such as 'cpu' or 'cuda'") from error
+
+
+def _check_examples(
+    model: nn.Module, objective: Callable[..., Any] | None, train: Examples, validation: Examples | None
+) -> None:
+    """That examples fit model, objective and each other: a few of each are looked at before the first step."""
+    prior, cpu = unwrapped(model, "model"), torch.device("cpu")
+    own = isinstance(prior, Prior) and objective is None  # a given objective may make other codes and labels of them
+    batches = {}
+    for name, examples in (("train", train), ("validation", validation)):
+        if examples is None:
+            continue
+        if isinstance(prior, Prior) and own and isinstance(examples, CodeSet):
+            if examples.num_codes != prior.num_codes:
+                raise ValueError(
+                    f"{name}: got codes with num_codes={examples.num_codes}, want the {prior.num_codes} of the prior"
+                )
+            if prior.num_classes:
+                check_between(f"{name}.labels", examples.labels, 0, prior.num_classes - 1)
+        with random_state_kept(cpu):
+            batches[name] = _batch(name, examples, torch.arange(min(2, len(examples)), device="cpu"), cpu)
+        if objective is not None:
+            _check_takes(objective, model, name, batches[name])
+    if validation is None:
+        return
+    if isinstance(train, CodeSet) and isinstance(validation, CodeSet) and train.num_codes != validation.num_codes:
+        raise ValueError(
+            f"validation: got codes with num_codes={validation.num_codes}, want {train.num_codes} as train has"
+        )
+    if isinstance(train, ImageSet) and isinstance(validation, ImageSet):
+        there, here = list(train.classes), list(validation.classes)
+        if there != here:
+            raise ValueError(f"validation: got the classes {', '.join(here)}, want those of train, {', '.join(there)}")
+    used = 1 if objective is None and not (isinstance(prior, Prior) and prior.num_classes) else None
+    for i, (want, got) in enumerate(zip(batches["train"][:used], batches["validation"][:used], strict=False)):
+        if isinstance(want, Tensor) and isinstance(got, Tensor) and want.shape[1:] != got.shape[1:]:
+            raise ValueError(
+                f"validation: got examples of shape {tuple(got.shape[1:])}, want {tuple(want.shape[1:])} as those of "
+                f"train have (tensor {i} of a batch)"
+            )
+
+
+def _check_takes(objective: Callable[..., Any], model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> None:
+    try:
+        signature = inspect.signature(objective)
+    except (TypeError, ValueError):  # of a function in C it is not known
+        return
+    try:
+        signature.bind(model, *batch)
+    except TypeError as error:
+        tensors = "1 tensor" if len(batch) == 1 else f"{len(batch)} tensors"
+        raise ValueError(
+            f"objective: got one that cannot be called with what it is given, the model and the {tensors} of a batch "
+            f"of {name}: {error}"
+        ) from error
+
+
+def _batch(name: str, examples: Examples, indices: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    batch = examples.batch(indices, device)
+    if not isinstance(batch, tuple | list):
+        raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
+    return tuple(batch)
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in tensors if isinstance(value, Tensor))
+
+
+def _check_gradient(name: str, loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{name}: got a loss without a gradient, want one that depends on the model's parameters: it was detached, "
+            "made under torch.no_grad() or torch.inference_mode(), or comes from elsewhere"
+        )
 
 
 def _check_tokenizer(model: nn.Module, train: Examples, validation: Examples | None) -> None:
@@ -602,9 +728,15 @@ def _check_tokenizer(model: nn.Module, train: Examples, validation: Examples | N
     prior.tokenizer = named
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, run: str | os.PathLike[str] | None) -> None:
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"optimizer: it made a {type(optimizer).__name__}, want a torch.optim.Optimizer")
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("optimizer: got LBFGS, which needs a closure, want one whose step() needs none, such as Adam")
+    mine = {id(p) for p in model.parameters()}
+    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer: got one without any of the model's parameters, want one made from them")
+
+
+def _check_schedule(optimizer: torch.optim.Optimizer, run: str | os.PathLike[str] | None) -> None:
     scheduled = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave that
     if run is not None and scheduled:
         raise ValueError(

@@ -118,6 +118,23 @@ def test_a_code_takes_the_bytes_that_it_needs_and_none_overflows(num_codes, size
     assert torch.tensor([70_000]).to(torch.int16).item() == 4464  # which is what used to be written for K = 16
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "path: got .*, want a name that ends in .safetensors"),
+        ("codes.pt", "path: got .*codes.pt', want a name that ends in .safetensors"),
+        ("\0.safetensors", "path: got .*, want a name that ends in .safetensors"),
+        ("folder.safetensors", "path: got .*folder.safetensors, which is a folder, want a file"),
+    ],
+)
+def test_codes_are_saved_to_a_file_that_says_what_it_is(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(ValueError, match=f"^{message}"):
+        some().save(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
 def test_every_flipped_bit_and_every_cut_of_a_file_of_codes_is_noticed_or_harmless(tmp_path):
     codes, path = tokenize(tokenizer(), IMAGES), tmp_path / "c.safetensors"
     codes.save(path)
@@ -295,6 +312,24 @@ def test_a_label_without_a_class_is_refused():
     codes = tokenize(tokenizer(), IMAGES)
     with pytest.raises(ValueError, match=r"labels: got .*, want 0 to 2"):
         fitted(a_prior(codes, num_classes=3), codes)
+
+
+def test_codes_of_another_number_or_grid_are_refused_before_the_first_step():
+    codes = tokenize(tokenizer(), IMAGES)
+    more = CodeSet(codes.codes, codes.labels, 16, codes.tokenizer)
+    smaller = CodeSet(codes.codes[:, 1:], codes.labels, 8, codes.tokenizer)
+    for prior, options, message in (
+        (a_prior(more), {}, "train: got codes with num_codes=8, want the 16 of the prior"),
+        (a_prior(codes), {"validation": more}, "validation: got codes with num_codes=16, want the 8 of the prior"),
+        (a_prior(codes), {"validation": smaller}, r"validation: got examples of shape \(6, 7\), want \(7, 7\) as"),
+        (a_prior(codes, num_classes=3), {"validation": codes}, r"train\.labels: got 0 to \d+, want 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            fitted(prior, codes, **options)
+        assert prior.tokenizer == ""
+    vqvae = tokenizer()
+    with pytest.raises(ValueError, match="validation: got codes with num_codes=16, want 8 as train has"):
+        fitted(vqvae, codes, validation=more, objective=lambda model, k, labels: None)
 
 
 def test_a_prior_of_another_tokenizer_does_not_learn_these_codes(tmp_path):

@@ -162,6 +162,7 @@ def test_an_image_set_says_what_it_is() -> None:
         ({"labels": [0] * 6}, r"labels: got .*, want a tensor, int64"),
         ({"classes": "abc"}, r"classes: got 'abc', want a tuple of names"),
         ({"classes": (1, 2, 3)}, r"classes: got \(1, 2, 3\), want a tuple of names"),
+        ({"classes": ("a", "b", "a")}, r"classes: got 'a' more than once, want another name for each"),
         ({"name": None}, r"name: got a NoneType, want a string"),
     ],
 )
@@ -310,7 +311,9 @@ for name in ("mnist", "cifar10", sys.argv[1]):
         ({"split": None}, "split: got a NoneType, want a string"),
         ({"root": 3}, "root: got a int, want a string or a path"),
         ({"image_size": 32}, "image_size: got 32, want 28"),
-        ({"image_size": 0}, "image_size: got 0, want a whole number of at least 1"),
+        ({"image_size": 0}, "image_size: got 0, want a whole number from 1 to 8192"),
+        ({"name": "mnist", "image_size": 10**6}, "image_size: got 1000000, want a whole number from 1 to 8192"),
+        ({"name": ""}, "name: got '', want one of glyphs, .* or the path of a folder"),
     ],
 )
 def test_load_refuses_wrong_arguments_by_name(arguments: dict[str, Any], message: str) -> None:
@@ -567,6 +570,33 @@ def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
         load(tmp_path, "val")
     with pytest.raises(ValueError, match=r"split: got 'test', want .*no folders train and test"):
         load(tmp_path / "train", "test")
+
+
+def test_a_class_has_the_same_label_in_train_and_test(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "train/c", "test/b", "test/c"):
+        paint(tmp_path / name / "1.png", ord(name[-1]))
+    train, test = load(tmp_path), load(tmp_path, "test")
+    assert test.classes == train.classes == ("a", "b", "c")
+    assert test.labels.tolist() == [1, 2]  # numbered by its own sub-folders: [0, 1]
+    paint(tmp_path / "test" / "d" / "1.png", 1)
+    with pytest.raises(ValueError, match=r"^split: got 'test' with the class 'd', want those of train: a, b, c"):
+        load(tmp_path, "test")
+
+
+def test_splits_without_classes_have_the_one_class(tmp_path: Path) -> None:
+    paint(tmp_path / "pets" / "train" / "1.png", 1)
+    paint(tmp_path / "pets" / "test" / "1.png", 2)
+    assert load(tmp_path / "pets").classes == load(tmp_path / "pets", "test").classes == ("pets",)
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Test"), ("training", "testing"), ("train", "Test"), ("TRAIN", "TEST", "x")]
+)
+def test_splits_of_another_spelling_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        paint(tmp_path / name / "a" / "1.png", 1)
+    with pytest.raises(ValueError, match=r"^name: got .*, which look like splits .* want splits .* train and test"):
+        load(tmp_path)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

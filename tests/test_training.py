@@ -36,6 +36,14 @@ WORKER = Path(__file__).parent / "workers" / "fit_worker.py"
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
 
 
+class Wide(Digits):
+    """Images of another shape than those of Digits."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        super().__init__(n, seed)
+        self.x = torch.rand(n, 1, 4, 6)
+
+
 def noisy(noise: float = 0.1, seed: int = 0) -> Noisy:
     torch.manual_seed(seed)
     return Noisy(noise)
@@ -817,21 +825,134 @@ def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any
         ({"save_every": 0, "run": "unused"}, "save_every: got 0, want a whole number from 1"),
         ({"run": __file__}, r"run: got .*, which is a file, want a folder"),
         ({"run": 3}, "run: got a int, want the path of a folder"),
+        ({"run": ""}, "run: got '', want the path of a folder"),
+        ({"run": "a\0b"}, "run: got .*, want the path of a folder"),
         ({"device": "banana"}, "device: got 'banana', want a device"),
         ({"device": 3.5}, "device: got 3.5, want a device"),
         ({"objective": "mse"}, "objective: got a str, want a function, or None"),
         ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, "optimizer: got a Adam, want a function, or None"),
         ({"optimizer": lambda parameters: parameters}, "optimizer: it made a list, want a torch.optim.Optimizer"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: got LBFGS, which needs a closure"),
+        (
+            {"optimizer": lambda _: torch.optim.Adam(noisy().parameters())},
+            "optimizer: got one without any of the model",
+        ),
+        (
+            {"optimizer": partial(torch.optim.Adam, rate=1)},
+            "optimizer: called with the list of .* parameters: .*'rate'",
+        ),
+        ({"optimizer": lambda: None}, "optimizer: called with the list of the model's parameters"),
+        (
+            {"objective": lambda model, x: model(x)},
+            "objective: got one that cannot be called .* the 2 tensors .* of train",
+        ),
         ({"validation": [1, 2]}, "validation: got a list, want examples with len"),
         ({"validation": 3}, "validation: got a int, want examples with len"),
         ({"validation": Digits(0, 1)}, "validation: got no examples"),
         ({"objective": lambda model, x, y: model(x).loss}, "objective: got a Tensor, want a dataclass"),
-        ({"objective": lambda model, x, y: Output(x, x, x)}, "objective: got a Output.* a 0-dim tensor"),
+        (
+            {"objective": lambda model, x, y: Output(x, x, x)},
+            r"objective: got a Output whose loss is a float32 tensor of shape \(8, 1, 4, 4\), want .* a 0-dim tensor",
+        ),
+        ({"objective": lambda model, x, y: Output(x, x, 0.5)}, "objective: got a Output whose loss is 0.5, want"),
+        (
+            {"objective": lambda model, x, y: Output(x, x, objective(model, x, y).loss.detach())},
+            r"objective: got a loss without a gradient, .* detached, made under torch.no_grad\(\)",
+        ),
+        (
+            {"objective": lambda model, x, y: objective(noisy(), x, y)},
+            "objective: got a loss of another model, want one of the model that it is called with",
+        ),
+        ({"validation": Wide(11, 2)}, r"validation: got examples of shape \(1, 4, 6\), want \(1, 4, 4\) as .* train"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(noisy(), **options)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda model: torch.optim.SGD(noisy().parameters(), 0.1), "optimizer: got one without any of the model's"),
+        (lambda model: torch.optim.LBFGS(model.parameters()), "optimizer: got LBFGS, which needs a closure"),
+    ],
+)
+def test_a_step_needs_an_optimizer_of_the_model(optimizer: Any, message: str) -> None:
+    model = noisy()
+    with pytest.raises(ValueError, match=message):
+        companion.training.train_step(model, optimizer(model), torch.rand(8, 16))
+
+
+def test_where_gradients_are_off_fit_turns_them_on_and_a_step_says_so() -> None:
+    model, same = noisy(), noisy()
+    with torch.no_grad():
+        history = train(model)
+        with pytest.raises(ValueError, match="model: got a loss without a gradient, want one"):
+            companion.training.train_step(model, torch.optim.SGD(model.parameters(), 0.1), torch.rand(8, 16))
+        assert not torch.is_grad_enabled()
+    assert history == train(same)
+    assert bits(model) == bits(same)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"fit: got a call under torch.inference_mode\(\)"):
+        train(noisy())
+
+
+def test_validation_is_looked_at_before_the_first_step() -> None:
+    def never(*_: object) -> Output:
+        raise AssertionError("no step is made")
+
+    images = companion.data.load("glyphs", size=20)
+    others = companion.data.ImageSet("x", "test", images.images, images.labels, images.classes[::-1])
+    with pytest.raises(ValueError, match=r"validation: got the classes 9, 8, .*, want those of train, 0, 1, "):
+        fit(noisy(), images, epochs=1, batch_size=8, validation=others, objective=never, **QUIET)
+
+
+def a_tokenizer() -> nn.Module:
+    torch.manual_seed(0)
+    encoder, decoder = companion.ResNetEncoder(1, 4, hidden=8), companion.ResNetDecoder(1, 4, hidden=8)
+    return companion.VQVAE(encoder, companion.EMAVectorQuantizer(8, 4, init="uniform"), decoder)
+
+
+@pytest.mark.parametrize(("step", "named"), [(1, "step 1 (epoch 1)"), (3, "step 3 (epoch 2)")])
+def test_weights_that_are_not_finite_are_named_with_the_step_also_where_the_quantizer_sees_them(
+    step: int, named: str
+) -> None:
+    """Its own error, which is right where a tensor was given to it, says nothing of training."""
+    model, images = a_tokenizer(), companion.data.load("glyphs", size=16)
+    if step == 1:
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+        with pytest.raises(ValueError, match=r"^z: got \d+ NaN"):
+            model(images.batch(range(2))[0])
+
+    class Breaking(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure: Any = None) -> Any:
+            self.steps += 1
+            if self.steps == step - 1:
+                self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    message = re.escape(f"the model's weights or latents are no longer finite at {named}: ")
+    with pytest.raises(FloatingPointError, match=message):
+        fit(model, images, epochs=3, batch_size=8, optimizer=partial(Breaking, lr=0.1), **QUIET)
+
+
+def test_a_refusal_that_is_not_about_finite_numbers_stays_as_it_is() -> None:
+    def refusing(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        raise ValueError("x: got this, want that")
+
+    with pytest.raises(ValueError, match=r"^x: got this, want that$"):
+        train(noisy(), objective=refusing)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_weights_of_another_type_than_the_images_are_told_with_the_way_out(dtype: torch.dtype) -> None:
+    images = companion.data.load("glyphs", size=8)
+    message = rf"^model: got weights of {dtype}, want torch.float32 as the examples of train are: model.float\(\)"
+    with pytest.raises(ValueError, match=message):
+        fit(a_tokenizer().to(dtype), images, epochs=1, batch_size=8, **QUIET)
+    fit(a_tokenizer().to(dtype).float(), images, epochs=1, batch_size=8, **QUIET)
 
 
 def test_what_is_no_model_or_no_examples_is_told_with_what_is_wanted() -> None:
@@ -917,6 +1038,12 @@ def test_history_plots_training_and_validation() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]
     with pytest.raises(ValueError, match="term: got 'kl', want one of loss, mse"):
         history().plot("kl")
+    lacking = History([*history().rows, {"epoch": 3, "step": 18, "loss": 0.1}])
+    assert [len(line.get_xdata()) for line in lacking.plot().axes[0].lines] == [3]
+    with pytest.raises(ValueError, match=r"term: got 'mse', want one of loss$"):
+        lacking.plot("mse")
+    with pytest.raises(ValueError, match="term: got 'loss', want one of none, as the rows have no term"):
+        History([{"epoch": 1, "step": 6}]).plot()
     assert History().plot().axes[0].get_title() == "Stopped before the first step was done"
 
 

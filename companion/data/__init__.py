@@ -22,7 +22,8 @@ def load(
     Args:
         name: ``"glyphs"`` (digits drawn by the computer, 28×28), ``"mnist"``, ``"fashion-mnist"``,
             ``"cifar10"``, ``"celeba"``, or the path of a folder of images (see ``companion.data.folder``).
-        split: ``"train"`` or ``"test"``; for a folder, the sub-folder of that name where there is one.
+        split: ``"train"`` or ``"test"``; for a folder, the sub-folder of that name where there is one
+            (classes are then those of its sub-folder train).
         size: how many images. Glyphs are made to order, 10,000 where it is not given. Of the other sets all
             are kept, or ``size`` of them, drawn with ``seed``, in the order of the set.
         seed: what the random numbers depend on (together with ``split``, for glyphs).
@@ -43,7 +44,7 @@ def load(
     if size is not None:
         check_size("size", size)
     if image_size is not None:
-        check_whole("image_size", image_size)
+        check_size("image_size", image_size, most=folder.LARGEST_SIDE)
     check_whole("seed", seed, least=0)
     for argument, value, kinds, want in (
         ("name", name, str | Path, "a string or a path"),
@@ -61,7 +62,7 @@ def load(
         return glyphs.glyphs(split, size=10_000 if size is None else size, seed=seed)
     if published:
         return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
-    if not Path(name).is_dir():
+    if name == "" or not Path(name).is_dir():  # Path("") is the working directory
         names = ", ".join(("glyphs", *real.NAMES))
         raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
     return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)

@@ -1,8 +1,9 @@
 """A folder of images, as it lies on the disk.
 
 One sub-folder a class (images may lie deeper in it), or no sub-folders and one class, named like the folder.
-All of it may lie in ``train/`` and ``test/``. Files whose name starts with a dot or ends unlike an image's
-are left out, with a warning where they are pictures of a kind that is not read. The order is that of the names.
+All of it may lie in ``train/`` and ``test/``; classes are then those of ``train/`` in every split. Files whose name
+starts with a dot or ends unlike an image's are left out, with a warning where they are pictures of a kind that is not
+read. The order is that of the names.
 Images are greyscale [1, H, W] if all are, else RGB [3, H, W]; transparency is dropped; photographs are turned
 upright as their camera noted.
 """
@@ -21,26 +22,33 @@ from companion._extras import require
 from companion.data._progress import progress
 from companion.data.images import ImageSet, chosen
 
+LARGEST_SIDE = 2**13  # of an image, in pixels: a larger one is a slip
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 _OTHER_PICTURES = (
     *(".apng", ".avif", ".cr2", ".dng", ".exr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".pbm"),
     *(".psd", ".qoi", ".svg", ".tga"),
 )
 
+_OTHER_SPELLINGS = {"training": "train", "testing": "test"}
+
 
 def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: int | None) -> ImageSet:
     """The images under ``path``; see ``companion.data.load``."""
     top = _split_folder(path, split)
     classes = _folders(top) or [top]
+    names = [path.resolve().name if class_folder == top else class_folder.name for class_folder in classes]
     if classes != [top] and (loose := [file for file in _images(top, "*")]):
         raise ValueError(f"{top} has images ({loose[0].name}) beside sub-folders: move each into a class's sub-folder")
+    known = _names_in_train(path, top) or names
+    if strange := [name for name in names if name not in known]:
+        raise ValueError(f"split: got {split!r} with the class {strange[0]!r}, want those of train: {', '.join(known)}")
     files, labels = [], []
-    for label, class_folder in enumerate(classes):
+    for name, class_folder in zip(names, classes, strict=True):
         found = _images(class_folder, "**/*")
         if not found:
             raise ValueError(f"{class_folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder")
         files += found
-        labels += [label] * len(found)
+        labels += [known.index(name)] * len(found)
     if others := _named(top, "**/*", _OTHER_PICTURES):
         warnings.warn(
             f"{top}: {len(others)} pictures are left out, as their kind is not read (the first: {others[0].name}); "
@@ -53,7 +61,7 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
         split,
         read_images([files[i] for i in kept], image_size),
         torch.tensor(labels, device="cpu")[list(kept)],
-        tuple(class_folder.resolve().name for class_folder in classes),
+        tuple(known),
     )
 
 
@@ -127,13 +135,30 @@ def _is_deep(opened: Any) -> bool:
 
 def _split_folder(path: Path, split: str) -> Path:
     names = {sub.name for sub in _folders(path)}
-    splits = {"train", "test"} <= names or (names and names <= {"train", "val", "valid", "validation", "test"})
+    splits = _are_splits(names)
+    if not splits and _are_splits({_OTHER_SPELLINGS.get(name.lower(), name.lower()) for name in names}):
+        raise ValueError(
+            f"name: got {path} with the sub-folders {', '.join(sorted(names))}, which look like splits and not like "
+            "classes, want splits to be named train and test"
+        )
     if splits and split in names:
         return path / split
     if splits or split != "train":
         there = f"one of {sorted(names)}" if splits else "'train', as there are no folders train and test"
         raise ValueError(f"split: got {split!r}, want {there} in {path}")
     return path
+
+
+def _are_splits(names: set[str]) -> bool:
+    return {"train", "test"} <= names or (len(names) > 0 and names <= {"train", "val", "valid", "validation", "test"})
+
+
+def _names_in_train(path: Path, top: Path) -> list[str]:
+    """The classes that number the labels of the split in ``top``: a class has one number in all splits."""
+    train = path / "train"
+    if top == path or not train.is_dir():
+        return []
+    return [class_folder.name for class_folder in _folders(train)] or [path.resolve().name]
 
 
 def _folders(path: Path) -> list[Path]:

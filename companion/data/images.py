@@ -20,7 +20,8 @@ class ImageSet:
         images: uint8 [N, C, H, W]; labels: int64 [N], each an index into ``classes``.
 
     Raises:
-        ValueError: a tensor has another type, shape or device, a label has no class, or a name is no string.
+        ValueError: a tensor has another type, shape or device, a label has no class, or a name is no string or stands
+            for two classes.
     """
 
     name: str
@@ -39,6 +40,8 @@ class ImageSet:
             raise ValueError(f"labels: got them on {self.labels.device}, want {self.images.device} as the images")
         if not isinstance(self.classes, tuple | list) or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: got {self.classes!r}, want a tuple of names")
+        if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
+            raise ValueError(f"classes: got {twice[0]!r} more than once, want another name for each class")
         check_codes("labels", self.labels, len(self.classes))
 
     def __len__(self) -> int:
