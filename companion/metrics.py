@@ -55,7 +55,9 @@ def distortion(error: float, variance: float) -> float:
 
 
 def nominal_bits(num_codes: int, grid: Sequence[int]) -> float:
-    """What the codes of one image cost without a model of them: T·R·log₂K, ``grid`` being (h, w) or (h, w, R).
+    """What the codes of one image cost without a model of them: T·R·log₂K.
+
+    ``grid`` is (h, w) or (h, w, R); (R,) for one position, and () for one code an image.
 
     Raises:
         ValueError: an argument is not positive.

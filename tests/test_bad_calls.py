@@ -671,7 +671,6 @@ RIGHT_THERE: dict[str, set[str]] = {
     "*.padding": {"zero"},
     "*.num_blocks": {"zero"},
     "*.num_classes": {"zero"},
-    "*.guidance": {"negative"},
     "AutoregressiveDecoder.layers": {"zero"},
     # its error names the other of the two, which has another shape then
     "autoencoder.interpolate.start": {"scalar"},
@@ -997,6 +996,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "a KL term that would broadcast": ("log_variance", lambda: vae.kl_divergence(vectors(), vectors(1))),
     "more components than numbers": ("d", lambda: autoencoder.pca_reconstruct(images(5), images(), 65)),
+    "more components than images span": ("d", lambda: autoencoder.pca_reconstruct(images(5), images(), 5)),
     "a line of one point": ("steps", lambda: autoencoder.interpolate(torch.randn(3), torch.randn(3), 1)),
     # priors and sampling
     "a temperature of NaN": ("temperature", lambda: prior().sample(1, temperature=math.nan)),
