@@ -15,6 +15,7 @@ from companion._arguments import (
     check_size,
     check_tensor,
     check_whole,
+    decoded,
 )
 from companion.checkpoint import Configured
 
@@ -98,7 +99,7 @@ class Autoencoder(Configured, nn.Module):
         x: (B, C, H, W) in [0, 1] → ``AutoencoderOutput``.
 
     Raises:
-        ValueError: ``x`` is no such batch, or the decoder gives images of another size.
+        ValueError: ``x`` is no such batch, or the decoder does not take the latents or gives images of another size.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
@@ -111,7 +112,7 @@ class Autoencoder(Configured, nn.Module):
     def forward(self, x: Tensor) -> AutoencoderOutput:
         check_images("x", x)
         z = self.encoder(x)
-        reconstruction = self.decoder(z)
+        reconstruction = decoded(self.decoder, z)
         check_rebuilt(reconstruction, z, x)
         return AutoencoderOutput(reconstruction, z, (reconstruction - x).square().mean())
 
@@ -119,7 +120,7 @@ class Autoencoder(Configured, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
         check_images("x", x)
-        out: Tensor = self.decoder(self.encoder(x))
+        out: Tensor = decoded(self.decoder, self.encoder(x))
         return out.clamp(0, 1)
 
 

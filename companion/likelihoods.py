@@ -23,6 +23,7 @@ from companion._arguments import (
     check_flag,
     check_generator,
     check_number,
+    check_place,
     check_size,
     check_tensor,
     checks_values,
@@ -78,6 +79,7 @@ class Likelihood(nn.Module, ABC):
         """As :meth:`_split`, for images that have to fit."""
         split = self._split(params)
         check_tensor("x", x)
+        check_place("x", x, params.device)
         want = (*split.shape[:2], *split.shape[3:])
         if x.shape != want:
             raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")

@@ -864,7 +864,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "an even window": ("kernel", lambda: backbones.raster_mask(4, centre=True)),
     "an even side of a window": ("kernel", lambda: backbones.MaskedConv2d(1, 1, (3, 4), centre=True)),
     "features that are not the context's": (
-        "x",
+        "context",
         lambda: AutoregressiveDecoder(decoder(), hidden=4)(torch.rand(2, 3), images()),
     ),
     "heads that do not divide the width": ("heads", lambda: TransformerPrior(5, (2, 2), dim=8, heads=3)),
@@ -951,7 +951,40 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
         "latent_shape",
         lambda: VAE(ResNetEncoder(1, 4), ResNetDecoder(1, 2), likelihoods.Gaussian()).sample(1),
     ),
-    "a latent shape of another decoder": ("z", lambda: variational().sample(1, latent_shape=(4,))),
+    "a latent shape of another decoder": ("latent_shape", lambda: variational().sample(1, latent_shape=(4,))),
+    "a latent shape of two axes": ("latent_shape", lambda: variational(True).sample(1, latent_shape=(4, 4))),
+    "latents that the decoder does not take": (
+        "decoder",
+        lambda: Autoencoder(Encoder(2, image_size=8), decoder())(images()),
+    ),
+    "latents that the decoder does not rebuild from": (
+        "decoder",
+        lambda: Autoencoder(Encoder(2, image_size=8), decoder()).reconstruct(images()),
+    ),
+    **{
+        f"a VAE's latents that its decoder does not take, in {method}": (
+            "decoder",
+            lambda method=method, more=more: getattr(
+                VAE(Encoder(4, image_size=8), decoder(), likelihoods.Gaussian()), method
+            )(images(), *more),
+        )
+        for method, more in (("forward", ()), ("reconstruct", ()), ("log_weights", (2,)))
+    },
+    # a tensor without numbers
+    "codes on another device": ("codes", lambda: prior()(tables().to("meta"))),
+    "labels on another device": ("labels", lambda: prior()(tables(), labels().to("meta"))),
+    "classes on another device": ("label", lambda: prior().sample(3, labels().to("meta"))),
+    "held-out codes without numbers": ("codes", lambda: priors.prior_bits(prior(), tables().to("meta"), labels())),
+    "held-out labels without numbers": ("labels", lambda: priors.prior_bits(prior(), tables(), labels().to("meta"))),
+    "usage of codes without numbers": ("indices", lambda: metrics.CodeUsage(5).update(tables().to("meta"))),
+    "bits of codes without numbers": ("indices", lambda: metrics.bits_per_image(tables().to("meta"), 5)),
+    "counts without numbers": ("counts", lambda: metrics.perplexity(torch.ones(3, device="meta"))),
+    "a distance to nothing": ("b", lambda: metrics.frechet_distance(vectors(5), vectors(5).to("meta"))),
+    "nearest to nothing": ("training", lambda: metrics.nearest_distances(images(), images().to("meta"))),
+    "images on another device than parameters": (
+        "x",
+        lambda: likelihoods.Gaussian().log_prob(params(1), images().to("meta")),
+    ),
     "a latent shape that is one number": ("latent_shape", lambda: variational().sample(1, latent_shape=3)),
     "samples in a float": ("n", lambda: variational().sample(2.0)),
     "a seed in place of a generator": ("generator", lambda: variational().sample(2, generator=3)),

@@ -20,6 +20,7 @@ from companion._arguments import (
     check_generator,
     check_instance,
     check_number,
+    check_place,
     check_size,
     check_sizes,
     check_tensor,
@@ -98,6 +99,7 @@ class Prior(Configured, nn.Module, ABC):
             ValueError: codes or labels of another shape or type, or out of range.
         """
         self._check(codes, labels)
+        check_place("codes", codes, self._place(codes))
         starts = self._starts(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
@@ -206,8 +208,12 @@ class Prior(Configured, nn.Module, ABC):
         """Which ``<sos>`` each begins with: that of its class, or the last one, "no class"."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
+    def _place(self, otherwise: Tensor) -> torch.device:
+        return next(self.parameters(), otherwise).device  # what DataParallel copies of a model has no parameters
+
     def _check(self, codes: Tensor, labels: Tensor | None) -> None:
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
+        check_place("codes", codes, self._place(codes), movable=True)
         check_between("codes", codes, 0, self.num_codes - 1)
         if labels is not None:
             self._check_labels("labels", labels, len(codes))
@@ -231,6 +237,7 @@ class Prior(Configured, nn.Module, ABC):
         if self.num_classes == 0:
             raise ValueError(f"{name}: got one, but this prior was made without classes (num_classes=0)")
         check_tensor(name, labels, shape=(n,), dtype=torch.int64)
+        check_place(name, labels, self._place(labels), movable=True)
         check_codes(name, labels, self.num_classes)
 
 
