@@ -161,9 +161,9 @@ class Prior(Configured, nn.Module, ABC):
             check_finite(name, weight)
         device = next(self.parameters()).device
         labels = self._labels(label, n)
-        _warn_of_no_class("label", labels, self)
         if guidance != 1 and (labels is None or not self.label_dropout):
             raise ValueError(f"guidance: got {guidance}, want 1 without a label, or for a prior without label_dropout")
+        _warn_of_no_class("label", labels, self)
         starts = self._starts(labels, n, device)
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
