@@ -7,7 +7,7 @@ they are left out inside :func:`unchecked_values`, and where torch compiles or e
 
 import numbers
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -21,6 +21,7 @@ LARGEST = (
 DEEPEST = 1000  # of layers in a row
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_CPU = torch.device("cpu")
 _LARGEST_FLOAT = sys.float_info.max
 _checking = ContextVar("checking", default=True)
 _ROUNDING = 1e-3  # how far outside [0, 1] an image may be: what a resize leaves by rounding, and no byte
@@ -216,7 +217,8 @@ def check_tensor(
         raise ValueError(f"{name}: got a sparse or nested tensor, want a dense one, {want}")
     fits = value.dtype in _FLOATS if dtype is None else value.dtype == dtype
     if not fits or (shape is not None and not _has_shape(value, shape)):
-        raise ValueError(f"{name}: got {_short(value.dtype)} of shape {tuple(value.shape)}, want {want}")
+        least = _too_short(value, shape) if fits and shape is not None else ""
+        raise ValueError(f"{name}: got {_short(value.dtype)} of shape {tuple(value.shape)}, want {want}{least}")
     if finite:
         check_finite(name, value)
 
@@ -232,6 +234,16 @@ def check_same_shape(name: str, value: Any, of: str, other: Tensor) -> None:
         raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
     if value.shape != other.shape:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, want that of {of}, {tuple(other.shape)}")
+
+
+def check_place(name: str, value: Tensor, device: torch.device = _CPU, *, movable: bool = False) -> None:
+    """On ``device``; ``movable`` takes what could be brought there: all but a tensor on "meta", which has no numbers.
+
+    Raises:
+        ValueError: it is on another.
+    """
+    if value.device != device and (not movable or "meta" in (value.device.type, device.type)):
+        raise ValueError(f"{name}: got a tensor on {value.device}, want one on {device}")
 
 
 def check_fits(name: str, value: Tensor, weight: Tensor | None, *, of: str = "the model") -> None:
@@ -312,6 +324,20 @@ def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
         )
 
 
+def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
+    """What a decoder makes of an encoder's latents.
+
+    Raises:
+        ValueError: it takes none of their shape or type. The message names the decoder: the caller gave no z.
+    """
+    try:
+        return decode(z, *more)
+    except ValueError as error:
+        if not str(error).startswith("z: "):
+            raise
+        raise ValueError(f"decoder: got latents of the encoder that it does not take, want others ({error})") from error
+
+
 def check_unit_range(name: str, value: Tensor) -> None:
     """In [0, 1] but for rounding.
 
@@ -341,6 +367,15 @@ def _has_shape(value: Tensor, shape: tuple[int | str, ...]) -> bool:
     return len(axes) == len(shape) and all(
         have >= 1 if isinstance(want, str) else have == want for have, want in zip(axes, shape, strict=True)
     )
+
+
+def _too_short(value: Tensor, shape: tuple[int | str, ...]) -> str:
+    """What the message adds where an axis has no length, beside axes that are right."""
+    if 0 not in value.shape or not _has_shape(value.new_empty([max(n, 1) for n in value.shape], device="meta"), shape):
+        return ""
+    if any(isinstance(axis, str) and axis.startswith("*") for axis in shape):
+        return " and no axis of length 0"
+    return f" with {' and '.join(str(axis) for axis, n in zip(shape, value.shape, strict=True) if n == 0)} at least 1"
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -15,6 +15,7 @@ from companion._arguments import (
     check_size,
     check_tensor,
     check_whole,
+    decoded,
 )
 from companion.checkpoint import Configured
 
@@ -98,7 +99,7 @@ class Autoencoder(Configured, nn.Module):
         x: (B, C, H, W) in [0, 1] → ``AutoencoderOutput``.
 
     Raises:
-        ValueError: ``x`` is no such batch, or the decoder gives images of another size.
+        ValueError: ``x`` is no such batch, or the decoder does not take the latents or gives images of another size.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
@@ -111,7 +112,7 @@ class Autoencoder(Configured, nn.Module):
     def forward(self, x: Tensor) -> AutoencoderOutput:
         check_images("x", x)
         z = self.encoder(x)
-        reconstruction = self.decoder(z)
+        reconstruction = decoded(self.decoder, z)
         check_rebuilt(reconstruction, z, x)
         return AutoencoderOutput(reconstruction, z, (reconstruction - x).square().mean())
 
@@ -119,7 +120,7 @@ class Autoencoder(Configured, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
         check_images("x", x)
-        out: Tensor = self.decoder(self.encoder(x))
+        out: Tensor = decoded(self.decoder, self.encoder(x))
         return out.clamp(0, 1)
 
 
@@ -133,8 +134,8 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
         x_train: (N, *image), x: (B, *image), floating point → (B, *image).
 
     Raises:
-        ValueError: the images differ in shape or type, a number is NaN or infinite, or ``d`` is not between 1 and the
-            numbers in an image.
+        ValueError: the images differ in shape or type, a number is NaN or infinite, or ``d`` is not between 1 and what
+            there is: an image has so many numbers, and N training images span N − 1 directions around their mean.
     """
     check_tensor("x_train", x_train, shape=("N", "*image"), finite=True)
     check_tensor("x", x, shape=("B", "*image"), finite=True)
@@ -142,6 +143,11 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
         raise ValueError(f"x: got images of {tuple(x.shape[1:])}, want {tuple(x_train.shape[1:])} as in x_train")
     check_fits("x", x, x_train, of="x_train")
     check_whole("d", d, most=x_train[0].numel())
+    if d >= len(x_train):
+        raise ValueError(
+            f"d: got {d}, want at most {len(x_train) - 1}: around their mean, {len(x_train)} images of x_train span "
+            "no more directions"
+        )
     dtype = x.dtype
     if dtype in (torch.float16, torch.bfloat16):  # eigenvectors are computed in float32 at the least
         x_train, x = x_train.float(), x.float()

@@ -245,12 +245,31 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         if "_arguments" in self.__dict__:  # only the outermost of several __init__ sees what the caller gave
             init(self, *args, **kwargs)
             return
-        given = signature.bind(self, *args, **kwargs)
+        try:
+            given = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            given = None
+        if given is None:  # Python's own error names the class, and what it takes
+            return init(self, *args, **kwargs)
         given.apply_defaults()
         arguments = _by_name(signature, dict(list(given.arguments.items())[1:]))
-        before = {name: _describe(name, value) for name, value in arguments.items()}
+        before, unfit = {}, None
+        for name, value in arguments.items():
+            try:
+                before[name] = _describe(name, value)
+            except ValueError as error:
+                unfit = unfit or error
         self.__dict__["_arguments"] = {}
-        init(self, *args, **kwargs)
+        try:
+            init(self, *args, **kwargs)
+        except ValueError:  # the class says best what it wants
+            raise
+        except Exception as error:
+            if unfit is not None:
+                raise unfit from error
+            raise
+        if unfit is not None:
+            raise unfit
         # An attribute that holds the argument now is the argument, and is what counts from here on.
         kept = {name: name in before and _is_described(self, name, before[name]) for name in arguments}
         self.__dict__["_arguments"] = {

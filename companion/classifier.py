@@ -175,7 +175,8 @@ def judged(
         images: (n, C, H, W) in [0, 1], n ≥ 2.
 
     Raises:
-        ValueError: images or labels do not fit the image sets, or have the wrong type.
+        ValueError: images or labels do not fit the image sets, or have the wrong type; the sets are one and the same
+            or have other classes than each other, or another number of them than the classifier.
     """
     check_instance("train", train, ImageSet, "an ImageSet")
     check_instance("held_out", held_out, ImageSet, "an ImageSet")
@@ -185,7 +186,15 @@ def judged(
             f"images: got shape {tuple(images.shape)}, want (n, {', '.join(map(str, train.shape))}) as in train and "
             f"held_out ({', '.join(map(str, held_out.shape))}), n ≥ 2"
         )
+    if held_out is train:
+        raise ValueError("held_out: got the set that is train, want images that the generator has not seen")
+    if held_out.classes != train.classes:
+        raise ValueError("held_out: got other classes than train has, or in another order, want the same")
     check_instance("classifier", classifier, Classifier, "a Classifier")
+    if classifier.head.out_features != len(train.classes):
+        raise ValueError(
+            f"classifier: got one of {classifier.head.out_features} classes, want the {len(train.classes)} of train"
+        )
     if labels is not None:
         check_tensor("labels", labels, shape=(len(images),), dtype=torch.int64)
         check_codes("labels", labels, classifier.head.out_features)

@@ -23,6 +23,7 @@ from companion._arguments import (
     check_flag,
     check_generator,
     check_number,
+    check_place,
     check_size,
     check_tensor,
     checks_values,
@@ -33,6 +34,7 @@ from companion.checkpoint import Configured
 LEVELS = 256  # the grey values of an image with 8 bits a channel
 _GAP = 1 / (LEVELS - 1)  # between two neighbouring values, and the width of a bin
 _SMALLEST_LOG_SCALE = -8.0  # a twelfth of a bin: nothing is gained below
+_LOG_SCALES = 20.0  # up to ±: beyond, a bin's mass is rounded away, or its bounds overflow
 
 
 class Likelihood(nn.Module, ABC):
@@ -77,6 +79,7 @@ class Likelihood(nn.Module, ABC):
         """As :meth:`_split`, for images that have to fit."""
         split = self._split(params)
         check_tensor("x", x)
+        check_place("x", x, params.device)
         want = (*split.shape[:2], *split.shape[3:])
         if x.shape != want:
             raise ValueError(f"x: got shape {tuple(x.shape)}, want {want}, which fits params")
@@ -101,7 +104,7 @@ class Gaussian(Configured, Likelihood):
     an image can hold, comparable with the other discrete likelihoods. Samples are then rounded to those values.
 
     Raises:
-        ValueError: ``scale`` is not positive.
+        ValueError: ``scale`` is not between a millionth and a million.
     """
 
     num_params = 1
@@ -109,7 +112,7 @@ class Gaussian(Configured, Likelihood):
 
     def __init__(self, scale: float = 0.1, *, binned: bool = False, learn_scale: bool = False) -> None:
         super().__init__()
-        check_number("scale", scale, above=0)
+        check_number("scale", scale, least=1e-6, most=1e6)  # beyond, squares overflow or bins differ by rounding only
         check_flag("binned", binned)
         check_flag("learn_scale", learn_scale)
         self.binned = binned
@@ -279,10 +282,11 @@ def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     stays finite, with its gradients, however far the mean is from x.
 
     Shapes:
-        x: multiples of 1/255 in [0, 1]; x, mean, log_scale broadcast together → log-mass of their common shape.
+        x: multiples of 1/255 in [0, 1], log_scale: −20 to 20; x, mean, log_scale broadcast together → log-mass of their
+        common shape.
 
     Raises:
-        ValueError: the shapes do not broadcast, x has other values, or a number is NaN or infinite.
+        ValueError: the shapes do not broadcast, x or log_scale has other values, or a number is NaN or infinite.
     """
     _check_bins(x, mean, log_scale)
     return _discretized_logistic(x, mean, log_scale)
@@ -307,10 +311,11 @@ def discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     float64: exact for narrow bins, finite and differentiable in far tails.
 
     Shapes:
-        x: multiples of 1/255 in [0, 1]; x, mean, log_scale broadcast together → log-mass of their common shape.
+        x: multiples of 1/255 in [0, 1], log_scale: −20 to 20; x, mean, log_scale broadcast together → log-mass of their
+        common shape.
 
     Raises:
-        ValueError: the shapes do not broadcast, x has other values, or a number is NaN or infinite.
+        ValueError: the shapes do not broadcast, x or log_scale has other values, or a number is NaN or infinite.
     """
     _check_bins(x, mean, log_scale)
     return _discretized_gaussian(x, mean, log_scale)
@@ -356,6 +361,7 @@ def _to_grey_value(x: Tensor) -> Tensor:
 def _check_bins(x: Tensor, mean: Tensor, log_scale: Tensor) -> None:
     for name, value in (("x", x), ("mean", mean), ("log_scale", log_scale)):
         check_tensor(name, value, shape=("*axes",), finite=True)
+    check_between("log_scale", log_scale, -_LOG_SCALES, _LOG_SCALES)
     shapes = [tuple(value.shape) for value in (x, mean, log_scale)]
     for axes in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1):
         if len({*axes} - {1}) > 1:

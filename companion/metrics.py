@@ -13,6 +13,7 @@ from companion._arguments import (
     check_flag,
     check_images,
     check_number,
+    check_place,
     check_same_shape,
     check_size,
     check_sizes,
@@ -55,7 +56,9 @@ def distortion(error: float, variance: float) -> float:
 
 
 def nominal_bits(num_codes: int, grid: Sequence[int]) -> float:
-    """What the codes of one image cost without a model of them: T·R·log₂K, ``grid`` being (h, w) or (h, w, R).
+    """What the codes of one image cost without a model of them: T·R·log₂K.
+
+    ``grid`` is (h, w) or (h, w, R); (R,) for one position, and () for one code an image.
 
     Raises:
         ValueError: an argument is not positive.
@@ -90,6 +93,7 @@ class CodeUsage:
             ValueError: not int64, an index outside 0…K − 1, or another grid than before.
         """
         check_codes("indices", indices, self.num_codes)
+        check_place("indices", indices, movable=True)
         if indices.numel() == 0:
             return self
         columns = indices.reshape(-1, math.prod(indices.shape[1:]) if self.per_position else 1)  # (n, T or 1)
@@ -175,6 +179,7 @@ def perplexity(counts: Tensor) -> float:
     """
     whole = isinstance(counts, Tensor) and counts.dtype in (torch.int32, torch.int64)
     check_tensor("counts", counts, shape=("K",), dtype=counts.dtype if whole else None, finite=True)
+    check_place("counts", counts, movable=True)
     check_between("counts", counts, 0, math.inf)
     if not float(counts.sum()) > 0:
         raise ValueError("counts: got zeros only, want at least one code that was chosen")
@@ -200,6 +205,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     check_tensor("a", a, shape=("N", "F"), finite=True)
     check_tensor("b", b, shape=("M", a.shape[1]), finite=True)
     for name, features in (("a", a), ("b", b)):
+        check_place(name, features, movable=True)
         if len(features) < 2:
             raise ValueError(f"{name}: got one row, want at least 2: one has no covariance")
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b.to(a.device))
@@ -239,6 +245,7 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
             check_tensor(name, value, shape=("N", "C", "H", "W"), dtype=torch.uint8)
         else:
             check_images(name, value)
+        check_place(name, value, movable=True)
     if images.shape[1:] != training.shape[1:]:
         raise ValueError(
             f"training: got images of {tuple(training.shape[1:])}, want {tuple(images.shape[1:])} as in images"

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import inspect
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from companion._arguments import (
+    LARGEST,
     brief,
     check_between,
     check_codes,
@@ -53,6 +55,7 @@ _STYLE = {
 
 _LARGEST_FIGURE = 500  # inches: a PNG of more pixels than that cannot be written
 _MOST_AXES = 200  # in a row: more take minutes
+_MOST_NUMBERS = 10_000  # written into a table: more take long, and nobody reads them
 _OUTSIDE = 0.9  # how far outside [0, 1] a decoder's images may lie to be drawn, cut off; images in −1 … 1 lie further
 
 
@@ -112,7 +115,7 @@ def figure(width: float = 7, height: float = 3, *, rows: int = 1, columns: int =
         options: of matplotlib's ``Figure.subplots``.
 
     Raises:
-        ValueError: a size is out of range.
+        ValueError: a size is out of range, or an option none of those.
     """
     check_number("width", width, above=0, most=_LARGEST_FIGURE)
     check_number("height", height, above=0, most=_LARGEST_FIGURE)
@@ -120,6 +123,11 @@ def figure(width: float = 7, height: float = 3, *, rows: int = 1, columns: int =
     check_size("columns", columns, most=_MOST_AXES)
     matplotlib = require("matplotlib", extra="plots", what="companion.plots")
     figure_class = require("matplotlib.figure", extra="plots", what="companion.plots").Figure
+    known = list(inspect.signature(figure_class.subplots).parameters)[3:]  # after self, nrows and ncols
+    for name, value in options.items():
+        if name not in known:
+            way = {"nrows": ": rows", "ncols": ": columns"}.get(name, "")
+            raise ValueError(f"{name}: got {brief(value)}, want rows, columns or one of {', '.join(known)}{way}")
     with matplotlib.rc_context(_STYLE):
         fig = figure_class(figsize=(width, height))
         axes = fig.subplots(rows, columns, **options)
@@ -172,11 +180,13 @@ def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0
         ValueError: ``images`` is no batch of grey or colour images, or another argument is out of range.
     """
     _check_images("images", images)
-    check_size("columns", columns)
     check_instance("title", title, str, "a text")
-    check_number("size", size, above=0)
+    check_number("size", size, above=0, most=_LARGEST_FIGURE)
+    check_size("columns", columns, most=min(LARGEST, int(_LARGEST_FIGURE / size)))
     n, channels, height, width = images.shape
     lines = -(-n // columns)
+    if size * lines * height / width + 1 > _LARGEST_FIGURE:
+        raise ValueError(f"images: got {n}, {lines} lines of {columns}, want fewer, or more columns")
     padded = torch.zeros(lines * columns, channels, height, width, device="cpu")
     padded[:n] = images.detach().float().cpu()
     sheet = padded.reshape(lines, columns, channels, height, width).permute(2, 0, 3, 1, 4)  # (C, lines, H, columns, W)
@@ -288,10 +298,11 @@ def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, number
     """A grid of code indices (h, w) as a coloured table, with the numbers written in.
 
     Without ``order`` neighbouring numbers have different pastel colours; with it, (K,), the colour of code k follows
-    order[k]: 0 is the lightest.
+    order[k]: 0 is the lightest. Codes may share a rank, but not all of them.
 
     Raises:
-        ValueError: ``codes`` are no table of whole numbers, or ``order`` none of their ranks.
+        ValueError: ``codes`` are no table of whole numbers of at least 0, are too many to write ``numbers`` in, or
+            ``order`` none of their ranks.
     """
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     _check_table(codes)
@@ -300,6 +311,12 @@ def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, number
         check_tensor("order", order, shape=("K",), dtype=torch.int64)
         check_between("order", order, 0, len(order) - 1)
         check_between("codes", codes, 0, len(order) - 1)
+        if checks_values(order) and len(order) > 1 and bool((order == order[0]).all()):
+            raise ValueError(f"order: got {int(order[0])} for each of the {len(order)} codes, want different ranks")
+    if numbers and codes.numel() > _MOST_NUMBERS:
+        raise ValueError(
+            f"numbers: got True for {codes.numel():,} codes, want at most {_MOST_NUMBERS:,} to write them in, or False"
+        )
     codes = codes.cpu()
     if order is None:
         ax.imshow(codes.numpy(), cmap="Pastel1", aspect="auto")
@@ -472,10 +489,11 @@ def _check_images(name: str, images: Any, *, batch: bool = True) -> None:
 def _check_table(codes: Any) -> None:
     """
     Raises:
-        ValueError: no table (h, w) of whole numbers.
+        ValueError: no table (h, w) of whole numbers of at least 0.
     """
     whole = isinstance(codes, Tensor) and codes.dtype in (torch.int16, torch.int32, torch.int64)
     check_tensor("codes", codes, shape=("h", "w"), dtype=codes.dtype if whole else torch.int64)
+    check_between("codes", codes, 0, 2**63 - 1)
 
 
 def _box(ax: "Axes", left: float, bottom: float, text: str, colour: str, note: str, above: float) -> None:

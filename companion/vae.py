@@ -19,6 +19,7 @@ from companion._arguments import (
     check_size,
     check_sizes,
     check_tensor,
+    decoded,
     unchecked_values,
 )
 from companion._devices import as_float64, place_of
@@ -163,8 +164,8 @@ class VAE(Configured, nn.Module):
         x: (B, C, H, W) → ``VAEOutput``.
 
     Raises:
-        ValueError: an argument is of another kind, ``beta`` is negative, the encoder's channels cannot be halved, or
-            ``x`` is no batch of images in [0, 1].
+        ValueError: an argument is of another kind, ``beta`` is negative, the encoder's channels cannot be halved, the
+            decoder does not take the latents, or ``x`` is no batch of images in [0, 1].
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, *, beta: float = 1.0) -> None:
@@ -211,7 +212,7 @@ class VAE(Configured, nn.Module):
             noise = _standard_normal(mean.shape, mean, generator)
         with unchecked_values():  # NaN goes on to the loss, which fit reports with its step
             z = reparameterize(mean, log_variance, noise)
-            params = self.decode(z, x)
+            params = decoded(self.decode, z, x)
             kl = kl_divergence(mean, log_variance)  # (B, *latent)
         log_likelihood = self.likelihood.log_prob(params, x)  # (B,)
         with unchecked_values():
@@ -232,7 +233,7 @@ class VAE(Configured, nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z) at the mean of q(z|x), cut to [0, 1]."""
-        params = self.decode(self.encode(x)[0], x)
+        params = decoded(self.decode, self.encode(x)[0], x)
         return self.likelihood.mean(params).clamp(0, 1)
 
     @torch.no_grad()
@@ -253,8 +254,8 @@ class VAE(Configured, nn.Module):
             generator: of any device; default: torch's own on the model's device.
 
         Raises:
-            ValueError: ``latent_shape`` is needed, ``mean`` is asked of an autoregressive decoder, or an argument is
-                out of range.
+            ValueError: ``latent_shape`` is needed or does not fit the decoder, ``mean`` is asked of an autoregressive
+                decoder, or an argument is out of range.
         """
         check_size("n", n)
         check_flag("mean", mean)
@@ -265,10 +266,15 @@ class VAE(Configured, nn.Module):
             raise ValueError("mean: got True, but an autoregressive decoder has to draw each pixel to know the next")
         like = next(self.decoder.parameters())
         z = _standard_normal((n, *(latent_shape or self._latent_shape())), like, generator)
-        if autoregressive:
-            with unchecked_values():  # once a pixel
-                return self._sample_by_pixel(z, generator)
-        params = self.decode(z)
+        try:
+            if autoregressive:
+                with unchecked_values():  # once a pixel
+                    return self._sample_by_pixel(z, generator)
+            params = self.decode(z)
+        except ValueError as error:
+            if latent_shape is None or not str(error).startswith("z: "):
+                raise
+            raise ValueError(f"latent_shape: got {latent_shape}, want one that the decoder takes ({error})") from error
         return self.likelihood.mean(params) if mean else self.likelihood.sample(params, generator)
 
     @torch.no_grad()
@@ -292,7 +298,7 @@ class VAE(Configured, nn.Module):
             # log p(z) − log q(z|x): the constants ½ log 2π of the two normals cancel
             log_ratio = (0.5 * (some.square() - z.square() + log_variance)).flatten(2).sum(2)
             images = x.expand(len(some), *x.shape).flatten(0, 1)
-            params = self.decode(z.flatten(0, 1), images)
+            params = decoded(self.decode, z.flatten(0, 1), images)
             parts.append(self.likelihood.log_prob(params, images).reshape(len(some), len(x)) + log_ratio)
         return torch.cat(parts)
 

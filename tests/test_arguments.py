@@ -26,6 +26,7 @@ from companion._arguments import (
     check_instance,
     check_module,
     check_number,
+    check_place,
     check_rebuilt,
     check_same_shape,
     check_size,
@@ -159,6 +160,19 @@ def test_a_tensor_has_the_type_and_the_axes_that_are_asked_for() -> None:
     assert "want int64" in refusal(check_tensor, x, dtype=torch.int64)
 
 
+@pytest.mark.parametrize(
+    ("got", "shape", "says"),
+    [
+        ((0, 7, 7), ("B", 7, 7), "want floating point of shape (B, 7, 7) with B at least 1"),
+        ((0, 0), ("N", "F"), "want floating point of shape (N, F) with N and F at least 1"),
+        ((0, 2), ("B", "*axes"), "want floating point of shape (B, *axes) and no axis of length 0"),
+        ((0, 6, 7), ("B", 7, 7), "want floating point of shape (B, 7, 7)"),
+    ],
+)
+def test_an_empty_batch_is_told_that_it_is_empty(got, shape, says) -> None:
+    assert refusal(check_tensor, torch.rand(got), shape=shape) == f"argument: got float32 of shape {got}, {says}"
+
+
 @pytest.mark.parametrize("shape", [("B",), ("B", "*rest"), ("*rest",), ("*rest", "B")])
 def test_a_named_axis_is_at_least_one_long(shape) -> None:
     assert refusal(check_tensor, torch.empty(0), shape=shape)
@@ -240,6 +254,19 @@ def test_the_way_out_is_the_right_one() -> None:
     with pytest.raises(ValueError, match="x_hat: got a tensor on cpu, want it where x is, on meta"):
         check_same_shape("x_hat", torch.zeros(2), "x", meta)
     assert "got an int64 tensor of shape (2,)" in refusal(check_whole, torch.ones(2, dtype=torch.int64))
+
+
+def test_a_tensor_without_numbers_cannot_be_brought_to_a_device() -> None:
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    for movable in (False, True):
+        assert not refusal(check_place, torch.zeros(2), cpu, movable=movable)
+        assert not refusal(check_place, torch.zeros(2, device=meta), meta, movable=movable)
+        assert "got a tensor on meta, want one on cpu" in refusal(
+            check_place, torch.zeros(2, device=meta), cpu, movable=movable
+        )
+    other = torch.device("cuda", 0)
+    assert not refusal(check_place, torch.zeros(2), other, movable=True)
+    assert "got a tensor on cpu, want one on cuda:0" in refusal(check_place, torch.zeros(2), other)
 
 
 def test_a_generator_draws_on_the_device() -> None:

@@ -143,5 +143,7 @@ def test_pca_refuses_what_does_not_fit():
     x = torch.rand(5, 1, 2, 2)
     with pytest.raises(ValueError, match="d: got 5, want a whole number from 1 to 4"):
         pca_reconstruct(x, x, 5)
+    with pytest.raises(ValueError, match="d: got 3, want at most 2: around their mean, 3 images"):
+        pca_reconstruct(x[:3], x, 3)
     with pytest.raises(ValueError, match="x: got images of"):
         pca_reconstruct(x, torch.rand(5, 1, 3, 3), 1)

@@ -671,7 +671,6 @@ RIGHT_THERE: dict[str, set[str]] = {
     "*.padding": {"zero"},
     "*.num_blocks": {"zero"},
     "*.num_classes": {"zero"},
-    "*.guidance": {"negative"},
     "AutoregressiveDecoder.layers": {"zero"},
     # its error names the other of the two, which has another shape then
     "autoencoder.interpolate.start": {"scalar"},
@@ -691,7 +690,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "metrics.nominal_bits.grid": {"nothing"},
     "CodeUsage.update.indices": {"empty"},
     "plots.draw_cells.points": {"empty"},
-    "plots.pipeline_map.codes": {"negative", "huge"},
+    "plots.pipeline_map.codes": {"huge"},
     "plots.rectangle.width": {"negative"},
     "plots.rectangle.height": {"negative"},
     "plots.class_scatter.classes": {"text"},
@@ -865,7 +864,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "an even window": ("kernel", lambda: backbones.raster_mask(4, centre=True)),
     "an even side of a window": ("kernel", lambda: backbones.MaskedConv2d(1, 1, (3, 4), centre=True)),
     "features that are not the context's": (
-        "x",
+        "context",
         lambda: AutoregressiveDecoder(decoder(), hidden=4)(torch.rand(2, 3), images()),
     ),
     "heads that do not divide the width": ("heads", lambda: TransformerPrior(5, (2, 2), dim=8, heads=3)),
@@ -952,7 +951,40 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
         "latent_shape",
         lambda: VAE(ResNetEncoder(1, 4), ResNetDecoder(1, 2), likelihoods.Gaussian()).sample(1),
     ),
-    "a latent shape of another decoder": ("z", lambda: variational().sample(1, latent_shape=(4,))),
+    "a latent shape of another decoder": ("latent_shape", lambda: variational().sample(1, latent_shape=(4,))),
+    "a latent shape of two axes": ("latent_shape", lambda: variational(True).sample(1, latent_shape=(4, 4))),
+    "latents that the decoder does not take": (
+        "decoder",
+        lambda: Autoencoder(Encoder(2, image_size=8), decoder())(images()),
+    ),
+    "latents that the decoder does not rebuild from": (
+        "decoder",
+        lambda: Autoencoder(Encoder(2, image_size=8), decoder()).reconstruct(images()),
+    ),
+    **{
+        f"a VAE's latents that its decoder does not take, in {method}": (
+            "decoder",
+            lambda method=method, more=more: getattr(
+                VAE(Encoder(4, image_size=8), decoder(), likelihoods.Gaussian()), method
+            )(images(), *more),
+        )
+        for method, more in (("forward", ()), ("reconstruct", ()), ("log_weights", (2,)))
+    },
+    # a tensor without numbers
+    "codes on another device": ("codes", lambda: prior()(tables().to("meta"))),
+    "labels on another device": ("labels", lambda: prior()(tables(), labels().to("meta"))),
+    "classes on another device": ("label", lambda: prior().sample(3, labels().to("meta"))),
+    "held-out codes without numbers": ("codes", lambda: priors.prior_bits(prior(), tables().to("meta"), labels())),
+    "held-out labels without numbers": ("labels", lambda: priors.prior_bits(prior(), tables(), labels().to("meta"))),
+    "usage of codes without numbers": ("indices", lambda: metrics.CodeUsage(5).update(tables().to("meta"))),
+    "bits of codes without numbers": ("indices", lambda: metrics.bits_per_image(tables().to("meta"), 5)),
+    "counts without numbers": ("counts", lambda: metrics.perplexity(torch.ones(3, device="meta"))),
+    "a distance to nothing": ("b", lambda: metrics.frechet_distance(vectors(5), vectors(5).to("meta"))),
+    "nearest to nothing": ("training", lambda: metrics.nearest_distances(images(), images().to("meta"))),
+    "images on another device than parameters": (
+        "x",
+        lambda: likelihoods.Gaussian().log_prob(params(1), images().to("meta")),
+    ),
     "a latent shape that is one number": ("latent_shape", lambda: variational().sample(1, latent_shape=3)),
     "samples in a float": ("n", lambda: variational().sample(2.0)),
     "a seed in place of a generator": ("generator", lambda: variational().sample(2, generator=3)),
@@ -997,6 +1029,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "a KL term that would broadcast": ("log_variance", lambda: vae.kl_divergence(vectors(), vectors(1))),
     "more components than numbers": ("d", lambda: autoencoder.pca_reconstruct(images(5), images(), 65)),
+    "more components than images span": ("d", lambda: autoencoder.pca_reconstruct(images(5), images(), 5)),
     "a line of one point": ("steps", lambda: autoencoder.interpolate(torch.randn(3), torch.randn(3), 1)),
     # priors and sampling
     "a temperature of NaN": ("temperature", lambda: prior().sample(1, temperature=math.nan)),
@@ -1026,6 +1059,23 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a figure in place of axes": ("ax", lambda: plots.draw_image(plots.figure()[0], images()[0])),
     "a figure of a kilometre": ("width", lambda: plots.figure(40_000)),
     "a code without a rank": ("codes", lambda: plots.draw_codes(axes(), tables(1)[0], order=torch.arange(3))),
+    "a table of negative codes": ("codes", lambda: plots.draw_codes(axes(), tables(1)[0] - 5)),
+    "one rank for all codes": (
+        "order",
+        lambda: plots.draw_codes(axes(), tables(1)[0], order=torch.zeros(5, dtype=torch.int64)),
+    ),
+    "a million numbers to be written": (
+        "numbers",
+        lambda: plots.draw_codes(axes(), torch.zeros(1000, 1000, dtype=torch.int64)),
+    ),
+    "a million columns": ("columns", lambda: plots.image_grid(images(), columns=10**6)),
+    "a column of images of a kilometre": (
+        "images",
+        lambda: plots.image_grid(torch.rand(1, 1, 2, 1).expand(900, 1, 2, 1), columns=1),
+    ),
+    "images of a kilometre": ("size", lambda: plots.image_grid(images(), columns=1, size=4e4)),
+    "matplotlib's own name for columns": ("ncols", lambda: plots.figure(ncols=2)),
+    "an option that is none": ("colour", lambda: plots.figure(colour="red")),
     "a point in space": ("points", lambda: plots.class_scatter(axes(), torch.rand(3, 3), labels(), "abc")),
     "a label without a class": ("labels", lambda: plots.class_scatter(axes(), torch.rand(3, 2), labels(), "ab")),
     "codes in space": ("codebook", lambda: plots.draw_cells(axes(), torch.rand(3, 3))),

@@ -1,6 +1,7 @@
 """The judge of generated images."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -208,6 +209,20 @@ def test_images_and_labels_that_do_not_fit_are_refused():
             judged(small(), images, labels, train=TRAIN, held_out=HELD_OUT)
     with pytest.raises(ValueError, match="images: got uint8"):
         judged(small(), HELD_OUT.images[:10], train=TRAIN, held_out=HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"held_out": TRAIN}, "held_out: got the set that is train"),
+        ({"held_out": replace(HELD_OUT, classes=HELD_OUT.classes[::-1])}, "held_out: got other classes"),
+        ({"classifier": small(num_classes=7)}, "classifier: got one of 7 classes, want the 10 of train"),
+    ],
+)
+def test_sets_and_a_classifier_that_do_not_fit_each_other_are_refused(given, says):
+    arguments = {"classifier": small(), "images": everything(HELD_OUT)[:10], "train": TRAIN, "held_out": HELD_OUT}
+    with pytest.raises(ValueError, match=says):
+        judged(**arguments | given)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

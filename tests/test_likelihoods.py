@@ -312,8 +312,25 @@ def test_other_shapes_are_refused_by_name(likelihood):
             likelihood.sample(torch.zeros(2, likelihood.num_params + 1, 3))
 
 
+@pytest.mark.parametrize("name", ["logistic", "gaussian"])
+def test_scales_that_a_bin_cannot_be_told_at_are_refused_and_those_at_the_limit_give_finite_numbers(name):
+    f, x = {"logistic": discretized_logistic, "gaussian": discretized_gaussian}[name], torch.arange(256) / 255
+    for log_scale in (-1000.0, -20.1, 20.1, 1000.0):
+        with pytest.raises(ValueError, match=r"log_scale: got .* want -20\.0 to 20\.0"):
+            f(x, torch.tensor(0.5), torch.tensor(log_scale))
+    for log_scale in (-20.0, 20.0):
+        assert bool(f(x, torch.tensor(0.4), torch.tensor(log_scale)).isfinite().all())
+
+
+@pytest.mark.parametrize("binned", [False, True])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_a_gaussian_of_the_smallest_and_of_the_largest_scale_gives_finite_numbers(scale, binned):
+    log_prob = Gaussian(scale, binned=binned).log_prob(torch.full((1, 1, 2, 2), 0.4), torch.ones(1, 1, 2, 2))
+    assert bool(log_prob.isfinite().all())
+
+
 def test_senseless_options_are_refused():
-    for scale in (0.0, -1.0, float("inf")):
+    for scale in (0.0, -1.0, float("inf"), 1e-200, 1e200):
         with pytest.raises(ValueError, match="scale: got"):
             Gaussian(scale)
     with pytest.raises(ValueError, match="levels: got 1"):

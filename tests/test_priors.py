@@ -1,6 +1,7 @@
 """Priors: what each logit sees, losses, sampling with and without a cache, filters, and errors by name."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -223,6 +224,21 @@ def test_samples_follow_the_distribution_of_the_model():
     assert bool(((share - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all())
 
 
+def test_a_start_that_training_with_labels_never_moves_is_warned_of():
+    made, codes = prior("transformer"), codes_of(prior("transformer"))
+    for call, name in ((lambda: made.sample(2), "label"), (lambda: prior_bits(made, codes), "labels")):
+        with pytest.warns(UserWarning, match=f"{name}: got None for a prior of 3 classes") as caught:
+            call()
+        assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.sample(2, 1)
+        prior_bits(made, codes, torch.tensor([0, 2]))
+        for trained in (prior("transformer", label_dropout=0.1), prior("transformer", num_classes=0)):
+            trained.sample(2)
+            prior_bits(trained, codes)
+
+
 def test_temperature_zero_is_the_likeliest_code_at_each_step():
     made = prior("transformer")
     drawn = made.sample(2, 0, temperature=0)
@@ -307,6 +323,7 @@ def test_filtered_probabilities_are_a_distribution_and_what_is_drawn_has_some(n,
         ({"guidance": math.nan}, "guidance: got nan"),
         ({"top_k": 1.5}, "top_k: got 1.5"),
         ({"generator": 3}, "generator: got 3"),
+        ({"label": 1, "guidance": -1.0}, r"guidance: got -1\.0, want a finite number, at least 0"),
         ({"guidance": 2.0}, "guidance"),
         ({"label": 1, "guidance": 2.0}, "guidance"),
         ({"batch_size": 0}, "batch_size"),
@@ -371,8 +388,11 @@ def test_codes_that_are_none_are_refused(codes, says):
     [
         (lambda: TransformerPrior(0, (2, 2)), "num_codes"),
         (lambda: TransformerPrior(4, ()), "grid"),
+        (lambda: TransformerPrior(4, (7,)), r"grid: got \(7,\), want \(h, w\) or \(h, w, R\)"),
+        (lambda: TransformerPrior(4, (7, 7, 2, 2)), r"grid: got \(7, 7, 2, 2\), want \(h, w\) or \(h, w, R\)"),
         (lambda: TransformerPrior(4, (2, 2), dim=10, heads=3), "heads: got 3"),
         (lambda: TransformerPrior(4, (2, 2), label_dropout=1.0), "label_dropout"),
+        (lambda: TransformerPrior(4, (2, 2), label_dropout=0.1), r"label_dropout: got 0\.1, want 0 without classes"),
         (lambda: RQTransformer(4, (2, 2)), r"grid: got \(2, 2\), want \(h, w, R\)"),
         (lambda: PixelCNN(4, (2, 2, 2)), r"grid: got \(2, 2, 2\), want \(h, w\)"),
         (lambda: PixelCNN(4, (2, 2), kernel=4), "kernel: got 4"),
@@ -385,7 +405,7 @@ def test_arguments_that_do_not_fit_are_refused_by_name(build, says):
 
 
 def test_prior_bits_of_a_uniform_prior_are_the_nominal_bits():
-    made = MAKE["transformer"]()
+    made = MAKE["transformer"](num_classes=0)
     with torch.no_grad():
         made.to_logits.weight.zero_()
         made.to_logits.bias.zero_()

@@ -101,7 +101,8 @@ class AutoregressiveDecoder(Configured, nn.Module):
         depends on z and on the pixels before it, and on no other.
 
     Raises:
-        ValueError: an argument is out of range, or ``x`` is no image batch that fits what ``context`` makes of ``z``.
+        ValueError: an argument is out of range, ``context`` gives other features, or ``x`` is no image batch that fits
+            what it makes of ``z``.
     """
 
     def __init__(
@@ -129,11 +130,15 @@ class AutoregressiveDecoder(Configured, nn.Module):
         check_tensor("z", z, shape=("B", "*latent"))
         check_tensor("x", x, shape=("B", self.in_channels, "H", "W"))
         features = self.context(z)  # (B, hidden, H, W)
-        want = (len(features), self.in_channels, *features.shape[2:])
-        if x.shape != want or features.shape[1] != self.hidden:
+        if features.ndim != 4 or features.shape[1] != self.hidden:
             raise ValueError(
-                f"x: got shape {tuple(x.shape)}, want {want}, beside features of shape {tuple(features.shape)} "
-                f"with {self.hidden} channels"
+                f"context: got features of shape {tuple(features.shape)} from it, want (B, {self.hidden}, H, W), as "
+                f"hidden is {self.hidden}"
+            )
+        want = (len(features), self.in_channels, *features.shape[2:])
+        if x.shape != want:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, want {want}, as context gives features of {tuple(features.shape)}"
             )
         h = features + self.first(x)
         for layer in self.layers:

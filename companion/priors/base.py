@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from companion._arguments import (
     check_generator,
     check_instance,
     check_number,
+    check_place,
     check_size,
     check_sizes,
     check_tensor,
@@ -80,7 +82,11 @@ class Prior(Configured, nn.Module, ABC):
         check_size("num_codes", num_codes)
         check_sizes("grid", grid)
         check_size("num_classes", num_classes, least=0)
+        if len(grid) not in (2, 3):
+            raise ValueError(f"grid: got {tuple(grid)}, want (h, w) or (h, w, R)")
         check_number("label_dropout", label_dropout, least=0, below=1)
+        if label_dropout and not num_classes:
+            raise ValueError(f"label_dropout: got {label_dropout}, want 0 without classes: there is no label to drop")
         check_instance("tokenizer", tokenizer, str, "a text, the identity of a tokenizer")
         self.tokenizer = tokenizer
         self.num_codes, self.grid, self.length = num_codes, tuple(grid), math.prod(grid)
@@ -93,6 +99,7 @@ class Prior(Configured, nn.Module, ABC):
             ValueError: codes or labels of another shape or type, or out of range.
         """
         self._check(codes, labels)
+        check_place("codes", codes, self._place(codes))
         starts = self._starts(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
@@ -136,9 +143,10 @@ class Prior(Configured, nn.Module, ABC):
 
         Args:
             n: how many.
-            label: one class for all, a tensor (n,) int64 of classes, or None for "no class".
+            label: one class for all, a tensor (n,) int64 of classes, or None for "no class", with a warning where the
+                prior has classes and ``label_dropout`` is 0: only training without labels moves that start then.
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
-            guidance: above 1 moves away from "no class" (needs a prior trained with ``label_dropout``).
+            guidance: at least 0; above 1 moves away from "no class" (needs a prior trained with ``label_dropout``).
 
         Raises:
             ValueError: an argument is out of range.
@@ -147,7 +155,7 @@ class Prior(Configured, nn.Module, ABC):
         check_size("batch_size", batch_size)
         check_flag("cache", cache)
         check_sampling(self.num_codes, temperature, top_k, top_p)
-        check_number("guidance", guidance)
+        check_number("guidance", guidance, least=0)
         check_generator("generator", generator)
         for name, weight in self.named_parameters():  # from NaN no code can be drawn
             check_finite(name, weight)
@@ -155,6 +163,7 @@ class Prior(Configured, nn.Module, ABC):
         labels = self._labels(label, n)
         if guidance != 1 and (labels is None or not self.label_dropout):
             raise ValueError(f"guidance: got {guidance}, want 1 without a label, or for a prior without label_dropout")
+        _warn_of_no_class("label", labels, self)
         starts = self._starts(labels, n, device)
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
@@ -199,8 +208,12 @@ class Prior(Configured, nn.Module, ABC):
         """Which ``<sos>`` each begins with: that of its class, or the last one, "no class"."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
+    def _place(self, otherwise: Tensor) -> torch.device:
+        return next(self.parameters(), otherwise).device  # what DataParallel copies of a model has no parameters
+
     def _check(self, codes: Tensor, labels: Tensor | None) -> None:
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
+        check_place("codes", codes, self._place(codes), movable=True)
         check_between("codes", codes, 0, self.num_codes - 1)
         if labels is not None:
             self._check_labels("labels", labels, len(codes))
@@ -224,6 +237,7 @@ class Prior(Configured, nn.Module, ABC):
         if self.num_classes == 0:
             raise ValueError(f"{name}: got one, but this prior was made without classes (num_classes=0)")
         check_tensor(name, labels, shape=(n,), dtype=torch.int64)
+        check_place(name, labels, self._place(labels), movable=True)
         check_codes(name, labels, self.num_classes)
 
 
@@ -232,7 +246,8 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     """Held-out cross-entropy of a prior, in bits per *image*: what its codes would cost when coded with it.
 
     Shapes:
-        codes: (N, *grid) int64, labels: (N,); on any device.
+        codes: (N, *grid) int64, labels: (N,), or None for "no class" (a warning as of :meth:`Prior.sample`); on any
+        device.
 
     Raises:
         ValueError: codes or labels of another shape or type, or out of range.
@@ -240,6 +255,7 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     check_instance("prior", prior, Prior, "one of companion.priors")
     check_size("batch_size", batch_size)
     prior._check(codes, labels)
+    _warn_of_no_class("labels", labels, prior)
     training, device = prior.training, next(prior.parameters()).device
     prior.eval()
     try:
@@ -251,6 +267,15 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     finally:
         prior.train(training)
     return nats / len(codes) * prior.length / math.log(2)
+
+
+def _warn_of_no_class(name: str, labels: Tensor | None, prior: Prior) -> None:
+    if labels is None and prior.num_classes and not prior.label_dropout:
+        warnings.warn(
+            f"{name}: got None for a prior of {prior.num_classes} classes with label_dropout=0, want classes, unless "
+            'it was trained without: training with labels alone never moves the start of "no class"',
+            stacklevel=4,  # past this, its caller, and what no_grad puts around that
+        )
 
 
 def _batches(rows: Tensor, size: int) -> list[Tensor]:

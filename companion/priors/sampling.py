@@ -97,12 +97,12 @@ def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tenso
         both (..., K) logits → logits.
 
     Raises:
-        ValueError: the shapes differ, or a number is NaN or infinite.
+        ValueError: the shapes differ, a number is NaN or infinite, or ``guidance`` is negative.
     """
     check_tensor("conditional", conditional, shape=("*batch", "K"), finite=True)
     check_same_shape("unconditional", unconditional, "conditional", conditional)
     check_finite("unconditional", unconditional)
-    check_number("guidance", guidance)
+    check_number("guidance", guidance, least=0)
     c, u = conditional.log_softmax(-1), unconditional.log_softmax(-1)
     return u + guidance * (c - u)
 
