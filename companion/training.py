@@ -646,12 +646,12 @@ def _check_examples(
 ) -> None:
     """That examples fit model, objective and each other: a few of each are looked at before the first step."""
     prior, cpu = unwrapped(model, "model"), torch.device("cpu")
-    own = isinstance(prior, Prior) and objective is None  # a given objective may make other codes and labels of them
     batches = {}
     for name, examples in (("train", train), ("validation", validation)):
         if examples is None:
             continue
-        if isinstance(prior, Prior) and own and isinstance(examples, CodeSet):
+        # a given objective may make other codes and labels of them
+        if objective is None and isinstance(prior, Prior) and isinstance(examples, CodeSet):
             if examples.num_codes != prior.num_codes:
                 raise ValueError(
                     f"{name}: got codes with num_codes={examples.num_codes}, want the {prior.num_codes} of the prior"
