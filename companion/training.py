@@ -183,7 +183,7 @@ def fit(
         parameters = [p for p in model.parameters() if p.requires_grad]
         try:
             chosen = optimizer(parameters) if optimizer else torch.optim.Adam(parameters, lr=lr)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"optimizer: called with the list of the model's parameters: {error}") from error
         if not isinstance(chosen, torch.optim.Optimizer):
             raise ValueError(f"optimizer: it made a {type(chosen).__name__}, want a torch.optim.Optimizer")
@@ -423,8 +423,9 @@ class _Loop:
             return terms(*batch)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError) as error:
             self.means.read()  # where a step before this one was not finite, that comes first
-            broken = "want finite ones" in str(error) or not _all_finite(self.model.parameters())
-            if isinstance(error, ValueError) and broken and _all_finite(batch):
+            broken = not _all_finite(self.model.parameters()) or any(b.isnan().any() for b in self.model.buffers())
+            latents = "want finite ones" in str(error)
+            if isinstance(error, ValueError) and (broken or latents) and _all_finite(batch):
                 raise FloatingPointError(
                     f"the model's weights or latents are no longer finite at {where}: training cannot go on from there "
                     f"({error})"
@@ -614,6 +615,8 @@ def _check(
     """Of everything but numbers."""
     if not any(p.requires_grad for p in unwrapped(model, "model").parameters()):
         raise ValueError(f"model: got a {type(model).__name__} without a parameter to train")
+    if any(p.is_inference() for p in model.parameters()):
+        raise ValueError("model: got one made under torch.inference_mode(), want one made outside, as it cannot learn")
     for name, examples in (("train", train), ("validation", validation)):
         fits = hasattr(examples, "__len__") and callable(getattr(examples, "batch", None))
         if not fits and not (name == "validation" and examples is None):
@@ -643,12 +646,12 @@ def _check_examples(
 ) -> None:
     """That examples fit model, objective and each other: a few of each are looked at before the first step."""
     prior, cpu = unwrapped(model, "model"), torch.device("cpu")
-    own = isinstance(prior, Prior) and objective is None  # a given objective may make other codes and labels of them
     batches = {}
     for name, examples in (("train", train), ("validation", validation)):
         if examples is None:
             continue
-        if isinstance(prior, Prior) and own and isinstance(examples, CodeSet):
+        # a given objective may make other codes and labels of them
+        if objective is None and isinstance(prior, Prior) and isinstance(examples, CodeSet):
             if examples.num_codes != prior.num_codes:
                 raise ValueError(
                     f"{name}: got codes with num_codes={examples.num_codes}, want the {prior.num_codes} of the prior"

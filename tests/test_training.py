@@ -841,6 +841,10 @@ def test_torchrun_killed_and_started_again_goes_on_to_the_bit(two: dict[str, Any
             {"optimizer": partial(torch.optim.Adam, rate=1)},
             "optimizer: called with the list of .* parameters: .*'rate'",
         ),
+        (
+            {"optimizer": partial(torch.optim.Adam, lr=-1)},
+            "optimizer: called with .* parameters: Invalid learning rate",
+        ),
         ({"optimizer": lambda: None}, "optimizer: called with the list of the model's parameters"),
         (
             {"objective": lambda model, x: model(x)},
@@ -895,6 +899,10 @@ def test_where_gradients_are_off_fit_turns_them_on_and_a_step_says_so() -> None:
     assert bits(model) == bits(same)
     with torch.inference_mode(), pytest.raises(ValueError, match=r"fit: got a call under torch.inference_mode\(\)"):
         train(noisy())
+    with torch.inference_mode():
+        made_there = noisy()
+    with pytest.raises(ValueError, match=r"model: got one made under torch.inference_mode\(\)"):
+        train(made_there)
 
 
 def test_validation_is_looked_at_before_the_first_step() -> None:
