@@ -262,12 +262,12 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         self.__dict__["_arguments"] = {}
         try:
             init(self, *args, **kwargs)
-        except ValueError:  # the class says best what it wants
-            raise
         except Exception as error:
-            if unfit is not None:
-                raise unfit from error
-            raise
+            if unfit is None or str(error).startswith(
+                str(unfit).partition(":")[0]
+            ):  # the class says best what it wants
+                raise
+            raise unfit from error
         if unfit is not None:
             raise unfit
         # An attribute that holds the argument now is the argument, and is what counts from here on.

@@ -784,6 +784,7 @@ def test_an_argument_that_json_cannot_hold_is_named(value: object) -> None:
         (lambda: companion.likelihoods.Gaussian(torch.tensor(0.1)), "scale: got .* want a finite number"),
         (lambda: companion.Autoencoder(companion.Encoder, companion.Decoder(2)), "encoder: got .* want a torch.nn.Mod"),
         (lambda: companion.Encoder({"latent_dim": 2}), "latent_dim: got .* want a whole number"),
+        (lambda: companion.ResidualQuantizer([object()], depth=2), "quantizers: got an? object, want a number, string"),
         (lambda: Part({"width": 2}), "width: got a dict, want a number, string"),  # torch says: empty() received …
     ],
 )
