@@ -1,6 +1,7 @@
 """How pytest runs the notebooks: with which profile, never past a cell's time-out, and how long each took."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -11,6 +12,10 @@ collect_ignore = [] if find_spec("playwright") else ["tests/browser"]
 
 # Before anything imports torch: two spinning OpenMP threads on a busy machine are 20 times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A command in the background of a script ignores Ctrl-C, and so would all that it starts; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue puts a number
 

@@ -311,6 +311,7 @@ def default(request):
     before = get()
     yield get, put, value
     put(before)
+    torch.set_default_device(None)  # "cpu" put there would stay a mode that every later call passes through
 
 
 def test_a_check_means_the_same_whatever_the_notebook_has_set_and_leaves_that_as_it_was(default, capsys):
