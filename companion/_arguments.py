@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LARGEST = (
-    2**24
-)  # of one size: more channels, codes or images in one call are a slip, and no allocator's message says so
+# of one size: more channels, codes or images in one call are a slip, and no allocator's message says so
+LARGEST = 2**24
 DEEPEST = 1000  # of layers in a row
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -25,6 +24,10 @@ _CPU = torch.device("cpu")
 _LARGEST_FLOAT = sys.float_info.max
 _checking = ContextVar("checking", default=True)
 _ROUNDING = 1e-3  # how far outside [0, 1] an image may be: what a resize leaves by rounding, and no byte
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity where finite numbers are wanted."""
 
 
 @contextmanager
@@ -272,7 +275,9 @@ def check_finite(name: str, value: Tensor) -> None:
     low, high = value.detach().aminmax()
     if not bool((low - low + high - high) == 0):  # ∞ − ∞ is NaN, and NaN equals nothing
         nan, infinite = int(value.isnan().sum()), int(value.isinf().sum())
-        raise ValueError(f"{name}: got {nan} NaN and {infinite} infinite of {value.numel()} numbers, want finite ones")
+        raise NotFiniteError(
+            f"{name}: got {nan} NaN and {infinite} infinite of {value.numel()} numbers, want finite ones"
+        )
 
 
 def check_between(name: str, value: Tensor, low: float, high: float) -> None:

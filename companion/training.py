@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import (
+    NotFiniteError,
     brief,
     check_between,
     check_choice,
@@ -424,8 +425,8 @@ class _Loop:
         except (ValueError, RuntimeError) as error:
             self.means.read()  # where a step before this one was not finite, that comes first
             broken = not _all_finite(self.model.parameters()) or any(b.isnan().any() for b in self.model.buffers())
-            latents = "want finite ones" in str(error)
-            if isinstance(error, ValueError) and (broken or latents) and _all_finite(batch):
+            seen = isinstance(error, NotFiniteError) or (broken and isinstance(error, ValueError))
+            if seen and _all_finite(batch):
                 raise FloatingPointError(
                     f"the model's weights or latents are no longer finite at {where}: training cannot go on from there "
                     f"({error})"

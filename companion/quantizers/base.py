@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_choice, check_codes, check_same_shape, check_size, check_tensor, check_whole
+from companion._arguments import (
+    check_choice,
+    check_codes,
+    check_place,
+    check_same_shape,
+    check_size,
+    check_tensor,
+    check_whole,
+)
 from companion.checkpoint import Configured
 
 
@@ -96,8 +104,8 @@ class Quantizer(Configured, nn.Module, ABC):
 
     def _check_device(self, name: str, value: Tensor) -> None:
         own = next((tensor for tensor in (*self.parameters(), *self.buffers())), None)
-        if own is not None and own.device != value.device:
-            raise ValueError(f"{name}: got it on {value.device}, want {own.device} as the quantizer")
+        if own is not None:
+            check_place(name, value, own.device)
 
 
 class VectorwiseQuantizer(Quantizer):

@@ -374,9 +374,8 @@ def k_means(
     available = int(_processes.total(torch.tensor(len(vectors), device=vectors.device)))
     if available < num_codes:
         raise ValueError(
-            f"z: got {available} vectors for k-means with {num_codes} codes, want at least as many in the first "
-            f"training "
-            "batch: a larger batch, fewer codes, or init='uniform'"
+            f"z: got {available} vectors for k-means with {num_codes} codes, want at least as many in the "
+            "first training batch: a larger batch, fewer codes, or init='uniform'"
         )
     centres = _processes.draw(vectors, num_codes, seed=seed, stream=stream, step=0)
     indices = nearest_code(vectors, centres)

@@ -136,8 +136,7 @@ class ResidualQuantizer(Quantizer):
         if shared != (depth is not None) or not members:
             raise ValueError(
                 f"depth: got {depth} with {'one quantizer' if shared else f'a list of {len(members)}'}, want a number "
-                f"from 1 "
-                "for one shared quantizer, and None for a list of at least one"
+                "from 1 for one shared quantizer, and None for a list of at least one"
             )
         for i, member in enumerate(members):
             _check_member(i, member, members[0])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from companion._arguments import check_finite, check_tensor
+from companion._arguments import check_finite, check_place, check_tensor
 from companion.quantizers.base import working
 
 # Bytes of the table of distances that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
@@ -34,8 +34,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     if z.ndim != 2:
         raise ValueError(f"z: got shape {tuple(z.shape)}, want (N, D)")
     check_tensor("codebook", codebook, shape=("K", z.shape[1]))
-    if z.device != codebook.device:
-        raise ValueError(f"z: got it on {z.device}, want {codebook.device} as the codebook")
+    check_place("z", z, codebook.device)
     check_finite("codebook", codebook)
     check_finite("z", z)
     with torch.autocast(z.device.type, enabled=False), _exact_products():
