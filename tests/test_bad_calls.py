@@ -417,7 +417,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "quantizers.nearest_code": lambda: (quantizers.nearest_code, {"z": vectors(), "codebook": vectors(5)}),
     "quantizers.vq_losses": lambda: (quantizers.vq_losses, {"z": vectors(), "z_q": vectors()}),
-    "quantizers.rate_bits": lambda: (quantizers.rate_bits, {"indices": tables(3, (2, 2, 2)), "num_codes": 5}),
+    "quantizers.rate_bits": lambda: (
+        quantizers.rate_bits,
+        {"indices": tables(3, (2, 2, 2)), "num_codes": 5, "depth": 2},
+    ),
     "quantizers.residual_encode": lambda: (
         quantizers.residual_encode,
         {"z": latents(), "quantizers": [VectorQuantizer(5, 4)]},
@@ -539,7 +542,7 @@ NOT_CALLED = {
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
 INSIDE = (
-    "all_logits", "steps", "prepare", "quantize", "learn", "summand", "quantize_rows", "encode_rows", "codes",
+    "all_logits", "steps", "initialise", "quantize", "update", "summand", "encode_vectors", "codes",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """EMAVectorQuantizer: its step, its statistics, restarts and k-means, and the mistakes that others made."""
 
+import copy
 import math
 import os
 import subprocess
@@ -83,7 +84,7 @@ class SmoothedPaper(EMAVectorQuantizer):
         self.sums = self.codebook.clone()
         self.counts.fill_(1.0)
 
-    def learn(self, z, quantized):
+    def update(self, z, quantized):
         n, s = code_statistics(z, quantized.indices.flatten(), self.num_codes)
         self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
         self.sums.mul_(self.decay).add_(s, alpha=1 - self.decay)
@@ -336,6 +337,47 @@ def test_restarts_draw_from_their_own_seed_and_leave_the_callers_generator_alone
     assert not torch.equal(a.codebook, c.codebook)
 
 
+def test_a_restarted_code_is_restarted_again_where_the_next_batch_does_not_choose_it():
+    """Its count stands at the threshold: one batch decides. A batch that chooses it keeps it where it is."""
+    quantizer = plain(2, 1, restart_below=0.5, decay=0.9)
+    quantizer.codebook.copy_(torch.tensor([[0.0], [50.0]]))
+    quantizer.counts.copy_(torch.tensor([20.0, 0.0]))
+    near = torch.linspace(-1, 1, 20)[:, None]
+    quantizer(near)  # nothing chooses the second code
+    restarted = quantizer.codebook[1].clone()
+    assert bool((near == restarted).all(1).any())
+    chosen = torch.cat([near, restarted.repeat(20, 1)])
+    kept = copy.deepcopy(quantizer)
+    kept(chosen)
+    assert (kept.codebook[1] - restarted).abs() < 0.5
+    far = (quantizer.codebook[0] - 5 * restarted.sign()).expand(20, 1)  # on the other side of the first code
+    quantizer(far)  # nothing chooses it: it is put onto a vector of this batch
+    assert torch.equal(quantizer.codebook[1], far[0])
+
+
+def test_a_code_whose_vectors_cancel_keeps_its_direction():
+    """Cosine: the mean of opposite vectors has length 0, which can be scaled to no length."""
+    z = torch.tensor([[1.0], [-1.0]]).repeat(4, 1)
+    quantizer = EMAVectorQuantizer(1, 1, cosine=True, decay=0.0)
+    for _ in range(3):
+        quantizer(z)
+    assert float(quantizer.codebook.abs()) == 1
+
+
+def test_uniform_codes_with_restarts_are_put_onto_the_first_batch_where_it_does_not_choose_them():
+    """Their counts begin at 0. Without restarts they stay where they were drawn."""
+    z = 10 + points(40)
+    for restart_below, moved in ((0.02, True), (0.0, False)):
+        torch.manual_seed(0)
+        quantizer = EMAVectorQuantizer(8, 3, init="uniform", restart_below=restart_below)
+        before = quantizer.codebook.clone()
+        unchosen = torch.ones(8, dtype=torch.bool).index_fill(0, quantizer(z).indices.unique(), False)
+        assert int(unchosen.sum()) >= 4
+        onto = (quantizer.codebook[:, None] == z[None]).all(-1).any(1)
+        assert bool((onto == (unchosen & moved)).all())
+        assert torch.equal(quantizer.codebook[unchosen], before[unchosen]) != moved
+
+
 def test_a_restart_takes_the_candidates_in_turn_and_spares_a_code_at_the_threshold():
     codebook, counts = torch.arange(8.0).reshape(4, 2), torch.tensor([0.0, 13, 1, 2])
     candidates = 100 + torch.arange(6.0).reshape(3, 2)
@@ -508,7 +550,7 @@ class UpdateFirst(EMAVectorQuantizer):
     """Trap 14: the codebook moves before the lookup."""
 
     def forward(self, z):
-        self.learn(z.detach(), self.quantize(z))
+        self.update(z.detach(), self.quantize(z))
         return self.quantize(z)
 
 
@@ -524,7 +566,7 @@ class PlainCounter(EMAVectorQuantizer):
 class UnscaledCosine(EMAVectorQuantizer):
     """Trap 19: the mean of vectors of length 1 is shorter, and is not scaled back."""
 
-    def learn(self, z, quantized):
+    def update(self, z, quantized):
         n, s = code_statistics(z, quantized.indices.flatten(), self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
         self.codebook.copy_(codebook)
@@ -534,8 +576,8 @@ class UnscaledCosine(EMAVectorQuantizer):
 class SmoothedFedBack(EMAVectorQuantizer):
     """Trap 10: the smoothed counts take the place of the average."""
 
-    def learn(self, z, quantized):
-        super().learn(z, quantized)
+    def update(self, z, quantized):
+        super().update(z, quantized)
         total = self.counts.sum()
         self.counts.copy_((self.counts + self.smoothing) / (total + self.num_codes * self.smoothing) * total)
 
@@ -543,10 +585,10 @@ class SmoothedFedBack(EMAVectorQuantizer):
 class RestartThenDivide(SmoothedPaper):
     """Trap 8: a code is put onto a vector, and the division of the same step takes it back."""
 
-    def learn(self, z, quantized):
+    def update(self, z, quantized):
         dead = self.counts < 0.999
         self.codebook[dead] = z[: int(dead.sum())]
-        super().learn(z, quantized)
+        super().update(z, quantized)
 
 
 def test_an_update_before_the_lookup_would_be_seen():

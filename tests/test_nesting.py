@@ -222,7 +222,7 @@ def test_a_projected_residual_gives_mask_depths_and_decodes_to_a_depth():
 class LearnsNothingInside(ProjectedQuantizer):
     """The wrong version: the quantizer inside is looked up only."""
 
-    def learn(self, z: Tensor, quantized: Quantized) -> None:
+    def update(self, z: Tensor, quantized: Quantized) -> None:
         pass
 
 

@@ -537,7 +537,7 @@ def test_its_tensors_stay_the_same_objects(kind):
 class MadeAnew(VectorQuantizer):
     """The mistake of trap 10: the codebook is another parameter after each training forward."""
 
-    def learn(self, z, indices):
+    def update(self, z, indices):
         self.codebook = torch.nn.Parameter(self.codebook.detach().clone())
 
 

@@ -8,8 +8,10 @@ from companion.quantizers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
     GumbelQuantizer,
+    ProjectedQuantizer,
     ResidualQuantizer,
     VectorQuantizer,
+    k_means,
     straight_through,
 )
 from companion.quantizers.residual import decode_to_depth, rate_bits, residual_encode
@@ -125,12 +127,32 @@ def test_a_shared_codebook_changes_once_after_all_depths():
     assert not torch.equal(quantizer.quantizers[0].codebook, before)
 
 
-def test_k_means_of_a_shared_codebook_runs_once():
-    quantizer = stack(shared=True, ema=True)
-    z = latents(20)
+def test_a_shared_codebook_begins_with_codes_for_every_depth():
+    """Codes of z alone are too long for residuals: the first sum of codes would be far from z."""
+    z = torch.randn(64, 8, 7, 7, generator=torch.Generator().manual_seed(3))
+    quantizer = ResidualQuantizer(EMAVectorQuantizer(64, 8), depth=3)
+    quantizer.initialise(z)
+    of_z, _ = k_means(z.movedim(1, -1).reshape(-1, 8), 64)
+    alone = ResidualQuantizer(EMAVectorQuantizer.from_codebook(of_z), depth=3)  # the wrong version
+
+    def error(stack: ResidualQuantizer) -> float:
+        return (stack.decode(stack.encode(z)) - z).square().mean().item()
+
+    assert error(quantizer) < 0.7 * error(alone)
+    first = quantizer.quantizers[0].codebook.clone()
     quantizer(z)
-    residual = z - quantizer.decode(quantizer.encode(z), depth=1)
-    assert residual.square().mean() < 0.8 * z.square().mean()  # the codes are those of z, not of a later residual
+    assert (quantizer.quantizers[0].codebook - first).abs().max() < 0.1  # moved by one EMA step, not by a new k-means
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_batch_too_small_for_k_means_initialises_no_depth(shared):
+    quantizer = stack(ema=True, shared=shared, depth_dropout=1.0)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    with pytest.raises(ValueError, match="z: got 6 vectors for k-means with 8 codes"):
+        quantizer(latents(1))
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    quantizer(latents(2))  # of 12 positions, whatever depths its images use
+    assert quantizer.initialised
 
 
 def test_a_model_with_shared_codebook_is_saved_and_loaded(tmp_path):
@@ -177,6 +199,42 @@ def test_a_dropped_depth_is_not_in_the_losses():
     (at,) = torch.autograd.grad(out.depths[2].losses["commitment"], z)
     reached = at.flatten(1).abs().sum(1) > 0
     assert torch.equal(reached, out.mask[:, 2])
+
+
+def test_a_batch_of_one_drops_depths_too():
+    """The wrong version exempts the first image of every batch."""
+    torch.manual_seed(0)
+    quantizer = stack(depth_dropout=1.0)
+    used = [int(quantizer(latents(1)).mask.sum()) for _ in range(30)]
+    assert set(used) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["plain", "projected"])
+@pytest.mark.parametrize("options", KINDS)
+def test_a_depth_that_no_image_uses_learns_nothing_and_spoils_nothing(options, inside):
+    quantizer = stack(depth_dropout=1.0, **options)
+    if inside:
+        members = [ProjectedQuantizer(member, 6) for member in quantizer.quantizers]
+        depth = 3 if options.get("shared") else None
+        quantizer = ResidualQuantizer(members[0] if depth else members, depth=depth, depth_dropout=1.0)
+    quantizer(torch.randn(12, quantizer.dim, 3, 2))  # initialises
+    torch.manual_seed(0)
+    while True:
+        before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+        z = torch.randn(1, quantizer.dim, 3, 2, requires_grad=True)
+        out = quantizer(z)
+        if int(out.mask.sum()) == 1:
+            break
+    (out.loss + out.z_q.square().sum()).backward()
+    assert z.grad is not None
+    assert bool(z.grad.isfinite().all())
+    assert float(out.depths[1].loss) == float(out.depths[2].losses["commitment"]) == 0
+    assert out.indices.shape == (1, 3, 2, 3)
+    if not options.get("shared"):
+        for r in (1, 2):
+            assert all(p.grad is None or not bool(p.grad.any()) for p in quantizer.quantizers[r].parameters())
+            own = {k: v for k, v in quantizer.state_dict().items() if k.startswith(f"quantizers.{r}.")}
+            assert all(torch.equal(value, before[name]) for name, value in own.items())
 
 
 # Errors ------------------------------------------------------------------------------------------------------------
@@ -263,6 +321,13 @@ def test_rates_of_one_depth_are_those_of_a_plain_quantizer():
     assert 6 * rates["nominal"] == pytest.approx(bits["nominal"])
     assert 6 * rates["entropy"] == pytest.approx(bits["entropy"])
     assert rates["joint"] == pytest.approx(rates["entropy"])
+
+
+def test_the_indices_of_a_plain_quantizer_are_not_taken_for_stacks_where_the_depth_is_given():
+    indices = torch.randint(0, 5, (20, 3, 2), generator=torch.Generator().manual_seed(0))
+    assert rate_bits(indices, 5)["nominal"] == rate_bits(indices, 5, depth=2)["nominal"]  # it cannot know
+    with pytest.raises(ValueError, match=r"depth: got 1 with indices of shape \(20, 3, 2\)"):
+        rate_bits(indices, 5, depth=1)
 
 
 # RQ-VAE ------------------------------------------------------------------------------------------------------------

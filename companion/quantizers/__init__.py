@@ -4,17 +4,12 @@ A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(
 ``decode(indices)`` the codes of such indices. ``num_codes`` is K, ``dim`` is D.
 """
 
-from companion.quantizers.base import Quantized, Quantizer, VectorwiseQuantizer, rotation_trick, straight_through
-from companion.quantizers.ema import (
-    EMAVectorQuantizer,
-    code_statistics,
-    cosine_lookup,
-    ema_step,
-    k_means,
-    restart,
-)
+from companion.quantizers.base import Quantized, Quantizer, VectorwiseQuantizer
+from companion.quantizers.ema import EMAVectorQuantizer, ema_step, restart
+from companion.quantizers.estimators import rotation_trick, straight_through
 from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
+from companion.quantizers.k_means import code_statistics, k_means
 from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
 from companion.quantizers.residual import (
     ResidualQuantized,
@@ -23,7 +18,7 @@ from companion.quantizers.residual import (
     rate_bits,
     residual_encode,
 )
-from companion.quantizers.search import nearest_code
+from companion.quantizers.search import cosine_lookup, nearest_code
 from companion.quantizers.vector import VectorQuantizer, vq_losses
 
 __all__ = [

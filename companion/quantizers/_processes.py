@@ -17,6 +17,11 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def total_number(number: int, device: torch.device) -> int:
+    """A whole number summed over all processes; ``device`` is where this process keeps its tensors."""
+    return int(total(torch.tensor(number, device=device))) if several() else number
+
+
 def draw(vectors: Tensor, n: int, *, seed: int, stream: int, step: int) -> Tensor:
     """``n`` random rows of all processes' ``vectors`` joined in the order of ranks; the same rows in every process.
 

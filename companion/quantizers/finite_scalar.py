@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from companion._arguments import check_sizes
-from companion.quantizers.base import Quantized, VectorwiseQuantizer, straight_through
+from companion.quantizers.base import Quantized, VectorwiseQuantizer, to_latents, to_positions, to_vectors
+from companion.quantizers.estimators import straight_through
 
 
 class FiniteScalarQuantizer(VectorwiseQuantizer):
@@ -37,27 +38,28 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         self.levels = tuple(int(number) for number in levels)
         self.num_codes, self.dim = prod(levels), len(levels)
 
-    def quantize_rows(self, vectors: Tensor) -> Quantized:  # (N, D)
-        squashed = vectors.tanh()
-        indices = self._nearest(squashed)  # (N,)
-        z_q = straight_through(squashed, self.codes(indices))
-        return Quantized(z_q, indices, z_q.new_zeros(()), {})
+    def quantize(self, z: Tensor) -> Quantized:
+        """For example with levels (8, 6, 5), and z (16, 3, 8, 8):"""
+        squashed = to_vectors(z).tanh()  # (1024, 3)
+        indices = self._nearest(squashed)  # (1024,)
+        z_q = straight_through(squashed, self.codes(indices))  # (1024, 3)
+        return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), z_q.new_zeros(()), {})
 
-    def encode_rows(self, vectors: Tensor) -> Tensor:
+    def encode_vectors(self, vectors: Tensor) -> Tensor:
         return self._nearest(vectors.tanh())
 
     def codes(self, indices: Tensor) -> Tensor:
-        levels, places = self._scale(indices.device)
-        digits = indices[..., None] // places % levels  # (*shape, D)
+        levels, strides = self._levels_and_strides(indices.device)
+        digits = indices[..., None] // strides % levels  # (*shape, D)
         return 2 * digits / (levels - 1) - 1
 
     def _nearest(self, squashed: Tensor) -> Tensor:
         """Numbers in [−1, 1] (N, D) → the index of the nearest point of the grid, (N,)."""
-        levels, places = self._scale(squashed.device)
+        levels, strides = self._levels_and_strides(squashed.device)
         digits = ((squashed.detach() + 1) / 2 * (levels - 1)).round()  # 0 … L − 1
-        return (digits.long() * places).sum(1)
+        return (digits.long() * strides).sum(1)
 
-    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _levels_and_strides(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Levels, and what a step in each dimension adds to the index; both (D,)."""
-        places = [prod(self.levels[:i]) for i in range(self.dim)]
-        return torch.tensor(self.levels, device=device), torch.tensor(places, device=device)
+        strides = [prod(self.levels[:i]) for i in range(self.dim)]
+        return torch.tensor(self.levels, device=device), torch.tensor(strides, device=device)

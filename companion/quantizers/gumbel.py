@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import check_number, check_size
-from companion.quantizers.base import Quantized, VectorwiseQuantizer, working
+from companion.quantizers.base import (
+    Quantized,
+    VectorwiseQuantizer,
+    at_least_float32,
+    to_latents,
+    to_positions,
+    to_vectors,
+)
 
 
 class GumbelQuantizer(VectorwiseQuantizer):
@@ -65,29 +72,32 @@ class GumbelQuantizer(VectorwiseQuantizer):
         first, last = self.temperatures
         return float(first * (last / first) ** min(1.0, self.step.item() / self.anneal_steps))
 
-    def quantize_rows(self, vectors: Tensor) -> Quantized:  # (N, D)
-        logits = self._logits(vectors)  # (N, K)
+    def quantize(self, z: Tensor) -> Quantized:
+        """For example with K = 512, and z (16, 64, 8, 8):"""
+        logits = self._logits(to_vectors(z))  # (1024, 512)
         log_q = functional.log_softmax(logits, dim=1)
         kl = (log_q.exp() * log_q).sum(1).mean() + math.log(self.num_codes)
         if self.training:
             gumbel = -torch.empty_like(logits).exponential_().log()
-            indices = (logits + gumbel).argmax(1)  # Gumbel-max: a draw from softmax(logits), (N,)
-            soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)  # (N, K)
-            z_q = soft @ self.codebook.to(soft.dtype)  # (N, D)
+            indices = (logits + gumbel).argmax(1)  # (1024,), Gumbel-max: a draw from softmax(logits)
+            soft = functional.softmax((logits + gumbel) / self.temperature, dim=1)  # (1024, 512)
+            with torch.autocast(z.device.type, enabled=False):
+                z_q = soft @ self.codebook.to(soft.dtype)  # (1024, 64)
         else:
             indices = logits.argmax(1)
             z_q = functional.embedding(indices, self.codebook)
-        return Quantized(z_q, indices, self.kl_weight * kl, {"kl": kl})
+        return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), self.kl_weight * kl, {"kl": kl})
 
-    def encode_rows(self, vectors: Tensor) -> Tensor:
+    def encode_vectors(self, vectors: Tensor) -> Tensor:
         return self._logits(vectors).argmax(1)
 
     def codes(self, indices: Tensor) -> Tensor:
         return functional.embedding(indices, self.codebook)
 
-    def learn(self, z: Tensor, quantized: Quantized) -> None:
+    def update(self, z: Tensor, quantized: Quantized) -> None:
         self.step += 1
 
     def _logits(self, vectors: Tensor) -> Tensor:
-        logits: Tensor = self.to_logits(vectors.to(self.to_logits.weight.dtype))
-        return working(logits)
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits: Tensor = self.to_logits(vectors.to(self.to_logits.weight.dtype))
+        return at_least_float32(logits)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import check_size
-from companion.quantizers.base import Quantized, Quantizer, check_latents, straight_through
+from companion.quantizers.base import Quantized, Quantizer, check_latents
+from companion.quantizers.estimators import straight_through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,12 @@ class ProjectedQuantizer(Quantizer):
         self.up = nn.Linear(quantizer.dim, dim)
 
     @property
-    def prepared(self) -> bool:
-        return self.quantizer.prepared
+    def initialised(self) -> bool:
+        return self.quantizer.initialised
 
     @torch.no_grad()
-    def prepare(self, z: Tensor) -> None:
-        self.quantizer.prepare(_on_channels(self.down, z))
+    def initialise(self, z: Tensor) -> None:
+        self.quantizer.initialise(_on_channels(self.down, z))
 
     def quantize(self, z: Tensor) -> ProjectedQuantized:
         inner = self.quantizer.quantize(_on_channels(self.down, z))
@@ -61,9 +62,9 @@ class ProjectedQuantizer(Quantizer):
         return ProjectedQuantized(z_q, inner.indices, inner.loss, inner.losses, inner=inner)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, quantized: Quantized) -> None:
+    def update(self, z: Tensor, quantized: Quantized) -> None:
         assert isinstance(quantized, ProjectedQuantized)
-        self.quantizer.learn(_on_channels(self.down, z), quantized.inner)
+        self.quantizer.update(_on_channels(self.down, z), quantized.inner)
 
     def summand(self, z: Tensor, quantized: Quantized) -> Tensor:
         """With gradients to both maps: they learn from what is rebuilt, and the latents by the sum's estimator."""

@@ -9,17 +9,19 @@ from torch import Tensor, nn
 
 from companion._arguments import brief, check_codes, check_number, check_size, check_whole
 from companion.metrics import CodeUsage, nominal_bits, perplexity
-from companion.quantizers.base import Quantized, Quantizer, check_latents, straight_through, working
+from companion.quantizers.base import Quantized, Quantizer, at_least_float32, check_latents
 from companion.quantizers.ema import EMAVectorQuantizer
+from companion.quantizers.estimators import straight_through
 from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
 from companion.quantizers.vector import VectorQuantizer
 
 
 @torch.no_grad()
 def residual_encode(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
-    """One index a depth, each of the code nearest to what the codes before it left (Lee et al. 2022, equations 3, 4).
+    """At each depth: find the code nearest to the residual, subtract it, and go on with what is left.
 
-    Greedy: the first code is the nearest to z, whatever comes after it. Another stack may have a sum nearer to z.
+    (Lee et al. 2022, equations 3 and 4.) Greedy: the first code is the nearest to z, whatever comes after it. Another
+    stack of codes may have a sum nearer to z.
 
     Shapes:
         z: (B, D, *spatial); quantizers: R of them, one a depth → (B, *spatial, R) int64.
@@ -53,41 +55,15 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     return torch.stack(codes).sum(0)
 
 
-def rate_bits(indices: Tensor, num_codes: int) -> dict[str, float]:
-    """What one position's stack of codes costs, in bits, by three ways of writing it down.
-
-    "nominal": R·log₂K. "entropy": Σ_r H(k_r), each depth with the shares that its own codes have. "joint":
-    H(k_1, …, k_R), the shares of whole stacks. Each is at most the one before. The shares are those of the indices
-    given: with fewer positions than stacks there could be, "joint" comes out too small.
-
-    Shapes:
-        indices: (N, *spatial, R) int64; for a plain quantizer R = 1.
-
-    Raises:
-        ValueError: not int64, no indices, or an index outside 0…K − 1.
-    """
-    check_size("num_codes", num_codes)
-    check_codes("indices", indices, num_codes)
-    if indices.ndim < 2 or indices.numel() == 0:
-        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (N, *spatial, R) with at least one code")
-    stacks = indices.reshape(-1, indices.shape[-1])  # (N·T, R)
-    counts = torch.unique(stacks, dim=0, return_counts=True)[1]
-    return {
-        "nominal": nominal_bits(num_codes, (stacks.shape[1],)),
-        "entropy": sum(CodeUsage(num_codes).update(one).entropy_bits for one in stacks.unbind(1)),
-        "joint": math.log2(perplexity(counts)),
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class ResidualQuantized(Quantized):
     """What a residual quantizer returns: ``indices`` (B, *spatial, R), and besides
 
     Shapes:
-        depths: what each depth gave, R of them; their ``losses`` are means over the images that used the depth.
-        residuals: what each depth was given, detached: (B, D, *spatial), or only the images that used the depth.
-        mask: (B, R) bool, which depths each image used. All of them, except under depth dropout: what a depth would
-            have chosen for the others still stands in ``indices``, so that every index is a code.
+        depths: the result of each depth, R of them; their ``losses`` are means over the images that use the depth.
+        residuals: the input of each depth, detached: (B, D, *spatial), or only the images that use the depth.
+        mask: (B, R) bool, which depths each image uses: all of them, except under depth dropout. ``indices`` has the
+            codes of all depths in any case, also those that dropout left out of the sum.
     """
 
     depths: tuple[Quantized, ...]
@@ -99,10 +75,10 @@ class ResidualQuantizer(Quantizer):
     """z ≈ e₁ + … + e_R: depth r quantises the residual z − (e₁ + … + e_{r−1}) (Lee et al. 2022, equations 3 to 5).
 
     The residual is detached from the codes before it, so each depth's losses move that depth's codes and the latents,
-    and no other codebook. The gradient at z is that of z_q, once (straight-through over the whole sum). Losses are
-    **summed** over the depths: each codebook learns at the pace it would have alone, whatever R (their mean would
-    divide every codebook's step by R). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r the residual before
-    depth r.
+    and no other codebook. There is one straight-through estimator, over the whole sum: z gets the gradient of z_q, not
+    R times that. Losses are **summed** over the depths: each codebook learns at the pace it would have alone, whatever
+    R (their mean would divide every codebook's step by R). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r
+    the residual before depth r.
 
     Args:
         quantizers: R vector quantizers with straight-through gradient, of equal ``num_codes`` and ``dim``, each alone
@@ -110,7 +86,8 @@ class ResidualQuantizer(Quantizer):
             by ``depth`` depths, which then learns once, from the residuals of all depths together.
         depth: R, for a shared quantizer.
         depth_dropout: in training, the probability for each image to use only its first r depths, r uniform in 1…R
-            (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023).
+            (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023). A depth that no image of a batch
+            uses learns nothing from it, and its losses are 0.
 
     Shapes:
         z: (B, D, *spatial) → ``ResidualQuantized``; indices (B, *spatial, R).
@@ -156,55 +133,42 @@ class ResidualQuantizer(Quantizer):
                 seeds.append(codebook.seed)
 
     def quantize(self, z: Tensor) -> ResidualQuantized:
-        mask = self._draw_mask(len(z), z.device)  # (B, R)
-        residual = working(z)  # (B, D, *spatial)
+        """For example with R = 4, and z (16, 64, 8, 8):"""
+        uses = self._draw_depths(len(z), z.device)  # (16, 4) bool: all of them, but for depth dropout
+        residual = at_least_float32(z)  # (16, 64, 8, 8)
         z_q = torch.zeros_like(residual)
-        depths, residuals, indices = [], [], []
-        for r, member in enumerate(self._by_depth()):
-            part, out, chosen, codes = _one_depth(member, residual, mask[:, r])
-            residuals.append(part.detach())
-            depths.append(out)
-            indices.append(chosen)
-            z_q = z_q + codes
-            residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
+        parts: list[_Depth] = []
+        for r, quantizer in enumerate(self._by_depth()):
+            part = _quantize_images(quantizer, residual, uses[:, r])
+            z_q = z_q + part.codes
+            residual = residual - part.codes.detach()  # constants: no deeper loss moves this depth's codes
+            parts.append(part)
+        depths = [part.out for part in parts]
         losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
         return ResidualQuantized(
-            _estimated(z, z_q),
-            torch.stack(indices, dim=-1),
+            _one_estimator(z, z_q),
+            torch.stack([part.indices for part in parts], dim=-1),  # (16, 8, 8, 4)
             torch.stack([out.loss for out in depths]).sum(),
             losses,
             depths=tuple(depths),
-            residuals=tuple(residuals),
-            mask=mask,
+            residuals=tuple(part.residual for part in parts),
+            mask=uses,
         )
 
-    @property
-    def prepared(self) -> bool:
-        return all(member.prepared for member in self._members())
-
     @torch.no_grad()
-    def prepare(self, z: Tensor) -> None:
-        """Each member from what those before it leave of all images; a shared one from the first depth."""
-        residual = working(z)
-        for member in self._members():
-            if not member.prepared:
-                member.prepare(residual)
-            residual = residual - member.decode(member.encode(residual))
-
-    @torch.no_grad()
-    def learn(self, z: Tensor, quantized: Quantized) -> None:
-        """A member from its own depth; a shared one once, from all depths together."""
+    def update(self, z: Tensor, quantized: Quantized) -> None:
+        """Each member from its own depth; a shared one once, from all depths together."""
         assert isinstance(quantized, ResidualQuantized)
-        if len(self.quantizers) == self.depth:
-            for member, residual, out in zip(self._members(), quantized.residuals, quantized.depths, strict=True):
-                member.learn(residual, out)
+        if self._shared:
+            self._member(0).update(torch.cat(quantized.residuals), _joined(quantized.depths))
         else:
-            self._member(0).learn(torch.cat(quantized.residuals), _joined(quantized.depths))
+            for member, residual, out in zip(self._by_depth(), quantized.residuals, quantized.depths, strict=True):
+                member.update(residual, out)
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)
-        return residual_encode(working(z), self._by_depth())
+        return residual_encode(at_least_float32(z), self._by_depth())
 
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         """Indices (B, *spatial, R) → the sum of their codes, of the first ``depth`` depths only if given.
@@ -214,25 +178,125 @@ class ResidualQuantizer(Quantizer):
         """
         return decode_to_depth(indices, self._by_depth(), self.depth if depth is None else depth)
 
-    def _draw_mask(self, images: int, device: torch.device) -> Tensor:
-        """(B, R): which depths each image uses. The first is always used."""
-        used = torch.full((images,), self.depth, device=device)
+    @property
+    def initialised(self) -> bool:
+        return all(member.initialised for member in self._by_depth())
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor) -> None:
+        """Each member from the residuals that those before it leave, of all images whatever depths they use."""
+        if self._shared:  # its codes have to serve all depths: once to have residuals, then from the residuals of all
+            self._member(0).initialise(z)
+        residual, residuals = at_least_float32(z), []
+        for member in self._by_depth():
+            residuals.append(residual)
+            if not member.initialised:
+                member.initialise(residual)
+            residual = residual - member.decode(member.encode(residual))
+        if self._shared:
+            self._member(0).initialise(torch.cat(residuals))
+
+    def _draw_depths(self, images: int, device: torch.device) -> Tensor:
+        """(B, R) bool: which depths each image uses. Everyone uses the first."""
+        number = torch.full((images,), self.depth, device=device)
         if self.training and self.depth_dropout:
             fewer = torch.randint(1, self.depth + 1, (images,), device=device)
-            used = torch.where(torch.rand(images, device=device) < self.depth_dropout, fewer, used)
-            used[0] = self.depth  # so that no depth is without an image
-        return torch.arange(self.depth, device=device) < used[:, None]
+            number = torch.where(torch.rand(images, device=device) < self.depth_dropout, fewer, number)
+        return torch.arange(self.depth, device=device) < number[:, None]
+
+    @property
+    def _shared(self) -> bool:
+        return len(self.quantizers) < self.depth
+
+    def _by_depth(self) -> list[Quantizer]:
+        return [self._member(r) for r in range(self.depth)]
 
     def _member(self, r: int) -> Quantizer:
         member = self.quantizers[r if len(self.quantizers) > 1 else 0]
         assert isinstance(member, Quantizer)
         return member
 
-    def _by_depth(self) -> list[Quantizer]:
-        return [self._member(r) for r in range(self.depth)]
 
-    def _members(self) -> list[Quantizer]:
-        return [self._member(r) for r in range(len(self.quantizers))]
+@dataclass(frozen=True)
+class _Depth:
+    """What one depth did. ``residual``: its input, of the images that use the depth. ``out``: what the quantizer made
+    of it. ``indices`` (B, *spatial): of all images. ``codes`` (B, D, *spatial): what is added to the sum, 0 where an
+    image does not use the depth."""
+
+    residual: Tensor
+    out: Quantized
+    indices: Tensor
+    codes: Tensor
+
+
+def _quantize_images(quantizer: Quantizer, residual: Tensor, use: Tensor) -> _Depth:
+    """One depth, of the images that ``use`` (B,) it; the others only get their indices."""
+    if bool(use.all()):
+        out = quantizer.quantize(residual)
+        return _Depth(residual.detach(), out, out.indices, quantizer.summand(residual, out))
+    part = residual[use]
+    out = quantizer.quantize(part)
+    if len(part) == 0:  # nobody uses the depth: its losses, means over nothing, are 0
+        zero = residual.new_zeros(())
+        out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
+    indices = out.indices.new_empty(len(residual), *out.indices.shape[1:])
+    indices[use] = out.indices
+    indices[~use] = quantizer.encode(residual[~use])
+    summand = quantizer.summand(part, out)
+    codes = torch.zeros_like(residual, dtype=summand.dtype).index_put((use,), summand)
+    return _Depth(part.detach(), out, indices, codes)
+
+
+def _one_estimator(z: Tensor, z_q: Tensor) -> Tensor:
+    """Straight-through over the whole sum. Where members have linear maps that learn from the reconstruction, z_q
+    carries their gradient: it is passed on beside the estimator, by a term whose value is 0."""
+    estimated = straight_through(z, z_q.to(z.dtype))
+    return estimated + (z_q - z_q.detach()).to(z.dtype) if z_q.requires_grad else estimated
+
+
+def _joined(depths: Sequence[Quantized]) -> Quantized:
+    """The results of one quantizer for several depths, one below the other, as it learns from them."""
+    z_q, indices = torch.cat([out.z_q for out in depths]), torch.cat([out.indices for out in depths])
+    joined = replace(depths[0], z_q=z_q, indices=indices)
+    inner = [out.inner for out in depths if isinstance(out, ProjectedQuantized)]
+    return replace(joined, inner=_joined(inner)) if isinstance(joined, ProjectedQuantized) else joined
+
+
+def rate_bits(indices: Tensor, num_codes: int, *, depth: int | None = None) -> dict[str, float]:
+    """What one position's stack of codes costs, in bits, by three ways of writing it down.
+
+    "nominal": R·log₂K. "entropy": Σ_r H(k_r), each depth with the shares that its own codes have. "joint":
+    H(k_1, …, k_R), the shares of whole stacks. Each is at most the one before. The shares are those of the indices
+    given: with fewer positions than stacks there could be, "joint" comes out too small.
+
+    Args:
+        depth: R, if the last axis is to be compared with it. The indices of a plain quantizer, (N, h, w), have no axis
+            of depths: without ``depth`` their last axis is taken for it. Give ``indices[..., None]``.
+
+    Shapes:
+        indices: (N, *spatial, R) int64.
+
+    Raises:
+        ValueError: not int64, no indices, an index outside 0…K − 1, or a last axis that is not ``depth`` long.
+    """
+    check_size("num_codes", num_codes)
+    check_codes("indices", indices, num_codes)
+    if indices.ndim < 2 or indices.numel() == 0:
+        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (N, *spatial, R) with at least one code")
+    if depth is not None:
+        check_whole("depth", depth)
+        if indices.shape[-1] != depth:
+            raise ValueError(
+                f"depth: got {depth} with indices of shape {tuple(indices.shape)}, want the length of their last axis "
+                "(the indices of a plain quantizer have no axis of depths: give indices[..., None])"
+            )
+    stacks = indices.reshape(-1, indices.shape[-1])  # (N·T, R)
+    counts = torch.unique(stacks, dim=0, return_counts=True)[1]
+    return {
+        "nominal": nominal_bits(num_codes, (stacks.shape[1],)),
+        "entropy": sum(CodeUsage(num_codes).update(one).entropy_bits for one in stacks.unbind(1)),
+        "joint": math.log2(perplexity(counts)),
+    }
 
 
 def _check_quantizers(quantizers: object) -> None:
@@ -270,32 +334,3 @@ def _check_member(i: int, member: object, first: Quantizer) -> None:
 
 def _innermost(quantizer: object) -> object:
     return quantizer.quantizer if isinstance(quantizer, ProjectedQuantizer) else quantizer
-
-
-def _one_depth(member: Quantizer, residual: Tensor, used: Tensor) -> tuple[Tensor, Quantized, Tensor, Tensor]:
-    """One depth: the residuals of the images that use it, what the member made of them, the indices of *all* images,
-    and what is added to the sum, 0 where an image does not use the depth."""
-    if bool(used.all()):
-        out = member.quantize(residual)
-        return residual, out, out.indices, member.summand(residual, out)
-    part = residual[used]
-    out = member.quantize(part)
-    indices = out.indices.new_empty(len(residual), *out.indices.shape[1:])
-    indices[used] = out.indices
-    indices[~used] = member.encode(residual[~used])  # what the depth would have chosen
-    added = member.summand(part, out)
-    return part, out, indices, torch.zeros_like(residual, dtype=added.dtype).index_put((used,), added)
-
-
-def _estimated(z: Tensor, z_q: Tensor) -> Tensor:
-    """One straight-through over the whole sum. What a member's maps learn from it passes beside: its value is 0."""
-    estimated = straight_through(z, z_q.to(z.dtype))
-    return estimated + (z_q - z_q.detach()).to(z.dtype) if z_q.requires_grad else estimated
-
-
-def _joined(depths: Sequence[Quantized]) -> Quantized:
-    """The results of one quantizer for several depths, one below the other, as it learns from them."""
-    z_q, indices = torch.cat([out.z_q for out in depths]), torch.cat([out.indices for out in depths])
-    joined = replace(depths[0], z_q=z_q, indices=indices)
-    inner = [out.inner for out in depths if isinstance(out, ProjectedQuantized)]
-    return replace(joined, inner=_joined(inner)) if isinstance(joined, ProjectedQuantized) else joined

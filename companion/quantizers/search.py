@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from companion._arguments import check_finite, check_place, check_tensor
-from companion.quantizers.base import working
+from companion._arguments import check_finite, check_place, check_tensor, checks_values
+from companion.quantizers.base import at_least_float32
 
 # Bytes of the table of distances that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
 _TABLE = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
@@ -17,7 +18,7 @@ _WIDTH = 4096
 
 @torch.no_grad()
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
-    """The index of the code at the least Euclidean distance, of equally near ones any.
+    """The index of the code at the smallest Euclidean distance; where several are equally near, one of them.
 
     ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², of which ‖z‖² is the same for all codes; so the nearest code is the one with the
     largest z·e − ‖e‖²/2. Both are moved first so that the mean of the codes is at the origin: far from it the two terms
@@ -38,7 +39,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     check_finite("codebook", codebook)
     check_finite("z", z)
     with torch.autocast(z.device.type, enabled=False), _exact_products():
-        dtype = torch.promote_types(working(z[:0]).dtype, working(codebook[:0]).dtype)
+        dtype = torch.promote_types(at_least_float32(z[:0]).dtype, at_least_float32(codebook[:0]).dtype)
         centre = codebook.to(dtype).mean(0)
         codes = codebook.to(dtype) - centre  # (K, D)
         bias = codes.square().sum(1).div_(-2)  # (K,)
@@ -60,6 +61,32 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
                     best = torch.maximum(score, best)
                 nearest[start : start + size] = index
     return nearest
+
+
+def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:
+    """The index of the code at the smallest angle, whatever the lengths (Yu et al. 2022, section 3.2).
+
+    Of vectors of length 1, ‖z − e‖² = 2 − 2 cos: the nearest code is the one at the smallest angle.
+
+    Shapes:
+        z: (N, D), codebook: (K, D), floating point → (N,) int64.
+
+    Raises:
+        ValueError: the shapes do not fit, or a number is NaN or infinite.
+    """
+    for name, value in (("z", z), ("codebook", codebook)):
+        check_tensor(name, value, shape=("N", "D"))
+    check_directions("codebook", codebook)
+    return nearest_code(functional.normalize(z, dim=1), functional.normalize(codebook, dim=1))
+
+
+def check_directions(name: str, vectors: Tensor) -> None:
+    """
+    Raises:
+        ValueError: a vector of ``vectors`` (N, D) has length 0, and so no direction.
+    """
+    if checks_values(vectors) and not bool((vectors.norm(dim=1) > 0).all()):
+        raise ValueError(f"{name}: got one of length 0, want vectors with a direction (cosine compares angles)")
 
 
 @contextmanager

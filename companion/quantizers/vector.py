@@ -2,12 +2,71 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_number, check_same_shape, check_tensor
-from companion.quantizers.base import ESTIMATORS, Quantized, VectorwiseQuantizer, first_codes
+from companion._arguments import check_choice, check_number, check_same_shape, check_size, check_tensor
+from companion.quantizers.base import Quantized, VectorwiseQuantizer, to_latents, to_positions, to_vectors
+from companion.quantizers.estimators import ESTIMATORS
 from companion.quantizers.search import nearest_code
+
+
+class VectorQuantizer(VectorwiseQuantizer):
+    """Each vector is replaced by the nearest of K codes, and the codes are parameters (van den Oord et al. 2017).
+
+    ``loss`` is ‖sg[z] − z_q‖² + β ‖z − sg[z_q]‖² (equation 3): the first term moves the codes, the second the latents,
+    and β weighs the second only. The reconstruction's gradient passes from z_q to z and never reaches the codebook.
+
+    Args:
+        num_codes: K.
+        dim: D.
+        commitment_weight: β.
+        estimator: how the gradient passes from z_q to z: "straight-through", or "rotation" (:func:`rotation_trick`).
+
+    The codes start as U(−√(3/D), √(3/D)): variance 1/D in each dimension, so that the mean of ‖e‖² is 1.
+
+    Shapes:
+        z: (B, D, *spatial) → ``Quantized`` with z_q (B, D, *spatial) and indices (B, *spatial). Under autocast and for
+        latents in half precision, search and losses are in float32.
+
+    Raises:
+        ValueError: an argument is out of range; ``z`` has another shape, or holds NaN or infinity (the codebook is
+            then unchanged).
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        commitment_weight: float = 0.25,
+        estimator: Literal["straight-through", "rotation"] = "straight-through",
+    ) -> None:
+        super().__init__()
+        check_number("commitment_weight", commitment_weight, least=0)
+        self.num_codes, self.dim = num_codes, dim
+        self.commitment_weight = commitment_weight
+        self.estimator = estimator
+        self.codebook = nn.Parameter(first_codes(num_codes, dim, estimator))  # (K, D)
+
+    def quantize(self, z: Tensor) -> Quantized:
+        """For example with K = 512, and z (16, 64, 8, 8):"""
+        vectors = to_vectors(z)  # (1024, 64): one for each position
+        indices = nearest_code(vectors, self.codebook)  # (1024,): the search
+        codes = functional.embedding(indices, self.codebook)  # (1024, 64): the lookup, with a gradient to the codebook
+        # The losses come first: past the straight-through estimator, nothing leads to the codebook any more.
+        codebook_loss, commitment_loss = vq_losses(vectors, codes)
+        loss = codebook_loss + self.commitment_weight * commitment_loss
+        z_q = ESTIMATORS[self.estimator](vectors, codes)  # (1024, 64): the values of the codes, the gradient of vectors
+        losses = {"codebook": codebook_loss, "commitment": commitment_loss}
+        return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), loss, losses)  # (16, 64, 8, 8) again
+
+    def encode_vectors(self, vectors: Tensor) -> Tensor:
+        return nearest_code(vectors, self.codebook)
+
+    def codes(self, indices: Tensor) -> Tensor:
+        return functional.embedding(indices, self.codebook)
 
 
 def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,55 +87,14 @@ def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
     return (z.detach() - z_q).square().mean(), (z - z_q.detach()).square().mean()
 
 
-class VectorQuantizer(VectorwiseQuantizer):
-    """Each vector is replaced by the nearest of K codes, and the codes are parameters (van den Oord et al. 2017).
-
-    ``loss`` is codebook + β·commitment: β weighs the commitment term only. The reconstruction's gradient passes from
-    z_q to z and never reaches the codebook.
-
-    Args:
-        num_codes: K.
-        dim: D.
-        commitment_weight: β.
-        estimator: how the gradient passes: "straight-through", or "rotation" (:func:`rotation_trick`).
-
-    The codes start as U(−√(3/D), √(3/D)): variance 1/D in each dimension, so that the mean of ‖e‖² is 1.
-
-    Shapes:
-        z: (B, D, *spatial) → ``Quantized`` with z_q (B, D, *spatial) and indices (B, *spatial). Under autocast and for
-        latents in half precision, search and losses are in float32.
+def first_codes(num_codes: int, dim: int, estimator: str) -> Tensor:
+    """(K, D) codes drawn from U(−√(3/D), √(3/D)): variance 1/D in each dimension, so that the mean of ‖e‖² is 1.
 
     Raises:
-        ValueError: an argument is out of range; ``z`` has another shape, or holds NaN or infinity (the codebook is
-            then as it was).
+        ValueError: a size is not positive, or there is no such estimator.
     """
-
-    def __init__(
-        self,
-        num_codes: int,
-        dim: int,
-        *,
-        commitment_weight: float = 0.25,
-        estimator: Literal["straight-through", "rotation"] = "straight-through",
-    ) -> None:
-        super().__init__()
-        check_number("commitment_weight", commitment_weight, least=0)
-        self.num_codes, self.dim = num_codes, dim
-        self.commitment_weight = commitment_weight
-        self.estimator = estimator
-        self.codebook = nn.Parameter(first_codes(num_codes, dim, estimator))
-
-    def quantize_rows(self, vectors: Tensor) -> Quantized:  # for example (1024, 64): see VectorwiseQuantizer
-        indices = nearest_code(vectors, self.codebook)  # search: (1024,)
-        codes = functional.embedding(indices, self.codebook)  # lookup: (1024, 64), with a gradient to the codebook
-        # The losses come first: past the straight-through estimator, nothing leads to the codebook any more.
-        codebook_loss, commitment_loss = vq_losses(vectors, codes)
-        loss = codebook_loss + self.commitment_weight * commitment_loss
-        z_q = ESTIMATORS[self.estimator](vectors, codes)  # the values of the codes, the gradient of the vectors
-        return Quantized(z_q, indices, loss, {"codebook": codebook_loss, "commitment": commitment_loss})
-
-    def encode_rows(self, vectors: Tensor) -> Tensor:
-        return nearest_code(vectors, self.codebook)
-
-    def codes(self, indices: Tensor) -> Tensor:
-        return functional.embedding(indices, self.codebook)
+    check_size("num_codes", num_codes)
+    check_size("dim", dim)
+    check_choice("estimator", estimator, ESTIMATORS)
+    bound = (3 / dim) ** 0.5
+    return torch.empty(num_codes, dim).uniform_(-bound, bound)
