@@ -13,7 +13,7 @@ from torch.nn import functional
 import companion
 from companion.priors import PixelCNN, Prior, RQTransformer, TransformerPrior, filtered_probabilities, prior_bits
 from companion.priors.sampling import draw, guided
-from companion.priors.transformer import Transformer
+from companion.priors.transformer import CausalSelfAttention, Transformer, causal_attention
 
 SMALL = {"dim": 16, "num_classes": 3}
 MAKE = {
@@ -423,3 +423,28 @@ def test_saved_and_loaded_it_samples_the_same(kind, tmp_path):
     again = companion.load(tmp_path / "prior.safetensors")
     seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
     assert torch.equal(again.sample(2, 1, generator=seeds[0]), made.sample(2, 1, generator=seeds[1]))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (1, 5), (1, 1)], ids=["all", "newest of five", "first"])
+def test_the_attention_that_is_written_out_is_the_fused_call(queries, keys):
+    """One query alone is the newest position; the wrong version lets it see the first key only."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, queries, 4, generator=generator, dtype=torch.float64)
+    k, v = (torch.randn(2, 3, keys, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=queries > 1)
+    torch.testing.assert_close(causal_attention(q, k, v), fused)
+    if queries != keys:
+        wrong = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        assert not torch.allclose(wrong, fused)
+
+
+def test_self_attention_is_the_written_out_attention_of_each_head():
+    torch.manual_seed(0)
+    attention, x = CausalSelfAttention(12, 3), torch.randn(2, 5, 12)
+    q, k, v = (part.reshape(2, 5, 3, 4).transpose(1, 2) for part in attention.to_qkv(x).chunk(3, dim=-1))
+    expected = attention.to_out(causal_attention(q, k, v).transpose(1, 2).reshape(2, 5, 12))
+    torch.testing.assert_close(attention(x), expected)
+    moved = x.clone()
+    moved[:, 3:] += 1  # the future of the first three positions
+    torch.testing.assert_close(attention(moved)[:, :3], expected[:, :3])
+    assert not torch.allclose(attention(moved)[:, 3], expected[:, 3])

@@ -33,29 +33,34 @@ from companion.priors.sampling import check_sampling, draw, filtered_probabiliti
 
 @dataclass(frozen=True)
 class PriorOutput:
-    """What a prior returns: ``logits`` (B, *grid, K), each of its own code given those before, and the ``loss``, their
-    cross-entropy in nats per code."""
+    """What a prior returns.
+
+    Shapes:
+        logits: (B, *grid, K); those at a place are of the code there, given all codes before it.
+        loss: 0-dim, their cross-entropy with the codes, in nats per code.
+    """
 
     logits: Tensor
     loss: Tensor
 
 
 class Steps(ABC):
-    """A sample under way: ``logits(before)`` gives those of the next code, from all codes before it.
+    """A batch of samples that are being drawn, code by code: ``logits`` is called for step 0, 1, … in this order.
 
-    Whatever is remembered between the steps is kept here, and goes when the sample is done.
+    What a prior remembers between the steps, such as keys and values, is kept here.
     """
 
     @abstractmethod
     def logits(self, codes: Tensor, step: int) -> Tensor:
-        """Codes (n, T·R), of which the first ``step`` are drawn → logits of the next one, (n, K)."""
+        """Codes (n, T·R) int64, of which the first ``step`` are drawn and the others unread → logits of the next one,
+        (n, K)."""
 
 
 class Prior(Configured, nn.Module, ABC):
     """A distribution over tables of codes, p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}), in raster order, depth last.
 
-    A prior knows nothing of images. Its ``<sos>`` are vectors of their own, one a class and one for "no class", none of
-    which is a code.
+    A prior knows nothing of images. A sequence starts with ``<sos>``: a learned vector of its class, or that of "no
+    class"; none of them is a code.
 
     Args:
         num_codes: K.
@@ -100,11 +105,11 @@ class Prior(Configured, nn.Module, ABC):
         """
         self._check(codes, labels)
         check_place("codes", codes, self._place(codes))
-        starts = self._starts(labels, len(codes), codes.device)
+        classes = self._classes(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
-            starts = starts.masked_fill(dropped, self.num_classes)
-        logits = self.all_logits(codes, starts)
+            classes = classes.masked_fill(dropped, self.num_classes)
+        logits = self.all_logits(codes, classes)
         loss = functional.cross_entropy(logits.reshape(-1, self.num_codes).float(), codes.flatten())
         return PriorOutput(logits, loss)
 
@@ -113,13 +118,18 @@ class Prior(Configured, nn.Module, ABC):
         return self(codes, labels).loss  # type: ignore[no-any-return]
 
     @abstractmethod
-    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
-        """Teacher forcing: codes (B, *grid) and which ``<sos>`` (B,) → logits (B, *grid, K), i from codes before i
-        only."""
+    def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
+        """Teacher forcing: the logits of every code from the *given* codes before it, all in one pass.
+
+        Shapes:
+            codes: (B, *grid) int64; classes: (B,) int64 in 0…num_classes, where num_classes is "no class" →
+            (B, *grid, K).
+        """
 
     @abstractmethod
-    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
-        """Begin samples with the given ``<sos>`` (n,); ``cache`` keeps what later steps need of earlier ones."""
+    def steps(self, classes: Tensor, *, cache: bool) -> Steps:
+        """Begin samples of these classes, (n,) int64 as in :meth:`all_logits`; ``cache`` keeps what later steps need of
+        earlier ones."""
 
     @torch.no_grad()
     def sample(
@@ -137,16 +147,17 @@ class Prior(Configured, nn.Module, ABC):
     ) -> Tensor:
         """``n`` tables of codes, (n, *grid) int64, in eval mode.
 
-        The chance is drawn once, [n, h·w·R] numbers where the generator is (default: on the CPU), before the first
-        code: the same generator gives the same codes on every device, with and without cache and for any
-        ``batch_size``, up to rounding of the logits.
+        All random numbers, (n, h·w·R) of them, are drawn before the first code, on the device of the generator
+        (default: the CPU). So the same generator gives the same codes on every device, with and without cache and for
+        any ``batch_size``, up to rounding of the logits.
 
         Args:
             n: how many.
             label: one class for all, a tensor (n,) int64 of classes, or None for "no class", with a warning where the
                 prior has classes and ``label_dropout`` is 0: only training without labels moves that start then.
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
-            guidance: at least 0; above 1 moves away from "no class" (needs a prior trained with ``label_dropout``).
+            guidance: classifier-free guidance, see :func:`guided`; at least 0, and 1 is none. It needs a label, and a
+                prior trained with ``label_dropout``.
 
         Raises:
             ValueError: an argument is out of range.
@@ -162,9 +173,11 @@ class Prior(Configured, nn.Module, ABC):
         device = next(self.parameters()).device
         labels = self._labels(label, n)
         if guidance != 1 and (labels is None or not self.label_dropout):
-            raise ValueError(f"guidance: got {guidance}, want 1 without a label, or for a prior without label_dropout")
+            raise ValueError(
+                f"guidance: got {guidance} without a label or with label_dropout=0, want 1, which is no guidance"
+            )
         _warn_of_no_class("label", labels, self)
-        starts = self._starts(labels, n, device)
+        classes = self._classes(labels, n, device)
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
         uniform = uniform.to(device, widest_float(device))
@@ -173,8 +186,8 @@ class Prior(Configured, nn.Module, ABC):
         try:
             with unchecked_values():  # nothing is read from the device between one code and the next
                 parts = [
-                    self._sample(start, chance, temperature, top_k, top_p, guidance, cache)
-                    for start, chance in zip(_batches(starts, batch_size), _batches(uniform, batch_size), strict=True)
+                    self._sample(some, numbers, temperature, top_k, top_p, guidance, cache)
+                    for some, numbers in zip(classes.split(batch_size), uniform.split(batch_size), strict=True)
                 ]
         finally:
             self.train(training)
@@ -182,7 +195,7 @@ class Prior(Configured, nn.Module, ABC):
 
     def _sample(
         self,
-        starts: Tensor,
+        classes: Tensor,
         uniform: Tensor,
         temperature: float,
         top_k: int | None,
@@ -190,22 +203,22 @@ class Prior(Configured, nn.Module, ABC):
         guidance: float,
         cache: bool,
     ) -> Tensor:
-        codes = torch.zeros(len(starts), self.length, dtype=torch.int64, device=starts.device)
-        twice = guidance != 1
-        if twice:
-            starts = torch.cat([starts, torch.full_like(starts, self.num_classes)])
-        steps = self.steps(starts, cache=cache)
+        codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)
+        guides = guidance != 1
+        if guides:  # everything twice: with the class, and below it with "no class"
+            classes = torch.cat([classes, torch.full_like(classes, self.num_classes)])
+        steps = self.steps(classes, cache=cache)
         for i in range(self.length):
-            logits = steps.logits(codes.repeat(2, 1) if twice else codes, i)
-            if twice:
+            logits = steps.logits(codes.repeat(2, 1) if guides else codes, i)
+            if guides:
                 conditional, unconditional = logits.chunk(2)
                 logits = guided(conditional, unconditional, guidance)
             p = filtered_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
             codes[:, i] = draw(p, uniform[:, i])
         return codes
 
-    def _starts(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
-        """Which ``<sos>`` each begins with: that of its class, or the last one, "no class"."""
+    def _classes(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
+        """(n,): which row of ``<sos>`` vectors each sequence starts with: its class, or the last row, "no class"."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
     def _place(self, otherwise: Tensor) -> torch.device:
@@ -276,7 +289,3 @@ def _warn_of_no_class(name: str, labels: Tensor | None, prior: Prior) -> None:
             'it was trained without: training with labels alone never moves the start of "no class"',
             stacklevel=4,  # past this, its caller, and what no_grad puts around that
         )
-
-
-def _batches(rows: Tensor, size: int) -> list[Tensor]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

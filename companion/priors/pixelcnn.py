@@ -11,8 +11,8 @@ from companion.priors.base import Prior, Steps
 
 
 class PixelCNN(Prior):
-    """Two stacks of gated convolutions (van den Oord et al. 2016, Conditional image generation, figure 2 and equation
-    4).
+    """Two stacks of gated convolutions (van den Oord et al. 2016, "Conditional image generation with PixelCNN
+    decoders", figure 2 and equation 4).
 
     The vertical stack sees all rows above, the horizontal stack the codes to the left and, at each layer, the vertical
     stack: together all earlier codes within reach, without the blind spot of a single masked stack. Codes enter moved
@@ -54,9 +54,9 @@ class PixelCNN(Prior):
         self.layers = nn.ModuleList(_GatedLayer(dim, kernel) for _ in range(layers))
         self.to_logits = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, num_codes, 1))
 
-    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
+    def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         x = self.codes(codes).movedim(-1, 1)  # (B, dim, h, w)
-        start = self.sos(starts)[:, :, None, None]  # also fills the places that moving leaves empty
+        start = self.sos(classes)[:, :, None, None]  # also fills the places that moving leaves empty
         vertical = torch.cat([start.expand(-1, -1, 1, x.shape[3]), x[:, :, :-1]], dim=2)
         horizontal = torch.cat([start.expand(-1, -1, x.shape[2], 1), x[:, :, :, :-1]], dim=3)
         for layer in self.layers:
@@ -64,9 +64,9 @@ class PixelCNN(Prior):
         logits: Tensor = self.to_logits(horizontal)
         return logits.movedim(1, -1)
 
-    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
+    def steps(self, classes: Tensor, *, cache: bool) -> Steps:
         """A convolution keeps nothing between steps: ``cache`` makes no difference."""
-        return _PixelCNNSteps(self, starts)
+        return _PixelCNNSteps(self, classes)
 
 
 class _GatedLayer(nn.Module):
@@ -94,10 +94,10 @@ def _gated(x: Tensor) -> Tensor:
 
 
 class _PixelCNNSteps(Steps):
-    def __init__(self, prior: PixelCNN, starts: Tensor) -> None:
-        self.prior, self.starts = prior, starts
+    def __init__(self, prior: PixelCNN, classes: Tensor) -> None:
+        self.prior, self.classes = prior, classes
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         rows = step // self.prior.grid[1] + 1  # what lies below is not drawn yet
         table = codes.reshape(len(codes), *self.prior.grid)[:, :rows]
-        return self.prior.all_logits(table, self.starts).flatten(1, 2)[:, step]
+        return self.prior.all_logits(table, self.classes).flatten(1, 2)[:, step]

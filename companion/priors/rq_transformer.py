@@ -59,17 +59,17 @@ class RQTransformer(Prior):
         self.depthwise = Transformer(dim, depth_layers, heads, dropout)
         self.to_logits = nn.Linear(dim, num_codes)
 
-    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
+    def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         stacks = codes.reshape(len(codes), self.positions_count, self.depth)
-        return self._stack_logits(stacks, starts).reshape(*codes.shape, self.num_codes)
+        return self._stack_logits(stacks, classes).reshape(*codes.shape, self.num_codes)
 
-    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
-        return _CachedSteps(self, starts) if cache else _PlainSteps(self, starts)
+    def steps(self, classes: Tensor, *, cache: bool) -> Steps:
+        return _CachedSteps(self, classes) if cache else _PlainSteps(self, classes)
 
-    def _stack_logits(self, stacks: Tensor, starts: Tensor) -> Tensor:
+    def _stack_logits(self, stacks: Tensor, classes: Tensor) -> Tensor:
         """The stacks of the first T positions, (B, T, R) → (B, T, R, K)."""
         embedded = self._embed(stacks)  # (B, T, R, dim)
-        before = torch.cat([self.sos(starts)[:, None], embedded[:, :-1].sum(2)], dim=1)  # (B, T, dim)
+        before = torch.cat([self.sos(classes)[:, None], embedded[:, :-1].sum(2)], dim=1)  # (B, T, dim)
         h = self.spatial(before + self.positions[: stacks.shape[1]])
         partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
         sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
@@ -87,21 +87,21 @@ class RQTransformer(Prior):
 class _PlainSteps(Steps):
     """All positions so far anew for every code: slow, and the yardstick of the cached one."""
 
-    def __init__(self, prior: RQTransformer, starts: Tensor) -> None:
-        self.prior, self.starts = prior, starts
+    def __init__(self, prior: RQTransformer, classes: Tensor) -> None:
+        self.prior, self.classes = prior, classes
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         t, r = divmod(step, self.prior.depth)
         stacks = codes.reshape(len(codes), self.prior.positions_count, self.prior.depth)
-        return self.prior._stack_logits(stacks[:, : t + 1], self.starts)[:, t, r]
+        return self.prior._stack_logits(stacks[:, : t + 1], self.classes)[:, t, r]
 
 
 class _CachedSteps(Steps):
     """The spatial transformer runs once a position, the depth transformer on one vector a code."""
 
-    def __init__(self, prior: RQTransformer, starts: Tensor) -> None:
-        self.prior, self.starts = prior, starts
-        n, like = len(starts), prior.positions
+    def __init__(self, prior: RQTransformer, classes: Tensor) -> None:
+        self.prior, self.classes = prior, classes
+        n, like = len(classes), prior.positions
         self.spatial = prior.spatial.new_cache(n, prior.positions_count, like)
         self.depthwise: Cache = prior.depthwise.new_cache(n, prior.depth, like)
 
@@ -110,7 +110,7 @@ class _CachedSteps(Steps):
         t, r = divmod(step, prior.depth)
         stacks = codes.reshape(len(codes), prior.positions_count, prior.depth)
         if r == 0:
-            before = prior._embed(stacks[:, t - 1]).sum(1) if t else prior.sos(self.starts)  # (n, dim)
+            before = prior._embed(stacks[:, t - 1]).sum(1) if t else prior.sos(self.classes)  # (n, dim)
             newest = prior.spatial((before + prior.positions[t])[:, None], self.spatial)[:, 0]
             self.depthwise.filled = 0  # a new stack
         else:

@@ -33,12 +33,12 @@ def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p:
 def filtered_probabilities(
     logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """The distribution that is sampled from: softmax(logits / temperature), cut off, and scaled to sum to one again.
+    """The distribution that is sampled from: softmax(logits / temperature), cut off and renormalised.
 
     Temperature comes first, then top-k, then top-p (Holtzman et al. 2020) on what top-k left. ``top_k`` keeps the k
     likeliest codes *and all that are as likely as the k-th*, so that ties are not broken by their place. ``top_p``
     keeps the fewest likeliest codes whose sum reaches p, again with all that are as likely as the last one. Temperature
-    0 is the likeliest code, of equals the first.
+    0 is the likeliest code, and the first of several that are equally likely.
 
     Shapes:
         logits: (..., K) → probabilities (..., K), in the logits' dtype.
@@ -47,7 +47,7 @@ def filtered_probabilities(
         ValueError: temperature, top_k or top_p is out of range; a logit is NaN or +∞, or all of a row are −∞.
     """
     check_tensor("logits", logits, shape=("*batch", "K"))
-    check_between("logits", logits, -torch.inf, torch.finfo(logits.dtype).max)  # -inf is a code that cannot be drawn
+    check_between("logits", logits, -torch.inf, torch.finfo(logits.dtype).max)  # −inf: a code that cannot be drawn
     if checks_values(logits) and not bool((logits.amax(-1) > -torch.inf).all()):
         raise ValueError("logits: got a row of -inf only, want a code that can be drawn in each")
     check_sampling(logits.shape[-1], temperature, top_k, top_p)
@@ -56,19 +56,19 @@ def filtered_probabilities(
     p = (logits / temperature).softmax(-1)
     if top_k is not None:
         least = p.topk(top_k, dim=-1).values[..., -1:]  # the k-th largest
-        p = _kept(p, p >= least)
+        p = _renormalised(p, p >= least)
     if top_p is not None:
         ranked = p.sort(dim=-1, descending=True).values
         before = ranked.cumsum(-1) - ranked  # the sum of all that are likelier
         least = ranked.masked_fill(before >= top_p, torch.inf).amin(-1, keepdim=True)
-        p = _kept(p, p >= least)
+        p = _renormalised(p, p >= least)
     return p
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One code each, by the inverse of the cumulative distribution: the first k with p₁ + … + p_k > u.
+    """One code a row, by the inverse of the cumulative distribution: the first k with p₁ + … + p_k > u.
 
-    The chance stands outside: the same ``uniform`` numbers give the same codes.
+    The random numbers are an argument: the same ``uniform`` numbers give the same codes.
 
     Shapes:
         probabilities: (n, K), uniform: (n,) in [0, 1) → (n,) int64.
@@ -107,6 +107,6 @@ def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tenso
     return u + guidance * (c - u)
 
 
-def _kept(p: Tensor, keep: Tensor) -> Tensor:
+def _renormalised(p: Tensor, keep: Tensor) -> Tensor:
     p = p.where(keep, 0)
     return p / p.sum(-1, keepdim=True)

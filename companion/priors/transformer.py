@@ -10,32 +10,29 @@ from companion._arguments import DEEPEST, check_number, check_size
 from companion.priors.base import Prior, Steps
 
 
-class Cache:
-    """Keys and values of the positions so far, for every layer; room for all positions is taken once."""
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(QKᵀ/√d + mask) V (Vaswani et al. 2017, equation 1): each position takes a weighted mean of the values of
+    itself and those before it.
 
-    def __init__(self, layers: int, n: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
-        self.keys, self.values = (like.new_empty(layers, n, heads, length, head_dim) for _ in range(2))
-        self.filled = 0
+    Written out to be read; ``CausalSelfAttention`` calls torch's fused version of these four lines, and a test compares
+    the two. With T queries and S ≥ T keys, the queries are those of the last T positions.
 
-    def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put in those of the newest positions, (n, heads, new, head_dim), and give all so far."""
-        new, room = keys.shape[2], self.keys.shape[3] - self.filled
-        if new > room or (new > 1 and self.filled):
-            raise ValueError(
-                f"x: got {new} positions beside {self.filled} in the cache, want one (an empty cache takes several) "
-                f"and at most {room}"
-            )
-        end = self.filled + new
-        self.keys[layer, :, :, self.filled : end] = keys
-        self.values[layer, :, :, self.filled : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    Shapes:
+        queries (B, heads, T, d), keys and values (B, heads, S, d) → (B, heads, T, d).
+    """
+    (t, d), s = queries.shape[2:], keys.shape[2]
+    scores = queries @ keys.transpose(2, 3) / d**0.5  # (B, heads, T, S): how well each query fits each key
+    visible = torch.ones(t, s, dtype=torch.bool, device=queries.device).tril(s - t)  # (T, S): a position and its past
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)  # (B, heads, T, S): 0 in the future, rows sum to 1
+    out: Tensor = weights @ values  # (B, heads, T, d)
+    return out
 
 
 class CausalSelfAttention(nn.Module):
-    """Each position gathers from itself and those before it: softmax(QKᵀ/√d + mask) V (Vaswani et al. 2017, eq. 1).
+    """:func:`causal_attention` of several heads side by side, with learned projections before and after it.
 
     Shapes:
-        x: (B, T, dim) → (B, T, dim). With a ``cache``, x holds the newest position only; an empty one takes several.
+        x: (B, T, dim) → (B, T, dim). With a ``cache``, x is the newest position only; an empty cache takes several.
 
     Raises:
         ValueError: an argument is out of range, ``heads`` does not divide ``dim``, or the cache has no room for x.
@@ -48,23 +45,23 @@ class CausalSelfAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        b, t, dim = x.shape
+    def forward(self, x: Tensor, cache: "Cache | None" = None, layer: int = 0) -> Tensor:
+        b, t, dim = x.shape  # for example (32, 49, 128), with 4 heads
         queries, keys, values = (
-            part.reshape(b, t, self.heads, dim // self.heads).transpose(1, 2)  # (B, heads, T, head_dim)
+            part.reshape(b, t, self.heads, dim // self.heads).transpose(1, 2)  # each (32, 4, 49, 32)
             for part in self.to_qkv(x).chunk(3, dim=-1)
         )
         if cache is not None:
-            keys, values = cache.extended(layer, keys, values)
-        out = functional.scaled_dot_product_attention(
+            keys, values = cache.extended(layer, keys, values)  # those of all positions so far
+        out = functional.scaled_dot_product_attention(  # causal_attention(queries, keys, values), (32, 4, 49, 32)
             queries,
             keys,
             values,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=t > 1,  # with a cache there is one query, the last, and it may see everything
+            dropout_p=self.dropout if self.training else 0.0,  # of the weights
+            is_causal=t > 1,  # one query alone is the newest position, which may see all keys
         )
-        mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
-        return mixed
+        projected: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))  # heads joined: (32, 49, 128)
+        return projected
 
 
 class Block(nn.Module):
@@ -78,7 +75,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(self, x: Tensor, cache: "Cache | None" = None, layer: int = 0) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x), cache, layer))
         out: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
         return out
@@ -94,7 +91,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer)
         if cache is not None:
@@ -102,21 +99,8 @@ class Transformer(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
-    def new_cache(self, n: int, length: int, like: Tensor) -> Cache:
+    def new_cache(self, n: int, length: int, like: Tensor) -> "Cache":
         return Cache(len(self.blocks), n, self.heads, length, self.head_dim, like)
-
-
-def check_transformer(dim: int, layers: int, heads: int, dropout: float) -> None:
-    """
-    Raises:
-        ValueError: an argument is out of range, or ``heads`` does not divide ``dim``.
-    """
-    check_size("dim", dim)
-    check_size("layers", layers, most=DEEPEST)
-    check_size("heads", heads)
-    check_number("dropout", dropout, least=0, below=1)
-    if dim % heads:
-        raise ValueError(f"heads: got {heads}, want a divisor of dim, {dim}")
 
 
 class TransformerPrior(Prior):
@@ -158,31 +142,75 @@ class TransformerPrior(Prior):
         for embedding in (self.codes, self.sos):
             nn.init.normal_(embedding.weight, std=0.02)
 
-    def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
-        logits: Tensor = self.to_logits(self.transformer(self._inputs(codes.flatten(1), starts)))
-        return logits.reshape(*codes.shape, self.num_codes)
+    def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
+        """For example codes (32, 7, 7), K = 512 and dim 128:"""
+        inputs = self._inputs(codes.flatten(1), classes)  # (32, 49, 128): <sos>, k₁, …, k₄₈
+        logits: Tensor = self.to_logits(self.transformer(inputs))  # (32, 49, 512): of k₁, …, k₄₉
+        return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)
 
-    def steps(self, starts: Tensor, *, cache: bool) -> Steps:
-        return _TransformerSteps(self, starts, cache)
+    def steps(self, classes: Tensor, *, cache: bool) -> Steps:
+        return _TransformerSteps(self, classes, cache)
 
-    def _inputs(self, codes: Tensor, starts: Tensor) -> Tensor:
-        """Codes (B, N) → <sos>, k₁ … k_{N−1} as vectors, with their positions, (B, N, dim)."""
-        shifted = torch.cat([self.sos(starts)[:, None], self.codes(codes[:, :-1])], dim=1)
+    def _inputs(self, codes: Tensor, classes: Tensor) -> Tensor:
+        """Codes (B, N) → the embeddings of <sos>, k₁, …, k_{N−1}, plus those of the positions, (B, N, dim)."""
+        shifted = torch.cat([self.sos(classes)[:, None], self.codes(codes[:, :-1])], dim=1)
         return shifted + self.positions
 
 
 class _TransformerSteps(Steps):
-    def __init__(self, prior: TransformerPrior, starts: Tensor, cache: bool) -> None:
-        self.prior, self.starts = prior, starts
+    """With a cache the transformer runs on the newest position only, without on all positions so far."""
+
+    def __init__(self, prior: TransformerPrior, classes: Tensor, cache: bool) -> None:
+        self.prior, self.classes = prior, classes
         like = prior.positions
-        self.cache = prior.transformer.new_cache(len(starts), prior.length, like) if cache else None
+        self.cache = prior.transformer.new_cache(len(classes), prior.length, like) if cache else None
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
         if self.cache is None:
-            out: Tensor = prior.to_logits(prior.transformer(prior._inputs(codes, self.starts)[:, : step + 1])[:, -1])
+            out: Tensor = prior.to_logits(prior.transformer(prior._inputs(codes, self.classes)[:, : step + 1])[:, -1])
             return out
-        newest = prior.codes(codes[:, step - 1]) if step else prior.sos(self.starts)  # (n, dim)
+        newest = prior.codes(codes[:, step - 1]) if step else prior.sos(self.classes)  # (n, dim)
         h = prior.transformer((newest + prior.positions[step])[:, None], self.cache)
         out = prior.to_logits(h[:, 0])
         return out
+
+
+# Sampling and checks ------------------------------------------------------------------------------------------------
+
+
+class Cache:
+    """Keys and values of the positions so far, for every layer, so that a sampling step computes its own only.
+
+    Memory for all ``length`` positions is allocated once, in the dtype and on the device of ``like``.
+    """
+
+    def __init__(self, layers: int, n: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
+        self.keys, self.values = (like.new_empty(layers, n, heads, length, head_dim) for _ in range(2))
+        self.filled = 0
+
+    def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of the newest positions, (n, heads, new, head_dim); return those of all so far."""
+        new, room = keys.shape[2], self.keys.shape[3] - self.filled
+        if new > room or (new > 1 and self.filled):
+            raise ValueError(
+                f"x: got {new} positions beside {self.filled} in the cache, want one (an empty cache takes several) "
+                f"and at most {room}"
+            )
+        end = self.filled + new
+        self.keys[layer, :, :, self.filled : end] = keys
+        self.values[layer, :, :, self.filled : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def check_transformer(dim: int, layers: int, heads: int, dropout: float) -> None:
+    """
+    Raises:
+        ValueError: an argument is out of range, or ``heads`` does not divide ``dim``.
+    """
+    check_size("dim", dim)
+    check_size("layers", layers, most=DEEPEST)
+    check_size("heads", heads)
+    check_number("dropout", dropout, least=0, below=1)
+    if dim % heads:
+        raise ValueError(f"heads: got {heads}, want a divisor of dim, {dim}")
