@@ -492,16 +492,16 @@ RESIDUAL = {
 SECTIONS = (
     Section(
         "The VQ-VAE as reported",
-        "report_vqvae",
+        "zhao_vqvae",
         {**TOKENIZER, "sharpness": "sharpness"},
         "f = 4, K = 128, D = 8, α = 2, β = 0.1. For context only: the Keras example prints 0.0444 on MNIST (K = "
         "128, D = 16), a mean over training batches while the model learns. Runs from k-means at a rate of 0.003 "
         "may get stuck with few codes in use: see each seed.",
-        draw=("images", "report_vqvae"),
+        draw=("images", "zhao_vqvae"),
     ),
     Section(
         "K and D",
-        "report_codes_and_dims",
+        "zhao_codes_and_dims",
         {
             "distortion": "distortion",
             "perplexity": "perplexity",
@@ -517,7 +517,7 @@ SECTIONS = (
     ),
     Section(
         "K × D on colour images",
-        "report_grid",
+        "gradient_flow_grid",
         {**TOKENIZER, "first_epoch": "after one epoch"},
         "The report's example has latents of 12×12, which no whole factor of 32 gives: 8×8 (f = 4) and 16×16 (f = "
         "2) are on either side of it. It names no data set; CIFAR-10 has the size of its images. A share of the "
@@ -569,7 +569,7 @@ SECTIONS = (
     ),
     Section(
         "EMA against a learned codebook",
-        "report_residual",
+        "ibrahim_residual",
         RESIDUAL,
         "Latents of 7×7×4. “EMA” starts from k-means and restarts dead codes, “EMA alone” does neither. Encoder "
         "and decoder are those of the other sections; the report's are two or three plain convolutions. What EMA "
@@ -579,7 +579,7 @@ SECTIONS = (
     ),
     Section(
         "Residual against plain quantisation",
-        "report_residual",
+        "ibrahim_residual",
         RESIDUAL,
         "The same run as in the section before. The report's “while keeping the complexity the same” (summary) is "
         "the same number of codes: 14 bits a position against 8. Its figure 8 shows total losses; here it is "
@@ -607,7 +607,7 @@ SECTIONS = (
     Section("Encoder and decoder, width", "width", TOKENIZER, "Encoder first, decoder second; narrow is a quarter."),
     Section(
         "Likelihood",
-        "report_likelihood",
+        "yesiltepe_likelihood",
         {"bits": "bits per pixel", "distortion": "distortion of the mean"},
         "Bits per pixel are the bound on −log₂ p(x); a Bernoulli has none on grey images. “Natural” is taken to "
         "mean better than a Gaussian in bins of the same scale for all pixels. Distortion (here over the variance "
