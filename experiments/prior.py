@@ -20,7 +20,7 @@ from torch import Tensor
 import companion
 from companion.classifier import judge, judged
 from companion.priors import Prior, prior_bits
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 
 # quick trains for 6 epochs, without dropout: on a CPU that of the attention more than doubles the time of a step.
 SIZES = {
@@ -45,12 +45,12 @@ def cells(seeds: int) -> list[Cell]:
     return [{"prior": kind, "sos": sos, "seed": seed} for seed in range(seeds) for kind, sos in kinds]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
-    sizes, classes = setting.sizes, len(setting.train.classes)
-    tokenizer = companion.pretrained(f"{setting.train.name}-vqvae").to(setting.device)
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
+    sizes, classes = setup.sizes, len(setup.train.classes)
+    tokenizer = companion.pretrained(f"{setup.train.name}-vqvae").to(setup.device)
     assert isinstance(tokenizer, companion.VQVAE)
-    train = companion.tokenize(tokenizer, setting.train).to(setting.device)
-    test = companion.tokenize(tokenizer, setting.test).to(setting.device)
+    train = companion.tokenize(tokenizer, setup.train).to(setup.device)
+    test = companion.tokenize(tokenizer, setup.test).to(setup.device)
     conditional = cell["sos"] == "class"
     torch.manual_seed(cell["seed"])
     options: dict[str, Any] = {"num_classes": classes if conditional else 0, "tokenizer": train.tokenizer}
@@ -76,7 +76,7 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         lr=sizes["lr"],
         objective=lambda model, codes, labels: model(codes, labels if conditional else None),
         seed=cell["seed"],
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
     numbers: dict[str, float | list[float]] = {
@@ -87,14 +87,14 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         ),
         **{f"{name}_bits": bits for name, bits in baselines(train, test).items()},
     }
-    classifier = judge(setting.train.name).to(setting.device)
+    classifier = judge(setup.train.name).to(setup.device)
     labels = torch.arange(sizes["samples"]) % classes
     for name, how in SAMPLING.items():
         generator = torch.Generator().manual_seed(cell["seed"])
         codes = prior.sample(len(labels), labels if conditional else None, generator=generator, **how)
         images = torch.cat([tokenizer.decode(some) for some in codes.split(500)])
-        wanted = labels.to(setting.device) if conditional else None
-        judgement = judged(classifier, images, wanted, train=setting.train, held_out=setting.test)
+        wanted = labels.to(setup.device) if conditional else None
+        judgement = judged(classifier, images, wanted, train=setup.train, held_out=setup.test)
         numbers |= {f"{name}_shares": judgement.shares.tolist(), f"{name}_classes": judgement.classes}
         numbers |= {f"{name}_frechet": judgement.frechet, f"{name}_frechet_floor": judgement.frechet_floor}
         if conditional:
@@ -132,4 +132,4 @@ def baselines(train: companion.CodeSet, test: companion.CodeSet, added: float = 
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -30,16 +30,16 @@ class Counter:
     def cells(self, seeds: int) -> list[dict]:
         return [{"size": size, "seed": seed} for size in (1, 2) for seed in range(seeds)]
 
-    def one(self, cell: dict, setting: common.Setting) -> dict:
+    def run_cell(self, cell: dict, setup: common.Setup) -> dict:
         if len(self.ran) == self.stop_at:
             raise KeyboardInterrupt
         self.ran.append(cell)
-        return {"number": cell["size"] / 3 + cell["seed"], "many": [1.0, 2.0], "variance": setting.variance}
+        return {"number": cell["size"] / 3 + cell["seed"], "many": [1.0, 2.0], "variance": setup.variance}
 
 
 def run(counter: Counter, folder: Path, seeds: int = 2, sizes: dict = SIZES) -> dict:
     arguments = ["--profile", "smoke", "--seeds", str(seeds)]
-    path = common.run("x/made_up.py", sizes, counter.cells, counter.one, arguments, folder)
+    path = common.run("x/made_up.py", sizes, counter.cells, counter.run_cell, arguments, folder)
     return json.loads(path.read_text())
 
 
@@ -92,7 +92,9 @@ def test_reader_names_the_command_of_what_was_not_run():
 def test_every_experiment_runs_a_cell_in_profile_smoke(name, tmp_path):
     module = importlib.import_module(f"experiments.{name}")
     first = module.cells(1)[:1]
-    path = common.run(module.__file__, module.SIZES, lambda seeds: first, module.one, ["--profile", "smoke"], tmp_path)
+    path = common.run(
+        module.__file__, module.SIZES, lambda seeds: first, module.run_cell, ["--profile", "smoke"], tmp_path
+    )
     (cell,) = json.loads(path.read_text())["cells"]
     assert cell.items() >= first[0].items()
 
@@ -128,7 +130,7 @@ def test_profile_full_asks_for_no_more_images_than_a_set_has(name):
 def test_only_some_cells_are_run_and_the_command_says_which(tmp_path):
     counter = Counter()
     arguments = ["--profile", "smoke", "--seeds", "2", "--only", "size=2"]
-    path = common.run("x/made_up.py", SIZES, counter.cells, counter.one, arguments, tmp_path)
+    path = common.run("x/made_up.py", SIZES, counter.cells, counter.run_cell, arguments, tmp_path)
     assert counter.ran == [{"size": 2, "seed": 0}, {"size": 2, "seed": 1}]
     command = json.loads(path.read_text())["command"]
     assert command.endswith("--seeds 2 --only size=2")
@@ -152,7 +154,7 @@ def test_only_what_no_cell_has_is_refused(tmp_path, capsys):
         (["size"], "no cell has size"),
     ):
         with pytest.raises(SystemExit):
-            common.run("x/made_up.py", SIZES, counter.cells, counter.one, ["--only", *only], tmp_path)
+            common.run("x/made_up.py", SIZES, counter.cells, counter.run_cell, ["--only", *only], tmp_path)
         assert said in capsys.readouterr().err
     assert not counter.ran
 
@@ -337,9 +339,9 @@ def test_the_command_beside_a_row_runs_what_its_verdict_needs(claim, run, verdic
         assert {cell[name] for cell in wanted} == {cell[name] for cell in needed}
 
 
-def run_and_said(cells: list[dict], one, profile: str, folder: Path, capsys) -> tuple[Path, str]:
+def run_and_said(cells: list[dict], run_cell, profile: str, folder: Path, capsys) -> tuple[Path, str]:
     sizes, arguments = {profile: SIZES["smoke"]}, ["--profile", profile, "--results", str(folder / "deep" / "again")]
-    path = common.run("x/made_up.py", sizes, lambda seeds: cells, one, arguments, folder / "committed")
+    path = common.run("x/made_up.py", sizes, lambda seeds: cells, run_cell, arguments, folder / "committed")
     return path, capsys.readouterr().out
 
 
@@ -348,12 +350,12 @@ def test_a_command_ends_with_its_verdicts_and_writes_where_it_is_told(tmp_path, 
     cells = [{"kind": row["kind"], "seed": row["seed"]} for row in MUCH_LOWER]
     errors = {(row["kind"], row["seed"]): row["error"] for row in MUCH_LOWER}
 
-    def one(cell: dict, setting: common.Setting) -> dict:
+    def run_cell(cell: dict, setup: common.Setup) -> dict:
         return {"error": errors[cell["kind"], cell["seed"]]}
 
-    assert not run_and_said(cells, one, "smoke", tmp_path, capsys)[1].count("seeds"), "its numbers mean nothing"
+    assert not run_and_said(cells, run_cell, "smoke", tmp_path, capsys)[1].count("seeds"), "its numbers mean nothing"
     for _ in range(2):  # the second time nothing is run
-        path, said = run_and_said(cells, one, "quick", tmp_path, capsys)
+        path, said = run_and_said(cells, run_cell, "quick", tmp_path, capsys)
         assert said.count("A sentence") == 1, "the other claim is on other images"
         assert "Over 4 seeds +50.0 [+47.4, +52.6] %: holds" in said
     assert path.parent == tmp_path / "deep" / "again"
@@ -414,7 +416,7 @@ def test_a_wrong_word_is_one_line_and_no_traceback(arguments, said, tmp_path, ca
     monkeypatch.setenv("COMPANION_PROFILE", "smoke")
     counter = Counter()
     with pytest.raises(SystemExit) as stopped:
-        common.run("x/made_up.py", SIZES, counter.cells, counter.one, arguments, tmp_path)
+        common.run("x/made_up.py", SIZES, counter.cells, counter.run_cell, arguments, tmp_path)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert counter.ran == []
@@ -424,7 +426,7 @@ def test_a_wrong_profile_in_the_environment_is_one_line_too(tmp_path, capsys, mo
     monkeypatch.setenv("COMPANION_PROFILE", "quik")
     counter = Counter()
     with pytest.raises(SystemExit):
-        common.run("x/made_up.py", SIZES, counter.cells, counter.one, [], tmp_path)
+        common.run("x/made_up.py", SIZES, counter.cells, counter.run_cell, [], tmp_path)
     assert "COMPANION_PROFILE: got 'quik', want one of quick, full, smoke" in capsys.readouterr().err
 
 
