@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 import companion
 from companion.checkpoint import written_whole
+from companion.course.claims import sections_of
 from companion.course.session import current_profile, default_device, machine
 from companion.data import ImageSet, load
 from companion.data.real import NAMES, data_folder
-from experiments.claims import CLAIMS, judged
 
 RESULTS = Path(__file__).with_name("results")
 MOST = {"cifar10": 50_000, "CIFAR10-jpeg": 50_000}  # training images of a set that has fewer than profile full takes
@@ -117,11 +117,14 @@ def run(
 def print_verdicts(name: str, data: str, profile: str, cells: Sequence[Cell]) -> None:
     """What follows from these cells for the claims on this experiment."""
     if profile == "smoke":
-        print("profile smoke: its numbers mean nothing, no claim is judged by them")
+        print("profile smoke: its numbers mean nothing, no claim is decided by them")
         return
-    for claim, verdict in judged(CLAIMS, name, data, cells):
-        print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
-        print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.told}")
+    for claim in (claim for section in sections_of(name) for claim in section.claims):
+        verdict = claim.verdict(data=data, cells=cells)
+        if verdict:
+            print(f"\n{claim.quoted} ({claim.source})")
+            print(f"  {claim.compare.sentence} Holds if {claim.compare.condition}.")
+            print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.summary}")
 
 
 def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:
