@@ -11,7 +11,7 @@ a single ``<sos>`` loses classes (the effective number of classes among its samp
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -107,8 +107,8 @@ def baselines(train: companion.CodeSet, test: companion.CodeSet, added: float = 
 
     Every count has ``added`` added to it (Laplace's rule), so that what was not seen has a probability.
     """
-    k, there, here = train.num_codes, train.codes.flatten(1), test.codes.flatten(1)
-    positions = here.shape[1]
+    k, train_codes, test_codes = train.num_codes, train.codes.flatten(1), test.codes.flatten(1)
+    length = test_codes.shape[1]
 
     def bits(counts: Tensor, contexts: Tensor, codes: Tensor) -> float:
         smooth = counts.double() + added
@@ -121,13 +121,17 @@ def baselines(train: companion.CodeSet, test: companion.CodeSet, added: float = 
     def before(codes: Tensor) -> Tensor:
         return torch.cat([torch.full_like(codes[:, :1], k), codes[:, :-1]], 1)  # number K stands for <sos>
 
-    nothing = torch.zeros_like
-    place = torch.arange(positions, device=here.device)
+    def position(codes: Tensor) -> Tensor:
+        return torch.arange(length, device=codes.device).expand_as(codes)
+
+    def held_out(context: Callable[[Tensor], Tensor], size: int) -> float:
+        return bits(count(context(train_codes), train_codes, size), context(test_codes), test_codes)
+
     return {
-        "uniform": positions * math.log2(k),
-        "unigram": bits(count(nothing(there), there, 1), nothing(here), here),
-        "per_position": bits(count(place.expand_as(there), there, positions), place.expand_as(here), here),
-        "bigram": bits(count(before(there), there, k + 1), before(here), here),
+        "uniform": length * math.log2(k),
+        "unigram": held_out(torch.zeros_like, 1),
+        "per_position": held_out(position, length),
+        "bigram": held_out(before, k + 1),
     }
 
 

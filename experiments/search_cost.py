@@ -1,8 +1,8 @@
 """What finding the nearest codes costs: how its time grows with the positions h·w, the codes K and their dimensions D.
 
-The exponent g of time ∝ x^g between the smallest and the largest x, the other two in the middle: 1 is in proportion, 0
-is no growth. Of processor time, the shortest of several runs; the vectors are random, since the time does not depend on
-them, and the data set only says what the file is called.
+What is measured is the exponent g of time ∝ x^g between the smallest and the largest x, while the other two sizes stay
+in the middle: with 1 the time grows in proportion, with 0 not at all. The time is processor time, the shortest of
+several runs. It does not depend on the vectors, so they are random, and ``--data`` only names the file of results.
 """
 
 import math

@@ -59,11 +59,11 @@ def run_cell(cell: Cell, setup: Setup) -> Mapping[str, float | str | list[float]
     )
     x, _ = test.batch(torch.arange(len(test)), setup.device)
     if isinstance(model, Autoencoder):
-        return looks(model, x, setup)
+        return distortion_and_sharpness(model, x, setup)
     assert isinstance(model, VAE)
     if binary:
         return measured(model, x)
-    return measured(model, x) | looks(model, x, setup) | pictures(model, x, cell)
+    return measured(model, x) | distortion_and_sharpness(model, x, setup) | pictures(model, x, cell)
 
 
 def binarised(images: ImageSet) -> ImageSet:
@@ -106,7 +106,7 @@ def measured(model: VAE, x: Tensor) -> dict[str, float | list[float]]:
 
 
 @torch.no_grad()
-def looks(model: VAE | Autoencoder, x: Tensor, setup: Setup) -> dict[str, float]:
+def distortion_and_sharpness(model: VAE | Autoencoder, x: Tensor, setup: Setup) -> dict[str, float]:
     """Distortion and sharpness of reconstructions; sharpness of samples, and how far they are from training images."""
     rebuilt = model.reconstruct(x)
     z = torch.randn(min(1000, len(x)), D, generator=torch.Generator(x.device).manual_seed(0), device=x.device)

@@ -49,10 +49,10 @@ def run_cell(cell: Cell, setup: Setup) -> Mapping[str, float | list[float]]:
     )
     if isinstance(likelihood, Gaussian):
         likelihood = Gaussian(likelihood.scale.item(), binned=True)
-    judged = VAE(encoder, decoder, likelihood).to(setup.device)
+    model = VAE(encoder, decoder, likelihood).to(setup.device)
     x, _ = setup.test.batch(torch.arange(len(setup.test)), setup.device)
     g = torch.Generator(setup.device).manual_seed(0)
-    parts = [judged.log_weights(some, 10, generator=g, batch_size=200) for some in x.tensor_split(10)]
+    parts = [model.log_weights(some, 10, generator=g, batch_size=200) for some in x.tensor_split(10)]
     log_weights = torch.cat(parts, 1)  # (10, images)
     per_pixel = 1 / (x[0].numel() * math.log(2))
     return {

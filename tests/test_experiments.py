@@ -44,6 +44,15 @@ def run(counter: Counter, folder: Path, seeds: int = 2, sizes: dict = SIZES) -> 
     return json.loads(path.read_text())
 
 
+def test_the_companion_reads_results_and_runs_no_experiment():
+    """Experiments import the companion, never the other way round, and not by a file's path either."""
+    upwards = re.compile(r"^\s*(from|import) experiments\b|\brunpy\b|import_module\(f?.experiments", re.MULTILINE)
+    assert upwards.search('claims = runpy.run_path(str(root / "experiments" / "claims.py"))'), "as it once was"
+    assert upwards.search("    from experiments.common import run")
+    found = [path for path in (ROOT / "companion").rglob("*.py") if upwards.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
 def test_finished_cells_are_not_run_again(tmp_path):
     stopped = Counter(stop_at=3)
     with pytest.raises(KeyboardInterrupt):

@@ -6,7 +6,9 @@ from companion.course.claims.sources import GRADIENT_FLOW, OUR_QUESTION, Source
 
 VALUES = (64, 128, 256, 512)  # of K, and of D
 OTHER_PAIRS = [{"num_codes": k, "dim": d} for k in VALUES for d in VALUES if (k, d) != (256, 256)]
-ON_8x8 = {"factor": 4, "longer": 1}  # latents of 8×8, and no longer training than the others
+GRID_8x8 = {"factor": 4, "longer": 1}  # all sixteen pairs, latents of 8×8
+GRID_16x16 = {"factor": 2, "longer": 1}
+LONGER_8x8 = {"factor": 4, "longer": 4}  # trained four times as long
 
 SECTION = Section(
     title="K × D on colour images",
@@ -18,30 +20,23 @@ SECTION = Section(
                 source=Source(report=GRADIENT_FLOW),
                 compare=Comparison(
                     what=f"distortion of K = D = 256 against the best other cell of the grid, latents {latents}",
-                    candidate=Measurement(
-                        number="distortion",
-                        settings={"factor": factor, "longer": 1, "num_codes": 256, "dim": 256},
-                    ),
-                    baseline=Measurement(
-                        number="distortion",
-                        settings={"factor": factor, "longer": 1},
-                        rivals=OTHER_PAIRS,
-                    ),
+                    candidate=Measurement(number="distortion", settings={**grid, "num_codes": 256, "dim": 256}),
+                    baseline=Measurement(number="distortion", settings=grid, rivals=OTHER_PAIRS),
                     expected="lower",
                     by_more_than=BETTER,
                 ),
             )
-            for factor, latents in ((4, "8×8"), (2, "16×16"))
+            for latents, grid in (("8×8", GRID_8x8), ("16×16", GRID_16x16))
         ),
         Claim(
             sentence="The reconstruction loss of 256 codes showed the fastest decrease",
             source=Source(report=GRADIENT_FLOW),
             compare=Comparison(
                 what="distortion after the first epoch, mean over D: K = 256 against the best other K, latents 8×8",
-                candidate=Measurement(number="first_epoch", settings={**ON_8x8, "num_codes": 256}),
+                candidate=Measurement(number="first_epoch", settings={**GRID_8x8, "num_codes": 256}),
                 baseline=Measurement(
                     number="first_epoch",
-                    settings=ON_8x8,
+                    settings=GRID_8x8,
                     rivals=[{"num_codes": 64}, {"num_codes": 128}, {"num_codes": 512}],
                 ),
                 expected="lower",
@@ -53,8 +48,8 @@ SECTION = Section(
             source=Source(report=GRADIENT_FLOW),
             compare=Comparison(
                 what="share of the codes in use at K = 512 against K = 64, mean over D, latents 8×8: lower?",
-                candidate=Measurement(number="usage", settings={**ON_8x8, "num_codes": 512}),
-                baseline=Measurement(number="usage", settings={**ON_8x8, "num_codes": 64}),
+                candidate=Measurement(number="usage", settings={**GRID_8x8, "num_codes": 512}),
+                baseline=Measurement(number="usage", settings={**GRID_8x8, "num_codes": 64}),
                 expected="lower",
                 by_more_than=MUCH,
             ),
@@ -67,12 +62,8 @@ SECTION = Section(
             ),
             compare=Comparison(
                 what="does K = 64 trained four times as long lose less than K = 256? distortion, D = 256, latents 8×8",
-                candidate=Measurement(
-                    number="distortion", settings={"factor": 4, "num_codes": 64, "dim": 256, "longer": 4}
-                ),
-                baseline=Measurement(
-                    number="distortion", settings={"factor": 4, "num_codes": 256, "dim": 256, "longer": 1}
-                ),
+                candidate=Measurement(number="distortion", settings={**LONGER_8x8, "num_codes": 64, "dim": 256}),
+                baseline=Measurement(number="distortion", settings={**GRID_8x8, "num_codes": 256, "dim": 256}),
                 expected="lower",
                 by_more_than=BETTER,
             ),
@@ -83,12 +74,8 @@ SECTION = Section(
             compare=Comparison(
                 what="distortion, K = 64 against K = 256, both trained four times as long, D = 256: within a "
                 "twentieth?",
-                candidate=Measurement(
-                    number="distortion", settings={"factor": 4, "num_codes": 64, "dim": 256, "longer": 4}
-                ),
-                baseline=Measurement(
-                    number="distortion", settings={"factor": 4, "num_codes": 256, "dim": 256, "longer": 4}
-                ),
+                candidate=Measurement(number="distortion", settings={**LONGER_8x8, "num_codes": 64, "dim": 256}),
+                baseline=Measurement(number="distortion", settings={**LONGER_8x8, "num_codes": 256, "dim": 256}),
                 expected="same",
                 within=BETTER,
             ),
