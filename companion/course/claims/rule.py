@@ -47,12 +47,11 @@ class Measurement:
         if len(seeds) < 2:
             return {}
 
-        def mean_of_other_seeds(rival: Mapping[int, float], seed: int) -> float:
-            return statistics.fmean(rival[other] for other in seeds if other != seed)
+        def value_of_best_elsewhere(seed: int) -> float:
+            others = [other for other in seeds if other != seed]
+            return best(rivals, key=lambda rival: statistics.fmean(rival[other] for other in others))[seed]
 
-        return {
-            seed: best(rivals, key=lambda rival, seed=seed: mean_of_other_seeds(rival, seed))[seed] for seed in seeds
-        }
+        return {seed: value_of_best_elsewhere(seed) for seed in seeds}
 
 
 @dataclass(frozen=True, kw_only=True)
