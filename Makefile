@@ -51,7 +51,7 @@ gpu: setup-bench  # authors, with a GPU: tests on it, the tables of bench, profi
 	$(PY) -m companion.course gpu $(GPU_FLAGS)
 
 experiments-report: setup-instructor  # what the source reports claim, measured -> experiments/README.md
-	$(PY) -m experiments.report
+	$(PY) -m experiments.page
 
 requirements:  # authors: the newest versions that go together -> requirements.txt (needs uv)
 	uv pip compile --universal --all-extras --upgrade --python-version 3.11 --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" pyproject.toml -o requirements.txt

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 import companion
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, measured, tokenizer, trained
 
 NUM_CODES, DIMS = (16, 64, 256), (2, 8, 32)
@@ -18,11 +18,11 @@ def cells(seeds: int) -> Sequence[Cell]:
     return [{"num_codes": k, "dim": d, "seed": seed} for k in NUM_CODES for d in DIMS for seed in range(seeds)]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
     torch.manual_seed(cell["seed"])
-    model = tokenizer(setting, companion.VectorQuantizer(cell["num_codes"], cell["dim"]))
-    return measured(model, trained(model, setting, seed=cell["seed"]), setting)
+    model = tokenizer(setup, companion.VectorQuantizer(cell["num_codes"], cell["dim"]))
+    return measured(model, trained(model, setup, seed=cell["seed"]), setup)
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 import companion
 from companion.checkpoint import written_whole
+from companion.course.claims import sections_of
 from companion.course.session import current_profile, default_device, machine
 from companion.data import ImageSet, load
 from companion.data.real import NAMES, data_folder
-from experiments.claims import CLAIMS, judged
 
 RESULTS = Path(__file__).with_name("results")
 MOST = {"cifar10": 50_000, "CIFAR10-jpeg": 50_000}  # training images of a set that has fewer than profile full takes
@@ -32,7 +32,7 @@ Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setup:
     """What the cells of one run have in common."""
 
     profile: str
@@ -47,7 +47,7 @@ def run(
     file: str,
     sizes: Mapping[str, Mapping[str, Any]],
     cells: Callable[[int], Sequence[Cell]],
-    one: Callable[[Cell, Setting], Mapping[str, float | str | list[float]]],
+    run_cell: Callable[[Cell, Setup], Mapping[str, float | str | list[float]]],
     arguments: Sequence[str] | None = None,
     results: Path = RESULTS,
 ) -> Path:
@@ -59,7 +59,7 @@ def run(
         file: the experiment's ``__file__``; its stem is the name.
         sizes: for each profile ``train_images``, ``test_images`` and what the experiment needs besides.
         cells: number of seeds → the cells, each a flat dict of plain values, ``seed`` among them.
-        one: runs a cell and gives its numbers by name.
+        run_cell: runs one cell, in the ``Setup`` that all cells share, and gives its numbers by name.
         arguments: of the command line; None: those of the process.
         results: folder that holds the results where ``--results`` names no other.
 
@@ -67,47 +67,39 @@ def run(
         The file of the results.
     """
     name = Path(file).stem
-    module = inspect.getmodule(one)
+    module = inspect.getmodule(run_cell)
     parser = _parser(name, tuple(sizes), module.__doc__ if module else None)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        profile = asked.profile or current_profile()
+        profile = options.profile or current_profile()
     except ValueError as error:
         parser.error(str(error))
-    if asked.seeds < 1:
-        parser.error(f"--seeds: got {asked.seeds}, want at least 1")
-    all_cells = cells(asked.seeds)
-    wanted = selected(all_cells, asked.only)
-    for one_value in asked.only:
-        if not selected(all_cells, [one_value]):
-            parser.error(f"--only: no cell has {one_value}; there are {', '.join(_choices(all_cells, one_value))}")
-    if not wanted:
-        parser.error(f"--only: no cell has all of {asked.only}")
-    chosen = sizes_of(sizes[profile], asked.data)
+    wanted = _wanted(parser, options, cells)
+    own_sizes = sizes_of(sizes[profile], options.data)
     device = default_device()
-    path = (asked.results or results) / f"{name}.{Path(asked.data).name}.{profile}.json"
+    path = (options.results or results) / f"{name}.{Path(options.data).name}.{profile}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        done = _read(path, chosen)
+        done = _read(path, own_sizes)
     except OSError as error:
         parser.error(f"--results: {error}")
-    todo = [cell for cell in wanted if not any(cell.items() <= row.items() for row in done)]
+    todo = [cell for cell in wanted if not any(cell.items() <= finished.items() for finished in done)]
     print(f"{name}: {len(done)} cells are done, {len(todo)} to do on {machine(device)}; results in {path}")
     if not todo:
-        print_verdicts(name, asked.data, profile, done)
+        print_verdicts(name, options.data, profile, done)
         return path
     try:
-        train = images(asked.data, "train", chosen["train_images"]).to(device)
-        test = images(asked.data, "test", chosen["test_images"]).to(device)
+        train = images(options.data, "train", own_sizes["train_images"]).to(device)
+        test = images(options.data, "test", own_sizes["test_images"]).to(device)
     except (ValueError, OSError, ImportError) as error:
         parser.error(f"--data: {error}")
     variance = train.images.double().div(255).var(correction=0).item()
-    setting = Setting(profile, device, chosen, train, test, variance)
-    command = command_of(name, profile, asked.data, asked.seeds, asked.only)
+    setup = Setup(profile, device, own_sizes, train, test, variance)
+    command = command_of(name, profile, options.data, options.seeds, options.only)
     for cell in (bar := tqdm(todo, unit="cell")):
         bar.set_postfix_str(" ".join(f"{key} {value}" for key, value in cell.items()))
         started = time.perf_counter()
-        numbers = one(cell, setting)
+        numbers = run_cell(cell, setup)
         ran = {
             "seconds": round(time.perf_counter() - started, 1),
             "machine": machine(device),
@@ -116,20 +108,23 @@ def run(
             "companion": companion.__version__,
         }
         done.append({**cell, **{key: plain(value) for key, value in numbers.items()}, **ran})
-        document = {"command": command, "data": asked.data, "profile": profile, "sizes": chosen, "cells": done}
+        document = {"command": command, "data": options.data, "profile": profile, "sizes": own_sizes, "cells": done}
         _write(path, document)
-    print_verdicts(name, asked.data, profile, done)
+    print_verdicts(name, options.data, profile, done)
     return path
 
 
 def print_verdicts(name: str, data: str, profile: str, cells: Sequence[Cell]) -> None:
     """What follows from these cells for the claims on this experiment."""
     if profile == "smoke":
-        print("profile smoke: its numbers mean nothing, no claim is judged by them")
+        print("profile smoke: its numbers mean nothing, no claim is decided by them")
         return
-    for claim, verdict in judged(CLAIMS, name, data, cells):
-        print(f"\n{claim.quoted} ({claim.source})\n  {claim.compared} Holds if {claim.matters}.")
-        print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.told}")
+    for claim in (claim for section in sections_of(name) for claim in section.claims):
+        verdict = claim.verdict(data=data, cells=cells)
+        if verdict:
+            print(f"\n{claim.quoted} ({claim.source})")
+            print(f"  {claim.compare.sentence} Holds if {claim.compare.condition}.")
+            print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.summary}")
 
 
 def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:
@@ -161,23 +156,39 @@ def command_of(name: str, profile: str, data: str, seeds: int, only: Sequence[st
 def commanded(command: str, cells: Callable[[int], Sequence[Cell]]) -> list[Cell]:
     """The cells that the command in a file of results stands for."""
     _, _, module, *arguments = shlex.split(command)
-    asked = _parser(module.removeprefix("experiments."), None, None).parse_args(arguments)
-    return selected(cells(asked.seeds), asked.only)
+    options = _parser(module.removeprefix("experiments."), None, None).parse_args(arguments)
+    return selected(cells(options.seeds), options.only)
 
 
 def selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     """The cells that have, of every setting named in ``only`` as NAME=VALUE, one of the values given for it."""
     wanted: dict[str, list[str]] = {}
-    for name, _, value in (one.partition("=") for one in only):
+    for name, _, value in (text.partition("=") for text in only):
         wanted.setdefault(name, []).append(value)
     return [cell for cell in cells if all(str(cell.get(name)) in values for name, values in wanted.items())]
 
 
+def _wanted(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, cells: Callable[[int], Sequence[Cell]]
+) -> list[Cell]:
+    """The cells that ``--seeds`` and ``--only`` select; the parser refuses a value that no cell has."""
+    if options.seeds < 1:
+        parser.error(f"--seeds: got {options.seeds}, want at least 1")
+    all_cells = cells(options.seeds)
+    wanted = selected(all_cells, options.only)
+    for value in options.only:
+        if not selected(all_cells, [value]):
+            parser.error(f"--only: no cell has {value}; there are {', '.join(_choices(all_cells, value))}")
+    if not wanted:
+        parser.error(f"--only: no cell has all of {options.only}")
+    return wanted
+
+
 def _choices(cells: Sequence[Cell], only: str) -> list[str]:
-    """What could stand in place of NAME=VALUE: the values of that setting, or where it is none the names of all."""
-    asked, _, _ = only.partition("=")
-    of_it = dict.fromkeys(f"{asked}={cell[asked]}" for cell in cells if asked in cell)
-    return list(of_it or dict.fromkeys(f"{name}=…" for cell in cells for name in cell))
+    """What could stand in place of NAME=VALUE: the values of that setting or, if there is none, all names."""
+    setting, _, _ = only.partition("=")
+    values = dict.fromkeys(f"{setting}={cell[setting]}" for cell in cells if setting in cell)
+    return list(values or dict.fromkeys(f"{name}=…" for cell in cells for name in cell))
 
 
 def _parser(name: str, profiles: Sequence[str] | None, description: str | None) -> argparse.ArgumentParser:
@@ -214,5 +225,5 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
 def plain(value: Any) -> Any:
     """Five digits: more would only say on which machine it ran."""
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(number) for number in value]
     return value if isinstance(value, int | str) else float(f"{float(value):.5g}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 import companion
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, measured, tokenizer, trained
 
 
@@ -17,16 +17,16 @@ def cells(seeds: int) -> Sequence[Cell]:
     ]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
     torch.manual_seed(cell["seed"])
     model = tokenizer(
-        setting,
+        setup,
         companion.VectorQuantizer(64, 8),
         encoder_blocks=cell["encoder_blocks"],
         decoder_blocks=cell["decoder_blocks"],
     )
-    return measured(model, trained(model, setting, seed=cell["seed"]), setting)
+    return measured(model, trained(model, setup, seed=cell["seed"]), setup)
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from companion.quantizers import EMAVectorQuantizer, ProjectedQuantizer, Quantizer, VectorQuantizer
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, measured, start_from_k_means, tokenizer, trained
 
 Make = Callable[[int, int], Quantizer]
@@ -24,7 +24,7 @@ ALONE: dict[str, Any] = {"init": "uniform", "restart_below": 0.0}
 EMA = partial(EMAVectorQuantizer, decay=0.99)  # the customary one
 KINDS: dict[str, Make] = {
     "gradient": VectorQuantizer,
-    "gradient, k-means": VectorQuantizer,  # see `one`
+    "gradient, k-means": VectorQuantizer,  # see `run_cell`
     "EMA": EMA,
     "EMA, no k-means": partial(EMA, init="uniform"),
     "EMA, no restarts": partial(EMA, restart_below=0.0),
@@ -45,17 +45,17 @@ def cells(seeds: int) -> Sequence[Cell]:
     return [{"kind": kind, "num_codes": k, "dim": d, "seed": seed} for kind, k, d in grid for seed in range(seeds)]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
     torch.manual_seed(cell["seed"])
-    model = tokenizer(setting, KINDS[cell["kind"]](cell["num_codes"], cell["dim"]))
+    model = tokenizer(setup, KINDS[cell["kind"]](cell["num_codes"], cell["dim"]))
     if cell["kind"] == "gradient, k-means":
-        start_from_k_means(model, setting, cell["seed"])
-    history = trained(model, setting, seed=cell["seed"])
-    error = [row["validation_reconstruction"] / setting.variance for row in history.rows]
+        start_from_k_means(model, setup, cell["seed"])
+    history = trained(model, setup, seed=cell["seed"])
+    error = [row["validation_reconstruction"] / setup.variance for row in history.rows]
     return {
-        **measured(model, history, setting),
+        **measured(model, history, setup),
         "by_epoch": error,
-        "training_by_epoch": [row["reconstruction"] / setting.variance for row in history.rows],
+        "training_by_epoch": [row["reconstruction"] / setup.variance for row in history.rows],
         "loss_by_epoch": [row["validation_loss"] for row in history.rows],
         "perplexity_by_epoch": [row["validation_perplexity"] for row in history.rows],
         "largest_rise": max((after / before - 1 for before, after in pairwise(error)), default=0.0),
@@ -63,4 +63,4 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

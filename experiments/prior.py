@@ -11,7 +11,7 @@ a single ``<sos>`` loses classes (the effective number of classes among its samp
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 import companion
 from companion.classifier import judge, judged
 from companion.priors import Prior, prior_bits
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 
 # quick trains for 6 epochs, without dropout: on a CPU that of the attention more than doubles the time of a step.
 SIZES = {
@@ -45,12 +45,12 @@ def cells(seeds: int) -> list[Cell]:
     return [{"prior": kind, "sos": sos, "seed": seed} for seed in range(seeds) for kind, sos in kinds]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
-    sizes, classes = setting.sizes, len(setting.train.classes)
-    tokenizer = companion.pretrained(f"{setting.train.name}-vqvae").to(setting.device)
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
+    sizes, classes = setup.sizes, len(setup.train.classes)
+    tokenizer = companion.pretrained(f"{setup.train.name}-vqvae").to(setup.device)
     assert isinstance(tokenizer, companion.VQVAE)
-    train = companion.tokenize(tokenizer, setting.train).to(setting.device)
-    test = companion.tokenize(tokenizer, setting.test).to(setting.device)
+    train = companion.tokenize(tokenizer, setup.train).to(setup.device)
+    test = companion.tokenize(tokenizer, setup.test).to(setup.device)
     conditional = cell["sos"] == "class"
     torch.manual_seed(cell["seed"])
     options: dict[str, Any] = {"num_classes": classes if conditional else 0, "tokenizer": train.tokenizer}
@@ -76,7 +76,7 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         lr=sizes["lr"],
         objective=lambda model, codes, labels: model(codes, labels if conditional else None),
         seed=cell["seed"],
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
     numbers: dict[str, float | list[float]] = {
@@ -87,14 +87,14 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         ),
         **{f"{name}_bits": bits for name, bits in baselines(train, test).items()},
     }
-    classifier = judge(setting.train.name).to(setting.device)
+    classifier = judge(setup.train.name).to(setup.device)
     labels = torch.arange(sizes["samples"]) % classes
     for name, how in SAMPLING.items():
         generator = torch.Generator().manual_seed(cell["seed"])
         codes = prior.sample(len(labels), labels if conditional else None, generator=generator, **how)
         images = torch.cat([tokenizer.decode(some) for some in codes.split(500)])
-        wanted = labels.to(setting.device) if conditional else None
-        judgement = judged(classifier, images, wanted, train=setting.train, held_out=setting.test)
+        wanted = labels.to(setup.device) if conditional else None
+        judgement = judged(classifier, images, wanted, train=setup.train, held_out=setup.test)
         numbers |= {f"{name}_shares": judgement.shares.tolist(), f"{name}_classes": judgement.classes}
         numbers |= {f"{name}_frechet": judgement.frechet, f"{name}_frechet_floor": judgement.frechet_floor}
         if conditional:
@@ -107,8 +107,8 @@ def baselines(train: companion.CodeSet, test: companion.CodeSet, added: float = 
 
     Every count has ``added`` added to it (Laplace's rule), so that what was not seen has a probability.
     """
-    k, there, here = train.num_codes, train.codes.flatten(1), test.codes.flatten(1)
-    positions = here.shape[1]
+    k, train_codes, test_codes = train.num_codes, train.codes.flatten(1), test.codes.flatten(1)
+    length = test_codes.shape[1]
 
     def bits(counts: Tensor, contexts: Tensor, codes: Tensor) -> float:
         smooth = counts.double() + added
@@ -121,15 +121,19 @@ def baselines(train: companion.CodeSet, test: companion.CodeSet, added: float = 
     def before(codes: Tensor) -> Tensor:
         return torch.cat([torch.full_like(codes[:, :1], k), codes[:, :-1]], 1)  # number K stands for <sos>
 
-    nothing = torch.zeros_like
-    place = torch.arange(positions, device=here.device)
+    def position(codes: Tensor) -> Tensor:
+        return torch.arange(length, device=codes.device).expand_as(codes)
+
+    def held_out(context: Callable[[Tensor], Tensor], size: int) -> float:
+        return bits(count(context(train_codes), train_codes, size), context(test_codes), test_codes)
+
     return {
-        "uniform": positions * math.log2(k),
-        "unigram": bits(count(nothing(there), there, 1), nothing(here), here),
-        "per_position": bits(count(place.expand_as(there), there, positions), place.expand_as(here), here),
-        "bigram": bits(count(before(there), there, k + 1), before(here), here),
+        "uniform": length * math.log2(k),
+        "unigram": held_out(torch.zeros_like, 1),
+        "per_position": held_out(position, length),
+        "bigram": held_out(before, k + 1),
     }
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

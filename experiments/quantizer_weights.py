@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 import companion
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, measured, tokenizer, trained
 
 SGD_LR, MOMENTUM = 0.1, 0.9
@@ -26,14 +26,14 @@ def cells(seeds: int) -> Sequence[Cell]:
     ]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
     torch.manual_seed(cell["seed"])
     alpha, beta = cell["alpha"], cell["alpha_beta"] / cell["alpha"]
-    model = tokenizer(setting, companion.VectorQuantizer(64, 8, commitment_weight=beta), quantizer_weight=alpha)
+    model = tokenizer(setup, companion.VectorQuantizer(64, 8, commitment_weight=beta), quantizer_weight=alpha)
     sgd = partial(torch.optim.SGD, lr=SGD_LR, momentum=MOMENTUM) if cell["optimizer"] == "sgd" else None
-    history = trained(model, setting, seed=cell["seed"], optimizer=sgd)
-    return measured(model, history, setting) | {"commitment": history.last["validation_commitment"]}
+    history = trained(model, setup, seed=cell["seed"], optimizer=sgd)
+    return measured(model, history, setup) | {"commitment": history.last["validation_commitment"]}
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

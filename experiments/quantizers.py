@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from companion.quantizers import FiniteScalarQuantizer, GumbelQuantizer, Quantizer, VectorQuantizer
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, measured, tokenizer, trained
 
 KINDS: dict[str, Callable[[int], Quantizer]] = {
@@ -24,13 +24,13 @@ def cells(seeds: int) -> Sequence[Cell]:
     return [{"quantizer": kind, "seed": seed} for kind in KINDS for seed in range(seeds)]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
     torch.manual_seed(cell["seed"])
-    sizes = setting.sizes
+    sizes = setup.sizes
     steps = sizes["epochs"] * (sizes["train_images"] // sizes["batch_size"])
-    model = tokenizer(setting, KINDS[cell["quantizer"]](steps))
-    return measured(model, trained(model, setting, seed=cell["seed"]), setting)
+    model = tokenizer(setup, KINDS[cell["quantizer"]](steps))
+    return measured(model, trained(model, setup, seed=cell["seed"]), setup)
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -18,7 +18,7 @@ import companion
 from companion.metrics import CodeUsage, bits_per_image
 from companion.quantizers import EMAVectorQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from companion.quantizers.residual import rate_bits
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, tokenizer, trained
 
 DIM = 8
@@ -68,14 +68,14 @@ def quantizer(cell: Cell, seed: int) -> Quantizer:
 
 
 @torch.no_grad()
-def measured(model: companion.VQVAE, setting: Setting) -> dict[str, float | list[float]]:
+def measured(model: companion.VQVAE, setup: Setup) -> dict[str, float | list[float]]:
     """Held-out distortion and residual by depth, and what the codes cost, in bits a position."""
     errors: list[Tensor] = []
     squares: list[Tensor] = []
     grew: list[Tensor] = []
     indices: list[Tensor] = []
-    for rows in torch.arange(len(setting.test)).split(500):
-        x, _ = setting.test.batch(rows)
+    for rows in torch.arange(len(setup.test)).split(500):
+        x, _ = setup.test.batch(rows)
         z = model.encoder(x)
         codes = model.quantizer.encode(z)
         codes = codes if codes.ndim == 4 else codes[..., None]
@@ -92,7 +92,7 @@ def measured(model: companion.VQVAE, setting: Setting) -> dict[str, float | list
     *residuals, unit = torch.cat(squares).double().mean(0).tolist()
     usages = [CodeUsage(model.quantizer.num_codes).update(one) for one in chosen.unbind(-1)]
     rates = rate_bits(chosen, model.quantizer.num_codes)
-    by_depth = (torch.cat(errors).double().mean(0) / setting.variance).tolist()
+    by_depth = (torch.cat(errors).double().mean(0) / setup.variance).tolist()
     return {
         "distortion": by_depth[-1],
         "distortion_by_depth": by_depth,
@@ -115,13 +115,13 @@ def decoded(quantizer: Quantizer, codes: Tensor, depth: int) -> Tensor:
     return quantizer.decode(codes[..., 0])
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
     torch.manual_seed(cell["seed"])
-    model = tokenizer(setting, quantizer(cell, cell["seed"]))
-    history = trained(model, setting, seed=cell["seed"])
-    by_epoch = [row["validation_reconstruction"] / setting.variance for row in history.rows]
-    return {**measured(model.eval(), setting), "by_epoch": by_epoch}
+    model = tokenizer(setup, quantizer(cell, cell["seed"]))
+    history = trained(model, setup, seed=cell["seed"])
+    by_epoch = [row["validation_reconstruction"] / setup.variance for row in history.rows]
+    return {**measured(model.eval(), setup), "by_epoch": by_epoch}
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -28,7 +28,7 @@ from companion._extras import require
 from companion.classifier import Classifier, judge, judged
 from companion.priors import Prior, RQTransformer, TransformerPrior, prior_bits
 from companion.priors.base import Steps
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 
 SIZES = {
     "quick": {
@@ -67,10 +67,11 @@ def cells(seeds: int) -> list[Cell]:
 class ShiftedLabels(RQTransformer):
     """The mistake of the published package: R + 1 logits a position, of which the first T·R meet the T·R labels.
 
-    The depth transformer reads the whole stack and so gives one output too many, a prediction of nothing. Laid out in
-    a row, output i and label i are of the same place in the first stack only; at the last position the label is that of
-    a place T/(R + 1) positions further on. No logit sees its own label, so the loss is an honest one, of a model that
-    has to predict ever further ahead.
+    The depth transformer reads the context of a position and then its R codes, so it has R + 1 outputs a position, one
+    more than there are codes to predict. The package lays the outputs of all positions out in a row and compares the
+    first T·R of them with the T·R labels. Output and label belong together in the first stack only; at the last
+    position, the label belongs to a code T/(R + 1) positions further on. No logit sees its own label, so the loss is
+    honest, but it is the loss of a model that has to predict further and further ahead.
     """
 
     def __init__(self, num_codes: int, grid: Sequence[int], **options: Any) -> None:
@@ -91,7 +92,7 @@ class ShiftedLabels(RQTransformer):
 
 
 class _ShiftedSteps(Steps):
-    """Code ``step`` from output ``step``: that of another place, as in training."""
+    """Code ``step`` from output ``step``, which belongs to another position, as in training."""
 
     def __init__(self, prior: ShiftedLabels, starts: Tensor) -> None:
         self.prior, self.starts = prior, starts
@@ -160,22 +161,22 @@ class Published(nn.Module):
         return (torch.cat(parts) - self.offset).clamp(min=0).reshape(n, *self.grid)
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
-    sizes, name = setting.sizes, setting.train.name
-    tokenizer, classifier = companion.pretrained(f"{name}-rqvae"), judge(name).to(setting.device)
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
+    sizes, name = setup.sizes, setup.train.name
+    tokenizer, classifier = companion.pretrained(f"{name}-rqvae"), judge(name).to(setup.device)
     assert isinstance(tokenizer, companion.VQVAE)
-    tokenizer.to(setting.device)
-    images = setting.train if cell["images"] == "all" else setting.train.subset(sizes["few_images"])
-    train = companion.tokenize(tokenizer, images).to(setting.device)
-    test = companion.tokenize(tokenizer, setting.test).to(setting.device)
+    tokenizer.to(setup.device)
+    images = setup.train if cell["images"] == "all" else setup.train.subset(sizes["few_images"])
+    train = companion.tokenize(tokenizer, images).to(setup.device)
+    test = companion.tokenize(tokenizer, setup.test).to(setup.device)
     torch.manual_seed(cell["seed"])
-    model = untrained(cell, train, setting)
+    model = untrained(cell, train, setup)
     steps = sizes["steps"] // (5 if cell["prior"] == "a fifth of the steps" else 1)
     started = time.perf_counter()
     with_class = cell["prior"] not in WITHOUT_CLASS
-    loss = fitted(model, train, steps, cell, setting)
+    loss = fitted(model, train, steps, cell, setup)
     trained_for = time.perf_counter() - started
-    labels = torch.arange(sizes["samples"]) % len(setting.train.classes)
+    labels = torch.arange(sizes["samples"]) % len(setup.train.classes)
     started = time.perf_counter()
     if isinstance(model, Published):
         codes = model.sample(len(labels))
@@ -189,8 +190,8 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         training_bits = prior_bits(model, some, classes if with_class else None)
     sampled_for = time.perf_counter() - started
     generated = torch.cat([tokenizer.decode(part) for part in codes.split(250)])
-    asked = labels.to(setting.device) if with_class else None
-    judgement = judged(classifier, generated, asked, train=setting.train, held_out=setting.test)
+    classes_wanted = labels.to(setup.device) if with_class else None
+    judgement = judged(classifier, generated, classes_wanted, train=setup.train, held_out=setup.test)
     conditional = {"accuracy": judgement.accuracy} if with_class else {}
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -210,12 +211,12 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
     }
 
 
-def untrained(cell: Cell, codes: companion.CodeSet, setting: Setting) -> nn.Module:
+def untrained(cell: Cell, codes: companion.CodeSet, setup: Setup) -> nn.Module:
     """The prior of a cell; all have as many layers of the same width, and so nearly as many weights."""
-    sizes, kind = setting.sizes, cell["prior"]
+    sizes, kind = setup.sizes, cell["prior"]
     if kind.startswith("published package"):
         return Published(codes.num_codes, codes.grid, sizes, keep_code_0=kind.endswith("code 0 kept"))
-    classes = 0 if kind in WITHOUT_CLASS else len(setting.train.classes)
+    classes = 0 if kind in WITHOUT_CLASS else len(setup.train.classes)
     common = {"dim": sizes["dim"], "heads": sizes["heads"], "num_classes": classes}
     if kind == "flattened":
         layers = sizes["layers"] + sizes["depth_layers"]
@@ -225,9 +226,9 @@ def untrained(cell: Cell, codes: companion.CodeSet, setting: Setting) -> nn.Modu
     return made(codes.num_codes, codes.grid, **layers, **common)
 
 
-def fitted(model: nn.Module, codes: companion.CodeSet, steps: int, cell: Cell, setting: Setting) -> float:
+def fitted(model: nn.Module, codes: companion.CodeSet, steps: int, cell: Cell, setup: Setup) -> float:
     """Train for ``steps`` steps, the last quarter with a fifth of the rate; the mean loss at the end, nats a code."""
-    sizes = setting.sizes
+    sizes = setup.sizes
     last = steps // 4
     mean = 0.0
     for stage, (some, lr) in enumerate(((steps - last, sizes["lr"]), (last, sizes["lr"] / 5))):
@@ -239,7 +240,7 @@ def fitted(model: nn.Module, codes: companion.CodeSet, steps: int, cell: Cell, s
             lr=lr,
             objective=lambda model, codes, labels: model(codes, None if cell["prior"] in WITHOUT_CLASS else labels),
             seed=2 * cell["seed"] + stage,
-            device=setting.device,
+            device=setup.device,
             progress=False,
         )
         mean = history.last["loss"]
@@ -268,4 +269,4 @@ def confident(classifier: Classifier, images: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -1,8 +1,8 @@
 """What finding the nearest codes costs: how its time grows with the positions h·w, the codes K and their dimensions D.
 
-The exponent g of time ∝ x^g between the smallest and the largest x, the other two in the middle: 1 is in proportion, 0
-is no growth. Of processor time, the shortest of several runs; the vectors are random, since the time does not depend on
-them, and the data set only says what the file is called.
+What is measured is the exponent g of time ∝ x^g between the smallest and the largest x, while the other two sizes stay
+in the middle: with 1 the time grows in proportion, with 0 not at all. The time is processor time, the shortest of
+several runs. It does not depend on the vectors, so they are random, and ``--data`` only names the file of results.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from companion.quantizers.search import nearest_code
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 
 IMAGES = 32
 SIZES = {
@@ -29,17 +29,17 @@ def cells(seeds: int) -> Sequence[Cell]:
     return [{"grows": grows, "seed": seed} for seed in range(seeds) for grows in RANGE]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
-    grows, clock = cell["grows"], processor_time(setting.device)
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
+    grows, clock = cell["grows"], processor_time(setup.device)
     values = [low * 2**i for low, high in [RANGE[grows]] for i in range(round(math.log2(high / low)) + 1)]
-    g = torch.Generator(setting.device).manual_seed(cell["seed"])
+    g = torch.Generator(setup.device).manual_seed(cell["seed"])
     times = []
     for value in values:
         size = MIDDLE | {grows.removeprefix("few "): value}
-        z = torch.randn(IMAGES * size["positions"], size["dims"], generator=g, device=setting.device)
-        codebook = torch.randn(size["codes"], size["dims"], generator=g, device=setting.device)
+        z = torch.randn(IMAGES * size["positions"], size["dims"], generator=g, device=setup.device)
+        codebook = torch.randn(size["codes"], size["dims"], generator=g, device=setup.device)
         nearest_code(z, codebook)  # not counted: the first call prepares
-        times.append(min(seconds(z, codebook, clock) for _ in range(setting.sizes["repeats"])))
+        times.append(min(seconds(z, codebook, clock) for _ in range(setup.sizes["repeats"])))
     exponent = math.log(times[-1] / times[0]) / math.log(values[-1] / values[0])
     return {
         "values": [float(value) for value in values],
@@ -65,4 +65,4 @@ def processor_time(device: torch.device) -> Callable[[], float]:
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -19,7 +19,7 @@ from companion.likelihoods import Gaussian
 from companion.priors import prior_bits
 from companion.quantizers import EMAVectorQuantizer
 from experiments import tokenizer
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 
 SIZES = {
     profile: {**sizes, **more}  # of the prior, and fewer epochs of the tokenizer in quick
@@ -48,15 +48,15 @@ def cells(seeds: int) -> list[Cell]:
     return [{"f_height": h, "f_width": w, "seed": seed} for seed in range(seeds) for h, w in FACTORS]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
-    sizes, classes = setting.sizes, len(setting.train.classes)
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
+    sizes, classes = setup.sizes, len(setup.train.classes)
     torch.manual_seed(cell["seed"])
     quantizer = EMAVectorQuantizer(64, 8, decay=0.95, seed=cell["seed"])
-    model = tokenizer.tokenizer(setting, quantizer, factor=(cell["f_height"], cell["f_width"]))
-    history = tokenizer.trained(model, setting, seed=cell["seed"])
+    model = tokenizer.tokenizer(setup, quantizer, factor=(cell["f_height"], cell["f_width"]))
+    history = tokenizer.trained(model, setup, seed=cell["seed"])
     model.eval()
-    train = companion.tokenize(model, setting.train).to(setting.device)
-    test = companion.tokenize(model, setting.test).to(setting.device)
+    train = companion.tokenize(model, setup.train).to(setup.device)
+    test = companion.tokenize(model, setup.test).to(setup.device)
     prior = companion.TransformerPrior(
         train.num_codes, train.grid, dim=sizes["dim"], layers=sizes["layers"], heads=4, num_classes=classes
     )
@@ -68,23 +68,23 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
         lr=sizes["prior_lr"],
         objective=lambda model, codes, labels: model(codes, labels),
         seed=cell["seed"],
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
     bits = prior_bits(prior, test.codes, test.labels)
-    pixels = math.prod(setting.train.shape)
-    pixel_bits = bits_given_codes(model, setting)
-    classifier = judge(setting.train.name).to(setting.device)
+    pixels = math.prod(setup.train.shape)
+    pixel_bits = bits_given_codes(model, setup)
+    classifier = judge(setup.train.name).to(setup.device)
     labels = torch.arange(sizes["samples"]) % classes
     codes = prior.sample(len(labels), labels, generator=torch.Generator().manual_seed(cell["seed"]))
     images = torch.cat([model.decode(some) for some in codes.split(500)])
-    samples = judged(classifier, images, labels.to(setting.device), train=setting.train, held_out=setting.test)
-    x, y = setting.test.batch(torch.arange(min(len(setting.test), 2_000)), setting.device)
+    samples = judged(classifier, images, labels.to(setup.device), train=setup.train, held_out=setup.test)
+    x, y = setup.test.batch(torch.arange(min(len(setup.test), 2_000)), setup.device)
     rebuilt = torch.cat([model.reconstruct(some) for some in x.split(500)])
     with torch.no_grad():
         known = torch.cat([classifier(some).logits.argmax(1) for some in rebuilt.split(500)])
     return {
-        **tokenizer.measured(model, history, setting),
+        **tokenizer.measured(model, history, setup),
         "length": math.prod(train.grid),
         "bits": bits,
         "bits_per_code": bits / math.prod(train.grid),
@@ -97,21 +97,21 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
 
 
 @torch.no_grad()
-def bits_given_codes(model: companion.VQVAE, setting: Setting) -> float:
+def bits_given_codes(model: companion.VQVAE, setup: Setup) -> float:
     """−log₂ p(x|z_q) of held-out images, a binned Gaussian of the one scale that suits the training images best."""
 
     def decoded(images: companion.data.ImageSet, n: int) -> tuple[Tensor, Tensor]:
-        x, _ = images.batch(torch.arange(min(n, len(images))), setting.device)
+        x, _ = images.batch(torch.arange(min(n, len(images))), setup.device)
         return x, torch.cat([model.decoder(model.quantizer.decode(model.encode(some))) for some in x.split(500)])
 
     def nats(scale: float, x: Tensor, params: Tensor) -> float:
         return -float(Gaussian(scale, binned=True).to(x.device).log_prob(params, x).mean())
 
-    x, params = decoded(setting.train, 1_000)
+    x, params = decoded(setup.train, 1_000)
     root = float((x - params).square().mean().sqrt())
     best = min((root * factor for factor in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)), key=lambda s: nats(s, x, params))
-    return nats(best, *decoded(setting.test, 2_000)) / math.log(2)
+    return nats(best, *decoded(setup.test, 2_000)) / math.log(2)
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

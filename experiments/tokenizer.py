@@ -9,7 +9,7 @@ from torch import nn
 import companion
 from companion.metrics import CodeUsage, bits_per_image
 from companion.quantizers import Quantizer, VectorQuantizer, k_means
-from experiments.common import Setting
+from experiments.common import Setup
 
 # What the chapters' tokenizers have; an experiment adds what it varies. Full: the settings of Zhao's report.
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -20,7 +20,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 
 
 def tokenizer(
-    setting: Setting,
+    setup: Setup,
     quantizer: Quantizer,
     *,
     factor: int | tuple[int, int] = 4,
@@ -28,8 +28,8 @@ def tokenizer(
     decoder_blocks: int = 1,
     quantizer_weight: float = 1.0,
 ) -> companion.VQVAE:
-    """An untrained VQ-VAE for the images of ``setting``, around ``quantizer``."""
-    channels, hidden, dim = setting.train.shape[0], setting.sizes["hidden"], quantizer.dim
+    """An untrained VQ-VAE for the images of ``setup``, around ``quantizer``."""
+    channels, hidden, dim = setup.train.shape[0], setup.sizes["hidden"], quantizer.dim
     return companion.VQVAE(
         companion.ResNetEncoder(channels, dim, hidden=hidden, factor=factor, num_blocks=encoder_blocks),
         quantizer,
@@ -40,7 +40,7 @@ def tokenizer(
 
 def trained(
     model: companion.VQVAE,
-    setting: Setting,
+    setup: Setup,
     *,
     seed: int,
     epochs: int | None = None,
@@ -50,28 +50,28 @@ def trained(
     """Train ``model`` as the profile says; held-out terms are measured after every epoch."""
     return companion.fit(
         model,
-        setting.train,
-        validation=setting.test,
-        epochs=epochs or setting.sizes["epochs"],
-        batch_size=setting.sizes["batch_size"],
-        lr=lr or setting.sizes["lr"],
+        setup.train,
+        validation=setup.test,
+        epochs=epochs or setup.sizes["epochs"],
+        batch_size=setup.sizes["batch_size"],
+        lr=lr or setup.sizes["lr"],
         optimizer=optimizer,
         seed=seed,
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
 
 
 @torch.no_grad()
-def measured(model: companion.VQVAE, history: companion.History, setting: Setting) -> dict[str, float]:
+def measured(model: companion.VQVAE, history: companion.History, setup: Setup) -> dict[str, float]:
     """Held-out distortion, and how the test images use the codes."""
     usage = CodeUsage(model.quantizer.num_codes)
-    codes = [model.encode(setting.test.batch(rows)[0]) for rows in torch.arange(len(setting.test)).split(500)]
+    codes = [model.encode(setup.test.batch(rows)[0]) for rows in torch.arange(len(setup.test)).split(500)]
     indices = torch.cat(codes)
     usage.update(indices)
     bits = bits_per_image(indices, usage.num_codes)
     return {
-        "distortion": history.last["validation_reconstruction"] / setting.variance,
+        "distortion": history.last["validation_reconstruction"] / setup.variance,
         "perplexity": usage.perplexity,
         "usage": usage.usage,
         "nominal_bits": bits["nominal"],
@@ -81,24 +81,24 @@ def measured(model: companion.VQVAE, history: companion.History, setting: Settin
 
 
 @torch.no_grad()
-def start_from_k_means(model: companion.VQVAE, setting: Setting, seed: int) -> None:
+def start_from_k_means(model: companion.VQVAE, setup: Setup, seed: int) -> None:
     """What EMA's codes start from, for a codebook that learns by gradients: it tells the start from the averages."""
-    images, _ = setting.train.batch(torch.arange(setting.sizes["batch_size"]))
-    latents = model.to(setting.device).encoder(images)
+    images, _ = setup.train.batch(torch.arange(setup.sizes["batch_size"]))
+    latents = model.to(setup.device).encoder(images)
     assert isinstance(model.quantizer, VectorQuantizer)
     centres, _ = k_means(latents.movedim(1, -1).flatten(0, -2), model.quantizer.num_codes, seed=seed)
     model.quantizer.codebook.copy_(centres)
 
 
-def by_epoch(history: companion.History, setting: Setting, term: str = "reconstruction") -> list[float]:
+def by_epoch(history: companion.History, setup: Setup, term: str = "reconstruction") -> list[float]:
     """A held-out term after every epoch, in units of the training images' variance."""
-    return [row[f"validation_{term}"] / setting.variance for row in history.rows]
+    return [row[f"validation_{term}"] / setup.variance for row in history.rows]
 
 
 @torch.no_grad()
-def pictures(model: companion.VQVAE, setting: Setting, count: int = 8) -> dict[str, str]:
+def pictures(model: companion.VQVAE, setup: Setup, count: int = 8) -> dict[str, str]:
     """The first test images and what comes back: one hexadecimal digit a pixel and channel, 0 black to f full."""
-    x, _ = setting.test.batch(torch.arange(min(count, len(setting.test))), setting.device)
+    x, _ = setup.test.batch(torch.arange(min(count, len(setup.test))), setup.device)
     return {"images": digits(x), "reconstructions": digits(model.reconstruct(x))}
 
 
@@ -113,7 +113,7 @@ def edge_energy(images: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def sharpness(model: companion.VQVAE, setting: Setting) -> float:
+def sharpness(model: companion.VQVAE, setup: Setup) -> float:
     """Edge energy of the reconstructed test images over that of the images."""
-    parts = [setting.test.batch(rows)[0] for rows in torch.arange(len(setting.test)).split(500)]
+    parts = [setup.test.batch(rows)[0] for rows in torch.arange(len(setup.test)).split(500)]
     return sum(edge_energy(model.reconstruct(x)) * len(x) for x in parts) / sum(edge_energy(x) * len(x) for x in parts)

@@ -16,7 +16,7 @@ from companion import VAE, Autoencoder, AutoregressiveDecoder, Decoder, Encoder
 from companion.data import ImageSet
 from companion.likelihoods import Bernoulli, Gaussian
 from companion.vae import active_units, kl_divergence
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import edge_energy
 
 SIZES = {
@@ -37,9 +37,9 @@ def cells(seeds: int) -> list[Cell]:
     return [{**cell, "seed": seed} for seed in range(seeds) for cell in (*grey, *binary)]
 
 
-def one(cell: Cell, setting: Setting) -> Mapping[str, float | str | list[float]]:
-    sizes, binary = setting.sizes, cell["images"] == "binary"
-    train, test = (binarised(s) if binary else s for s in (setting.train, setting.test))
+def run_cell(cell: Cell, setup: Setup) -> Mapping[str, float | str | list[float]]:
+    sizes, binary = setup.sizes, cell["images"] == "binary"
+    train, test = (binarised(s) if binary else s for s in (setup.train, setup.test))
     channels, size, _ = train.shape
     torch.manual_seed(cell["seed"])
     model: nn.Module
@@ -54,16 +54,16 @@ def one(cell: Cell, setting: Setting) -> Mapping[str, float | str | list[float]]
         batch_size=sizes["batch_size"],
         lr=sizes["lr"],
         seed=cell["seed"],
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
-    x, _ = test.batch(torch.arange(len(test)), setting.device)
+    x, _ = test.batch(torch.arange(len(test)), setup.device)
     if isinstance(model, Autoencoder):
-        return looks(model, x, setting)
+        return distortion_and_sharpness(model, x, setup)
     assert isinstance(model, VAE)
     if binary:
         return measured(model, x)
-    return measured(model, x) | looks(model, x, setting) | pictures(model, x, cell)
+    return measured(model, x) | distortion_and_sharpness(model, x, setup) | pictures(model, x, cell)
 
 
 def binarised(images: ImageSet) -> ImageSet:
@@ -106,18 +106,18 @@ def measured(model: VAE, x: Tensor) -> dict[str, float | list[float]]:
 
 
 @torch.no_grad()
-def looks(model: VAE | Autoencoder, x: Tensor, setting: Setting) -> dict[str, float]:
+def distortion_and_sharpness(model: VAE | Autoencoder, x: Tensor, setup: Setup) -> dict[str, float]:
     """Distortion and sharpness of reconstructions; sharpness of samples, and how far they are from training images."""
     rebuilt = model.reconstruct(x)
     z = torch.randn(min(1000, len(x)), D, generator=torch.Generator(x.device).manual_seed(0), device=x.device)
     sampled = model.decoder(z).clamp(0, 1)  # for a Gaussian the mean of p(x|z)
-    seen, _ = setting.train.batch(torch.arange(len(setting.train)), setting.device)
+    seen, _ = setup.train.batch(torch.arange(len(setup.train)), setup.device)
     distance = torch.cdist(sampled.flatten(1), seen.flatten(1)).amin(1).square().mean() / x[0].numel()
     return {
-        "distortion": float((rebuilt - x).square().mean()) / setting.variance,
+        "distortion": float((rebuilt - x).square().mean()) / setup.variance,
         "sharpness": edge_energy(rebuilt) / edge_energy(x),
         "sharpness_samples": edge_energy(sampled) / edge_energy(x),
-        "sample_distance": float(distance) / setting.variance,
+        "sample_distance": float(distance) / setup.variance,
     }
 
 
@@ -131,4 +131,4 @@ def pictures(model: VAE, x: Tensor, cell: Cell) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -14,7 +14,7 @@ import companion
 from companion import VAE, Decoder, Encoder
 from companion.likelihoods import Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
 from companion.vae import importance_weighted_bound
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 
 SIZES = {
     "quick": {"train_images": 10000, "test_images": 1000, "epochs": 6, "batch_size": 128, "lr": 2e-3},
@@ -30,29 +30,29 @@ def cells(seeds: int) -> list[Cell]:
     return [*every_seed, {"likelihood": "categorical", "seed": 0}]
 
 
-def one(cell: Cell, setting: Setting) -> Mapping[str, float | list[float]]:
-    sizes = setting.sizes
-    channels, size, _ = setting.train.shape
+def run_cell(cell: Cell, setup: Setup) -> Mapping[str, float | list[float]]:
+    sizes = setup.sizes
+    channels, size, _ = setup.train.shape
     torch.manual_seed(cell["seed"])
     likelihood = new_likelihood(cell["likelihood"])
     encoder = Encoder(2 * D, in_channels=channels, image_size=size)
     decoder = Decoder(D, out_channels=channels * likelihood.num_params, image_size=size)
     companion.fit(
         VAE(encoder, decoder, likelihood),
-        setting.train,
+        setup.train,
         epochs=sizes["epochs"],
         batch_size=sizes["batch_size"],
         lr=sizes["lr"],
         seed=cell["seed"],
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
     if isinstance(likelihood, Gaussian):
         likelihood = Gaussian(likelihood.scale.item(), binned=True)
-    judged = VAE(encoder, decoder, likelihood).to(setting.device)
-    x, _ = setting.test.batch(torch.arange(len(setting.test)), setting.device)
-    g = torch.Generator(setting.device).manual_seed(0)
-    parts = [judged.log_weights(some, 10, generator=g, batch_size=200) for some in x.tensor_split(10)]
+    model = VAE(encoder, decoder, likelihood).to(setup.device)
+    x, _ = setup.test.batch(torch.arange(len(setup.test)), setup.device)
+    g = torch.Generator(setup.device).manual_seed(0)
+    parts = [model.log_weights(some, 10, generator=g, batch_size=200) for some in x.tensor_split(10)]
     log_weights = torch.cat(parts, 1)  # (10, images)
     per_pixel = 1 / (x[0].numel() * math.log(2))
     return {
@@ -71,4 +71,4 @@ def new_likelihood(name: str) -> Likelihood:
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -279,11 +279,11 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m experiments.weights", description=__doc__)
     parser.add_argument("name", choices=SETTINGS)
     parser.add_argument("--measure", action="store_true", help="only measure what is there")
-    asked = parser.parse_args()
-    if not asked.measure:
-        make(asked.name, SETTINGS[asked.name])
-    path = WEIGHTS / f"{asked.name}.json"
-    scores = {key: plain(value) for key, value in measure(asked.name).items()}
+    options = parser.parse_args()
+    if not options.measure:
+        make(options.name, SETTINGS[options.name])
+    path = WEIGHTS / f"{options.name}.json"
+    scores = {key: plain(value) for key, value in measure(options.name).items()}
     _write(path, {**json.loads(path.read_text(encoding="utf-8")), "scores": scores})
     print(json.dumps(scores, indent=1))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 import companion
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, measured, trained
 
 WIDTHS = {"narrow": 4, "wide": 1}
@@ -18,14 +18,14 @@ def cells(seeds: int) -> Sequence[Cell]:
     return [{"encoder": e, "decoder": d, "seed": seed} for seed in range(seeds) for e in WIDTHS for d in WIDTHS]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
     torch.manual_seed(cell["seed"])
-    channels, hidden = setting.train.shape[0], setting.sizes["hidden"]
+    channels, hidden = setup.train.shape[0], setup.sizes["hidden"]
     encoder = companion.ResNetEncoder(channels, 8, hidden=hidden // WIDTHS[cell["encoder"]])
     decoder = companion.ResNetDecoder(channels, 8, hidden=hidden // WIDTHS[cell["decoder"]])
     model = companion.VQVAE(encoder, companion.VectorQuantizer(64, 8), decoder)
-    return measured(model, trained(model, setting, seed=cell["seed"]), setting)
+    return measured(model, trained(model, setup, seed=cell["seed"]), setup)
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

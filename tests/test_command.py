@@ -13,7 +13,7 @@ import pytest
 from benchmarks import command as benchmarks
 from companion.course.__main__ import main
 from companion.course.manifest import Book, read_book
-from experiments import report
+from experiments.page import __main__ as experiments_page
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -122,10 +122,10 @@ def test_a_device_that_is_not_there_is_one_line(
     assert "--device: got cuda, and PyTorch finds no such GPU here" in words(capsys.readouterr().err)
 
 
-def test_the_report_takes_no_word_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["report", "--data", "mnist"])
+def test_the_page_of_the_experiments_takes_no_word_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["page", "--data", "mnist"])
     with pytest.raises(SystemExit):
-        report.main()
+        experiments_page.main()
 
 
 # make

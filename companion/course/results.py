@@ -1,14 +1,13 @@
 """The committed results of the experiments, for the chapters that show them."""
 
-import functools
+import contextlib
 import json
-import runpy
 import statistics
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from companion._extras import require
+from companion.course.claims import IMAGES, SECTIONS, images_of
 from companion.course.manifest import read_book
 
 
@@ -61,11 +60,11 @@ def measured_claims(section: str, *, profile: str = "quick") -> None:
     """Show what one section of ``experiments/README.md`` came to: its claims, and the verdict on each set of images.
 
     Args:
-        section: title of the section, the ``row`` of its claims.
+        section: title of the section.
         profile: of the results.
 
     Raises:
-        ValueError: no claim belongs to such a section.
+        ValueError: there is no such section.
     """
     ipython = require("IPython.display", extra="course", what="measured_claims")
     ipython.display(ipython.Markdown(claims_table(section, profile=profile)))
@@ -73,27 +72,27 @@ def measured_claims(section: str, *, profile: str = "quick") -> None:
 
 def claims_table(section: str, *, profile: str = "quick") -> str:
     """The table of ``measured_claims`` as Markdown. Every verdict is computed here, from the committed results."""
-    claims = _claims()
-    of_section = [claim for claim in claims.CLAIMS if claim.row == section]
-    if not of_section:
-        sections = ", ".join(dict.fromkeys(claim.row for claim in claims.CLAIMS))
-        raise ValueError(f"section: got {section!r}, want one of {sections}")
+    found = next((part for part in SECTIONS if part.title == section), None)
+    if found is None:
+        raise ValueError(f"section: got {section!r}, want one of {', '.join(part.title for part in SECTIONS)}")
+    cells = _cells_by_images(found.experiment, profile)
     lines = ["| claim | compared | difference, 95 % interval | verdict |", "| --- | --- | --- | --- |"]
-    for claim in of_section:
-        sentence, compared = f"{claim.quoted} ({claim.source})", f"{claim.compared} Holds if {claim.matters}."
-        for data in claims.DATA:
-            try:
-                rows = results(claim.experiment, data=data, profile=profile).rows
-            except FileNotFoundError:
-                continue
-            for _, verdict in claims.judged([claim], claim.experiment, data, rows):
-                images = claims.images_of(claim.experiment, data)
-                lines.append(f"| {sentence} | {compared} | {images}: {verdict} | **{verdict.told}** |")
-                sentence = compared = ""
+    for claim in found.claims:
+        sentence = f"{claim.quoted} ({claim.source})"
+        compared = f"{claim.compare.sentence} Holds if {claim.compare.condition}."
+        for data in cells:
+            verdict = claim.verdict(data=data, cells=cells[data])
+            if verdict:
+                images = images_of(found.experiment, data)
+                lines.append(f"| {sentence} | {compared} | {images}: {verdict} | **{verdict.summary}** |")
+                sentence = compared = ""  # written once, beside the first images
     return "\n".join(lines)
 
 
-@functools.cache
-def _claims() -> SimpleNamespace:
-    """``experiments/claims.py``, by its path: a notebook's folder is not the project's root, so it cannot import it."""
-    return SimpleNamespace(**runpy.run_path(str(read_book().root / "experiments" / "claims.py")))
+def _cells_by_images(experiment: str, profile: str) -> dict[str, list[dict[str, Any]]]:
+    """The cells of an experiment on each set of images that it was run on."""
+    cells = {}
+    for data in IMAGES:
+        with contextlib.suppress(FileNotFoundError):
+            cells[data] = results(experiment, data=data, profile=profile).rows
+    return cells

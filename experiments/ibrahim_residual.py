@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 
 from companion.quantizers import EMAVectorQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.residual import measured
 from experiments.tokenizer import SIZES, by_epoch, tokenizer, trained
 
@@ -42,20 +42,20 @@ def cells(seeds: int) -> Sequence[Cell]:
     ]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
     torch.manual_seed(cell["seed"])
     make = CODEBOOKS[cell["codebook"]]
     members: list[Quantizer] = [make(cell["num_codes"], DIM) for _ in range(cell["depth"])]
-    model = tokenizer(setting, members[0] if cell["depth"] == 1 else ResidualQuantizer(members))
-    history = trained(model, setting, seed=cell["seed"])
+    model = tokenizer(setup, members[0] if cell["depth"] == 1 else ResidualQuantizer(members))
+    history = trained(model, setup, seed=cell["seed"])
     losses = [row["validation_loss"] for row in history.rows]
     return {
-        **measured(model.eval(), setting),
-        "by_epoch": by_epoch(history, setting),
+        **measured(model.eval(), setup),
+        "by_epoch": by_epoch(history, setup),
         "loss_by_epoch": losses,
         "largest_rise": max((after / before - 1 for before, after in pairwise(losses)), default=0.0),
     }
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 import companion
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES as TOKENIZER
 from experiments.tokenizer import by_epoch, measured, pictures, tokenizer, trained
 
@@ -29,14 +29,14 @@ def cells(seeds: int) -> Sequence[Cell]:
     ]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float] | str]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float] | str]:
     torch.manual_seed(cell["seed"])
-    model = tokenizer(setting, companion.VectorQuantizer(cell["num_codes"], cell["dim"]), factor=cell["factor"])
-    history = trained(model, setting, seed=cell["seed"], epochs=cell["longer"] * setting.sizes["epochs"])
-    errors = by_epoch(history, setting)
-    shown = pictures(model, setting, 6) if (cell["num_codes"], cell["dim"], cell["seed"]) == (256, 256, 0) else {}
-    return {**measured(model, history, setting), "by_epoch": errors, "first_epoch": errors[0], **shown}
+    model = tokenizer(setup, companion.VectorQuantizer(cell["num_codes"], cell["dim"]), factor=cell["factor"])
+    history = trained(model, setup, seed=cell["seed"], epochs=cell["longer"] * setup.sizes["epochs"])
+    errors = by_epoch(history, setup)
+    shown = pictures(model, setup, 6) if (cell["num_codes"], cell["dim"], cell["seed"]) == (256, 256, 0) else {}
+    return {**measured(model, history, setup), "by_epoch": errors, "first_epoch": errors[0], **shown}
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -16,7 +16,7 @@ from torch import Tensor
 import companion
 from companion import VAE, Decoder, Encoder
 from companion.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.vae_beta import binarised
 
 SIZES = {
@@ -38,8 +38,8 @@ def cells(seeds: int) -> Sequence[Cell]:
     ]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
-    train, test = setting.train, setting.test
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
+    train, test = setup.train, setup.test
     if cell["images"] == "binary":
         train, test = binarised(train), binarised(test)
     torch.manual_seed(cell["seed"])
@@ -51,18 +51,18 @@ def one(cell: Cell, setting: Setting) -> dict[str, float]:
     companion.fit(
         model,
         train,
-        epochs=setting.sizes["epochs"],
-        batch_size=setting.sizes["batch_size"],
-        lr=setting.sizes["lr"],
+        epochs=setup.sizes["epochs"],
+        batch_size=setup.sizes["batch_size"],
+        lr=setup.sizes["lr"],
         seed=cell["seed"],
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
-    return measured(model.eval(), test.batch(torch.arange(len(test)), setting.device)[0], setting, cell)
+    return measured(model.eval(), test.batch(torch.arange(len(test)), setup.device)[0], setup, cell)
 
 
 @torch.no_grad()
-def measured(model: VAE, x: Tensor, setting: Setting, cell: Cell) -> dict[str, float]:
+def measured(model: VAE, x: Tensor, setup: Setup, cell: Cell) -> dict[str, float]:
     """Bits per pixel (the bound), and the distortion of the mean image of each reconstruction."""
     g = torch.Generator(x.device).manual_seed(0)
     squared = elbo = 0.0
@@ -86,4 +86,4 @@ def new_likelihood(name: str, images: str) -> Likelihood:
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 import companion
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES as TOKENIZER
 from experiments.tokenizer import by_epoch, measured, pictures, sharpness, start_from_k_means, tokenizer, trained
 
@@ -26,16 +26,16 @@ def cells(seeds: int) -> Sequence[Cell]:
     ]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float | list[float] | str]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float] | str]:
     torch.manual_seed(cell["seed"])
-    model = tokenizer(setting, companion.VectorQuantizer(128, 8, commitment_weight=0.1), quantizer_weight=2.0)
+    model = tokenizer(setup, companion.VectorQuantizer(128, 8, commitment_weight=0.1), quantizer_weight=2.0)
     if cell["start"] == "k-means":
-        start_from_k_means(model, setting, cell["seed"])
-    history = trained(model, setting, seed=cell["seed"], lr=cell["lr"])
-    numbers = measured(model, history, setting)
-    shown = pictures(model, setting) if cell["seed"] == 0 and cell["lr"] == 3e-3 else {}
-    return {**numbers, "sharpness": sharpness(model, setting), "by_epoch": by_epoch(history, setting), **shown}
+        start_from_k_means(model, setup, cell["seed"])
+    history = trained(model, setup, seed=cell["seed"], lr=cell["lr"])
+    numbers = measured(model, history, setup)
+    shown = pictures(model, setup) if cell["seed"] == 0 and cell["lr"] == 3e-3 else {}
+    return {**numbers, "sharpness": sharpness(model, setup), "by_epoch": by_epoch(history, setup), **shown}
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)

@@ -12,7 +12,7 @@ import torch
 import companion
 from companion.classifier import judge, judged
 from companion.priors import prior_bits
-from experiments.common import Cell, Setting, run
+from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES as TOKENIZER
 from experiments.tokenizer import measured, sharpness, tokenizer, trained
 
@@ -28,18 +28,18 @@ def cells(seeds: int) -> Sequence[Cell]:
     return [{"num_codes": k, "dim": d, "seed": seed} for seed in range(seeds) for d in (8, 4, 16) for k in (128, 256)]
 
 
-def one(cell: Cell, setting: Setting) -> dict[str, float]:
+def run_cell(cell: Cell, setup: Setup) -> dict[str, float]:
     torch.manual_seed(cell["seed"])
-    model = tokenizer(setting, companion.VectorQuantizer(cell["num_codes"], cell["dim"]))
-    history = trained(model, setting, seed=cell["seed"])
-    numbers = measured(model, history, setting) | {"sharpness": sharpness(model, setting)}
-    return numbers | (with_prior(model.eval(), setting, cell["seed"]) if cell["dim"] == 8 else {})
+    model = tokenizer(setup, companion.VectorQuantizer(cell["num_codes"], cell["dim"]))
+    history = trained(model, setup, seed=cell["seed"])
+    numbers = measured(model, history, setup) | {"sharpness": sharpness(model, setup)}
+    return numbers | (with_prior(model.eval(), setup, cell["seed"]) if cell["dim"] == 8 else {})
 
 
-def with_prior(model: companion.VQVAE, setting: Setting, seed: int) -> dict[str, float]:
+def with_prior(model: companion.VQVAE, setup: Setup, seed: int) -> dict[str, float]:
     """Bits that a class-conditional prior needs for a test image's codes, and what its samples are taken for."""
-    sizes = setting.sizes
-    codes, held_out = companion.tokenize(model, setting.train), companion.tokenize(model, setting.test)
+    sizes = setup.sizes
+    codes, held_out = companion.tokenize(model, setup.train), companion.tokenize(model, setup.test)
     prior = companion.TransformerPrior(
         codes.num_codes, codes.grid, dim=64, layers=3, heads=4, dropout=0.1, num_classes=10
     )
@@ -51,19 +51,19 @@ def with_prior(model: companion.VQVAE, setting: Setting, seed: int) -> dict[str,
         batch_size=sizes["batch_size"],
         lr=1.5e-3,
         seed=seed,
-        device=setting.device,
+        device=setup.device,
         progress=False,
     )
     prior.eval()
-    labels = torch.arange(10, device=setting.device).repeat(sizes["samples"] // 10)
-    g = torch.Generator(setting.device).manual_seed(seed)
+    labels = torch.arange(10, device=setup.device).repeat(sizes["samples"] // 10)
+    g = torch.Generator(setup.device).manual_seed(seed)
     samples = model.decode(prior.sample(len(labels), labels, generator=g))
     judgement = judged(
-        judge(setting.train.name).to(setting.device), samples, labels, train=setting.train, held_out=setting.test
+        judge(setup.train.name).to(setup.device), samples, labels, train=setup.train, held_out=setup.test
     )
     bits = prior_bits(prior, held_out.codes, held_out.labels)
     return {"prior_bits": float(bits), "recognised": judgement.accuracy, "frechet": judgement.frechet}
 
 
 if __name__ == "__main__":
-    run(__file__, SIZES, cells, one)
+    run(__file__, SIZES, cells, run_cell)
