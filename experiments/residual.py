@@ -91,7 +91,7 @@ def measured(model: companion.VQVAE, setup: Setup) -> dict[str, float | list[flo
     chosen = torch.cat(indices)  # (N, h, w, R)
     *residuals, unit = torch.cat(squares).double().mean(0).tolist()
     usages = [CodeUsage(model.quantizer.num_codes).update(one) for one in chosen.unbind(-1)]
-    rates = rate_bits(chosen, model.quantizer.num_codes)
+    rates = rate_bits(chosen, model.quantizer.num_codes, depth=chosen.shape[-1])
     by_depth = (torch.cat(errors).double().mean(0) / setup.variance).tolist()
     return {
         "distortion": by_depth[-1],
