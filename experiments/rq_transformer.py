@@ -97,8 +97,8 @@ class _ShiftedSteps(Steps):
     def __init__(self, prior: ShiftedLabels, starts: Tensor) -> None:
         self.prior, self.starts = prior, starts
         n, like = len(starts), prior.positions
-        self.spatial = prior.spatial.new_cache(n, prior.positions_count, like)
-        self.depthwise = prior.depthwise.new_cache(n, prior.depth + 1, like)
+        self.spatial = prior.spatial.new_caches(n, prior.positions_count, like)
+        self.depthwise = prior.depthwise.new_caches(n, prior.depth + 1, like)
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
@@ -107,7 +107,8 @@ class _ShiftedSteps(Steps):
         if r == 0:
             before = embedded[:, t - 1].sum(1) if t else prior.sos(self.starts)
             newest = prior.spatial((before + prior.positions[t])[:, None], self.spatial)[:, 0]
-            self.depthwise.filled = 0
+            for cache in self.depthwise:
+                cache.filled = 0
         else:
             newest = embedded[:, t, :r].sum(1)
         out: Tensor = prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])

@@ -118,26 +118,24 @@ def test_the_gate_lets_logits_pass_that_a_cache_does_not_change() -> None:
         demand_agreement(difference, "here")
 
 
-def forgets_the_first(self: Cache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def forgets_the_first(self: Cache, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """The wrong version: <sos> is no longer seen once there are two positions."""
-    keys, values = extended(self, layer, keys, values)
+    keys, values = append(self, keys, values)
     return (keys[:, :, 1:], values[:, :, 1:]) if keys.shape[2] > 1 else (keys, values)
 
 
-def writes_behind(self: Cache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def writes_behind(self: Cache, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """The wrong version: each position takes the place of the one before it, which is lost."""
-    filled, self.filled = self.filled, max(self.filled - 1, 0)
-    both = extended(self, layer, keys, values)
-    self.filled = filled
-    return both
+    self.filled = max(self.filled - 1, 0)
+    return append(self, keys, values)
 
 
-extended = Cache.extended
+append = Cache.append
 
 
 @pytest.mark.parametrize("wrong", [forgets_the_first, writes_behind])
 def test_the_gate_stops_a_cache_that_loses_a_position(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cache, "extended", wrong)
+    monkeypatch.setattr(Cache, "append", wrong)
     for prior in small_priors():
         _, difference = cached_against_uncached(prior)
         assert difference > 1e-3
@@ -149,7 +147,7 @@ def test_the_gate_stops_a_cache_that_loses_a_position(wrong: object, monkeypatch
 
 def test_wrong_logits_end_the_command_and_leave_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "benchmarks/README.md").read_bytes()
-    monkeypatch.setattr(Cache, "extended", forgets_the_first)
+    monkeypatch.setattr(Cache, "append", forgets_the_first)
     monkeypatch.setattr(command, "codes", lambda device, quick: [])
     monkeypatch.setattr(command, "about", lambda device: {})
     with pytest.raises(SystemExit, match=r"The logits of RQTransformer, 7 × 7 × 2 with a cache differ"):

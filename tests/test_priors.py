@@ -339,15 +339,15 @@ def test_a_filled_cache_takes_one_position_at_a_time():
     torch.manual_seed(0)
     model = Transformer(8, 2, 2).eval()
     x = torch.randn(2, 6, 8)
-    cache = model.new_cache(2, 6, x)
-    parts = [model(part, cache) for part in (x[:, :3], x[:, 3:4])]  # several begin an empty one
+    caches = model.new_caches(2, 6, x)
+    parts = [model(part, caches) for part in (x[:, :3], x[:, 3:4])]  # several begin an empty one
     torch.testing.assert_close(torch.cat(parts, 1), model(x)[:, :4])
     with pytest.raises(ValueError, match="x: got 2 positions beside 4 in the cache, want one"):
-        model(x[:, 4:], cache)
+        model(x[:, 4:], caches)
     for position in (4, 5):
-        model(x[:, position : position + 1], cache)
+        model(x[:, position : position + 1], caches)
     with pytest.raises(ValueError, match=r"x: got 1 positions beside 6 in the cache, want .* at most 0"):
-        model(x[:, :1], cache)
+        model(x[:, :1], caches)
     q, k = torch.randn(2, 1, 6, 4)[:, :, 4:], torch.randn(2, 1, 6, 4)
     late = functional.scaled_dot_product_attention(q, k, k, is_causal=True)[:, :, 0]
     torch.testing.assert_close(late, k[:, :, 0])  # the wrong version: position 4 sees nothing but position 0

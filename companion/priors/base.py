@@ -36,7 +36,7 @@ class PriorOutput:
     """What a prior returns.
 
     Shapes:
-        logits: (B, *grid, K); those at a place are of the code there, given all codes before it.
+        logits: (B, *grid, K); logits[…, i, :] predict code i from the codes before it.
         loss: 0-dim, their cross-entropy with the codes, in nats per code.
     """
 
@@ -104,7 +104,7 @@ class Prior(Configured, nn.Module, ABC):
             ValueError: codes or labels of another shape or type, or out of range.
         """
         self._check(codes, labels)
-        check_place("codes", codes, self._place(codes))
+        check_place("codes", codes, self._device(codes))
         classes = self._classes(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
@@ -154,7 +154,8 @@ class Prior(Configured, nn.Module, ABC):
         Args:
             n: how many.
             label: one class for all, a tensor (n,) int64 of classes, or None for "no class", with a warning where the
-                prior has classes and ``label_dropout`` is 0: only training without labels moves that start then.
+                prior has classes and ``label_dropout`` is 0: the vector of "no class" is then untrained, unless
+                training passed no labels.
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
             guidance: classifier-free guidance, see :func:`guided`; at least 0, and 1 is none. It needs a label, and a
                 prior trained with ``label_dropout``.
@@ -186,8 +187,10 @@ class Prior(Configured, nn.Module, ABC):
         try:
             with unchecked_values():  # nothing is read from the device between one code and the next
                 parts = [
-                    self._sample(some, numbers, temperature, top_k, top_p, guidance, cache)
-                    for some, numbers in zip(classes.split(batch_size), uniform.split(batch_size), strict=True)
+                    self._sample(some_classes, some_uniform, temperature, top_k, top_p, guidance, cache)
+                    for some_classes, some_uniform in zip(
+                        classes.split(batch_size), uniform.split(batch_size), strict=True
+                    )
                 ]
         finally:
             self.train(training)
@@ -221,12 +224,12 @@ class Prior(Configured, nn.Module, ABC):
         """(n,): which row of ``<sos>`` vectors each sequence starts with: its class, or the last row, "no class"."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
-    def _place(self, otherwise: Tensor) -> torch.device:
-        return next(self.parameters(), otherwise).device  # what DataParallel copies of a model has no parameters
+    def _device(self, otherwise: Tensor) -> torch.device:
+        return next(self.parameters(), otherwise).device  # replicas of DataParallel have no parameters()
 
     def _check(self, codes: Tensor, labels: Tensor | None) -> None:
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
-        check_place("codes", codes, self._place(codes), movable=True)
+        check_place("codes", codes, self._device(codes), movable=True)
         check_between("codes", codes, 0, self.num_codes - 1)
         if labels is not None:
             self._check_labels("labels", labels, len(codes))
@@ -250,7 +253,7 @@ class Prior(Configured, nn.Module, ABC):
         if self.num_classes == 0:
             raise ValueError(f"{name}: got one, but this prior was made without classes (num_classes=0)")
         check_tensor(name, labels, shape=(n,), dtype=torch.int64)
-        check_place(name, labels, self._place(labels), movable=True)
+        check_place(name, labels, self._device(labels), movable=True)
         check_codes(name, labels, self.num_classes)
 
 

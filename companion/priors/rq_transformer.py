@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from companion._arguments import DEEPEST, check_size
 from companion.priors.base import Prior, Steps
-from companion.priors.transformer import Cache, Transformer, check_transformer
+from companion.priors.transformer import Transformer, check_transformer
 
 
 class RQTransformer(Prior):
@@ -102,8 +102,8 @@ class _CachedSteps(Steps):
     def __init__(self, prior: RQTransformer, classes: Tensor) -> None:
         self.prior, self.classes = prior, classes
         n, like = len(classes), prior.positions
-        self.spatial = prior.spatial.new_cache(n, prior.positions_count, like)
-        self.depthwise: Cache = prior.depthwise.new_cache(n, prior.depth, like)
+        self.spatial = prior.spatial.new_caches(n, prior.positions_count, like)
+        self.depthwise = prior.depthwise.new_caches(n, prior.depth, like)
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
@@ -112,7 +112,8 @@ class _CachedSteps(Steps):
         if r == 0:
             before = prior._embed(stacks[:, t - 1]).sum(1) if t else prior.sos(self.classes)  # (n, dim)
             newest = prior.spatial((before + prior.positions[t])[:, None], self.spatial)[:, 0]
-            self.depthwise.filled = 0  # a new stack
+            for cache in self.depthwise:
+                cache.filled = 0  # a new stack
         else:
             newest = prior._embed(stacks[:, t])[:, :r].sum(1)
         out: Tensor = prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])

@@ -55,12 +55,12 @@ def filtered_probabilities(
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     p = (logits / temperature).softmax(-1)
     if top_k is not None:
-        least = p.topk(top_k, dim=-1).values[..., -1:]  # the k-th largest
+        least = p.topk(top_k, dim=-1).values[..., -1:]  # the k-th largest probability
         p = _renormalised(p, p >= least)
     if top_p is not None:
         ranked = p.sort(dim=-1, descending=True).values
-        before = ranked.cumsum(-1) - ranked  # the sum of all that are likelier
-        least = ranked.masked_fill(before >= top_p, torch.inf).amin(-1, keepdim=True)
+        kept = ranked.cumsum(-1) - ranked < top_p  # those that are likelier do not reach p yet
+        least = ranked.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)  # the smallest probability that is kept
         p = _renormalised(p, p >= least)
     return p
 
@@ -86,6 +86,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     reached = probabilities.cumsum(-1)
     threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # the sum is one up to rounding only
     codes = (reached <= threshold).sum(-1)
+    # Rounding may lead past the last code that has a probability: stop there.
     last = (probabilities > 0).to(torch.int64).mul(torch.arange(1, probabilities.shape[-1] + 1, device=uniform.device))
     return torch.minimum(codes, last.amax(-1) - 1)
 

@@ -45,15 +45,16 @@ class CausalSelfAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, cache: "Cache | None" = None, layer: int = 0) -> Tensor:
+    def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
         b, t, dim = x.shape  # for example (32, 49, 128), with 4 heads
         queries, keys, values = (
             part.reshape(b, t, self.heads, dim // self.heads).transpose(1, 2)  # each (32, 4, 49, 32)
             for part in self.to_qkv(x).chunk(3, dim=-1)
         )
         if cache is not None:
-            keys, values = cache.extended(layer, keys, values)  # those of all positions so far
-        out = functional.scaled_dot_product_attention(  # causal_attention(queries, keys, values), (32, 4, 49, 32)
+            keys, values = cache.append(keys, values)  # those of all positions so far
+        # The same numbers as causal_attention(queries, keys, values), without a (T, S) table in memory:
+        out = functional.scaled_dot_product_attention(  # (32, 4, 49, 32)
             queries,
             keys,
             values,
@@ -75,8 +76,8 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: "Cache | None" = None, layer: int = 0) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x), cache, layer))
+    def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x), cache))
         out: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
         return out
 
@@ -91,16 +92,16 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer)
-        if cache is not None:
-            cache.filled += x.shape[1]
+    def forward(self, x: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
+        """x (B, T, dim); with ``caches`` of :meth:`new_caches`, only the newest position, (B, 1, dim)."""
+        for i, block in enumerate(self.blocks):
+            x = block(x, caches[i] if caches else None)
         out: Tensor = self.norm(x)
         return out
 
-    def new_cache(self, n: int, length: int, like: Tensor) -> "Cache":
-        return Cache(len(self.blocks), n, self.heads, length, self.head_dim, like)
+    def new_caches(self, n: int, length: int, like: Tensor) -> "list[Cache]":
+        """Empty ones, one a block, for ``n`` sequences of up to ``length`` positions, typed and placed as ``like``."""
+        return [Cache(n, self.heads, length, self.head_dim, like) for _ in self.blocks]
 
 
 class TransformerPrior(Prior):
@@ -158,20 +159,20 @@ class TransformerPrior(Prior):
 
 
 class _TransformerSteps(Steps):
-    """With a cache the transformer runs on the newest position only, without on all positions so far."""
+    """With caches the transformer runs on the newest position only; without, on all positions so far."""
 
     def __init__(self, prior: TransformerPrior, classes: Tensor, cache: bool) -> None:
         self.prior, self.classes = prior, classes
         like = prior.positions
-        self.cache = prior.transformer.new_cache(len(classes), prior.length, like) if cache else None
+        self.caches = prior.transformer.new_caches(len(classes), prior.length, like) if cache else None
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
-        if self.cache is None:
+        if self.caches is None:
             out: Tensor = prior.to_logits(prior.transformer(prior._inputs(codes, self.classes)[:, : step + 1])[:, -1])
             return out
         newest = prior.codes(codes[:, step - 1]) if step else prior.sos(self.classes)  # (n, dim)
-        h = prior.transformer((newest + prior.positions[step])[:, None], self.cache)
+        h = prior.transformer((newest + prior.positions[step])[:, None], self.caches)
         out = prior.to_logits(h[:, 0])
         return out
 
@@ -180,27 +181,25 @@ class _TransformerSteps(Steps):
 
 
 class Cache:
-    """Keys and values of the positions so far, for every layer, so that a sampling step computes its own only.
+    """Keys and values of one layer at the positions so far, so that a sampling step computes only its own."""
 
-    Memory for all ``length`` positions is allocated once, in the dtype and on the device of ``like``.
-    """
+    def __init__(self, n: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
+        self.keys, self.values = (like.new_empty(n, heads, length, head_dim) for _ in range(2))  # memory for all, once
+        self.filled = 0  # positions so far
 
-    def __init__(self, layers: int, n: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
-        self.keys, self.values = (like.new_empty(layers, n, heads, length, head_dim) for _ in range(2))
-        self.filled = 0
-
-    def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values of the newest positions, (n, heads, new, head_dim); return those of all so far."""
-        new, room = keys.shape[2], self.keys.shape[3] - self.filled
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store those of the newest positions, (n, heads, new, head_dim); return those of all so far."""
+        new, length = keys.shape[2], self.keys.shape[2]
+        room = length - self.filled
         if new > room or (new > 1 and self.filled):
             raise ValueError(
                 f"x: got {new} positions beside {self.filled} in the cache, want one (an empty cache takes several) "
                 f"and at most {room}"
             )
-        end = self.filled + new
-        self.keys[layer, :, :, self.filled : end] = keys
-        self.values[layer, :, :, self.filled : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        start, self.filled = self.filled, self.filled + new
+        self.keys[:, :, start : self.filled] = keys
+        self.values[:, :, start : self.filled] = values
+        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
 
 
 def check_transformer(dim: int, layers: int, heads: int, dropout: float) -> None:
