@@ -271,6 +271,13 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_library_imports_no_tool_for_tests(path: Path) -> None:
+    """As ``unittest.mock``, by which a library changes what other packages hold."""
+    names = {name.partition(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+    assert not names & {"unittest", "pytest", "hypothesis"}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_extras_are_imported_where_they_are_used(path: Path) -> None:
     """At the top of a module stands only what `pip install .` brings; type checkers may see more."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
