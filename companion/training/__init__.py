@@ -70,7 +70,8 @@ def fit(
     threads and with one or two processes. A model must hold what it changes in training in parameters
     and buffers, and the optimizer in its state: what changes its settings between steps, as a learning-rate
     schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, the
-    name of the objective, the shapes of all tensors and a sample of the examples are the same.
+    name of the objective, the shapes of all tensors and a sample of the examples are the same
+    (``companion/training/resume.py`` compares them).
 
     Priors: a conditional one learns from codes and labels, an unconditional one from the codes alone. The codes must
     come from the tokenizer that the prior names; one that names none takes the name from ``train``.

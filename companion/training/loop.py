@@ -45,7 +45,10 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
 
 
 class Loop:
-    """Training as it stands: ``step`` steps, ``rows`` of whole epochs, ``means`` of the epoch under way."""
+    """Training as it stands: ``step`` steps, ``rows`` of whole epochs, ``means`` of the epoch under way.
+
+    With ``states``, it begins where the newest of them ended.
+    """
 
     def __init__(
         self, plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any, states: States | None = None
@@ -61,7 +64,7 @@ class Loop:
             self._restore(saved)
 
     def run(self, stop: StopButton, bar: Any) -> None:
-        """The loop of chapter 01: in each epoch a fresh order of the examples, cut into batches, and a step on each."""
+        """The loop of chapter 01: in each epoch a new order of the examples, cut into batches, and a step on each."""
         while len(self.rows) < self.plan.epochs and not stop.pressed:
             self.model.train()
             for indices in self._batches_left():
@@ -77,19 +80,11 @@ class Loop:
             if self.step == (len(self.rows) + 1) * self.plan.steps_per_epoch:
                 self._close_epoch()
 
-    def history(self) -> History:
-        """The rows of whole epochs, and one of the part of an epoch that was done where training was stopped."""
-        history = History(list(self.rows), interrupted=self.step < self.plan.total_steps)
-        self.means.read()
-        if self.means.weight:
-            history.rows.append(self._row())  # the caller's alone: the run goes on with this epoch
-        return history
-
     def _train_step(self, indices: Tensor) -> None:
         """``train_step`` from above, on the terms of the objective and by way of Accelerate."""
         moment = f"step {self.step + 1} (epoch {len(self.rows) + 1})"
+        self.optimizer.zero_grad()  # first, so that the memory of the gradients is free in the forward pass
         terms = self._terms(self.training_terms, "train", indices, moment)
-        self.optimizer.zero_grad()
         self.accelerator.backward(terms["loss"])
         self._check_learns()
         self.optimizer.step()
@@ -127,6 +122,14 @@ class Loop:
         self.rows.append(self._row())
         self.means = Means()
         self._save()
+
+    def history(self) -> History:
+        """The rows of whole epochs, and one of the part of an epoch that was done where training was stopped."""
+        history = History(list(self.rows), interrupted=self.step < self.plan.total_steps)
+        self.means.read()
+        if self.means.weight:
+            history.rows.append(self._row())  # the caller's alone: the run goes on with this epoch
+        return history
 
     def _row(self) -> Row:
         """The row of the epoch under way: its means, and validation with the weights as they are."""

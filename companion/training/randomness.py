@@ -35,7 +35,7 @@ def set_random_state(device: torch.device, states: list[Tensor]) -> None:
 
 
 def fresh_random_state(device: torch.device, seed: int, *stream: int) -> list[Tensor]:
-    """What :func:`random_state` gives right after seeding. Other numbers in ``stream`` give independent draws."""
+    """What :func:`random_state` gives right after seeding with ``seed``; each ``stream`` has draws of its own."""
     kinds = sorted({"cpu", device.type})
     return [torch.Generator(kind).manual_seed(seed_from(seed, 1, *stream)).get_state() for kind in kinds]
 

@@ -19,7 +19,7 @@ from companion.training.randomness import fresh_random_state, random_state_kept,
 
 Settings = dict[str, Any]
 MOST_LINES = 12  # of differences in one message
-DEFAULT_OBJECTIVE = "_the_models_own"  # what state files call ``objective.default_objective``, ever since the first
+DEFAULT_OBJECTIVE = "_the_models_own"  # in state files: what the function was called when the first were written
 
 
 def run_settings(plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any) -> dict[str, Settings]:
@@ -100,7 +100,7 @@ def _origin(plan: Plan, optimizer: torch.optim.Optimizer) -> Settings:
     """The configuration of the model, the names of objective and optimizer, and a sample of the data."""
     origin: Settings = {"model": type(unwrapped(plan.model, "model")).__qualname__}
     origin |= _configuration(plan.model)
-    origin["objective"] = _name(plan.objective)
+    origin["objective"] = _objective_name(plan.objective)
     origin["optimizer"] = type(optimizer).__qualname__
     for i, group in enumerate(optimizer.param_groups):
         origin |= {f"optimizer.{i}.{key}": repr(value) for key, value in group.items() if key != "params"}
@@ -126,7 +126,7 @@ def _class_names(described: Any) -> Any:
     return [_class_names(item) for item in described] if isinstance(described, list) else described
 
 
-def _name(objective: Callable[..., Any] | None) -> str:
+def _objective_name(objective: Callable[..., Any] | None) -> str:
     while isinstance(objective, functools.partial):
         objective = objective.func
     if objective is None:
