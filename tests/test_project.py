@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
@@ -366,6 +367,7 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 3
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)  # with one start in eight the loss rises within two epochs
     names: dict[str, Any] = {}
     exec(draw, names)
     assert names["codes"].shape == (10, 7, 7)
