@@ -1,6 +1,6 @@
 """A small training run that can kill itself at a chosen point.
 
-test_training.py starts it as a process or two, and with ``torchrun`` as a script:
+test_killed_runs.py starts it as a process or two, and with ``torchrun`` as a script:
 fit_worker.py OUT [key=value …]
 
 Every process appends its id to OUT.pids, and at the end writes what it has got to OUT.<rank>.json.
@@ -119,20 +119,20 @@ def main(
     kind, _, number = kill.partition(":")
     reached: dict[str, int] = {"step": 0, "write": 0, "rename": 0}
 
-    def here(point: str) -> None:
+    def reach(point: str) -> None:
         reached[point] += 1
         if (point, str(reached[point]), str(rank)) == (kind, number, rank_to_kill):
             os.kill(os.getpid(), SIGKILL)
 
     def watched(model: nn.Module, x: Tensor, y: Tensor) -> Output:
         if model.training:
-            here("step")
+            reach("step")
             if tell is not None:
                 tell.send(reached["step"])
         return objective(model, x, y)
 
-    torch.save = _half_then(torch.save, lambda: here("write"))
-    companion.checkpoint.os.replace = _after(os.replace, lambda: here("rename"))
+    torch.save = _half_then(torch.save, lambda: reach("write"))
+    companion.checkpoint.os.replace = _after(os.replace, lambda: reach("rename"))
     torch.manual_seed(rank)  # every rank makes other weights: those of rank 0 must win
     model = model_of(kind_of_model, float(noise))
     history = fit(
@@ -169,8 +169,8 @@ def main_of(rank: int, world: int, store: str, *args: Any, **options: Any) -> No
 
 
 def _half_then(torch_save: Callable[..., None], event: Callable[[], None]) -> Callable[..., None]:
-    def save(everything: object, file: Any, **options: Any) -> None:
-        torch_save(everything, file, **options)
+    def save(state: object, file: Any, **options: Any) -> None:
+        torch_save(state, file, **options)
         if options:  # a tensor on its way to another process
             return
         size = file.tell()
@@ -178,7 +178,7 @@ def _half_then(torch_save: Callable[..., None], event: Callable[[], None]) -> Ca
         file.flush()
         event()
         file.seek(0)
-        torch_save(everything, file)
+        torch_save(state, file)
 
     return save
 

@@ -1,0 +1,158 @@
+"""``fit``: the training loop of chapter 01, with what a long run needs around it.
+
+* ``loop``: ``train_step``, and the loop that repeats it.
+* ``plan``: what ``fit`` was asked for, in one object; ``checks`` looks at it before the first step.
+* ``objective``: from a batch to the terms of its loss; ``means`` averages them, ``history`` shows them.
+* ``states``: a run on disk; ``resume`` compares its settings with those of the call that goes on with it.
+* ``accelerator``: device, precision and processes. ``randomness``: seeds. ``stop_button``: Ctrl-C.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from companion._extras import require
+from companion.training.accelerator import own_accelerator
+from companion.training.checks import check_schedule, check_step, checked, settle_tokenizer
+from companion.training.history import History
+from companion.training.loop import Loop, train_step
+from companion.training.plan import Examples, Plan
+from companion.training.randomness import random_state_kept
+from companion.training.resume import run_settings
+from companion.training.states import States
+from companion.training.stop_button import StopButton
+
+__all__ = ["Examples", "History", "fit", "train_step"]
+
+
+def fit(
+    model: nn.Module,
+    train: Examples,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    validation: Examples | None = None,
+    objective: Callable[..., Any] | None = None,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    seed: int = 0,
+    precision: str = "no",
+    run: str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> History:
+    """Train ``model`` in place; it ends on the device, in eval mode, and otherwise as it came.
+
+    An epoch is ``len(train) // batch_size`` steps over a fresh permutation; what does not fill a batch
+    is left out of that epoch. After it, each term is averaged over the whole of ``validation``, in eval
+    mode.
+
+    The stop button (Ctrl-C) ends training after the step in hand, and what was trained so far is returned; a
+    second press stops at once. With several processes a signal ends the run, which ``run`` can then continue.
+
+    What is logged: each 0-dim tensor among the fields of the model's result (also those in a field that is a dict, by
+    their keys) as its mean over the examples; and from a field ``code_counts`` (K,), how often each code was chosen,
+    added up over the epoch, ``perplexity`` and ``usage`` of all its codes together (for (R, K) those of each depth,
+    ``perplexity_1`` and so on).
+
+    Randomness: ``seed`` decides the order of the examples and starts torch's generators, which models draw
+    from (each process its own stream, validation always the same one). Afterwards the caller's generators are
+    as they were. Initial weights are the caller's. Gradients are on, also where the caller has them off.
+
+    Resume: with ``run``, the same call goes on from where the run ended, whatever ended it. History and
+    weights are then those of a run that never stopped, to the bit on a CPU with the same number of
+    threads and with one or two processes. A model must hold what it changes in training in parameters
+    and buffers, and the optimizer in its state: what changes its settings between steps, as a learning-rate
+    schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, the
+    name of the objective, the shapes of all tensors and a sample of the examples are the same
+    (``companion/training/resume.py`` compares them).
+
+    Priors: a conditional one learns from codes and labels, an unconditional one from the codes alone. The codes must
+    come from the tokenizer that the prior names; one that names none takes the name from ``train``.
+
+    Several processes (``torchrun`` or ``accelerate launch``): each takes an equal share of every batch,
+    and the gradient is that of one process on the whole batch. Buffers follow the main process's: a
+    layer that gathers statistics has to share them itself. Every process must see the folder ``run``.
+    The process group stays open for the next call.
+
+    Args:
+        lr: Adam's learning rate; with ``optimizer`` it goes unused.
+        objective: ``objective(model, *batch)`` gives a dataclass whose ``loss`` is minimised and whose other
+            0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``, and for a
+            conditional prior ``model(codes, labels)``.
+        optimizer: makes one from the parameters, as ``functools.partial(torch.optim.AdamW, lr=3e-4)`` does.
+        precision: "no", "bf16" or "fp16" (autocast; the weights keep their dtype). "fp16" needs a GPU.
+        run: the folder of this run alone, made if absent. It keeps the two newest states; other files are left alone.
+        save_every: steps between states, besides the one after each epoch.
+        device: default: CUDA where there is a GPU, else the CPU, as the course's ``begin`` chooses. Another
+            accelerator is used where it is named: "mps".
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
+            holds a run with other settings (``epochs`` may grow); ``objective`` gives something else; the codes are of
+            another tokenizer than the prior's; it is called under ``torch.inference_mode()``.
+        FloatingPointError: a term, or what the model makes on the way to it, is no longer finite; the message says
+            which, and at which step.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("fit: got a call under torch.inference_mode(), want one outside, as nothing is learnt there")
+    plan = checked(
+        Plan(
+            model=model,
+            train=train,
+            validation=validation,
+            objective=objective,
+            optimizer=optimizer,
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            run=run,
+            save_every=save_every,
+            device=device,
+            progress=progress,
+        )
+    )
+    settle_tokenizer(plan)
+    tqdm = require("tqdm.auto", extra="train", what="fit").tqdm
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        accelerator = stack.enter_context(own_accelerator(plan.precision, plan.device))
+        stack.enter_context(random_state_kept(accelerator.device))
+        world = accelerator.num_processes
+        if plan.batch_size % world:
+            raise ValueError(f"batch_size: got {plan.batch_size}, want a multiple of the {world} processes")
+        stop = stack.enter_context(StopButton(enabled=world == 1))
+
+        model.to(accelerator.device)
+        chosen = plan.make_optimizer()
+        check_step(model, chosen)
+        check_schedule(chosen, plan.run)
+        stack.callback(model.eval)  # however it ends
+        stack.callback(chosen.zero_grad)
+        states = None
+        if plan.run is not None:
+            settings = run_settings(plan, chosen, accelerator)
+            states = stack.enter_context(States(Path(plan.run), accelerator, settings))
+        loop = Loop(plan, chosen, accelerator, states)
+        if loop.step > plan.total_steps:
+            raise ValueError(f"epochs: got {plan.epochs}, but the run in {plan.run} has trained for more")
+
+        quiet = not (plan.progress and accelerator.is_main_process)
+        bar = stack.enter_context(tqdm(total=plan.total_steps, initial=loop.step, unit="step", disable=quiet))
+        try:
+            loop.run(stop, bar)
+        except KeyboardInterrupt:  # where no handler could be set; what is under way is not saved
+            if stop.pressed or world > 1:
+                raise
+        history = loop.history()
+    if history.interrupted:
+        print(f"Stopped after step {loop.step} of {plan.total_steps}: going on with what was trained so far.")
+    return history

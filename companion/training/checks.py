@@ -1,0 +1,230 @@
+"""Checks of the arguments of ``fit`` and ``train_step``, made before the first step."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from companion._arguments import (
+    check_between,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_module,
+    check_number,
+    check_size,
+    check_whole,
+)
+from companion.checkpoint import unwrapped
+from companion.codes import CodeSet
+from companion.data.images import ImageSet
+from companion.priors.base import Prior
+from companion.training.plan import Examples, Plan
+from companion.training.randomness import random_state_kept
+
+CPU = torch.device("cpu")
+
+
+def checked(plan: Plan) -> Plan:
+    """The plan, with Python's whole numbers in place of numpy's.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the others.
+    """
+    _check_model(plan.model)
+    _check_kinds(plan)
+    check_size("epochs", plan.epochs)
+    check_size("batch_size", plan.batch_size)
+    check_whole("seed", plan.seed, least=0)
+    check_number("lr", plan.lr, above=0)
+    check_flag("progress", plan.progress)
+    check_choice("precision", plan.precision, ("no", "bf16", "fp16"))
+    if plan.save_every is not None:
+        check_size("save_every", plan.save_every)
+        if plan.run is None:
+            raise ValueError("save_every: got it without run, the folder to save into")
+    if plan.batch_size > len(plan.train):
+        raise ValueError(f"batch_size: got {plan.batch_size}, want at most the {len(plan.train)} examples of train")
+    _check_examples(plan)
+    return replace(plan, epochs=int(plan.epochs), batch_size=int(plan.batch_size), seed=int(plan.seed))
+
+
+def settle_tokenizer(plan: Plan) -> None:
+    """A code means something in its own tokenizer only. A prior that names none takes the name from ``train``.
+
+    Raises:
+        ValueError: the codes are of another tokenizer than the prior's.
+    """
+    prior = unwrapped(plan.model, "model")
+    if not isinstance(prior, Prior):
+        return
+    tokenizer = prior.tokenizer or (plan.train.tokenizer if isinstance(plan.train, CodeSet) else "")
+    for name, codes in plan.examples.items():
+        if isinstance(codes, CodeSet) and codes.tokenizer != tokenizer:
+            raise ValueError(
+                f"{name}: got codes of the tokenizer {codes.tokenizer!r}, want those of {tokenizer!r}, which "
+                f"{'the prior' if prior.tokenizer else 'train'} names: tokenize the images with that one, or make a "
+                "prior with tokenizer=codes.tokenizer"
+            )
+    prior.tokenizer = tokenizer
+
+
+def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """That ``optimizer`` can make a step of ``model``.
+
+    Raises:
+        ValueError: one of the two is something else, or they do not fit each other.
+    """
+    check_module("model", model)
+    check_instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("optimizer: got LBFGS, which needs a closure, want one whose step() needs none, such as Adam")
+    parameters = {id(p) for p in model.parameters()}
+    if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer: got one without any of the model's parameters, want one made from them")
+
+
+def check_gradient(argument: str, loss: Tensor) -> None:
+    """That ``loss`` can be learnt from; ``argument`` is what made it.
+
+    Raises:
+        ValueError: it has no gradient.
+    """
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{argument}: got a loss without a gradient, want one that depends on the model's parameters: it was "
+            "detached, made under torch.no_grad() or torch.inference_mode(), or comes from elsewhere"
+        )
+
+
+def check_schedule(optimizer: torch.optim.Optimizer, run: str | os.PathLike[str] | None) -> None:
+    """That a run can be continued as if it had not stopped.
+
+    Raises:
+        ValueError: there is a folder ``run``, and the optimizer has a learning-rate schedule.
+    """
+    scheduled = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave that
+    if run is not None and scheduled:
+        raise ValueError(
+            "optimizer: got one with a learning-rate schedule, want one without, as the folder run cannot keep the "
+            "schedule's state: continued, it would begin anew. Leave out run, or the schedule"
+        )
+
+
+def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """A batch of the examples called ``name``.
+
+    Raises:
+        ValueError: their ``batch`` gives something else than a tuple.
+    """
+    batch = examples.batch(indices, device)
+    if not isinstance(batch, tuple | list):
+        raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
+    return tuple(batch)
+
+
+def _check_model(model: nn.Module) -> None:
+    if not any(p.requires_grad for p in unwrapped(model, "model").parameters()):
+        raise ValueError(f"model: got a {type(model).__name__} without a parameter to train")
+    if any(p.is_inference() for p in model.parameters()):
+        raise ValueError("model: got one made under torch.inference_mode(), want one made outside, as it cannot learn")
+
+
+def _check_kinds(plan: Plan) -> None:
+    """What kinds of things the arguments are that are neither numbers nor the model."""
+    for name, examples in (("train", plan.train), ("validation", plan.validation)):
+        fits = hasattr(examples, "__len__") and callable(getattr(examples, "batch", None))
+        if not fits and not (name == "validation" and examples is None):
+            raise ValueError(
+                f"{name}: got a {type(examples).__name__}, want examples with len() and batch(indices, device), as an "
+                "ImageSet or a CodeSet has"
+            )
+    if plan.validation is not None and len(plan.validation) == 0:
+        raise ValueError("validation: got no examples, want at least one, or None")
+    for name, function in (("objective", plan.objective), ("optimizer", plan.optimizer)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name}: got a {type(function).__name__}, want a function, or None")
+    if plan.run is not None:
+        _check_folder(plan.run)
+    try:
+        torch.device(plan.device or "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: got {plan.device!r}, want a device, such as 'cpu' or 'cuda'") from error
+
+
+def _check_folder(run: str | os.PathLike[str]) -> None:
+    if not isinstance(run, str | os.PathLike):
+        raise ValueError(f"run: got a {type(run).__name__}, want the path of a folder")
+    if run == "" or "\0" in str(run):  # Path("") is the working directory
+        raise ValueError(f"run: got {str(run)!r}, want the path of a folder")
+    if Path(run).exists() and not Path(run).is_dir():
+        raise ValueError(f"run: got {run}, which is a file, want a folder")
+
+
+def _check_examples(plan: Plan) -> None:
+    """That examples fit model, objective and each other: a few of each are looked at."""
+    batches = {}
+    for name, examples in plan.examples.items():
+        _check_codes(plan, name, examples)
+        with random_state_kept(CPU):
+            indices = torch.arange(min(2, len(examples)), device="cpu")
+            batches[name] = batch_of(name, examples, indices, CPU)
+        if plan.objective is not None:
+            _check_call(plan.objective, plan.model, name, batches[name])
+    if plan.validation is not None:
+        _check_alike(plan, batches["train"], batches["validation"])
+
+
+def _check_codes(plan: Plan, name: str, examples: Examples) -> None:
+    """That a prior gets codes and labels that it knows; an objective of the caller's may make others of them."""
+    prior = unwrapped(plan.model, "model")
+    if plan.objective is None and isinstance(prior, Prior) and isinstance(examples, CodeSet):
+        if examples.num_codes != prior.num_codes:
+            raise ValueError(
+                f"{name}: got codes with num_codes={examples.num_codes}, want the {prior.num_codes} of the prior"
+            )
+        if prior.num_classes:
+            check_between(f"{name}.labels", examples.labels, 0, prior.num_classes - 1)
+
+
+def _check_call(objective: Callable[..., Any], model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> None:
+    """That ``objective`` takes the model and the tensors of a batch."""
+    try:
+        signature = inspect.signature(objective)
+    except (TypeError, ValueError):  # of a function in C it is not known
+        return
+    try:
+        signature.bind(model, *batch)
+    except TypeError as error:
+        tensors = "1 tensor" if len(batch) == 1 else f"{len(batch)} tensors"
+        raise ValueError(
+            f"objective: got one that cannot be called with what it is given, the model and the {tensors} of a batch "
+            f"of {name}: {error}"
+        ) from error
+
+
+def _check_alike(plan: Plan, train_batch: tuple[Tensor, ...], validation_batch: tuple[Tensor, ...]) -> None:
+    """That training and validation examples are of the same codes, classes and shapes."""
+    train, validation = plan.train, plan.validation
+    if isinstance(train, CodeSet) and isinstance(validation, CodeSet) and train.num_codes != validation.num_codes:
+        raise ValueError(
+            f"validation: got codes with num_codes={validation.num_codes}, want {train.num_codes} as train has"
+        )
+    if isinstance(train, ImageSet) and isinstance(validation, ImageSet):
+        want, got = list(train.classes), list(validation.classes)
+        if want != got:
+            raise ValueError(f"validation: got the classes {', '.join(got)}, want those of train, {', '.join(want)}")
+    prior = unwrapped(plan.model, "model")
+    conditional = isinstance(prior, Prior) and prior.num_classes > 0
+    used = 1 if plan.objective is None and not conditional else None  # how many tensors of a batch the model gets
+    for i, (like, value) in enumerate(zip(train_batch[:used], validation_batch[:used], strict=False)):
+        if isinstance(like, Tensor) and isinstance(value, Tensor) and like.shape[1:] != value.shape[1:]:
+            raise ValueError(
+                f"validation: got examples of shape {tuple(value.shape[1:])}, want {tuple(like.shape[1:])} as those of "
+                f"train have (tensor {i} of a batch)"
+            )

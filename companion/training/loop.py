@@ -1,0 +1,180 @@
+"""A step of training as chapter 01 writes it out, and the loop of ``fit``, which is this step, repeated."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from companion._extras import require
+from companion.training.checks import batch_of, check_gradient, check_step
+from companion.training.history import History, Row
+from companion.training.means import Means
+from companion.training.objective import Terms, error_with_cause
+from companion.training.plan import Plan
+from companion.training.randomness import (
+    epoch_order,
+    fresh_random_state,
+    random_state,
+    random_state_kept,
+    set_random_state,
+)
+from companion.training.states import States
+from companion.training.stop_button import StopButton
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    """One step of gradient descent on a batch, as chapter 01 writes it out; :func:`fit` is this, repeated.
+
+    Args:
+        model: ``model(x)`` gives a result whose ``loss`` is to be minimised.
+
+    Returns:
+        The loss that the step was made from, detached.
+
+    Raises:
+        ValueError: ``optimizer`` has none of the model's parameters or needs a closure, or the loss has no gradient.
+    """
+    check_step(model, optimizer)
+    loss: Tensor = model(x).loss
+    check_gradient("model", loss)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+class Loop:
+    """Training as it stands: ``step`` steps, ``rows`` of whole epochs, ``means`` of the epoch under way.
+
+    With ``states``, it begins where the newest of them ended.
+    """
+
+    def __init__(
+        self, plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any, states: States | None = None
+    ) -> None:
+        self.plan, self.model, self.accelerator, self.states = plan, plan.model, accelerator, states
+        self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
+        self.terms = Terms(plan.model, plan.objective)
+        self.training_terms, self.optimizer = accelerator.prepare(self.terms, optimizer)
+        self.step, self.means, self.rows = 0, Means(), list[Row]()
+        self.learns = False  # whether a gradient has reached the model
+        set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank))
+        if states and (saved := states.newest()):
+            self._restore(saved)
+
+    def run(self, stop: StopButton, bar: Any) -> None:
+        """The loop of chapter 01: in each epoch a new order of the examples, cut into batches, and a step on each."""
+        while len(self.rows) < self.plan.epochs and not stop.pressed:
+            self.model.train()
+            for indices in self._batches_left():
+                self._train_step(indices)
+                if self.means.due:  # for when the bar moves next, which is tqdm's to say (TQDM_MININTERVAL)
+                    bar.set_postfix_str(self._progress(), refresh=False)
+                bar.update()
+                if stop.pressed or (self.plan.save_every and self.step % self.plan.save_every == 0):
+                    self._save()
+                if stop.pressed:
+                    break
+            bar.set_postfix_str(self._progress())
+            if self.step == (len(self.rows) + 1) * self.plan.steps_per_epoch:
+                self._close_epoch()
+
+    def _train_step(self, indices: Tensor) -> None:
+        """``train_step`` from above, on the terms of the objective and by way of Accelerate."""
+        moment = f"step {self.step + 1} (epoch {len(self.rows) + 1})"
+        self.optimizer.zero_grad()  # first, so that the memory of the gradients is free in the forward pass
+        terms = self._terms(self.training_terms, "train", indices, moment)
+        self.accelerator.backward(terms["loss"])
+        self._check_learns()
+        self.optimizer.step()
+        self.step += 1
+        self.means.add(terms, len(indices), moment)
+
+    def _batches_left(self) -> Iterator[Tensor]:
+        """The indices of this process in the batches that the epoch under way still has."""
+        plan, epoch = self.plan, len(self.rows)
+        order = epoch_order(len(plan.train), plan.seed, epoch)
+        for i in range(self.step - epoch * plan.steps_per_epoch, plan.steps_per_epoch):
+            batch = order[i * plan.batch_size : (i + 1) * plan.batch_size]
+            yield batch.chunk(self.world)[self.rank]  # joined in the order of ranks they are the batch again
+
+    def _terms(self, terms: nn.Module, name: str, indices: Tensor, moment: str) -> dict[str, Tensor]:
+        """The terms of a batch of the examples called ``name``, or an error that names the cause if it is known."""
+        batch = batch_of(name, self.plan.examples[name], indices, self.device)
+        try:
+            return terms(*batch)  # type: ignore[no-any-return]
+        except (ValueError, RuntimeError) as error:
+            self.means.read()  # where a step before this one was not finite, that comes first
+            if known := error_with_cause(error, self.model, name, batch, moment):
+                raise known from error
+            raise
+
+    def _check_learns(self) -> None:
+        self.learns = self.learns or any(p.grad is not None for p in self.model.parameters())
+        if not self.learns:
+            raise ValueError("objective: got a loss of another model, want one of the model that it is called with")
+
+    def _progress(self) -> str:
+        return f"epoch {len(self.rows) + 1}, loss {self.means.read():.4g}"
+
+    def _close_epoch(self) -> None:
+        self.rows.append(self._row())
+        self.means = Means()
+        self._save()
+
+    def history(self) -> History:
+        """The rows of whole epochs, and one of the part of an epoch that was done where training was stopped."""
+        history = History(list(self.rows), interrupted=self.step < self.plan.total_steps)
+        self.means.read()
+        if self.means.weight:
+            history.rows.append(self._row())  # the caller's alone: the run goes on with this epoch
+        return history
+
+    def _row(self) -> Row:
+        """The row of the epoch under way: its means, and validation with the weights as they are."""
+        row: Row = {"epoch": len(self.rows) + 1, "step": self.step, **self.means.over_processes()}
+        if self.world > 1:  # the next training step would do this to the buffers; validation comes before it
+            broadcast = require("accelerate.utils", extra="train", what="fit").broadcast
+            for buffer in self.model.buffers():
+                broadcast(buffer)
+        if self.plan.validation is not None:
+            row |= {f"validation_{name}": value for name, value in self._validate(len(self.plan.validation)).items()}
+        return row
+
+    def _validate(self, n: int) -> Row:
+        """The mean of each term over all ``n`` examples, shared out among the processes."""
+        plan, means = self.plan, Means()
+        self.model.eval()
+        with random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
+            set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank, 1))  # always the same
+            for start in range(0, n, plan.batch_size):
+                indices = torch.arange(start, min(start + plan.batch_size, n), device="cpu")[self.rank :: self.world]
+                if len(indices):
+                    moment = f"validation after step {self.step}"
+                    means.add(self._terms(self.terms, "validation", indices, moment), len(indices), moment)
+        return means.over_processes()
+
+    def _save(self) -> None:
+        self.means.read()  # raises where something is not finite: such a state is not worth keeping
+        if self.states is None:
+            return
+        scaler = self.accelerator.scaler
+        common = {
+            "step": self.step,
+            "rows": self.rows,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler and scaler.state_dict(),
+        }
+        self.states.save(common, {"means": self.means.state(), "random": random_state(self.device)})
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.step, self.rows = saved["step"], saved["rows"]
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        of_process = saved["processes"][self.rank]
+        self.means = Means(**of_process["means"])
+        set_random_state(self.device, of_process["random"])

@@ -1,0 +1,92 @@
+"""From a batch to the terms of its loss, with an error that names the cause where there are none."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from companion._arguments import NotFiniteError, brief
+from companion.checkpoint import unwrapped
+from companion.priors.base import Prior
+from companion.training.checks import check_gradient
+from companion.training.means import CODE_COUNTS
+
+
+class Terms(nn.Module):
+    """The objective as a module: a batch → its 0-dim terms by name, ``loss`` first, the others detached.
+
+    Accelerate wraps and changes this module, and so never the model inside it.
+    """
+
+    def __init__(self, model: nn.Module, objective: Callable[..., Any] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective or default_objective
+        self.argument = "objective" if objective else "model"  # which one an error is about
+
+    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
+        result = self.objective(self.model, *batch)
+        loss = getattr(result, "loss", None)
+        if not is_dataclass(result) or not isinstance(loss, Tensor) or loss.ndim:
+            kind = type(result).__name__
+            got = f"{kind} whose loss is {brief(loss)}" if hasattr(result, "loss") else kind
+            raise ValueError(f"{self.argument}: got a {got}, want a dataclass with a field loss, a 0-dim tensor")
+        if torch.is_grad_enabled():
+            check_gradient(self.argument, loss)
+        values: dict[str, Any] = {}
+        for field in fields(result):
+            value = getattr(result, field.name)
+            values |= value if isinstance(value, dict) else {field.name: value}
+        logged = {
+            name: value.detach()
+            for name, value in values.items()
+            if isinstance(value, Tensor) and (value.ndim == 0 or name == CODE_COUNTS)
+        }
+        return {"loss": loss} | logged | {"loss": loss}
+
+
+def default_objective(model: nn.Module, *batch: Tensor) -> Any:
+    """``model(batch[0])``, and for a conditional prior ``model(codes, labels)``."""
+    prior = unwrapped(model, "model")
+    if not isinstance(prior, Prior) or prior.num_classes == 0:
+        return model(batch[0])
+    if len(batch) < 2:
+        raise ValueError(
+            "train: got batches of codes alone, want codes and labels, as the prior has "
+            f"num_classes={prior.num_classes}; objective=lambda prior, codes: prior(codes) trains it without"
+        )
+    return model(batch[0], batch[1])
+
+
+def error_with_cause(
+    error: ValueError | RuntimeError, model: nn.Module, name: str, batch: tuple[Tensor, ...], moment: str
+) -> Exception | None:
+    """What to raise instead of the ``error`` that a batch of ``name`` led to, if its cause is known.
+
+    Args:
+        name: of the examples, "train" or "validation".
+
+    Returns:
+        ``FloatingPointError``: the weights, or what comes from them, are not finite, which the model may see first.
+        ``ValueError``: weights and examples are of different types. None: neither.
+    """
+    broken = not _all_finite(model.parameters()) or any(buffer.isnan().any() for buffer in model.buffers())
+    if (isinstance(error, NotFiniteError) or (broken and isinstance(error, ValueError))) and _all_finite(batch):
+        return FloatingPointError(
+            f"the model's weights or latents are no longer finite at {moment}: training cannot go on from there "
+            f"({error})"
+        )
+    weights = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    given = [value.dtype for value in batch[:1] if isinstance(value, Tensor) and value.is_floating_point()]
+    if type(error) in (ValueError, RuntimeError) and weights and given and given[0] not in weights:
+        remedy = "model.float()" if given[0] == torch.float32 else f"model.to({given[0]})"
+        return ValueError(
+            f"model: got weights of {weights[0]}, want {given[0]} as the examples of {name} are: {remedy} ({error})"
+        )
+    return None
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in tensors if isinstance(value, Tensor))

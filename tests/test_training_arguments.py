@@ -1,0 +1,171 @@
+"""Wrong arguments of ``fit`` and ``train_step``."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from training_runs import QUIET, noisy, train
+from workers.fit_worker import Digits, Output, bits, objective
+
+import companion
+import companion.training
+from companion.training import fit
+
+pytestmark = pytest.mark.cpu_only("names the CPU as its device")
+
+
+class Wide(Digits):
+    """Images of another shape than those of Digits."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        super().__init__(n, seed)
+        self.x = torch.rand(n, 1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs: got 0, want a whole number from 1"),
+        ({"epochs": 1.5}, "epochs: got 1.5, want a whole number"),
+        ({"epochs": None}, "epochs: got None, want a whole number"),
+        ({"epochs": True}, "epochs: got True, want a whole number"),
+        ({"batch_size": 0}, "batch_size: got 0, want a whole number from 1"),
+        ({"batch_size": 8.0}, "batch_size: got 8.0, want a whole number"),
+        ({"batch_size": 54}, "batch_size: got 54, want at most the 53 examples of train"),
+        ({"lr": 0}, "lr: got 0, want a finite number, more than 0"),
+        ({"lr": torch.nan}, "lr: got nan, want a finite number"),
+        ({"lr": torch.inf}, "lr: got inf, want a finite number"),
+        ({"lr": "fast"}, "lr: got 'fast', want a finite number"),
+        ({"seed": -1}, "seed: got -1, want a whole number of at least 0"),
+        ({"seed": 0.5}, "seed: got 0.5, want a whole number"),
+        ({"seed": None}, "seed: got None, want a whole number"),
+        ({"precision": "fp8"}, "precision: got 'fp8', want one of 'no', 'bf16', 'fp16'"),
+        ({"precision": torch.bfloat16}, "precision: got torch.bfloat16, want one of 'no'"),
+        ({"precision": "fp16"}, "precision: got fp16 on the CPU"),
+        ({"device": "xpu"}, "device: got xpu, want one that this machine has"),
+        ({"save_every": 2}, "save_every: got it without run"),
+        ({"save_every": 0, "run": "unused"}, "save_every: got 0, want a whole number from 1"),
+        ({"run": __file__}, r"run: got .*, which is a file, want a folder"),
+        ({"run": 3}, "run: got a int, want the path of a folder"),
+        ({"run": ""}, "run: got '', want the path of a folder"),
+        ({"run": "a\0b"}, "run: got .*, want the path of a folder"),
+        ({"device": "banana"}, "device: got 'banana', want a device"),
+        ({"device": 3.5}, "device: got 3.5, want a device"),
+        ({"objective": "mse"}, "objective: got a str, want a function, or None"),
+        ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, "optimizer: got a Adam, want a function, or None"),
+        ({"optimizer": lambda parameters: parameters}, "optimizer: it made a list, want a torch.optim.Optimizer"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: got LBFGS, which needs a closure"),
+        (
+            {"optimizer": lambda _: torch.optim.Adam(noisy().parameters())},
+            "optimizer: got one without any of the model",
+        ),
+        (
+            {"optimizer": partial(torch.optim.Adam, rate=1)},
+            "optimizer: called with the list of .* parameters: .*'rate'",
+        ),
+        (
+            {"optimizer": partial(torch.optim.Adam, lr=-1)},
+            "optimizer: called with .* parameters: Invalid learning rate",
+        ),
+        ({"optimizer": lambda: None}, "optimizer: called with the list of the model's parameters"),
+        (
+            {"objective": lambda model, x: model(x)},
+            "objective: got one that cannot be called .* the 2 tensors .* of train",
+        ),
+        ({"validation": [1, 2]}, "validation: got a list, want examples with len"),
+        ({"validation": 3}, "validation: got a int, want examples with len"),
+        ({"validation": Digits(0, 1)}, "validation: got no examples"),
+        ({"objective": lambda model, x, y: model(x).loss}, "objective: got a Tensor, want a dataclass"),
+        (
+            {"objective": lambda model, x, y: Output(x, x, x)},
+            r"objective: got a Output whose loss is a float32 tensor of shape \(8, 1, 4, 4\), want .* a 0-dim tensor",
+        ),
+        ({"objective": lambda model, x, y: Output(x, x, 0.5)}, "objective: got a Output whose loss is 0.5, want"),
+        (
+            {"objective": lambda model, x, y: Output(x, x, objective(model, x, y).loss.detach())},
+            r"objective: got a loss without a gradient, .* detached, made under torch.no_grad\(\)",
+        ),
+        (
+            {"objective": lambda model, x, y: objective(noisy(), x, y)},
+            "objective: got a loss of another model, want one of the model that it is called with",
+        ),
+        ({"validation": Wide(11, 2)}, r"validation: got examples of shape \(1, 4, 6\), want \(1, 4, 4\) as .* train"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(noisy(), **options)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda model: torch.optim.SGD(noisy().parameters(), 0.1), "optimizer: got one without any of the model's"),
+        (lambda model: torch.optim.LBFGS(model.parameters()), "optimizer: got LBFGS, which needs a closure"),
+    ],
+)
+def test_a_step_needs_an_optimizer_of_the_model(optimizer: Any, message: str) -> None:
+    model = noisy()
+    with pytest.raises(ValueError, match=message):
+        companion.training.train_step(model, optimizer(model), torch.rand(8, 16))
+
+
+def test_where_gradients_are_off_fit_turns_them_on_and_a_step_says_so() -> None:
+    model, same = noisy(), noisy()
+    with torch.no_grad():
+        history = train(model)
+        with pytest.raises(ValueError, match="model: got a loss without a gradient, want one"):
+            companion.training.train_step(model, torch.optim.SGD(model.parameters(), 0.1), torch.rand(8, 16))
+        assert not torch.is_grad_enabled()
+    assert history == train(same)
+    assert bits(model) == bits(same)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"fit: got a call under torch.inference_mode\(\)"):
+        train(noisy())
+    with torch.inference_mode():
+        made_there = noisy()
+    with pytest.raises(ValueError, match=r"model: got one made under torch.inference_mode\(\)"):
+        train(made_there)
+
+
+def test_validation_is_looked_at_before_the_first_step() -> None:
+    def never(*_: object) -> Output:
+        raise AssertionError("no step is made")
+
+    images = companion.data.load("glyphs", size=20)
+    others = companion.data.ImageSet("x", "test", images.images, images.labels, images.classes[::-1])
+    with pytest.raises(ValueError, match=r"validation: got the classes 9, 8, .*, want those of train, 0, 1, "):
+        fit(noisy(), images, epochs=1, batch_size=8, validation=others, objective=never, **QUIET)
+
+
+def test_what_is_no_model_or_no_examples_is_refused_with_what_is_wanted() -> None:
+    tensors = torch.utils.data.TensorDataset(torch.rand(8, 16))
+    wrong: list[Any] = [tensors, torch.utils.data.DataLoader(tensors), torch.rand(8, 16), [1, 2], None]
+    for examples in wrong:
+        named = rf"train: got a {type(examples).__name__}, want examples with len\(\) and batch\(indices, device\)"
+        with pytest.raises(ValueError, match=named):
+            fit(noisy(), examples, epochs=1, **QUIET)
+    model: Any
+    for model, named in (
+        (3, "model: got a int, want a module"),
+        (nn.ReLU(), "got a ReLU without a parameter to train"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            fit(model, Digits(53, 1), epochs=1, **QUIET)
+
+    class Loose(Digits):
+        def batch(self, indices: Tensor, device: torch.device) -> Any:
+            return self.x[indices]
+
+    with pytest.raises(ValueError, match=r"train: its batch\(\) gave a Tensor, want a tuple of tensors"):
+        fit(noisy(), Loose(53, 1), epochs=1, batch_size=8, **QUIET)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path) -> None:
+    model, plain = noisy(), noisy()
+    numbers = {"epochs": np.int64(3), "batch_size": np.int32(8), "seed": np.uint8(0)}
+    assert train(model, run=tmp_path, **numbers) == train(plain, run=tmp_path) == train(noisy())
+    assert bits(model) == bits(plain)
