@@ -263,7 +263,7 @@ def test_search_is_the_brute_force_one_for_any_size_of_the_pieces(n, k, d, table
     z, codebook = (torch.randn(rows, d, generator=generator, dtype=torch.float64) for rows in (n, k))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(search._TABLE, "cpu", table)
-        patch.setattr(search, "_WIDTH", width)
+        patch.setattr(search, "_CODES", width)
         found = nearest_code(z, codebook)
     assert torch.equal(found, torch.cdist(z, codebook).argmin(1) if n else torch.empty(0, dtype=torch.int64))
 

@@ -31,13 +31,15 @@ class Quantized:
 
 
 class Quantizer(Configured, nn.Module, ABC):
-    """A quantizer has ``num_codes`` (K), ``dim`` (D) and ``depth`` (R, codes a position), and these calls:
+    """A quantizer has ``num_codes`` (K), ``dim`` (D) and ``depth`` (R, codes a position). ``quantizer(z)`` calls
 
-    ``quantizer(z)`` is ``initialise`` (once), ``quantize`` and ``update``, in this order; the first and the last in
-    training mode only. So a lookup always sees the codebook as it was before the batch. A codebook changes in training
-    mode only, by an optimizer's step or by ``initialise`` and ``update``; ``encode`` and ``decode`` never change
-    anything. A quantizer that contains others calls *their* ``initialise``, ``quantize`` and ``update`` in its own.
-    Subclasses do not override ``forward``.
+    1. ``initialise``, at the first call in training mode: what is taken from data, such as codes by k-means;
+    2. ``quantize``: search, lookup, losses and gradient estimator; the codebook does not change;
+    3. ``update``, in training mode: what is learnt without a gradient, such as moving averages.
+
+    So a lookup always sees the codebook as it was before the batch. A codebook changes in training mode only, by an
+    optimizer's step or by 1 and 3; ``encode`` and ``decode`` never change anything. A quantizer that contains others
+    calls *their* methods in its own. Subclasses do not override ``forward``.
     """
 
     num_codes: int
@@ -61,22 +63,25 @@ class Quantizer(Configured, nn.Module, ABC):
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` has nothing left to do."""
-        return type(self).initialise is Quantizer.initialise
+        """Whether ``initialise`` has nothing left to do; overridden together with it."""
+        return True
 
     def initialise(self, z: Tensor) -> None:
-        """Before the first lookup in training mode: what is taken from data, such as codes by k-means."""
+        """Take from data what the first lookup needs."""
 
     @abstractmethod
     def quantize(self, z: Tensor) -> Quantized:
-        """Codes and losses of latents that were checked. The codebook does not change."""
+        """Codes and losses of latents (B, D, *spatial) that were checked. The codebook does not change."""
 
     def update(self, z: Tensor, quantized: Quantized) -> None:
-        """After the lookup in training mode: what is learnt without a gradient, such as moving averages."""
+        """Learn without a gradient, from latents and what ``quantize`` made of them."""
 
     def summand(self, z: Tensor, quantized: Quantized) -> Tensor:
-        """What a residual quantizer adds to its sum: z_q without a gradient to ``z``, because the sum has an estimator
-        of its own. Only linear maps inside this quantizer, which learn from the reconstruction, keep their gradient."""
+        """This quantizer's part of a residual quantizer's sum, (B, D, *spatial): the codes as constants.
+
+        The sum gets one straight-through estimator at its end, so nothing here sends a gradient to ``z``. Only a
+        ``ProjectedQuantizer`` keeps gradients, to its two linear maps.
+        """
         return quantized.z_q.detach()
 
     @abstractmethod
@@ -155,8 +160,8 @@ def at_least_float32(z: Tensor) -> Tensor:
 def count_codes(indices: Tensor, num_codes: int, *, stacked_as: Tensor) -> Tensor:
     """How often each code was chosen: (K,), or (R, K) where each position has R codes.
 
-    There are R codes a position, on a last axis of the indices, where these have as many axes as the latents: (B, h, w)
-    are the indices of latents (B, D, h, w), and (B, h, w, R) are stacks, also with R = 1.
+    Latents (B, D, h, w) with one code a position have indices (B, h, w). Indices with as many axes as the latents,
+    (B, h, w, R), have R codes a position on the last one, also where R = 1.
 
     Shapes:
         indices: (B, *spatial) or (B, *spatial, R), int64; stacked_as: the latents, (B, D, *spatial).

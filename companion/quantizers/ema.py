@@ -53,18 +53,18 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     Args:
         num_codes: K.
         dim: D, the length of a code.
-        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. The customary 0.99 suits long trainings: a
-            code that the encoder leaves behind falls below the threshold for restarts after 390 steps, at 0.95 after
-            77, and until then the first depth of a residual quantizer may use only a few of its codes.
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code that the encoder leaves behind
+            falls below 0.02 of its count after log(0.02) / log(γ) steps: 390 at the customary 0.99, 77 at 0.95. Until
+            then the first depth of a residual quantizer may use only a few of its codes.
         commitment_weight: β.
         smoothing: ε of the Laplace smoothing.
         init: "k-means" on the first training batch, which replaces whatever the codebook held; "uniform" as in
             ``VectorQuantizer``; or "given", as :meth:`from_codebook` sets it.
-        restart_below: a code whose N_k is less than this share of an even one, ΣN/K, is put onto a random vector of the
-            batch (Dhariwal et al. 2020, section 3). Its count is then *at* the threshold: if the next batch chooses it
-            less often than that, it is restarted again. 0 turns restarts off. With ``init="uniform"`` all counts begin
-            at 0, so that restarts put every code that the first batch does not choose onto a vector of it; for codes
-            that stay where they were drawn, turn restarts off.
+        restart_below: a code with N_k < restart_below · ΣN/K is put onto a random vector of the batch (Dhariwal et al.
+            2020, section 3; ΣN/K is the count if all codes were chosen equally often). Its count is then *at* that
+            threshold: if the next batch chooses it less often than that, it is restarted again. 0 turns restarts off.
+            With ``init="uniform"`` all counts begin at 0, so that restarts put every code that the first batch does
+            not choose onto a vector of it; for codes that stay where they were drawn, turn restarts off.
         cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
             (Yu et al. 2022, section 3.2).
         estimator: "straight-through" or "rotation".
@@ -112,18 +112,18 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.decay, self.commitment_weight, self.smoothing = decay, commitment_weight, smoothing
         self.init, self.restart_below, self.cosine = init, restart_below, cosine
         self.estimator, self.seed, self.frozen = estimator, seed, frozen
-        self._said = False
-        self.stream = 0  # which of the draws with this seed; a residual quantizer numbers its members
+        self._warned = False
+        self.stream = 0  # tells the members of a residual quantizer with equal seeds apart: it numbers them
         codes = first_codes(num_codes, dim, estimator)
         if init == "given":
-            codes = torch.zeros_like(codes)  # until they are
+            codes = torch.zeros_like(codes)  # until from_codebook or a file fills them in
         self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
         self.register_buffer("counts", torch.zeros(num_codes))  # N_k: nothing was seen yet
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
 
     def quantize(self, z: Tensor) -> Quantized:
-        """For example with K = 512, and z (16, 64, 8, 8):"""
-        self._check_codes_are_there()
+        """Shapes beside the lines are those of K = 512 codes and z (16, 64, 8, 8)."""
+        self._warn_if_untrained()
         vectors = self._scaled(to_vectors(z))  # (1024, 64): one for each position
         indices = self._search(vectors)  # (1024,)
         codes = functional.embedding(indices, self.codebook)  # (1024, 64); a buffer: no gradient goes there
@@ -154,7 +154,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.step += 1
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
-        self._check_codes_are_there()
+        self._warn_if_untrained()
         return self._search(self._scaled(vectors))
 
     def codes(self, indices: Tensor) -> Tensor:
@@ -172,7 +172,9 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     @property
     def initialised(self) -> bool:
         """False until there are codes that come from data, or counts for codes that were given."""
-        if self.init == "uniform" or self.frozen or not checks_values(self.counts):
+        if self.init == "uniform" or self.frozen:
+            return True
+        if not checks_values(self.counts):  # compiled or exported: the counts cannot be read, nothing is initialised
             return True
         return int(self.step) > 0 or bool(self.counts.any())
 
@@ -228,16 +230,16 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.frozen = frozen
         return self
 
-    def _check_codes_are_there(self) -> None:
-        """Once: before the first training batch there are no codes from data."""
-        if self._said or self.init == "uniform" or not checks_values(self.counts):
+    def _warn_if_untrained(self) -> None:
+        """Say once that there are no codes from data before the first training batch."""
+        if self._warned or self.init == "uniform" or not checks_values(self.counts):
             return
         if self.init == "given":
             self._check_given()
         elif int(self.step) == 0 and not bool(self.counts.any()):
             later = "it is frozen" if self.frozen else "k-means takes them from the first training batch"
             warnings.warn(f"EMAVectorQuantizer: its codes are still random; {later}", stacklevel=2)
-        self._said = True
+        self._warned = True
 
     def _check_given(self) -> None:
         if not bool(self.codebook.any()):
@@ -251,9 +253,9 @@ def ema_step(
 ) -> tuple[Tensor, Tensor]:
     """The codes and their counts after one step of the moving average; nothing is written in place.
 
-    N′_k = γN_k + (1 − γ)n_k and e′_k = e_k + (1 − γ)/Ñ_k · (s_k − n_k e_k), where Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′. No
-    step goes beyond the mean s_k/n_k, and a code with n_k = 0 stays as it is (van den Oord et al. 2017, equations 6 to
-    8, with m_k = N_k e_k).
+    N′_k = γN_k + (1 − γ)n_k and e′_k = e_k + min(1, (1 − γ)n_k/Ñ_k) · (s_k/n_k − e_k), where Ñ_k is the smoothed count
+    (N′_k + ε)/(ΣN′ + Kε) · ΣN′ (van den Oord et al. 2017, equations 6 to 8, with m_k = N_k e_k). The minimum keeps a
+    step from going beyond the mean s_k/n_k. A code with n_k = 0 stays as it is.
 
     Args:
         decay: γ. smoothing: ε.
@@ -275,8 +277,8 @@ def ema_step(
     counts = (decay * counts).add_(n, alpha=1 - decay)
     total = counts.sum()
     smoothed = (counts + smoothing) / (total + len(counts) * smoothing) * total
-    used = n.nonzero()[:, 0]  # the others are not touched
-    rate = ((1 - decay) * n / smoothed)[used, None].clamp(max=1)  # of the way to the batch's mean
+    used = n.nonzero()[:, 0]  # codes that were chosen; the others are not touched
+    rate = ((1 - decay) * n / smoothed)[used, None].clamp(max=1)  # how far to go towards the batch's mean
     mean, before = s[used] / n[used, None], codebook[used]
     moved = (before + rate * (mean - before)).to(codebook.dtype)
     return codebook.index_copy(0, used, moved), counts

@@ -12,9 +12,9 @@ from companion.quantizers.base import at_least_float32
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """The value of ``z_q``, to the bit, with the gradient of ``z``: dL/dz is the dL/dz_q that arrives here.
 
-    (Bengio et al. 2013, section 4; van den Oord et al. 2017, section 3.2.) Often written z + sg[z_q − z], which is
-    z_q only up to rounding; sg[z_q] + (z − sg[z]) is the same with a difference that is exactly 0. Nothing flows to
-    ``z_q``.
+    (Bengio et al. 2013, section 4; van den Oord et al. 2017, section 3.2.) It is z + sg[z_q − z], where sg is the
+    stop-gradient. Computed so, the value would be z_q only up to rounding: an autograd function passes the value of
+    ``z_q`` forward and the gradient to ``z`` back as they are. Nothing flows to ``z_q``.
 
     Shapes:
         z, z_q: the same shape → the same, in z's dtype.
@@ -28,8 +28,6 @@ def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """sg[z_q] + (z − sg[z]) without adding anything: the value goes forward as it is, the gradient back as it is."""
-
     @staticmethod
     def forward(ctx: Any, z: Tensor, z_q: Tensor) -> Tensor:
         return z_q.view_as(z_q)

@@ -39,7 +39,7 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         self.num_codes, self.dim = prod(levels), len(levels)
 
     def quantize(self, z: Tensor) -> Quantized:
-        """For example with levels (8, 6, 5), and z (16, 3, 8, 8):"""
+        """Shapes beside the lines are those of levels (8, 6, 5) and z (16, 3, 8, 8)."""
         squashed = to_vectors(z).tanh()  # (1024, 3)
         indices = self._nearest(squashed)  # (1024,)
         z_q = straight_through(squashed, self.codes(indices))  # (1024, 3)

@@ -73,7 +73,7 @@ class GumbelQuantizer(VectorwiseQuantizer):
         return float(first * (last / first) ** min(1.0, self.step.item() / self.anneal_steps))
 
     def quantize(self, z: Tensor) -> Quantized:
-        """For example with K = 512, and z (16, 64, 8, 8):"""
+        """Shapes beside the lines are those of K = 512 codes and z (16, 64, 8, 8)."""
         logits = self._logits(to_vectors(z))  # (1024, 512)
         log_q = functional.log_softmax(logits, dim=1)
         kl = (log_q.exp() * log_q).sum(1).mean() + math.log(self.num_codes)

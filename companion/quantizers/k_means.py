@@ -33,7 +33,7 @@ def k_means(
     check_whole("seed", seed, least=0)
     check_whole("stream", stream, least=0)
     check_flag("cosine", cosine)
-    if cosine:
+    if cosine:  # some vector has to have a direction
         check_directions("vectors", vectors[vectors.norm(dim=1).argmax(keepdim=True)])
     available = _processes.total_number(len(vectors), vectors.device)
     if available < num_codes:

@@ -23,8 +23,8 @@ class ProjectedQuantizer(Quantizer):
 
     Codes are looked up where there are few dimensions, which leaves fewer of them unused; encoder and decoder keep
     their width. With ``EMAVectorQuantizer(…, cosine=True)`` inside these are the factorized, l2-normalised codes of the
-    paper. Both maps are learnt: the one back from the reconstruction, the one before the codes by the gradient that the
-    quantizer passes on and by its own losses, which are those of the projected latents.
+    paper. Both maps are learnt. ``up``, after the codes, gets the gradient of the reconstruction. ``down``, before
+    them, gets what the quantizer's estimator passes on of it, and the gradient of the quantizer's losses.
 
     Args:
         quantizer: any quantizer of the contract; its ``dim`` is the number of dimensions of the codes.

@@ -74,11 +74,17 @@ class ResidualQuantized(Quantized):
 class ResidualQuantizer(Quantizer):
     """z ≈ e₁ + … + e_R: depth r quantises the residual z − (e₁ + … + e_{r−1}) (Lee et al. 2022, equations 3 to 5).
 
-    The residual is detached from the codes before it, so each depth's losses move that depth's codes and the latents,
-    and no other codebook. There is one straight-through estimator, over the whole sum: z gets the gradient of z_q, not
-    R times that. Losses are **summed** over the depths: each codebook learns at the pace it would have alone, whatever
-    R (their mean would divide every codebook's step by R). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r
-    the residual before depth r.
+    What gets a gradient, and from where:
+
+    - the latents z: that of z_q, by one straight-through estimator over the whole sum (not one a depth, which would add
+      up to R times that); and from each depth's commitment loss;
+    - the codes of depth r: from the codebook loss of depth r alone. The residual is detached from the codes before it,
+      so no loss moves the codes of another depth;
+    - the linear maps of a ``ProjectedQuantizer``: from z_q, past the estimator, and from the losses of their depth.
+
+    Losses are **summed** over the depths: each codebook learns at the pace it would have alone, whatever R (their mean
+    would divide every codebook's step by R). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r the residual
+    before depth r.
 
     Args:
         quantizers: R vector quantizers with straight-through gradient, of equal ``num_codes`` and ``dim``, each alone
@@ -122,44 +128,38 @@ class ResidualQuantizer(Quantizer):
                 "quantizers: got the same one twice, want ResidualQuantizer(quantizer, depth=R) to share it"
             )
         check_number("depth_dropout", depth_dropout, least=0, most=1)
-        self.quantizers = nn.ModuleList(members)
+        self.quantizers, self.shared = nn.ModuleList(members), shared
         self.num_codes, self.dim = members[0].num_codes, members[0].dim
         self.depth = depth or len(members)
         self.depth_dropout = depth_dropout
         seeds: list[int] = []
-        for member in members:  # with equal seeds alone, every depth would draw the same vectors of a batch
+        for member in members:  # equal seeds would make all depths draw the same vectors of a batch: number them
             if isinstance(codebook := _innermost(member), EMAVectorQuantizer):
                 codebook.stream = seeds.count(codebook.seed)
                 seeds.append(codebook.seed)
 
     def quantize(self, z: Tensor) -> ResidualQuantized:
-        """For example with R = 4, and z (16, 64, 8, 8):"""
-        uses = self._draw_depths(len(z), z.device)  # (16, 4) bool: all of them, but for depth dropout
+        """Shapes beside the lines are those of R = 4 depths and z (16, 64, 8, 8)."""
+        if self.training and self.depth_dropout:
+            return self._quantize_with_dropout(z)
         residual = at_least_float32(z)  # (16, 64, 8, 8)
-        z_q = torch.zeros_like(residual)
-        parts: list[_Depth] = []
-        for r, quantizer in enumerate(self._by_depth()):
-            part = _quantize_images(quantizer, residual, uses[:, r])
-            z_q = z_q + part.codes
-            residual = residual - part.codes.detach()  # constants: no deeper loss moves this depth's codes
-            parts.append(part)
-        depths = [part.out for part in parts]
-        losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
-        return ResidualQuantized(
-            _one_estimator(z, z_q),
-            torch.stack([part.indices for part in parts], dim=-1),  # (16, 8, 8, 4)
-            torch.stack([out.loss for out in depths]).sum(),
-            losses,
-            depths=tuple(depths),
-            residuals=tuple(part.residual for part in parts),
-            mask=uses,
-        )
+        z_q, depths, residuals = torch.zeros_like(residual), [], []
+        for quantizer in self._by_depth():
+            out = quantizer.quantize(residual)
+            codes = quantizer.summand(residual, out)  # (16, 64, 8, 8)
+            depths.append(out)
+            residuals.append(residual.detach())
+            z_q = z_q + codes
+            residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
+        indices = torch.stack([out.indices for out in depths], dim=-1)  # (16, 8, 8, 4)
+        everyone = torch.ones(len(z), self.depth, dtype=torch.bool, device=z.device)
+        return _result(z, z_q, indices, depths, residuals, everyone)
 
     @torch.no_grad()
     def update(self, z: Tensor, quantized: Quantized) -> None:
         """Each member from its own depth; a shared one once, from all depths together."""
         assert isinstance(quantized, ResidualQuantized)
-        if self._shared:
+        if self.shared:
             self._member(0).update(torch.cat(quantized.residuals), _joined(quantized.depths))
         else:
             for member, residual, out in zip(self._by_depth(), quantized.residuals, quantized.depths, strict=True):
@@ -184,82 +184,87 @@ class ResidualQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Each member from the residuals that those before it leave, of all images whatever depths they use."""
-        if self._shared:  # its codes have to serve all depths: once to have residuals, then from the residuals of all
-            self._member(0).initialise(z)
+        """Each member from the residuals that those before it leave, of all images whatever depths they use.
+
+        A shared one serves all depths: it is initialised from z, which gives residuals, and then again from z and all
+        the residuals.
+        """
         residual, residuals = at_least_float32(z), []
         for member in self._by_depth():
             residuals.append(residual)
             if not member.initialised:
                 member.initialise(residual)
             residual = residual - member.decode(member.encode(residual))
-        if self._shared:
+        if self.shared:
             self._member(0).initialise(torch.cat(residuals))
 
-    def _draw_depths(self, images: int, device: torch.device) -> Tensor:
-        """(B, R) bool: which depths each image uses. Everyone uses the first."""
-        number = torch.full((images,), self.depth, device=device)
-        if self.training and self.depth_dropout:
-            fewer = torch.randint(1, self.depth + 1, (images,), device=device)
-            number = torch.where(torch.rand(images, device=device) < self.depth_dropout, fewer, number)
-        return torch.arange(self.depth, device=device) < number[:, None]
+    # Depth dropout -------------------------------------------------------------------------------------------------
 
-    @property
-    def _shared(self) -> bool:
-        return len(self.quantizers) < self.depth
+    def _quantize_with_dropout(self, z: Tensor) -> ResidualQuantized:
+        """The loop of ``quantize``, where depth r is given the images that use it; the others only get its indices."""
+        uses = self._draw_depths(len(z), z.device)  # (16, 4) bool
+        residual = at_least_float32(z)
+        z_q, depths, residuals, indices = torch.zeros_like(residual), [], [], []
+        for quantizer, use in zip(self._by_depth(), uses.unbind(1), strict=True):
+            part = residual[use]
+            out = quantizer.quantize(part)
+            if len(part) == 0:  # no image uses this depth: its losses, means over nothing, are 0
+                zero = residual.new_zeros(())
+                out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
+            summand = quantizer.summand(part, out)
+            codes = torch.zeros_like(residual, dtype=summand.dtype).index_put((use,), summand)  # 0 for the others
+            found = out.indices.new_empty(len(z), *out.indices.shape[1:])
+            found[use] = out.indices
+            if not bool(use.all()):
+                found[~use] = quantizer.encode(residual[~use])
+            depths.append(out)
+            residuals.append(part.detach())
+            indices.append(found)
+            z_q = z_q + codes
+            residual = residual - codes.detach()
+        return _result(z, z_q, torch.stack(indices, dim=-1), depths, residuals, uses)
+
+    def _draw_depths(self, images: int, device: torch.device) -> Tensor:
+        """(B, R) bool: which depths each image uses; all use the first."""
+        fewer = torch.randint(1, self.depth + 1, (images,), device=device)
+        number = fewer.where(torch.rand(images, device=device) < self.depth_dropout, self.depth)
+        return torch.arange(self.depth, device=device) < number[:, None]
 
     def _by_depth(self) -> list[Quantizer]:
         return [self._member(r) for r in range(self.depth)]
 
     def _member(self, r: int) -> Quantizer:
-        member = self.quantizers[r if len(self.quantizers) > 1 else 0]
+        member = self.quantizers[0 if self.shared else r]
         assert isinstance(member, Quantizer)
         return member
 
 
-@dataclass(frozen=True)
-class _Depth:
-    """What one depth did. ``residual``: its input, of the images that use the depth. ``out``: what the quantizer made
-    of it. ``indices`` (B, *spatial): of all images. ``codes`` (B, D, *spatial): what is added to the sum, 0 where an
-    image does not use the depth."""
+def _result(
+    z: Tensor, z_q: Tensor, indices: Tensor, depths: list[Quantized], residuals: list[Tensor], uses: Tensor
+) -> ResidualQuantized:
+    """One straight-through estimator over the whole sum, and the losses added up.
 
-    residual: Tensor
-    out: Quantized
-    indices: Tensor
-    codes: Tensor
-
-
-def _quantize_images(quantizer: Quantizer, residual: Tensor, use: Tensor) -> _Depth:
-    """One depth, of the images that ``use`` (B,) it; the others only get their indices."""
-    if bool(use.all()):
-        out = quantizer.quantize(residual)
-        return _Depth(residual.detach(), out, out.indices, quantizer.summand(residual, out))
-    part = residual[use]
-    out = quantizer.quantize(part)
-    if len(part) == 0:  # nobody uses the depth: its losses, means over nothing, are 0
-        zero = residual.new_zeros(())
-        out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
-    indices = out.indices.new_empty(len(residual), *out.indices.shape[1:])
-    indices[use] = out.indices
-    indices[~use] = quantizer.encode(residual[~use])
-    summand = quantizer.summand(part, out)
-    codes = torch.zeros_like(residual, dtype=summand.dtype).index_put((use,), summand)
-    return _Depth(part.detach(), out, indices, codes)
-
-
-def _one_estimator(z: Tensor, z_q: Tensor) -> Tensor:
-    """Straight-through over the whole sum. Where members have linear maps that learn from the reconstruction, z_q
-    carries their gradient: it is passed on beside the estimator, by a term whose value is 0."""
+    Where members have linear maps that learn from the reconstruction, z_q carries their gradient: it is passed on
+    beside the estimator, by a term whose value is 0.
+    """
     estimated = straight_through(z, z_q.to(z.dtype))
-    return estimated + (z_q - z_q.detach()).to(z.dtype) if z_q.requires_grad else estimated
+    if z_q.requires_grad:
+        estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
+    losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
+    loss = torch.stack([out.loss for out in depths]).sum()
+    return ResidualQuantized(
+        estimated, indices, loss, losses, depths=tuple(depths), residuals=tuple(residuals), mask=uses
+    )
 
 
 def _joined(depths: Sequence[Quantized]) -> Quantized:
-    """The results of one quantizer for several depths, one below the other, as it learns from them."""
-    z_q, indices = torch.cat([out.z_q for out in depths]), torch.cat([out.indices for out in depths])
-    joined = replace(depths[0], z_q=z_q, indices=indices)
-    inner = [out.inner for out in depths if isinstance(out, ProjectedQuantized)]
-    return replace(joined, inner=_joined(inner)) if isinstance(joined, ProjectedQuantized) else joined
+    """The results of a shared quantizer for all depths as one batch, for its ``update``, which uses no losses."""
+    joined = replace(
+        depths[0], z_q=torch.cat([out.z_q for out in depths]), indices=torch.cat([out.indices for out in depths])
+    )
+    if isinstance(joined, ProjectedQuantized):
+        return replace(joined, inner=_joined([out.inner for out in depths if isinstance(out, ProjectedQuantized)]))
+    return joined
 
 
 def rate_bits(indices: Tensor, num_codes: int, *, depth: int | None = None) -> dict[str, float]:

@@ -10,20 +10,21 @@ from torch.nn import functional
 from companion._arguments import check_finite, check_place, check_tensor, checks_values
 from companion.quantizers.base import at_least_float32
 
-# Bytes of the table of distances that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
+# Bytes of the table of scores that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
 _TABLE = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
-# Codes side by side in it: with all of 65,536 it would be 16 latents high, and the product slower on a CPU.
-_WIDTH = 4096
+_CODES = 4096  # most columns of that table: with more, so few rows fit that the product gets slower on a CPU
 
 
 @torch.no_grad()
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """The index of the code at the smallest Euclidean distance; where several are equally near, one of them.
 
-    ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², of which ‖z‖² is the same for all codes; so the nearest code is the one with the
-    largest z·e − ‖e‖²/2. Both are moved first so that the mean of the codes is at the origin: far from it the two terms
-    are large, nearly cancel, and leave no digits of the distance. Computed in float32 (float64 where either input is),
-    also under autocast and where TF32 is allowed, a few megabytes of the N × K table at a time.
+    In one line: ``torch.cdist(z, codebook).argmin(1)``. That line makes an (N, K) table, and loses the distance in
+    rounding far from the origin. Here ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², of which ‖z‖² is the same for all codes, so that
+    the nearest code has the largest score z·e − ‖e‖²/2. Both are moved first so that the mean of the codes is at the
+    origin: far from it the two terms are large, nearly cancel, and leave no digits of the distance. Computed in float32
+    (float64 where either input is), also under autocast and where TF32 is allowed, a few megabytes of the table at a
+    time: block by block of the latents, and in each, block by block of the codes.
 
     Shapes:
         z: (N, D), codebook: (K, D), floating point → (N,) int64.
@@ -43,23 +44,23 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
         centre = codebook.to(dtype).mean(0)
         codes = codebook.to(dtype) - centre  # (K, D)
         bias = codes.square().sum(1).div_(-2)  # (K,)
-        width = min(_WIDTH, len(codes))
-        size = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * width), len(z)))
-        table = codes.new_empty(size * width)
+        columns = min(_CODES, len(codes))
+        rows = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * columns), len(z)))
+        table = codes.new_empty(rows * columns)
         nearest = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        for start in range(0, len(z), size):
-            part = z[start : start + size].to(dtype) - centre  # (size, D)
+        for row in range(0, len(z), rows):
+            part = z[row : row + rows].to(dtype) - centre  # (rows, D)
             best = part.new_full((len(part),), -torch.inf)
-            for first in range(0, len(codes), width):
-                block = codes[first : first + width]  # (width, D)
-                scores = table[: len(part) * len(block)].view(len(part), len(block))  # (size, width)
-                torch.addmm(bias[first : first + width], part, block.T, out=scores)
+            for column in range(0, len(codes), columns):
+                block = codes[column : column + columns]  # (columns, D)
+                scores = table[: len(part) * len(block)].view(len(part), len(block))  # (rows, columns)
+                torch.addmm(bias[column : column + columns], part, block.T, out=scores)
                 index = scores.argmax(1)
-                if width < len(codes):  # is this block's best the best so far?
+                if columns < len(codes):  # is this block's best the best so far?
                     score = scores.gather(1, index[:, None])[:, 0]
-                    index = torch.where(score > best, index + first, nearest[start : start + size])
+                    index = torch.where(score > best, index + column, nearest[row : row + rows])
                     best = torch.maximum(score, best)
-                nearest[start : start + size] = index
+                nearest[row : row + rows] = index
     return nearest
 
 

@@ -51,7 +51,7 @@ class VectorQuantizer(VectorwiseQuantizer):
         self.codebook = nn.Parameter(first_codes(num_codes, dim, estimator))  # (K, D)
 
     def quantize(self, z: Tensor) -> Quantized:
-        """For example with K = 512, and z (16, 64, 8, 8):"""
+        """Shapes beside the lines are those of K = 512 codes and z (16, 64, 8, 8)."""
         vectors = to_vectors(z)  # (1024, 64): one for each position
         indices = nearest_code(vectors, self.codebook)  # (1024,): the search
         codes = functional.embedding(indices, self.codebook)  # (1024, 64): the lookup, with a gradient to the codebook
