@@ -25,10 +25,8 @@ def cases() -> Sequence[Case]:
             (1, 3, 8, 16),
             {"num_codes": 7, "dim": 5, "beta": 0.6, "alpha": 0.5},
         ),
+        ("a quantizer without codebook and losses, 3 × 4 levels", (2, 1, 8, 12), {"levels": (3, 4), "alpha": 1.5}),
     ]
-    rows.append(
-        ("a quantizer without codebook and losses, 3 × 4 levels", (2, 1, 8, 12), {"levels": (3, 4), "alpha": 1.5})
-    )
     return [
         Case(label, (torch.rand(shape, generator=g),), build, {0: "x"}, seed)
         for seed, (label, shape, build) in enumerate(rows)

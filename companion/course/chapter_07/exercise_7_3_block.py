@@ -27,6 +27,8 @@ def cases() -> Sequence[Case]:
 
 
 def _variant(forward: Callable[[Any, Tensor], Any]) -> type[Block]:
+    """A block with another forward pass; ``forward`` gets the block and the input."""
+
     class Variant(Block):
         def forward(self, x: Tensor, *rest: Any) -> Any:
             return forward(self, x)

@@ -53,6 +53,8 @@ def _variant(
     drop: Callable[[Tensor, Tensor, int], Tensor] = lambda start, dropped, none: start.masked_fill(dropped, none),
     finish: Callable[[Tensor, Tensor], Tensor] = lambda start, row: torch.cat([start[:, None], row[:, :-1]], 1),
 ) -> Callable[..., Tensor]:
+    """The right answer with one of its parts replaced."""
+
     def inputs(codes: Tensor, labels: Tensor | None, k: int, c: int, dropped: Tensor | None = None) -> Tensor:
         row, none = codes.flatten(1), nothing(k, c)
         start = torch.full_like(row[:, 0], none) if labels is None else of_label(labels, k, c)
