@@ -67,8 +67,9 @@ LEFT_OUT = {
 def without_case() -> set[Any]:
     """Functions and classes of the public lists; of modules without one, what is defined there under a public name; and
     every class of a family."""
-    listed = {getattr(module, name) for module in (companion, backbones, quantizers, priors) for name in module.__all__}
-    modules = (autoencoder, classifier, codes, likelihoods, metrics, plots, vae, vqvae, explorers)
+    with_list = (companion, backbones, quantizers, priors, explorers)
+    listed = {getattr(module, name) for module in with_list for name in module.__all__}
+    modules = (autoencoder, classifier, codes, likelihoods, metrics, plots, vae, vqvae)
     defined = {
         one
         for module in modules

@@ -8,6 +8,7 @@ import torch
 import companion
 from companion import Decoder, plots, quantizers
 from companion.course import explorers
+from companion.course.chapter_00.explorer import blurred
 
 
 def boxes():
@@ -51,8 +52,8 @@ def test_every_slider_changes_the_picture_and_its_alt_text(name):
 def test_blur_keeps_the_brightness_inside_and_zero_changes_nothing():
     x = torch.zeros(1, 2, 21, 21)
     x[:, :, 10, 10] = 1
-    assert torch.equal(explorers._blur(x, 0), x)
-    torch.testing.assert_close(explorers._blur(x, 1.5).sum(dim=(2, 3)), torch.ones(1, 2), rtol=1e-3, atol=1e-3)
+    assert torch.equal(blurred(x, 0), x)
+    torch.testing.assert_close(blurred(x, 1.5).sum(dim=(2, 3)), torch.ones(1, 2), rtol=1e-3, atol=1e-3)
 
 
 def test_a_step_in_the_plane_is_a_step_of_gradient_descent_on_the_three_losses():

@@ -1,29 +1,14 @@
-"""The checks of all exercises, one module a chapter."""
+"""The checks of the exercises.
 
-from companion.course.checks import (
-    chapter_00,
-    chapter_01,
-    chapter_02,
-    chapter_03,
-    chapter_04,
-    chapter_05,
-    chapter_06,
-    chapter_07,
-    chapter_08,
-)
-from companion.course.checks.core import EXERCISES, Case, Exercise, Mistake, Report, check, examine
+``comparison`` compares two results, ``isolation`` runs the reader's code apart from the notebook, ``engine`` puts both
+together into a verdict with a hint, and ``runners`` says how functions and classes are called. The exercises themselves
+are in the folders of the chapters (``companion.course.chapter_00`` …); ``companion.course.exercises`` gathers them.
+
+The file of an exercise reads from the top: the reference, where only the course has one; ``cases``, the inputs;
+``run``, where no shared runner fits; the parts of wrong answers; ``MISTAKES``, each with its hint; ``EXERCISE``.
+"""
+
+from companion.course.checks.engine import Case, Exercise, Mistake, Report, examine
+from companion.course.exercises import EXERCISES, check
 
 __all__ = ["EXERCISES", "Case", "Exercise", "Mistake", "Report", "check", "examine"]
-
-for _chapter in (
-    chapter_00,
-    chapter_01,
-    chapter_02,
-    chapter_03,
-    chapter_04,
-    chapter_05,
-    chapter_06,
-    chapter_07,
-    chapter_08,
-):
-    _chapter.register_all()

@@ -1,15 +1,16 @@
-"""Exercise of chapter 00: the mean squared error."""
+"""Exercise 0.1, mean squared error: the mean over all pixels of two batches of images."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from companion.course.checks.core import Case, Exercise, Mistake, call, register
+from companion.course.checks.engine import Case, Exercise, Mistake
+from companion.course.checks.runners import call
 from companion.metrics import mse
 
 
-def _pairs() -> Sequence[Case]:
+def cases() -> Sequence[Case]:
     g = torch.Generator().manual_seed(0)
     both = {0: "x_hat", 1: "x"}
 
@@ -24,7 +25,7 @@ def _pairs() -> Sequence[Case]:
     ]
 
 
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "sum",
         lambda x_hat, x: (x_hat - x).square().sum(),
@@ -97,6 +98,11 @@ _MISTAKES = (
     ),
 )
 
-
-def register_all() -> None:
-    register(Exercise("mse", "00_start_here", mse, _pairs, _MISTAKES, call))
+EXERCISE = Exercise(
+    name="mse",
+    chapter="00_start_here",
+    reference=mse,
+    cases=cases,
+    mistakes=MISTAKES,
+    run=call,
+)

@@ -1,0 +1,73 @@
+"""What exercises 3.2 to 3.5 share: whom a result sends its gradient to, and inputs and slips that two of them use."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.course.checks.comparison import Observed
+from companion.course.checks.engine import Case
+from companion.course.checks.runners import gradients_at, zeros_for_none
+from companion.quantizers import straight_through, vq_losses
+
+PAIR = ("z (the encoder)", "z_q (the codebook)")
+
+
+def pair_cases() -> Sequence[Case]:
+    """Latents and codes, for exercises 3.3 and 3.4."""
+    g = torch.Generator().manual_seed(32)
+    both = dict(enumerate(PAIR))
+
+    def pair(*shape: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        return scale * torch.randn(shape, generator=g), torch.randn(shape, generator=g)
+
+    a, b = pair(2, 3, 4, 5)
+    return [
+        Case("12 latents of 3 numbers", pair(12, 3), gradient_of=both),
+        Case("a grid of latents, 2×3×4×5", pair(2, 3, 4, 5), gradient_of=both),
+        Case("latents 10,000 times as large as their codes", pair(6, 2, scale=1e4), gradient_of=both),
+        Case("not contiguous in memory", (a.transpose(1, 3), b.transpose(1, 3)), gradient_of=both),
+    ]
+
+
+def leaf_arguments(case: Case) -> list[Tensor]:
+    """The arguments as tensors of their own that want a gradient."""
+    return [argument.detach().clone().requires_grad_() for argument in case.arguments]
+
+
+def arguments_after(leaves: Sequence[Tensor]) -> Observed:
+    """The arguments as the call left them."""
+    return {f"argument {number} after the call": leaf.detach() for number, leaf in enumerate(leaves, 1)}
+
+
+def routes(what: str, value: Any, tensors: Mapping[str, Tensor]) -> Observed:
+    """Whom a result sends a gradient to, its value, and the gradients (0 where none arrives).
+
+    The names come first: so a wrong route is named even where no listed mistake explains it.
+    """
+    total = None
+    if isinstance(value, Tensor) and value.requires_grad:
+        total = (value * torch.linspace(1, 2, value.numel()).reshape(value.shape)).sum()
+    gradients = zeros_for_none(gradients_at(total, tensors), tensors)
+    names = [name for name, gradient in gradients.items() if bool((gradient != 0).any())]
+    return (
+        {f"{what} sends a gradient to": " and ".join(names) or "nothing"}
+        | {what: value}
+        | {f"the gradient that {what} sends to {name}": gradient for name, gradient in gradients.items()}
+    )
+
+
+def sg(value: Tensor) -> Tensor:
+    """The stop-gradient, as the chapter writes it."""
+    return value.detach()
+
+
+def straight_through_to_both(z: Tensor, z_q: Tensor) -> Tensor:
+    """A slip: the decoder's gradient reaches the codebook as well."""
+    return z_q + (z - z.detach())
+
+
+def losses_after_straight_through(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
+    """A slip: what comes out of straight-through is detached from the codebook."""
+    return vq_losses(z, straight_through(z, z_q))
