@@ -492,7 +492,7 @@ for name, codes in (("drawn", drawn), ("k-means", centres)):
 # The start helps with the first step. Later the encoder moves on, and codes can still be left behind; that is what restarts are for.
 #
 # ## Build: the quantizer
-# Now the parts in one class. `Quantizer`, from the companion, calls `prepare`, `quantize` and `learn` in this order, the first and the last **in training
+# Now the parts in one class. `Quantizer`, from the companion, calls `initialise`, `quantize` and `update` in this order, the first and the last **in training
 # mode only**; so a lookup always sees the codebook as it was before the batch. The state is in *buffers*: tensors that are saved with the model and move to
 # its device, and that no optimizer touches.
 
@@ -519,7 +519,7 @@ class EMAVectorQuantizer(Quantizer):
         self.register_buffer("counts", torch.zeros(num_codes))
 
     @torch.no_grad()
-    def prepare(self, z: Tensor) -> None:
+    def initialise(self, z: Tensor) -> None:
         if self.start_from_data and not self.counts.any():  # the very first batch
             codes, counts = k_means(rows(z), self.num_codes)
             self.codebook.copy_(codes)
@@ -533,7 +533,7 @@ class EMAVectorQuantizer(Quantizer):
         return Quantized(straight_through(z, z_q), indices, 0.25 * commitment, losses)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, quantized: Quantized) -> None:
+    def update(self, z: Tensor, quantized: Quantized) -> None:
         vectors = rows(z)
         n, s = code_statistics(vectors, quantized.indices.flatten(), self.num_codes)
         codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay)

@@ -63,8 +63,8 @@ class Quantizer(Configured, nn.Module, ABC):
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` has nothing left to do; overridden together with it."""
-        return True
+        """Whether ``initialise`` has nothing left to do. A class that overrides only ``initialise`` is asked every time."""
+        return type(self).initialise is Quantizer.initialise
 
     def initialise(self, z: Tensor) -> None:
         """Take from data what the first lookup needs."""
