@@ -221,7 +221,7 @@ def check_tensor(
     fits = value.dtype in _FLOATS if dtype is None else value.dtype == dtype
     if not fits or (shape is not None and not _has_shape(value, shape)):
         least = _too_short(value, shape) if fits and shape is not None else ""
-        raise ValueError(f"{name}: got {_short(value.dtype)} of shape {tuple(value.shape)}, want {want}{least}")
+        raise ValueError(f"{name}: got {described(value)}, want {want}{least}")
     if finite:
         check_finite(name, value)
 
@@ -233,10 +233,19 @@ def check_same_shape(name: str, value: Any, of: str, other: Tensor) -> None:
         ValueError: no tensor, or another shape.
     """
     check_tensor(name, value)
-    if value.device != other.device:
-        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
+    check_same_device(name, value, of, other)
     if value.shape != other.shape:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, want that of {of}, {tuple(other.shape)}")
+
+
+def check_same_device(name: str, value: Tensor, of: str, other: Tensor) -> None:
+    """On the device of another argument.
+
+    Raises:
+        ValueError: it is on another.
+    """
+    if value.device != other.device:
+        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
 
 
 def check_place(name: str, value: Tensor, device: torch.device = _CPU, *, movable: bool = False) -> None:
@@ -304,8 +313,10 @@ def check_codes(name: str, value: Any, num_codes: int) -> None:
     check_between(name, value, 0, num_codes - 1)
 
 
-def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", "C", "H", "W")) -> None:
-    """Images (B, C, H, W), or of another ``shape``, floating point, in [0, 1] but for rounding.
+def check_images(
+    name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", "C", "H", "W"), slack: float = _ROUNDING
+) -> None:
+    """Images (B, C, H, W), or of another ``shape``, floating point, in [0, 1] up to ``slack``.
 
     Raises:
         ValueError: they are none: bytes, another shape, NaN, or numbers as of images in 0 … 255 or −1 … 1.
@@ -313,7 +324,7 @@ def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", 
     if isinstance(value, Tensor) and value.dtype == torch.uint8:
         raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: {name}.float() / 255")
     check_tensor(name, value, shape=shape)
-    check_unit_range(name, value)
+    check_unit_range(name, value, slack=slack)
 
 
 def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
@@ -343,8 +354,8 @@ def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
         raise ValueError(f"decoder: got latents of the encoder that it does not take, want others ({error})") from error
 
 
-def check_unit_range(name: str, value: Tensor) -> None:
-    """In [0, 1] but for rounding.
+def check_unit_range(name: str, value: Tensor, *, slack: float = _ROUNDING) -> None:
+    """In [0, 1] up to ``slack``, by default what rounding leaves.
 
     Raises:
         ValueError: NaN or outside.
@@ -352,7 +363,7 @@ def check_unit_range(name: str, value: Tensor) -> None:
     if not checks_values(value):
         return
     least, most = (float(one) for one in value.detach().aminmax())
-    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
+    if not (least >= -slack and most <= 1 + slack):
         bytes_, centred = least >= 0 and most > 2, -1.1 <= least < 0 and most <= 1.1
         way = f": {name} / 255" if bytes_ else f": ({name} + 1) / 2" if centred else ""
         raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]{way}")
@@ -393,15 +404,20 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def described(value: Tensor) -> str:
+    """Type and shape, as error messages give them: "float32 of shape (2, 3)"."""
+    return f"{_short(value.dtype)} of shape {tuple(value.shape)}"
+
+
 def brief(value: Any) -> str:
-    """The value, or where it is long, its type: an error is a line and no dump."""
+    """The value, or its type where it is long or would be shown as an address: an error is a line and no dump."""
     if isinstance(value, Tensor):
         return f"{_article(_short(value.dtype))} tensor of shape {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > 100:  # Python refuses to write very long ones
         return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else _article(type(value).__name__)
+    return text if len(text) <= 40 and "\n" not in text and " at 0x" not in text else _article(type(value).__name__)
 
 
 def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+    return f"{'an' if noun[0] in 'aeioAEIO' else 'a'} {noun}"  # a uint8

@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from companion._arguments import brief, check_instance
 from companion._version import __version__
 
 FORMAT_VERSION = 1
@@ -217,8 +218,7 @@ def unwrapped(model: nn.Module, argument: str) -> nn.Module:
     Raises:
         ValueError: it is no module; the message names the argument.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{argument}: got a {type(model).__name__}, want a module")
+    check_instance(argument, model, nn.Module, "a module")
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
     return unwrapped(inner, argument) if isinstance(inner, nn.Module) else model
@@ -229,8 +229,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: it is neither a string nor a path.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path: got a {type(path).__name__}, want a string or a path")
+    check_instance("path", path, (str, os.PathLike), "a string or a path")
     return Path(path)
 
 
@@ -325,9 +324,7 @@ def _describe(name: str, value: object) -> Any:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, tuple | list):
         return [_describe(name, one) for one in value]
-    raise ValueError(
-        f"{name}: got a {type(value).__name__}, want a number, string, bool, None, module or a sequence of these"
-    )
+    raise ValueError(f"{name}: got {brief(value)}, want a number, string, bool, None, module or a sequence of these")
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The judge of generated images (chapters 07 and 08): recognised as what, how far from real ones?"""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +13,19 @@ from companion._arguments import (
     check_images,
     check_instance,
     check_number,
+    check_place,
     check_size,
     check_tensor,
     unchecked_values,
 )
 from companion._devices import as_float64
+from companion._modes import evaluating
 from companion.checkpoint import Configured
 from companion.data import ImageSet
 from companion.data.images import chosen
-from companion.metrics import frechet_distance, nearest_distances
+from companion.metrics import frechet_distance
 from companion.pretrained import names, pretrained
+from companion.quantizers import nearest_code
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,8 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
     check_size("batch_size", batch_size)
     like = classifier.head.weight  # on its device, and in its precision
     batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
-    training = classifier.training
-    classifier.eval()
-    try:
-        with unchecked_values():  # all of them were looked at above
-            outputs = [classifier(batch) for batch in batches]
-    finally:
-        classifier.train(training)
+    with evaluating(classifier), unchecked_values():  # the images were checked above, all of them
+        outputs = [classifier(batch) for batch in batches]
     return ClassifierOutput(torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs]))
 
 
@@ -216,9 +215,47 @@ def judged(
     )
 
 
+@torch.no_grad()
+def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
+    """For each image, the mean squared difference per pixel to the training image nearest to it: 0 for a copy.
+
+    Divided by the variance of the training pixels it is in the units of ``distortion``. Training images are taken a
+    few thousand at a time, and only a bounded piece of the table of distances exists at once.
+
+    Shapes:
+        images: (N, C, H, W), training: (M, C, H, W); floating point, or bytes as an ``ImageSet`` holds them, which are
+        divided by 255 → (N,).
+
+    Raises:
+        ValueError: images of another size or type, floating point outside [0, 1], or no images.
+    """
+    for name, value in (("images", images), ("training", training)):
+        if isinstance(value, Tensor) and value.dtype == torch.uint8:  # not check_images, which wants floats
+            check_tensor(name, value, shape=("N", "C", "H", "W"), dtype=torch.uint8)
+        else:
+            check_images(name, value)
+        check_place(name, value, movable=True)
+    if images.shape[1:] != training.shape[1:]:
+        raise ValueError(
+            f"training: got images of {tuple(training.shape[1:])}, want {tuple(images.shape[1:])} as in images"
+        )
+    x = _pixels(images)  # (N, C·H·W)
+    least = x.new_full((len(x),), math.inf)
+    for start in range(0, len(training), 5_000):
+        candidates = _pixels(training[start : start + 5_000]).to(x)
+        nearest = candidates[nearest_code(x, candidates)]
+        least = torch.minimum(least, (x - nearest).square().mean(1))
+    return least
+
+
 def _some(n: int, length: int) -> Tensor:
     """``n`` of ``length`` indices, drawn, always the same ones: neither the first nor every n-th would do.
 
     A set can be in an order: of every fifth MNIST test image 12.1% are threes and 7.9% sixes, of all 10.1% and 9.6%.
     """
     return torch.tensor(chosen(length, n, 0, "images"))
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, C·H·W), floating point."""
+    return images.flatten(1).float().div_(255) if images.dtype == torch.uint8 else images.flatten(1)

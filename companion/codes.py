@@ -7,8 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_codes, check_device, check_flag, check_size, check_tensor, check_whole
+from companion._arguments import (
+    brief,
+    check_codes,
+    check_device,
+    check_flag,
+    check_instance,
+    check_same_device,
+    check_size,
+    check_tensor,
+    check_whole,
+)
 from companion._extras import require
+from companion._modes import evaluating
 from companion.checkpoint import (
     FORMAT_VERSION,
     add_to_digest,
@@ -61,11 +72,9 @@ class CodeSet:
         check_tensor("codes", self.codes, shape=("N", "h", "*grid"), dtype=torch.int64)
         check_codes("codes", self.codes, self.num_codes)
         check_tensor("labels", self.labels, shape=(len(self.codes),), dtype=torch.int64)
-        if self.labels.device != self.codes.device:
-            raise ValueError(f"labels: got them on {self.labels.device}, want {self.codes.device} as the codes")
+        check_same_device("labels", self.labels, "codes", self.codes)
         check_codes("labels", self.labels, 2**63)
-        if not isinstance(self.tokenizer, str):
-            raise ValueError(f"tokenizer: got a {type(self.tokenizer).__name__}, want its identity, a string")
+        check_instance("tokenizer", self.tokenizer, str, "its identity, a string")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -141,9 +150,8 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
     check_size("batch_size", batch_size)
     check_flag("progress", progress)
     if not hasattr(unwrapped(tokenizer, "tokenizer"), "quantizer"):  # a VQVAE of one's own will do
-        raise ValueError(f"tokenizer: got a {type(tokenizer).__name__}, want a VQVAE")
-    if not isinstance(images, ImageSet):
-        raise ValueError(f"images: got a {type(images).__name__}, want an ImageSet")
+        raise ValueError(f"tokenizer: got {brief(tokenizer)}, want a VQVAE")
+    check_instance("images", images, ImageSet, "an ImageSet")
     device = next(tokenizer.parameters()).device
     batches = [
         torch.arange(start, min(start + batch_size, len(images)), device="cpu")
@@ -151,12 +159,8 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
     ]
     if progress:
         batches = require("tqdm.auto", extra="train", what="tokenize(progress=True)").tqdm(batches, unit="batch")
-    training = tokenizer.training
-    tokenizer.eval()
-    try:
+    with evaluating(tokenizer):
         codes = torch.cat([tokenizer.encode(images.batch(rows, device)[0]).cpu() for rows in batches])
-    finally:
-        tokenizer.train(training)
     return CodeSet(codes, images.labels.cpu(), tokenizer.quantizer.num_codes, identity(tokenizer))
 
 
@@ -166,8 +170,7 @@ def check_identity(tokenizer: VQVAE, codes_or_prior: CodeSet | Prior) -> None:
         ValueError: the codes, or those that the prior learnt from, were written by another tokenizer. Code 7 means
             something else there.
     """
-    if not isinstance(codes_or_prior, CodeSet | Prior):
-        raise ValueError(f"codes_or_prior: got a {type(codes_or_prior).__name__}, want a CodeSet or a prior")
+    check_instance("codes_or_prior", codes_or_prior, (CodeSet, Prior), "a CodeSet or a prior")
     here, there = identity(tokenizer), codes_or_prior.tokenizer
     if here != there:
         what = "prior goes" if isinstance(codes_or_prior, Prior) else "codes go"

@@ -11,7 +11,6 @@ from companion._arguments import (
     check_codes,
     check_finite,
     check_flag,
-    check_images,
     check_number,
     check_place,
     check_same_shape,
@@ -222,43 +221,3 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     x = as_float64(features.detach())
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1)).R
-
-
-@torch.no_grad()
-def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
-    """For each image, the mean squared difference per pixel to the training image nearest to it: 0 for a copy.
-
-    Divided by the variance of the training pixels it is in the units of ``distortion``. Training images are taken a
-    few thousand at a time, and only a bounded piece of the table of distances exists at once.
-
-    Shapes:
-        images: (N, C, H, W), training: (M, C, H, W); floating point, or bytes as an ``ImageSet`` holds them, which are
-        divided by 255 → (N,).
-
-    Raises:
-        ValueError: images of another size or type, floating point outside [0, 1], or no images.
-    """
-    from companion.quantizers.search import nearest_code  # here: the quantizers import this module
-
-    for name, value in (("images", images), ("training", training)):
-        if isinstance(value, Tensor) and value.dtype == torch.uint8:  # not check_images, which wants floats
-            check_tensor(name, value, shape=("N", "C", "H", "W"), dtype=torch.uint8)
-        else:
-            check_images(name, value)
-        check_place(name, value, movable=True)
-    if images.shape[1:] != training.shape[1:]:
-        raise ValueError(
-            f"training: got images of {tuple(training.shape[1:])}, want {tuple(images.shape[1:])} as in images"
-        )
-    x = _pixels(images)  # (N, C·H·W)
-    least = x.new_full((len(x),), math.inf)
-    for start in range(0, len(training), 5_000):
-        candidates = _pixels(training[start : start + 5_000]).to(x)
-        nearest = candidates[nearest_code(x, candidates)]
-        least = torch.minimum(least, (x - nearest).square().mean(1))
-    return least
-
-
-def _pixels(images: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, C·H·W), floating point."""
-    return images.flatten(1).float().div_(255) if images.dtype == torch.uint8 else images.flatten(1)

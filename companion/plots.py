@@ -16,6 +16,7 @@ from companion._arguments import (
     check_between,
     check_codes,
     check_flag,
+    check_images,
     check_instance,
     check_number,
     check_size,
@@ -474,16 +475,10 @@ def _check_images(name: str, images: Any, *, batch: bool = True) -> None:
         ValueError: no grey or colour images; bytes, NaN, or numbers as of images in 0 … 255 or −1 … 1. A decoder's
             images may lie a little outside of [0, 1].
     """
-    if isinstance(images, Tensor) and images.dtype == torch.uint8:
-        raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: images.float() / 255")
     shape = ("n", "1 or 3", "H", "W")[0 if batch else 1 :]
-    check_tensor(name, images, shape=shape)
+    check_images(name, images, shape=shape, slack=_OUTSIDE)
     if images.shape[-3] not in (1, 3):
         raise ValueError(f"{name}: got shape {tuple(images.shape)}, want ({', '.join(shape)})")
-    if checks_values(images):
-        least, most = (float(one) for one in images.detach().aminmax())
-        if not (least > -_OUTSIDE and most < 1 + _OUTSIDE):
-            raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]")
 
 
 def _check_table(codes: Any) -> None:

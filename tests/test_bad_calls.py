@@ -352,7 +352,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     "metrics.bits_per_image": lambda: (metrics.bits_per_image, {"indices": tables(), "num_codes": 5}),
     "metrics.perplexity": lambda: (metrics.perplexity, {"counts": torch.tensor([1.0, 0.0, 2.0])}),
     "metrics.frechet_distance": lambda: (metrics.frechet_distance, {"a": vectors(6), "b": vectors(5)}),
-    "metrics.nearest_distances": lambda: (metrics.nearest_distances, {"images": images(), "training": images(5)}),
+    "classifier.nearest_distances": lambda: (classifier.nearest_distances, {"images": images(), "training": images(5)}),
     "Picture": lambda: (plots.Picture, {"png": b"", "alt": "a line", "width": 9}),
     "plots.show": lambda: (plots.show, {"fig": plots.figure()[0], "alt": "nothing yet"}),
     "plots.to_png": lambda: (plots.to_png, {"fig": plots.figure(1, 1)[0], "dpi": 20}),
@@ -696,8 +696,8 @@ RIGHT_THERE: dict[str, set[str]] = {
     "plots.class_scatter.classes": {"text"},
     "metrics.nominal_bits.num_codes": {"huge", "vast"},
     # bytes are images as an ImageSet holds them
-    "metrics.nearest_distances.images": {"uint8"},
-    "metrics.nearest_distances.training": {"uint8"},
+    "classifier.nearest_distances.images": {"uint8"},
+    "classifier.nearest_distances.training": {"uint8"},
     # counts are often whole
     "metrics.perplexity.counts": {"int64"},
     # an impossible image has infinite bits, and a sample may weigh nothing
@@ -907,9 +907,9 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a batch drawn as one": ("image", lambda: plots.draw_image(axes(), images())),
     "one image in rows": ("rows", lambda: plots.image_rows({"x": images()[0]})),
     "a thousand images in a row": ("columns", lambda: plots.image_rows({"x": images(1000, size=1)}, columns=1000)),
-    "0 … 255 among the nearest": ("images", lambda: metrics.nearest_distances(images() * 255, images())),
-    "no training image": ("training", lambda: metrics.nearest_distances(images(), images()[:0])),
-    "training images of another size": ("training", lambda: metrics.nearest_distances(images(), images(size=4))),
+    "0 … 255 among the nearest": ("images", lambda: classifier.nearest_distances(images() * 255, images())),
+    "no training image": ("training", lambda: classifier.nearest_distances(images(), images()[:0])),
+    "training images of another size": ("training", lambda: classifier.nearest_distances(images(), images(size=4))),
     "one image judged": (
         "images",
         lambda: classifier.judged(Classifier(1, 3, width=2), images(1), train=small_set(), held_out=small_set()),
@@ -980,7 +980,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "bits of codes without numbers": ("indices", lambda: metrics.bits_per_image(tables().to("meta"), 5)),
     "counts without numbers": ("counts", lambda: metrics.perplexity(torch.ones(3, device="meta"))),
     "a distance to nothing": ("b", lambda: metrics.frechet_distance(vectors(5), vectors(5).to("meta"))),
-    "nearest to nothing": ("training", lambda: metrics.nearest_distances(images(), images().to("meta"))),
+    "nearest to nothing": ("training", lambda: classifier.nearest_distances(images(), images().to("meta"))),
     "images on another device than parameters": (
         "x",
         lambda: likelihoods.Gaussian().log_prob(params(1), images().to("meta")),

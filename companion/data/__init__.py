@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from companion._arguments import check_size, check_whole
+from companion._arguments import check_instance, check_size, check_whole
 from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
@@ -47,12 +47,11 @@ def load(
         check_size("image_size", image_size, most=folder.LARGEST_SIDE)
     check_whole("seed", seed, least=0)
     for argument, value, kinds, want in (
-        ("name", name, str | Path, "a string or a path"),
-        ("split", split, str, "a string"),
-        ("root", root, str | Path | None, "a string or a path"),
+        ("name", name, (str, Path), "a string or a path"),
+        ("split", split, (str,), "a string"),
+        ("root", root, (str, Path, type(None)), "a string or a path"),
     ):
-        if not isinstance(value, kinds):
-            raise ValueError(f"{argument}: got a {type(value).__name__}, want {want}")
+        check_instance(argument, value, kinds, want)
     published = name in ("glyphs", *real.NAMES)
     if published and split not in ("train", "test"):
         raise ValueError(f"split: got {split!r}, want 'train' or 'test', which {name} has")

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion._arguments import check_between, check_codes, check_device, check_tensor, check_whole
+from companion._arguments import (
+    brief,
+    check_between,
+    check_codes,
+    check_device,
+    check_instance,
+    check_same_device,
+    check_tensor,
+    check_whole,
+    described,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,14 +42,12 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         for name, text in (("name", self.name), ("split", self.split)):
-            if not isinstance(text, str):
-                raise ValueError(f"{name}: got a {type(text).__name__}, want a string")
+            check_instance(name, text, str, "a string")
         check_tensor("images", self.images, shape=("N", "C", "H", "W"), dtype=torch.uint8)
         check_tensor("labels", self.labels, shape=(len(self),), dtype=torch.int64)
-        if self.labels.device != self.images.device:
-            raise ValueError(f"labels: got them on {self.labels.device}, want {self.images.device} as the images")
+        check_same_device("labels", self.labels, "images", self.images)
         if not isinstance(self.classes, tuple | list) or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes: got {self.classes!r}, want a tuple of names")
+            raise ValueError(f"classes: got {brief(self.classes)}, want a tuple of names")
         if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
             raise ValueError(f"classes: got {twice[0]!r} more than once, want another name for each class")
         check_codes("labels", self.labels, len(self.classes))
@@ -110,10 +118,9 @@ def check_rows(indices: Any, n: int) -> Tensor:
     try:
         rows = torch.as_tensor(indices)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"indices: got a {type(indices).__name__}, want a row of whole numbers") from error
+        raise ValueError(f"indices: got {brief(indices)}, want a row of whole numbers") from error
     if rows.ndim != 1 or rows.numel() == 0 or rows.dtype not in (torch.int64, torch.int32):
-        kind = f"{str(rows.dtype).removeprefix('torch.')} of shape {tuple(rows.shape)}"
-        raise ValueError(f"indices: got {kind}, want int64 of shape (B,), with B at least 1")
+        raise ValueError(f"indices: got {described(rows)}, want int64 of shape (B,), with B at least 1")
     check_between("indices", rows, 0, n - 1)
     return rows
 
