@@ -219,7 +219,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Book:
     """What git has of this course's chapters, as a repository of its own, laid."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
-    for name in ("book.toml", ".gitignore"):
+    for name in ("book.toml", "measured.toml", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     git(folder, "init", "--quiet")
     git(folder, "add", ".")

@@ -30,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     shutil.copytree(ROOT / "chapters", folder / "chapters")
     shutil.copytree(ROOT / "experiments" / "results", folder / "experiments" / "results")
     shutil.copy(ROOT / "experiments" / "claims.py", folder / "experiments")
-    for name in ("book.toml", ".gitignore"):
+    for name in ("book.toml", "measured.toml", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "all"]):
         subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
