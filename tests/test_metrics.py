@@ -67,7 +67,7 @@ def test_perplexity_of_even_use_is_the_number_of_codes_used():
 
 
 def test_perplexity_is_that_of_the_summed_counts_whatever_the_batches():
-    """Trap 22: the mean of batch perplexities is smaller, and depends on the batch size."""
+    """The mean of batch perplexities is smaller, and depends on the batch size."""
     indices = torch.randint(0, 64, (240, 3), generator=torch.Generator().manual_seed(0))
     wanted = CodeUsage(64).update(indices).perplexity
     for size in (7, 40, 240):
