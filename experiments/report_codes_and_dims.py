@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 import companion
-from companion.classifier import judge, judged
+from companion.classifier import evaluate_samples, load_classifier
 from companion.priors import prior_bits
 from experiments.common import Cell, Setting, run
 from experiments.tokenizer import SIZES as TOKENIZER
@@ -58,8 +58,12 @@ def with_prior(model: companion.VQVAE, setting: Setting, seed: int) -> dict[str,
     labels = torch.arange(10, device=setting.device).repeat(sizes["samples"] // 10)
     g = torch.Generator(setting.device).manual_seed(seed)
     samples = model.decode(prior.sample(len(labels), labels, generator=g))
-    judgement = judged(
-        judge(setting.train.name).to(setting.device), samples, labels, train=setting.train, held_out=setting.test
+    judgement = evaluate_samples(
+        load_classifier(setting.train.name).to(setting.device),
+        samples,
+        labels,
+        train=setting.train,
+        held_out=setting.test,
     )
     bits = prior_bits(prior, held_out.codes, held_out.labels)
     return {"prior_bits": float(bits), "recognised": judgement.accuracy, "frechet": judgement.frechet}

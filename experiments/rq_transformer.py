@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import companion
 from companion._extras import require
-from companion.classifier import Classifier, judge, judged
+from companion.classifier import Classifier, evaluate_samples, load_classifier
 from companion.priors import Prior, RQTransformer, TransformerPrior, prior_bits
 from companion.priors.base import Steps
 from experiments.common import Cell, Setting, run
@@ -162,7 +162,7 @@ class Published(nn.Module):
 
 def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
     sizes, name = setting.sizes, setting.train.name
-    tokenizer, classifier = companion.pretrained(f"{name}-rqvae"), judge(name).to(setting.device)
+    tokenizer, classifier = companion.pretrained(f"{name}-rqvae"), load_classifier(name).to(setting.device)
     assert isinstance(tokenizer, companion.VQVAE)
     tokenizer.to(setting.device)
     images = setting.train if cell["images"] == "all" else setting.train.subset(sizes["few_images"])
@@ -190,7 +190,7 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
     sampled_for = time.perf_counter() - started
     generated = torch.cat([tokenizer.decode(part) for part in codes.split(250)])
     asked = labels.to(setting.device) if with_class else None
-    judgement = judged(classifier, generated, asked, train=setting.train, held_out=setting.test)
+    judgement = evaluate_samples(classifier, generated, asked, train=setting.train, held_out=setting.test)
     conditional = {"accuracy": judgement.accuracy} if with_class else {}
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import companion
-from companion.classifier import judge, judged
+from companion.classifier import evaluate_samples, load_classifier
 from companion.likelihoods import Gaussian
 from companion.priors import prior_bits
 from companion.quantizers import EMAVectorQuantizer
@@ -74,11 +74,13 @@ def one(cell: Cell, setting: Setting) -> dict[str, float | list[float]]:
     bits = prior_bits(prior, test.codes, test.labels)
     pixels = math.prod(setting.train.shape)
     pixel_bits = bits_given_codes(model, setting)
-    classifier = judge(setting.train.name).to(setting.device)
+    classifier = load_classifier(setting.train.name).to(setting.device)
     labels = torch.arange(sizes["samples"]) % classes
     codes = prior.sample(len(labels), labels, generator=torch.Generator().manual_seed(cell["seed"]))
     images = torch.cat([model.decode(some) for some in codes.split(500)])
-    samples = judged(classifier, images, labels.to(setting.device), train=setting.train, held_out=setting.test)
+    samples = evaluate_samples(
+        classifier, images, labels.to(setting.device), train=setting.train, held_out=setting.test
+    )
     x, y = setting.test.batch(torch.arange(min(len(setting.test), 2_000)), setting.device)
     rebuilt = torch.cat([model.reconstruct(some) for some in x.split(500)])
     with torch.no_grad():

@@ -233,8 +233,8 @@ def train_step_call() -> Good:
     return training.train_step, {"model": model, "optimizer": optimizer, "x": images()}
 
 
-def judged_call() -> Good:
-    return classifier.judged, {
+def evaluation_call() -> Good:
+    return classifier.evaluate_samples, {
         "classifier": Classifier(1, 3, width=2), "images": images(4), "labels": labels(4), "train": small_set(),
         "held_out": small_set(), "batch_size": 2,
     }  # fmt: skip
@@ -301,12 +301,12 @@ GOOD: dict[str, Callable[[], Good]] = {
     "checkpoint.load": lambda: (companion.load, {"path": written("encoder"), "model": encoder()}),
     "Classifier": lambda: (Classifier, {"in_channels": 1, "num_classes": 3, "width": 2, "dropout": 0.1}),
     "Classifier.forward": lambda: (Classifier(width=2), {"x": images()}),
-    "classifier.judge": lambda: (classifier.judge, {"data": "glyphs"}),
+    "classifier.load_classifier": lambda: (classifier.load_classifier, {"data": "glyphs"}),
     "classifier.recognise": lambda: (
         classifier.recognise,
         {"classifier": Classifier(width=2), "images": images(), "batch_size": 1},
     ),
-    "classifier.judged": judged_call,
+    "classifier.evaluate_samples": evaluation_call,
     "codes.identity": lambda: (codes.identity, {"tokenizer": tokenizer()}),
     "codes.check_identity": lambda: (codes.check_identity, {"tokenizer": named(), "codes_or_prior": named_codes()}),
     "codes.tokenize": lambda: (
@@ -527,8 +527,8 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AutoencoderOutput", "ClassifierOutput", "History", "Judgement", "PriorOutput", "Quantized",
-        "ProjectedQuantized", "ResidualQuantized", "VAEOutput", "VQVAEOutput",
+        "AutoencoderOutput", "ClassifierOutput", "History", "PriorOutput", "Quantized",
+        "ProjectedQuantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -910,13 +910,15 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "0 … 255 among the nearest": ("images", lambda: classifier.nearest_distances(images() * 255, images())),
     "no training image": ("training", lambda: classifier.nearest_distances(images(), images()[:0])),
     "training images of another size": ("training", lambda: classifier.nearest_distances(images(), images(size=4))),
-    "one image judged": (
+    "one image evaluated": (
         "images",
-        lambda: classifier.judged(Classifier(1, 3, width=2), images(1), train=small_set(), held_out=small_set()),
+        lambda: classifier.evaluate_samples(
+            Classifier(1, 3, width=2), images(1), train=small_set(), held_out=small_set()
+        ),
     ),
     "a label that is no class": (
         "labels",
-        lambda: classifier.judged(
+        lambda: classifier.evaluate_samples(
             Classifier(1, 3, width=2), images(4), torch.full((4,), 3), train=small_set(), held_out=small_set()
         ),
     ),
@@ -1144,8 +1146,8 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
         "images",
         lambda: data.ImageSet("some", "train", images(), labels(2), ("a", "b", "c")),
     ),
-    "weights that are not there": ("name", lambda: companion.pretrained("mnist-judge")),
-    "a judge that is not there": ("data", lambda: classifier.judge("cifar10")),
+    "weights that are not there": ("name", lambda: companion.pretrained("mnist-oracle")),
+    "a classifier that is not there": ("data", lambda: classifier.load_classifier("cifar10")),
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ LEFT_OUT = {
     companion.fit: "Accelerate knows real devices only: see below, with --device cuda",
     companion.pretrained: "reads a file, to the CPU",
     companion.History: "of numbers",
-    classifier.Judgement: "what `judged` returns",
+    classifier.SampleQuality: "what `evaluate_samples` returns",
     plots.Picture: "of bytes",
     plots.show: "of a figure",
     plots.to_png: "of a figure",

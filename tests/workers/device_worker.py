@@ -255,25 +255,31 @@ case(
 
 def recognise(device: torch.device) -> Any:
     glyphs = [data.load("glyphs", split, size=30) for split in ("train", "test")]
-    eyes = classifier.judge("glyphs").to(device)
+    shipped = classifier.load_classifier("glyphs").to(device)
     x, labels = glyphs[1].batch(range(20))
-    judgement = classifier.judged(eyes, x.to(device), labels, train=glyphs[0], held_out=glyphs[1].to(device))
+    quality = classifier.evaluate_samples(shipped, x.to(device), labels, train=glyphs[0], held_out=glyphs[1].to(device))
     training = (255 * torch.rand(9, 1, 28, 28)).byte()
     out = Classifier(width=4).to(device)(x.to(device))
     out.logits.sum().backward()
     return [
-        *fields(out), *fields(classifier.recognise(eyes, x)),
+        *fields(out), *fields(classifier.recognise(shipped, x)),
         classifier.nearest_distances(x.to(device), training),
         classifier.nearest_distances(x.to(device), training.to(device)),
-        judgement.accuracy, judgement.frechet, judgement.frechet_floor, judgement.nearest, judgement.nearest_floor,
-        judgement.shares.tolist(), judgement.entropy, judgement.classes,
+        quality.accuracy, quality.frechet, quality.frechet_floor, quality.nearest, quality.nearest_floor,
+        quality.shares.tolist(), quality.entropy, quality.classes,
     ]  # fmt: skip
 
 
 case(
     "classifier",
     recognise,
-    *(Classifier, classifier.judge, classifier.judged, classifier.recognise, classifier.nearest_distances),
+    *(
+        Classifier,
+        classifier.load_classifier,
+        classifier.evaluate_samples,
+        classifier.recognise,
+        classifier.nearest_distances,
+    ),
 )
 
 
