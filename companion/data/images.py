@@ -1,4 +1,4 @@
-"""A set of images as one tensor."""
+"""A set of images, held as one tensor."""
 
 import warnings
 from collections.abc import Sequence
@@ -24,14 +24,21 @@ from companion._arguments import (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Images and their classes, held as one tensor each.
+    """Images and their labels, each held as one tensor.
+
+    Args:
+        name: of the set, such as "mnist".
+        split: "train" or "test".
+        images: bytes, 0 … 255.
+        labels: for each image, an index into ``classes``.
+        classes: the names of the classes, all different.
 
     Shapes:
-        images: uint8 [N, C, H, W]; labels: int64 [N], each an index into ``classes``.
+        images: (N, C, H, W) uint8; labels: (N,) int64.
 
     Raises:
-        ValueError: a tensor has another type, shape or device, a label has no class, or a name is no string or stands
-            for two classes.
+        ValueError: a tensor has another type, shape or device, a label is no index into ``classes``, or a class name is
+            no string or occurs twice.
     """
 
     name: str
@@ -71,7 +78,11 @@ class ImageSet:
         return self.images.device
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The set on ``device``; if it needs over half of a GPU's free memory, it stays, with a warning."""
+        """The set on ``device``; one that needs over half of a GPU's free memory stays where it is, with a warning.
+
+        Raises:
+            ValueError: ``device`` is no device.
+        """
         check_device("device", device)
         device = torch.device(device)
         if device.type == "cuda" and self.device.type != "cuda":
@@ -87,30 +98,41 @@ class ImageSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, n: int) -> "ImageSet":
-        """The first ``n`` images (a view: nothing is copied)."""
+        """The first ``n`` images, without a copy.
+
+        Raises:
+            ValueError: ``n`` is not from 1 to N.
+        """
         check_whole("n", n, most=len(self))
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """The images and labels at ``indices`` [B], on ``device``, or where the set lives.
+        """The images at ``indices``, as numbers in [0, 1], and their labels.
 
-        Returns:
-            x: float32 [B, C, H, W] in [0, 1]; y: int64 [B].
+        Indices on the CPU are better than on a GPU, which has to be waited for when they are checked.
+
+        Args:
+            device: of the result; default: that of the set.
+
+        Shapes:
+            indices: (B,) int64 → x (B, C, H, W) float32 in [0, 1], y (B,) int64.
 
         Raises:
-            ValueError: the indices are not one row of whole numbers from 0 to N - 1. (Checking indices that
-                lie on a GPU waits for it; those on the CPU cost nothing.)
+            ValueError: the indices are not one row of whole numbers from 0 to N − 1.
         """
         if device is not None:
             check_device("device", device)
-        rows = check_rows(indices, len(self)).to(self.device)
+        rows = as_indices(indices, len(self)).to(self.device)
         target = self.device if device is None else torch.device(device)
-        x = self.images[rows].to(target)  # as bytes: a quarter of the traffic
+        x = self.images[rows].to(target)  # copied as bytes, a quarter of the size
         return x.float().div_(255), self.labels[rows].to(target)
 
 
-def check_rows(indices: Any, n: int) -> Tensor:
-    """The indices as a tensor.
+def as_indices(indices: Any, n: int) -> Tensor:
+    """``indices`` as a tensor.
+
+    Shapes:
+        indices: (B,), a tensor or a sequence of whole numbers → (B,) int64 or int32.
 
     Raises:
         ValueError: they are not one row of whole numbers from 0 to ``n`` − 1.
@@ -126,9 +148,12 @@ def check_rows(indices: Any, n: int) -> Tensor:
 
 
 def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[int]:
-    """Which images to keep: all of them, or ``size`` drawn with ``seed``, in the order of the set.
+    """The indices of the images to keep: all of them, or ``size`` drawn with ``seed``, in ascending order.
 
-    A folder's images stand class by class, so the first few would be of one class.
+    The images of a folder are ordered by class, so the first ``size`` would all be of the first classes.
+
+    Raises:
+        ValueError: ``size`` is more than there are images.
     """
     if size is None:
         return range(available)
