@@ -41,13 +41,13 @@ notebooks: setup-instructor  # authors: solutions/*.py -> solutions/*.ipynb and 
 solutions: setup-instructor  # instructors: run every solution on this machine, and report
 	$(PY) -m companion.course solutions $(chapter) $(profile)
 
-measure: setup-instructor  # authors: minutes, memory and bands -> book.toml
+measure: setup-instructor  # authors: minutes, memory and bands -> measured.toml
 	$(PY) -m companion.course measure $(chapter) $(profile) --seeds $(SEEDS)
 
 bench: setup-bench  # time, memory and codes beside other libraries -> benchmarks/README.md
 	$(PY) -m benchmarks $(BENCH_FLAGS)
 
-gpu: setup-bench  # authors, with a GPU: tests on it, the tables of bench, profile full of every chapter -> book.toml
+gpu: setup-bench  # authors, with a GPU: tests on it, the tables of bench, profile full of every chapter -> measured.toml
 	$(PY) -m companion.course gpu $(GPU_FLAGS)
 
 experiments-report: setup-instructor  # what the source reports claim, measured -> experiments/README.md

@@ -29,7 +29,7 @@ def inputs(num_codes: int, offset: float, device: torch.device, vectors: int = N
     return z.to(device), codebook.to(device)
 
 
-def judge(indices: Tensor, z: Tensor, codebook: Tensor) -> Verdict:
+def compare(indices: Tensor, z: Tensor, codebook: Tensor) -> Verdict:
     """Compare with the codes that are nearest in float64, to the numbers as they were given.
 
     A tie, exactly: with c the mean of the codes, e the code that was chosen and e* the nearest,
@@ -70,7 +70,7 @@ def check_codes(encode: Encode, num_codes: int, offset: float, device: torch.dev
     z, codebook = inputs(num_codes, offset, device)
     with mixed_precision(device, dtype):
         indices = encode(z, codebook)
-    return judge(indices, z, codebook)
+    return compare(indices, z, codebook)
 
 
 def demand_right(verdict: Verdict, where: str) -> None:

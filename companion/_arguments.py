@@ -1,8 +1,8 @@
-"""What public functions ask of their arguments, and the one form of their errors: ``argument: got …, want …``.
+"""Checks of the arguments of public functions. All errors have one form: ``argument: got …, want …``.
 
-Each function returns nothing and raises ``ValueError``, also for a wrong type: a caller has one kind of error to catch.
-Shapes and types are always looked at. *Values* (finite, in a range) cost a read from the device and cannot be traced:
-they are left out inside :func:`unchecked_values`, and where torch compiles or exports.
+Each check returns nothing and raises ``ValueError``, also for a wrong type, so that callers have one kind of error to
+catch. Shapes and types are always checked. Checking *values* (finite, in a range) waits for the device and cannot be
+traced: it is left out inside :func:`unchecked_values`, and while torch compiles or exports.
 """
 
 import numbers
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# of one size: more channels, codes or images in one call are a slip, and no allocator's message says so
+# More channels, codes or images in one call are a mistake, and the allocator's message would not say so.
 LARGEST = 2**24
-DEEPEST = 1000  # of layers in a row
+DEEPEST = 1000  # layers
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CPU = torch.device("cpu")
 _LARGEST_FLOAT = sys.float_info.max
 _checking = ContextVar("checking", default=True)
-_ROUNDING = 1e-3  # how far outside [0, 1] an image may be: what a resize leaves by rounding, and no byte
+_ROUNDING = 1e-3  # how far outside [0, 1] an image may be: as far as resizing rounds, less than a grey value
 
 
 class NotFiniteError(ValueError):
@@ -32,9 +32,9 @@ class NotFiniteError(ValueError):
 
 @contextmanager
 def unchecked_values() -> Iterator[None]:
-    """Tensors are not read for NaN, infinity or range in this block; types and shapes are checked as ever.
+    """No tensor is checked for NaN, infinity or range in this block; types and shapes still are.
 
-    For code that must not wait for the device, and for tracing with pretended tensors.
+    For code that must not wait for the device, and for tracing with tensors that have no values.
     """
     if torch.compiler.is_compiling():  # nothing is read there anyway, and a context variable cannot be traced
         yield
@@ -47,7 +47,7 @@ def unchecked_values() -> Iterator[None]:
 
 
 def checks_values(value: Tensor) -> bool:
-    """Whether the numbers in ``value`` can and should be looked at here."""
+    """Whether the numbers in ``value`` can and should be checked here."""
     return not torch.compiler.is_compiling() and _checking.get() and not value.is_meta and value.numel() > 0
 
 
@@ -65,7 +65,7 @@ def check_whole(name: str, value: Any, *, least: int | None = 1, most: int | Non
 
 
 def check_size(name: str, value: Any, *, least: int = 1, most: int = LARGEST) -> None:
-    """A whole number that memory or time is taken for: channels, codes, layers, images in a call.
+    """A whole number that decides how much memory or time is used: channels, codes, layers, images in a call.
 
     Raises:
         ValueError: it is none, or outside.
@@ -76,7 +76,10 @@ def check_size(name: str, value: Any, *, least: int = 1, most: int = LARGEST) ->
 def check_sizes(
     name: str, value: Any, *, length: int | None = None, least: int = 1, most: int = LARGEST, empty: bool = False
 ) -> None:
-    """A sequence of whole numbers, of ``length`` if given: a grid, a factor for each axis. ``empty`` allows none.
+    """A sequence of whole numbers: a grid, a factor for each axis. It has ``length`` numbers, if given.
+
+    Args:
+        empty: also allow a sequence of none.
 
     Raises:
         ValueError: it is none, has another length, or a number is outside.
@@ -90,7 +93,7 @@ def check_sizes(
 
 
 def check_flag(name: str, value: Any) -> None:
-    """True or False, and not what Python would take for one of them.
+    """True or False, and nothing else that Python would convert to them.
 
     Raises:
         ValueError: it is neither.
@@ -169,9 +172,8 @@ def check_number(
     want = "a finite number" + (f", {' and '.join(limits)}" if limits else "")
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name}: got {brief(value)}, want {want}")
-    real: Any = (
-        value if isinstance(value, numbers.Rational) else float(value)
-    )  # a float that is not numpy's: no overflow in comparing
+    # Python's floats do not overflow in comparisons, as numpy's may.
+    real: Any = value if isinstance(value, numbers.Rational) else float(value)
     inside = (
         -_LARGEST_FLOAT <= real <= _LARGEST_FLOAT  # false for NaN and infinity, and for whole numbers beyond floats
         and (least is None or real >= least)
@@ -184,7 +186,7 @@ def check_number(
 
 
 def check_choice(name: str, value: Any, options: Collection[str]) -> None:
-    """One of some words.
+    """One of the strings in ``options``.
 
     Raises:
         ValueError: it is none of them.
@@ -201,10 +203,10 @@ def check_tensor(
     dtype: torch.dtype | None = None,
     finite: bool = False,
 ) -> None:
-    """A tensor, of ``dtype`` (default: any floating point), that has ``shape``.
+    """A tensor of ``dtype`` (default: any floating point) and of ``shape``.
 
-    In ``shape`` a number must be met; a name, such as ``"B"``, stands for any length of at least 1; a name that begins
-    with ``*`` for any number of axes, as in ``("B", 8, "*spatial")``.
+    In ``shape``, a number is the length of an axis; a name, such as "B", stands for any length of at least 1; a name
+    that begins with ``*`` stands for any number of axes, as in ``("B", 8, "*spatial")``.
 
     Args:
         finite: refuse NaN and infinity.
@@ -221,26 +223,35 @@ def check_tensor(
     fits = value.dtype in _FLOATS if dtype is None else value.dtype == dtype
     if not fits or (shape is not None and not _has_shape(value, shape)):
         least = _too_short(value, shape) if fits and shape is not None else ""
-        raise ValueError(f"{name}: got {_short(value.dtype)} of shape {tuple(value.shape)}, want {want}{least}")
+        raise ValueError(f"{name}: got {described(value)}, want {want}{least}")
     if finite:
         check_finite(name, value)
 
 
 def check_same_shape(name: str, value: Any, of: str, other: Tensor) -> None:
-    """Floating point, of the shape of another argument: broadcasting would hide a slip.
+    """Floating point, of the shape of another argument, since broadcasting would hide a mistake.
 
     Raises:
         ValueError: no tensor, or another shape.
     """
     check_tensor(name, value)
-    if value.device != other.device:
-        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
+    check_same_device(name, value, of, other)
     if value.shape != other.shape:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, want that of {of}, {tuple(other.shape)}")
 
 
+def check_same_device(name: str, value: Tensor, of: str, other: Tensor) -> None:
+    """On the device of another argument.
+
+    Raises:
+        ValueError: it is on another.
+    """
+    if value.device != other.device:
+        raise ValueError(f"{name}: got a tensor on {value.device}, want it where {of} is, on {other.device}")
+
+
 def check_place(name: str, value: Tensor, device: torch.device = _CPU, *, movable: bool = False) -> None:
-    """On ``device``; ``movable`` takes what could be brought there: all but a tensor on "meta", which has no numbers.
+    """On ``device``; with ``movable``, on any device from which it can be copied there: not on "meta", without numbers.
 
     Raises:
         ValueError: it is on another.
@@ -250,10 +261,10 @@ def check_place(name: str, value: Tensor, device: torch.device = _CPU, *, movabl
 
 
 def check_fits(name: str, value: Tensor, weight: Tensor | None, *, of: str = "the model") -> None:
-    """Of the type and on the device of a module's ``weight``; under autocast the type is autocast's matter.
+    """Of the type and on the device of a module's ``weight``; under autocast, which converts, of any type.
 
     Raises:
-        ValueError: another, with the way out.
+        ValueError: it has another; the message says how to convert it.
     """
     if weight is None:
         return
@@ -266,9 +277,10 @@ def check_fits(name: str, value: Tensor, weight: Tensor | None, *, of: str = "th
 
 
 def check_finite(name: str, value: Tensor) -> None:
-    """
+    """Neither NaN nor infinity.
+
     Raises:
-        ValueError: NaN or infinity is in it; the message says how many of each.
+        ValueError: there are some; the message says how many of each.
     """
     if not checks_values(value) or not value.is_floating_point():
         return
@@ -281,10 +293,10 @@ def check_finite(name: str, value: Tensor) -> None:
 
 
 def check_between(name: str, value: Tensor, low: float, high: float) -> None:
-    """No number in ``value`` is NaN or outside ``low`` … ``high``; an empty tensor passes.
+    """Every number is from ``low`` to ``high``; an empty tensor passes.
 
     Raises:
-        ValueError: one is; the message names the smallest and the largest.
+        ValueError: one is outside, or NaN; the message gives the smallest and the largest.
     """
     if not checks_values(value):
         return
@@ -304,22 +316,25 @@ def check_codes(name: str, value: Any, num_codes: int) -> None:
     check_between(name, value, 0, num_codes - 1)
 
 
-def check_images(name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", "C", "H", "W")) -> None:
-    """Images (B, C, H, W), or of another ``shape``, floating point, in [0, 1] but for rounding.
+def check_images(
+    name: str, value: Any, *, shape: tuple[int | str, ...] = ("B", "C", "H", "W"), slack: float = _ROUNDING
+) -> None:
+    """Images (B, C, H, W), or of another ``shape``, floating point, in [0, 1] up to ``slack``.
 
     Raises:
-        ValueError: they are none: bytes, another shape, NaN, or numbers as of images in 0 … 255 or −1 … 1.
+        ValueError: bytes, another shape, NaN, or numbers outside, such as those of images in 0 … 255 or −1 … 1.
     """
     if isinstance(value, Tensor) and value.dtype == torch.uint8:
         raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: {name}.float() / 255")
     check_tensor(name, value, shape=shape)
-    check_unit_range(name, value)
+    check_unit_range(name, value, slack=slack)
 
 
 def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
-    """
+    """The reconstruction has the shape of ``x``.
+
     Raises:
-        ValueError: the decoder did not give the shape of ``x`` back; the message says what encoder and decoder made.
+        ValueError: it has another; the message gives the shapes that encoder and decoder made.
     """
     if reconstruction.shape != x.shape:
         start, middle, end = (tuple(value.shape) for value in (x, z, reconstruction))
@@ -330,10 +345,10 @@ def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
 
 
 def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
-    """What a decoder makes of an encoder's latents.
+    """``decode(z, *more)``, for latents z that an encoder made.
 
     Raises:
-        ValueError: it takes none of their shape or type. The message names the decoder: the caller gave no z.
+        ValueError: the decoder does not take them. The message names the decoder, since the caller passed no z.
     """
     try:
         return decode(z, *more)
@@ -343,8 +358,8 @@ def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
         raise ValueError(f"decoder: got latents of the encoder that it does not take, want others ({error})") from error
 
 
-def check_unit_range(name: str, value: Tensor) -> None:
-    """In [0, 1] but for rounding.
+def check_unit_range(name: str, value: Tensor, *, slack: float = _ROUNDING) -> None:
+    """In [0, 1] up to ``slack``, by default what rounding leaves.
 
     Raises:
         ValueError: NaN or outside.
@@ -352,7 +367,7 @@ def check_unit_range(name: str, value: Tensor) -> None:
     if not checks_values(value):
         return
     least, most = (float(one) for one in value.detach().aminmax())
-    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
+    if not (least >= -slack and most <= 1 + slack):
         bytes_, centred = least >= 0 and most > 2, -1.1 <= least < 0 and most <= 1.1
         way = f": {name} / 255" if bytes_ else f": ({name} + 1) / 2" if centred else ""
         raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]{way}")
@@ -375,7 +390,7 @@ def _has_shape(value: Tensor, shape: tuple[int | str, ...]) -> bool:
 
 
 def _too_short(value: Tensor, shape: tuple[int | str, ...]) -> str:
-    """What the message adds where an axis has no length, beside axes that are right."""
+    """What the message adds if the shape is right except for axes of length 0."""
     if 0 not in value.shape or not _has_shape(value.new_empty([max(n, 1) for n in value.shape], device="meta"), shape):
         return ""
     if any(isinstance(axis, str) and axis.startswith("*") for axis in shape):
@@ -393,15 +408,20 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def described(value: Tensor) -> str:
+    """Type and shape, as error messages give them: "float32 of shape (2, 3)"."""
+    return f"{_short(value.dtype)} of shape {tuple(value.shape)}"
+
+
 def brief(value: Any) -> str:
-    """The value, or where it is long, its type: an error is a line and no dump."""
+    """The value, or its type where it is long or would be shown as an address: an error is a line and no dump."""
     if isinstance(value, Tensor):
         return f"{_article(_short(value.dtype))} tensor of shape {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > 100:  # Python refuses to write very long ones
         return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else _article(type(value).__name__)
+    return text if len(text) <= 40 and "\n" not in text and " at 0x" not in text else _article(type(value).__name__)
 
 
 def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+    return f"{'an' if noun[0] in 'aeioAEIO' else 'a'} {noun}"  # a uint8

@@ -1,4 +1,4 @@
-"""Where to compute: the device where none is named, and float64 for devices that have none."""
+"""The default device, and the floating-point types and random generators of devices."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,10 @@ WITHOUT_FLOAT64 = {"mps"}  # Apple's GPUs refuse tensors of this type
 
 
 def default_device() -> torch.device:
-    """What ``fit`` and the course's ``begin`` choose where nobody names a device: CUDA where there is a GPU, else the
-    CPU.
+    """The device that ``fit`` and the course's ``begin`` use by default: CUDA if there is a GPU, or else the CPU.
 
-    Another accelerator ("mps", "xpu") is used where it is named. The course's numbers were not measured on them, and
-    some have no float64.
+    Another accelerator ("mps", "xpu") is used only if it is named: the numbers of the course were not measured on them,
+    and some have no float64.
     """
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -22,11 +21,13 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def as_float64(value: Tensor) -> Tensor:
-    """``value`` in float64, on its device, or on the CPU if its device has none. Gradients find the way back."""
+    """``value`` in float64, on its device, or on the CPU if its device has no float64; differentiable."""
     return value.cpu().double() if value.device.type in WITHOUT_FLOAT64 else value.double()
 
 
 def place_of(generator: torch.Generator | None, device: torch.device) -> torch.device:
-    """Where to draw: torch draws on a generator's own device only. The same one gives the same numbers for a model on
-    any device."""
+    """The device to draw random numbers on: that of ``generator``, since torch draws on no other, or else ``device``.
+
+    So a generator gives the same numbers to a model on any device.
+    """
     return device if generator is None else generator.device

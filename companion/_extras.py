@@ -1,4 +1,4 @@
-"""What an optional part of the library needs, asked for by name when it is used."""
+"""Packages of optional parts of the library, imported when they are used."""
 
 import importlib
 import json
@@ -9,14 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-DISTRIBUTION = "discrete-codes"  # what pip knows this package as; on the public index, "companion" is somebody else's
+DISTRIBUTION = "discrete-codes"  # the name of this package for pip; "companion" on the public index is another package
 
 
 def require(module: str, *, extra: str, what: str) -> Any:
     """Import ``module``, or say which extra installs it.
 
     Raises:
-        ImportError: the module is not installed; the message names ``what`` needs it and the command that adds it.
+        ImportError: the module is not installed; the message says ``what`` needs it, and the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -28,10 +28,10 @@ def require(module: str, *, extra: str, what: str) -> Any:
 
 
 def install(extra: str) -> str:
-    """The command that adds an extra to this installation, in quotes that every shell takes."""
+    """The command that adds an extra to this installation, quoted for any shell."""
     python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
     source = _source()
-    if "dir_info" in source:  # pip was given a folder; where that is gone, only an index is left to ask
+    if "dir_info" in source:  # installed from a folder; if that is gone, from the index
         folder = Path(url2pathname(urlsplit(source["url"]).path))
         if (folder / "pyproject.toml").is_file():
             tested = "-c requirements.txt " * (folder / "requirements.txt").is_file()
@@ -41,7 +41,7 @@ def install(extra: str) -> str:
 
 
 def _source() -> dict[str, Any]:
-    """What pip noted of where this installation came from, if it did."""
+    """Where this installation came from, as pip noted it; empty if it did not."""
     try:
         note = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
     except metadata.PackageNotFoundError:

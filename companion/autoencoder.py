@@ -1,4 +1,4 @@
-"""Autoencoders (chapter 01): squeeze an image through a bottleneck and rebuild it."""
+"""Autoencoders (chapter 01): an encoder and a decoder with a bottleneck between them."""
 
 from dataclasses import dataclass
 
@@ -51,10 +51,11 @@ class Encoder(Configured, nn.Module):
 class Decoder(Configured, nn.Module):
     """The encoder's mirror: a vector → an image, by a linear layer and two transposed convolutions.
 
-    The kernel (4) is a multiple of the stride (2), so every pixel is covered equally often: no checkerboard.
+    The kernel size (4) is a multiple of the stride (2), so that every pixel is covered equally often and no
+    checkerboard pattern appears.
 
     Shapes:
-        z: (B, latent_dim) → (B, out_channels, S, S). The output is not squashed into [0, 1].
+        z: (B, latent_dim) → (B, out_channels, S, S), not limited to [0, 1].
 
     Raises:
         ValueError: a size is no whole number of at least 1, ``image_size`` is no multiple of 4, or ``z`` has another
@@ -81,7 +82,11 @@ class Decoder(Configured, nn.Module):
 
 @dataclass(frozen=True)
 class AutoencoderOutput:
-    """What an autoencoder returns: the rebuilt images, the latents, and the loss to minimise (MSE over pixels)."""
+    """What an autoencoder returns.
+
+    Shapes:
+        reconstruction: (B, C, H, W); z: the latents, (B, *latent); loss: 0-dim, the MSE over pixels, to be minimised.
+    """
 
     reconstruction: Tensor
     z: Tensor
@@ -89,7 +94,7 @@ class AutoencoderOutput:
 
 
 class Autoencoder(Configured, nn.Module):
-    """An encoder and a decoder trained together to give the image back (Hinton & Salakhutdinov 2006).
+    """An encoder and a decoder that are trained together to reconstruct the image (Hinton & Salakhutdinov 2006).
 
     Args:
         encoder: images (B, C, H, W) → latents of any shape.
@@ -99,7 +104,8 @@ class Autoencoder(Configured, nn.Module):
         x: (B, C, H, W) in [0, 1] → ``AutoencoderOutput``.
 
     Raises:
-        ValueError: ``x`` is no such batch, or the decoder does not take the latents or gives images of another size.
+        ValueError: ``x`` has another shape, type or range; or the decoder does not take the latents, or gives images of
+            another size.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
@@ -118,7 +124,7 @@ class Autoencoder(Configured, nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
+        """The images after the bottleneck, (B, C, H, W), clamped to [0, 1]."""
         check_images("x", x)
         out: Tensor = decoded(self.decoder, self.encoder(x))
         return out.clamp(0, 1)
@@ -134,8 +140,8 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
         x_train: (N, *image), x: (B, *image), floating point → (B, *image).
 
     Raises:
-        ValueError: the images differ in shape or type, a number is NaN or infinite, or ``d`` is not between 1 and what
-            there is: an image has so many numbers, and N training images span N − 1 directions around their mean.
+        ValueError: the images differ in shape or type, a number is NaN or infinite, or there are fewer than ``d``
+            components: an image has one for each of its numbers, and N training images have N − 1.
     """
     check_tensor("x_train", x_train, shape=("N", "*image"), finite=True)
     check_tensor("x", x, shape=("B", "*image"), finite=True)
@@ -162,13 +168,13 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points on the straight line from ``start`` to ``end``, both included.
+    """``steps`` points at equal distances on the straight line from ``start`` to ``end``, both included.
 
     Shapes:
         start, end: the same shape (*latent) → (steps, *latent).
 
     Raises:
-        ValueError: the shapes differ, a number is NaN or infinite, or fewer than two steps.
+        ValueError: the shapes differ, a number is NaN or infinite, or ``steps`` is less than 2.
     """
     check_tensor("start", start, shape=("*latent",), finite=True)
     check_same_shape("end", end, "start", start)

@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from companion._arguments import brief, check_instance
 from companion._version import __version__
 
 FORMAT_VERSION = 1
@@ -26,22 +27,22 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Configured:
-    """Remembers the arguments it was made with, so that a file can say how to make it again.
+    """A base class that records the arguments of ``__init__``, so that a file can say how to rebuild the object.
 
-    After ``class Encoder(Configured, nn.Module)``, ``Encoder(16).config`` holds every argument by name,
-    defaults included. An argument may be a number, a string, a bool, None, a sequence of these, or a module;
-    a module that is Configured is stored with its own config.
+    After ``class Encoder(Configured, nn.Module)``, ``Encoder(16).config`` holds every argument by name, defaults
+    included. An argument may be a number, a string, a bool, None, a sequence of these, or a module; a module that is
+    Configured is described by its own config.
 
-    An argument that the object keeps under its own name is read from there each time: after
-    ``model.quantizer_weight = 2`` or ``model.quantizer = another`` the config says so too.
+    An argument that the object keeps as an attribute of the same name is read from that attribute: after
+    ``model.quantizer_weight = 2`` or ``model.quantizer = another``, the config has the new value.
 
     Raises:
-        ValueError: at construction, or for ``config``, an argument that JSON cannot hold; the message names it.
+        ValueError: an argument cannot be written as JSON (at construction, or by ``config``); the message names it.
     """
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that make this object as it is now, as JSON can hold them."""
+        """The arguments that would make this object as it is now, ready for JSON."""
         arguments: dict[str, tuple[bool, Any]] = self.__dict__.get("_arguments", {})  # of a class without __init__ none
         return {
             name: _describe(name, _attribute(self, name) if kept else value)
@@ -63,14 +64,13 @@ class Configured:
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the weights and buffers of ``model``, and how to rebuild it, into one ``.safetensors`` file.
 
-    The file appears under its name when it is whole; until then an older file of that name stays as it was. It carries
-    a checksum of all that is in it. Any module can be saved; what is compiled or distributed is saved as it would be
-    without that (shards are gathered, so that every process has to call). Tensors that are tied are written under each
-    of their names.
+    The file appears under its name when it is complete; until then an older file of that name is unchanged. It holds a
+    checksum of its contents. Any module can be saved; a compiled or distributed one is saved like the module inside it
+    (shards are gathered, so every process has to call this). Tied tensors are written under each of their names.
 
     Raises:
-        ValueError: ``path`` does not end in ``.safetensors``, or the state of ``model`` holds NaN or something that
-            is no tensor.
+        ValueError: ``path`` does not end in ``.safetensors``, or the state of ``model`` holds NaN or something that is
+            no tensor.
     """
     path = as_path(path)
     if path.suffix != ".safetensors":
@@ -94,17 +94,17 @@ def load(path: str | os.PathLike[str]) -> nn.Module: ...
 @overload
 def load(path: str | os.PathLike[str], model: Model) -> Model: ...
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
-    """Read a file that ``save`` wrote.
+    """Read a file that :func:`save` wrote.
 
-    Without ``model``, it is rebuilt on the CPU, in eval mode; that works for the classes of this library.
-    With ``model``, any module whose state has the same names, shapes and dtypes, the weights are copied into
-    it where it stands; where file and model both say how they are configured, they have to say the same. Reading runs
-    no code from the file, takes no more memory than its tensors need, and leaves the random generators as they were.
+    Without ``model``, the model is rebuilt on the CPU, in eval mode; this works for the classes of this library. With
+    ``model``, any module whose state has the same names, shapes and dtypes, the weights are copied into it, on its
+    device. If file and model both have a config, the two must be equal. Reading runs no code from the file, takes no
+    more memory than its tensors need, and does not change the random generators.
 
     Raises:
-        ValueError: ``path`` is truncated, damaged, a pickle, foreign, or of a newer format; names a class that the
-            library does not have, or arguments that do not lead to its tensors; holds NaN or infinity; or does not fit
-            the model (the message says what differs, and the model stays as it was).
+        ValueError: the file is truncated, damaged, a pickle, not written by :func:`save`, or of a newer format; names a
+            class that the library does not have, or arguments that do not give its tensors; holds NaN or infinity; or
+            does not fit ``model`` (the message says what differs, and the model is unchanged).
     """
     path = as_path(path)
     about, tensors = read_tensors(path, "companion", "that companion.save did not write")
@@ -127,10 +127,10 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears as ``path`` once it is whole and on the disk; until then its name is temporary.
+    """Open a file under a temporary name; it is renamed to ``path`` when it is complete and on the disk.
 
     Raises:
-        OSError: it cannot be written; the error has the path, as one of a full disk does not by itself.
+        OSError: it cannot be written; the error names the path, also that of a full disk.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -152,7 +152,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """One safetensors file, whole or not at all, with ``about`` as JSON in its header beside a checksum of it all."""
+    """Write a safetensors file with ``about`` and a checksum as JSON in its header. It appears when it is complete."""
     header = json.dumps({**about, "sha256": _checksum(tensors, about)})
     content = to_bytes(dict(tensors), metadata={"format": "pt", "companion": header})
     with written_whole(path) as file:
@@ -160,10 +160,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
 
 def read_tensors(path: Path, kind: str, otherwise: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What ``write_tensors`` wrote: ``about``, whose "format" has to be ``kind``, and the tensors.
+    """Read a file that ``write_tensors`` wrote: ``about``, whose "format" has to be ``kind``, and the tensors.
+
+    Args:
+        otherwise: how the message describes a safetensors file of another format.
 
     Raises:
-        ValueError: the file is no such one (it is one ``otherwise``), is damaged or of a newer format.
+        ValueError: the file has another format, is damaged, or is of a newer version.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"path: {path} is {'a folder' if path.is_dir() else 'no regular file'}, want a file")
@@ -197,40 +200,39 @@ def read_tensors(path: Path, kind: str, otherwise: str) -> tuple[dict[str, Any],
 
 
 def add_to_digest(digest: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    """Update a hash with the names, dtypes, shapes and bytes of all tensors, in the order of their names."""
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Weights and buffers under the names that they have where nothing is compiled, each in one piece."""
+    """Weights and buffers of a model, with the names of the module that is not compiled, and shards gathered."""
     state = model.state_dict()
-    return {  # only a shard can be asked for the whole tensor
+    return {  # only a shard has full_tensor
         _plain(name): value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()
     }
 
 
 def unwrapped(model: nn.Module, argument: str) -> nn.Module:
-    """The module inside what ``torch.compile`` and data parallelism put around it.
+    """The module inside the wrappers of ``torch.compile`` and of data parallelism.
 
     Raises:
-        ValueError: it is no module; the message names the argument.
+        ValueError: ``model`` is no module; the message names ``argument``.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{argument}: got a {type(model).__name__}, want a module")
+    check_instance(argument, model, nn.Module, "a module")
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
     return unwrapped(inner, argument) if isinstance(inner, nn.Module) else model
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """
+    """``path`` as a ``Path``.
+
     Raises:
         ValueError: it is neither a string nor a path.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path: got a {type(path).__name__}, want a string or a path")
+    check_instance("path", path, (str, os.PathLike), "a string or a path")
     return Path(path)
 
 
@@ -263,14 +265,12 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         try:
             init(self, *args, **kwargs)
         except Exception as error:
-            if unfit is None or str(error).startswith(
-                str(unfit).partition(":")[0]
-            ):  # the class says best what it wants
-                raise
+            if unfit is None or str(error).startswith(str(unfit).partition(":")[0]):
+                raise  # the message of the class itself says best what it wants
             raise unfit from error
         if unfit is not None:
             raise unfit
-        # An attribute that holds the argument now is the argument, and is what counts from here on.
+        # If an attribute of the same name now holds the argument, config reads the attribute from here on.
         kept = {name: name in before and _is_described(self, name, before[name]) for name in arguments}
         self.__dict__["_arguments"] = {
             name: (kept[name], None if kept[name] else value) for name, value in arguments.items()
@@ -305,17 +305,17 @@ def _is_described(owner: Configured, name: str, description: Any) -> bool:
 
 
 def _plain(name: str) -> str:
-    return name.replace("_orig_mod.", "")  # which torch.compile puts before the names of a module
+    return name.replace("_orig_mod.", "")  # torch.compile puts it before the names of a module
 
 
 def _describe(name: str, value: object) -> Any:
-    """``value`` as JSON can hold it."""
+    """``value`` in a form that JSON can hold."""
     if isinstance(value, nn.ModuleList):
         value = list(value)
     if isinstance(value, nn.Module):
         value = unwrapped(value, name)
         kind: type = type(value)
-        if kind.__module__.startswith("torch.distributed"):  # fully_shard puts a class of its own before the module's
+        if kind.__module__.startswith("torch.distributed"):  # fully_shard replaces the class by one of its own
             kind = kind.__mro__[2]
         ours = isinstance(value, Configured) and _classes.get(kind.__name__) is kind
         return {"class": kind.__name__, "config": cast(Configured, value).config if ours else None}
@@ -325,9 +325,7 @@ def _describe(name: str, value: object) -> Any:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, tuple | list):
         return [_describe(name, one) for one in value]
-    raise ValueError(
-        f"{name}: got a {type(value).__name__}, want a number, string, bool, None, module or a sequence of these"
-    )
+    raise ValueError(f"{name}: got {brief(value)}, want a number, string, bool, None, module or a sequence of these")
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
@@ -336,11 +334,13 @@ def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-# What a file may ask for before it is refused. Its header is anybody's: it is believed once it leads to its tensors.
+# Limits on what a header may ask for. Anybody can write one, so it must not cost memory or time that the tensors of the
+# file do not justify.
 _LONGEST_HEADER = 2**20  # characters; that of a stack of 64 quantizers has 20,000
 _DEEPEST = 32  # modules in modules
 _LONGEST_LIST = 1024
-_LARGEST_NUMBER = 2**24  # or as many numbers as the file has; about that many may be made besides those
+# Also how many numbers a model may have that are not in the file; a file with more numbers may ask for as many.
+_LARGEST_NUMBER = 2**24
 
 
 def _parsed(header: str) -> Any:
@@ -372,7 +372,7 @@ def _rebuilt(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 class _Within(TorchFunctionMode):
-    """Makes only so many tensors, with so many numbers in all: one that is too large is refused before it is made."""
+    """Limits how many tensors are made, and how many numbers they have in all; refuses one before it is made."""
 
     def __init__(self, tensors: int, numbers: int) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ class _Within(TorchFunctionMode):
 
 
 def _without_memory(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """The result of ``func``; where that is a new tensor, its shape alone, on the device "meta"."""
+    """The result of ``func``; a new tensor is made on the device "meta", where it has a shape and takes no memory."""
     if func in (torch.randn, torch.rand):  # on that device the first of these imports half of torch
         func, kwargs = torch.empty, {name: value for name, value in kwargs.items() if name != "generator"}
     with torch.device("meta"):
@@ -400,7 +400,7 @@ def _without_memory(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 class _Blueprint:
-    """Makes modules of what a header says, within bounds."""
+    """Builds modules from a header, within limits."""
 
     def __init__(self, path: Path, largest: int) -> None:
         self.path, self.largest = path, largest
@@ -442,7 +442,7 @@ class _Blueprint:
 
 
 def _differences(name: str, there: Any, here: Any) -> list[str]:
-    """Where two descriptions of modules disagree; a module that one of them knows by name only is passed over."""
+    """Where two descriptions of modules differ; a module without a config is not compared."""
     if isinstance(there, dict) and isinstance(here, dict):
         if not isinstance(there.get("config"), dict) or not isinstance(here.get("config"), dict):
             return []

@@ -1,5 +1,6 @@
-"""The judge of generated images (chapters 07 and 08): recognised as what, how far from real ones?"""
+"""A small classifier, and what it says about generated images (chapters 07 and 08)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +13,19 @@ from companion._arguments import (
     check_images,
     check_instance,
     check_number,
+    check_place,
     check_size,
     check_tensor,
     unchecked_values,
 )
 from companion._devices import as_float64
+from companion._modes import evaluating
 from companion.checkpoint import Configured
 from companion.data import ImageSet
 from companion.data.images import chosen
-from companion.metrics import frechet_distance, nearest_distances
+from companion.metrics import frechet_distance
 from companion.pretrained import names, pretrained
+from companion.quantizers import nearest_code
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,15 @@ class ClassifierOutput:
 
 
 class Classifier(Configured, nn.Module):
-    """A small convolutional network for images of some 28×28 pixels: five 3×3 convolutions, mean over places, linear.
+    """A small convolutional network for images of about 28×28 pixels.
+
+    Five 3×3 convolutions, the mean over all positions, and a linear layer.
 
     Args:
         in_channels: C, 1 for grey images and 3 for colour.
-        num_classes: what there is to tell apart.
+        num_classes: how many classes it tells apart.
         width: channels of the first convolution; the later ones have 2, 3, 4 and 4 times as many. F is 4·width.
-        dropout: share of the features left out in training.
+        dropout: the probability that a feature is set to 0 in training.
 
     Shapes:
         x: (B, C, H, W) in [0, 1] → ``ClassifierOutput``.
@@ -74,17 +80,19 @@ class Classifier(Configured, nn.Module):
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),  # the norm has one
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),  # the batch norm has a bias
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
     )
 
 
-def judge(data: str) -> Classifier:
-    """The shipped classifier for "glyphs", "mnist" or "fashion-mnist"; its accuracy on test images is in ``scores``.
+def load_classifier(data: str) -> Classifier:
+    """The trained classifier of "glyphs", "mnist" or "fashion-mnist" that comes with the package.
+
+    Its accuracy on test images is in ``companion.pretrained.scores``.
 
     Raises:
-        ValueError: there is none for ``data``.
+        ValueError: there is no classifier for ``data``.
     """
     kind = "-classifier"
     known = [name.removesuffix(kind) for name in names() if name.endswith(kind)]
@@ -102,35 +110,30 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
         images: (n, C, H, W) in [0, 1] → logits (n, num_classes), features (n, F).
 
     Raises:
-        ValueError: an argument is of another kind, or the images are none that the classifier takes.
+        ValueError: an argument has the wrong type, or the images have a shape that the classifier does not take.
     """
     check_instance("classifier", classifier, Classifier, "a Classifier")
     check_images("images", images, shape=("B", classifier.in_channels, "H", "W"))
     check_size("batch_size", batch_size)
     like = classifier.head.weight  # on its device, and in its precision
     batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
-    training = classifier.training
-    classifier.eval()
-    try:
-        with unchecked_values():  # all of them were looked at above
-            outputs = [classifier(batch) for batch in batches]
-    finally:
-        classifier.train(training)
+    with evaluating(classifier), unchecked_values():  # the images were checked above, all of them
+        outputs = [classifier(batch) for batch in batches]
     return ClassifierOutput(torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs]))
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What :func:`judged` found out about n images.
+class SampleQuality:
+    """What :func:`evaluate_samples` measured on n images.
 
     Attributes:
-        accuracy: the share recognised as the class that was asked for; NaN without labels.
+        accuracy: the share recognised as the class of their label; NaN without labels.
         shares: (num_classes,), the share of the images recognised as each class.
-        frechet: distance of the images' features to those of held-out images.
-        frechet_floor: the same for as many training images: what images that are real reach.
-        nearest: mean over the images of the squared distance to the nearest training image, over the training images'
-            variance; 0 for copies.
-        nearest_floor: the same for held-out images: well below it, images are copied.
+        frechet: Fréchet distance between the features of the images and of held-out images.
+        frechet_floor: the same for as many training images in place of the images: what real images reach.
+        nearest: squared distance to the nearest training image, averaged over the images and divided by the variance of
+            the training images; 0 for copies.
+        nearest_floor: the same for held-out images. A value of ``nearest`` far below it means that images are copied.
     """
 
     accuracy: float
@@ -142,17 +145,17 @@ class Judgement:
 
     @property
     def entropy(self) -> float:
-        """Of the shares, in nats."""
+        """The entropy of the shares, in nats."""
         return float(-torch.xlogy(self.shares, self.shares).sum())
 
     @property
     def classes(self) -> float:
-        """exp(entropy): as many classes, equally often seen, would be as hard to guess."""
+        """exp(entropy), the effective number of classes: that many equally frequent classes have the same entropy."""
         return float(torch.tensor(self.entropy).exp())
 
 
 @torch.no_grad()
-def judged(
+def evaluate_samples(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor | None = None,
@@ -160,23 +163,23 @@ def judged(
     train: ImageSet,
     held_out: ImageSet,
     batch_size: int = 500,
-) -> Judgement:
-    """Judge generated (or any) images by a classifier's eyes, and beside real ones.
+) -> SampleQuality:
+    """How good generated images are: recognised by a classifier, and compared with training and held-out images.
 
-    A Fréchet distance depends on how many images it is taken from. It is taken from equally many of all three kinds:
-    n, or as many as the smallest set has, drawn from each, always the same ones.
+    A Fréchet distance depends on the number of images. Both distances are therefore taken from equally many images of
+    each set: n, or as many as the smallest set has. Those are drawn with a fixed seed.
 
     Args:
-        labels: (n,) int64, the class that each image was asked to be.
-        train: the images that the generator learnt from.
-        held_out: images that neither generator nor classifier has seen.
+        labels: the class that each image was generated for.
+        train: the images that the generative model was trained on.
+        held_out: images that neither the generative model nor the classifier was trained on.
 
     Shapes:
-        images: (n, C, H, W) in [0, 1], n ≥ 2.
+        images: (n, C, H, W) in [0, 1], n ≥ 2; labels: (n,) int64 → ``SampleQuality``.
 
     Raises:
-        ValueError: images or labels do not fit the image sets, or have the wrong type; the sets are one and the same
-            or have other classes than each other, or another number of them than the classifier.
+        ValueError: images or labels have the wrong type, or do not fit the image sets; the two sets are the same, or
+            differ in their classes; or the classifier has another number of classes.
     """
     check_instance("train", train, ImageSet, "an ImageSet")
     check_instance("held_out", held_out, ImageSet, "an ImageSet")
@@ -199,26 +202,64 @@ def judged(
         check_tensor("labels", labels, shape=(len(images),), dtype=torch.int64)
         check_codes("labels", labels, classifier.head.out_features)
     out = recognise(classifier, images, batch_size=batch_size)
-    seen = out.logits.argmax(1)
+    predicted = out.logits.argmax(1)  # (n,)
     n = min(len(images), len(train), len(held_out))
-    real, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))
-    real_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (real, unseen))
+    seen, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))  # (n, C, H, W) each
+    seen_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (seen, unseen))
     variance = as_float64(train.images).div(255).var(correction=0).item()
     if variance == 0:
         raise ValueError("train: got images that are all of one grey value, want some to measure distances by")
-    return Judgement(
-        accuracy=float("nan") if labels is None else as_float64(seen == labels.to(seen.device)).mean().item(),
-        shares=torch.bincount(seen, minlength=out.logits.shape[1]).cpu().double() / len(images),
+    return SampleQuality(
+        accuracy=float("nan") if labels is None else as_float64(predicted == labels.to(predicted.device)).mean().item(),
+        shares=torch.bincount(predicted, minlength=out.logits.shape[1]).cpu().double() / len(images),
         frechet=frechet_distance(out.features[_some(n, len(images))], unseen_features),
-        frechet_floor=frechet_distance(real_features, unseen_features),
+        frechet_floor=frechet_distance(seen_features, unseen_features),
         nearest=nearest_distances(images, train.images).mean().item() / variance,
         nearest_floor=nearest_distances(unseen, train.images).mean().item() / variance,
     )
 
 
-def _some(n: int, length: int) -> Tensor:
-    """``n`` of ``length`` indices, drawn, always the same ones: neither the first nor every n-th would do.
+@torch.no_grad()
+def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
+    """For each image, the mean squared difference per pixel to the training image nearest to it: 0 for a copy.
 
-    A set can be in an order: of every fifth MNIST test image 12.1% are threes and 7.9% sixes, of all 10.1% and 9.6%.
+    Divided by the variance of the training pixels, it is in the units of ``distortion``. The training images are
+    compared 5,000 at a time, and never all N × M distances are held at once.
+
+    Shapes:
+        images: (N, C, H, W), training: (M, C, H, W), floating point in [0, 1] or uint8 as in an ``ImageSet`` → (N,).
+
+    Raises:
+        ValueError: the images differ in size, have another type, lie outside [0, 1], or there are none.
+    """
+    for name, value in (("images", images), ("training", training)):
+        if isinstance(value, Tensor) and value.dtype == torch.uint8:  # not check_images, which wants floats
+            check_tensor(name, value, shape=("N", "C", "H", "W"), dtype=torch.uint8)
+        else:
+            check_images(name, value)
+        check_place(name, value, movable=True)
+    if images.shape[1:] != training.shape[1:]:
+        raise ValueError(
+            f"training: got images of {tuple(training.shape[1:])}, want {tuple(images.shape[1:])} as in images"
+        )
+    x = _pixels(images)  # (N, C·H·W)
+    least = x.new_full((len(x),), math.inf)
+    for start in range(0, len(training), 5_000):
+        candidates = _pixels(training[start : start + 5_000]).to(x)
+        nearest = candidates[nearest_code(x, candidates)]
+        least = torch.minimum(least, (x - nearest).square().mean(1))
+    return least
+
+
+def _some(n: int, length: int) -> Tensor:
+    """``n`` of ``length`` indices, drawn with a fixed seed.
+
+    Neither the first n nor every k-th image would do, since a set can be ordered: of every fifth MNIST test image 12.1%
+    are threes and 7.9% sixes; of all, 10.1% and 9.6%.
     """
     return torch.tensor(chosen(length, n, 0, "images"))
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, C·H·W), floating point."""
+    return images.flatten(1).float().div_(255) if images.dtype == torch.uint8 else images.flatten(1)

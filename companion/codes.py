@@ -1,4 +1,4 @@
-"""The codes of a data set, beside the identity of the tokenizer that wrote them (chapter 07)."""
+"""The codes of an image set, with the identity of the tokenizer that made them (chapter 07)."""
 
 import hashlib
 import os
@@ -7,8 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_codes, check_device, check_flag, check_size, check_tensor, check_whole
+from companion._arguments import (
+    brief,
+    check_codes,
+    check_device,
+    check_flag,
+    check_instance,
+    check_same_device,
+    check_size,
+    check_tensor,
+    check_whole,
+)
 from companion._extras import require
+from companion._modes import evaluating
 from companion.checkpoint import (
     FORMAT_VERSION,
     add_to_digest,
@@ -19,17 +30,20 @@ from companion.checkpoint import (
     write_tensors,
 )
 from companion.data import ImageSet
-from companion.data.images import check_rows
+from companion.data.images import as_indices
 from companion.priors.base import Prior
 from companion.quantizers import FiniteScalarQuantizer
 from companion.vqvae import VQVAE
 
 
 def identity(tokenizer: nn.Module) -> str:
-    """Twelve hexadecimal digits that tell one trained tokenizer from another: of a hash of all its weights and buffers.
+    """The identity of a trained tokenizer: the first twelve hexadecimal digits of a hash of its weights and buffers.
 
     The same weights give the same identity on every machine, in training and in eval mode. The levels of a
-    ``FiniteScalarQuantizer``, which has no weights, count as well.
+    ``FiniteScalarQuantizer``, which has no weights, are part of it.
+
+    Raises:
+        ValueError: ``tokenizer`` is no module.
     """
     tokenizer = unwrapped(tokenizer, "tokenizer")
     digest = hashlib.sha256()
@@ -42,41 +56,51 @@ def identity(tokenizer: nn.Module) -> str:
 
 @dataclass(frozen=True, eq=False)
 class CodeSet:
-    """The codes of a set of images, as :func:`companion.fit` takes them.
+    """The codes of an image set, on which :func:`companion.fit` trains a prior.
+
+    Args:
+        codes: for each image its code indices.
+        labels: for each image its class.
+        num_codes: K.
+        tokenizer: the :func:`identity` of the model that made the codes.
 
     Shapes:
-        codes: (N, *grid) int64, each 0 … ``num_codes`` − 1; labels: (N,) int64, each at least 0.
+        codes: (N, h, w) or (N, h, w, R) int64, each 0 … K − 1; labels: (N,) int64, each at least 0.
 
     Raises:
-        ValueError: one of them has another type, shape, device or range.
+        ValueError: an argument has another type, shape, device or range.
     """
 
     codes: Tensor
     labels: Tensor
     num_codes: int
-    tokenizer: str  # the identity of the model that wrote them
+    tokenizer: str
 
     def __post_init__(self) -> None:
         check_whole("num_codes", self.num_codes, most=2**63 - 1)
         check_tensor("codes", self.codes, shape=("N", "h", "*grid"), dtype=torch.int64)
         check_codes("codes", self.codes, self.num_codes)
         check_tensor("labels", self.labels, shape=(len(self.codes),), dtype=torch.int64)
-        if self.labels.device != self.codes.device:
-            raise ValueError(f"labels: got them on {self.labels.device}, want {self.codes.device} as the codes")
+        check_same_device("labels", self.labels, "codes", self.codes)
         check_codes("labels", self.labels, 2**63)
-        if not isinstance(self.tokenizer, str):
-            raise ValueError(f"tokenizer: got a {type(self.tokenizer).__name__}, want its identity, a string")
+        check_instance("tokenizer", self.tokenizer, str, "its identity, a string")
 
     def __len__(self) -> int:
         return len(self.codes)
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """(h, w), or (h, w, R)."""
+        """The shape of the codes of one image: (h, w), or (h, w, R)."""
         return tuple(self.codes.shape[1:])
 
     def batch(self, indices: Tensor, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """The codes and labels at ``indices`` [B], on ``device``, or where the set lives.
+        """The codes and labels at ``indices``.
+
+        Args:
+            device: of the result; default: that of the set.
+
+        Shapes:
+            indices: (B,) int64 → codes (B, *grid) int64, labels (B,) int64.
 
         Raises:
             ValueError: the indices are not one row of whole numbers from 0 to N − 1.
@@ -84,15 +108,18 @@ class CodeSet:
         if device is not None:
             check_device("device", device)
         target = self.codes.device if device is None else torch.device(device)
-        rows = check_rows(indices, len(self)).to(self.codes.device)
+        rows = as_indices(indices, len(self)).to(self.codes.device)
         return self.codes[rows].to(target), self.labels[rows.to(self.labels.device)].to(target)
 
     def to(self, device: torch.device | str) -> "CodeSet":
+        """The same codes and labels on ``device``."""
         check_device("device", device)
         return replace(self, codes=self.codes.to(device), labels=self.labels.to(device))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all; a code takes one, two, four or eight bytes, as K needs.
+        """Write a safetensors file, in which a code takes one, two, four or eight bytes, depending on K.
+
+        The file appears under its name when it is complete.
 
         Raises:
             ValueError: ``path`` is a folder, or does not end in ``.safetensors``.
@@ -109,10 +136,10 @@ class CodeSet:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CodeSet":
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote.
 
         Raises:
-            ValueError: the file is no set of codes, or is damaged.
+            ValueError: the file holds no set of codes, or is damaged.
         """
         path = as_path(path)
         about, tensors = read_tensors(path, "companion codes", "that holds no set of codes")
@@ -130,20 +157,23 @@ _KINDS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 @torch.no_grad()
 def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progress: bool = False) -> CodeSet:
-    """The codes of all images, written in eval mode, with the tokenizer's identity.
+    """The codes of all images, computed in eval mode, with the identity of the tokenizer.
 
     Args:
-        progress: show a bar.
+        batch_size: how many images are encoded at once.
+        progress: show a progress bar.
+
+    Shapes:
+        images: N of them → ``CodeSet`` with codes (N, h, w) or (N, h, w, R), on the CPU.
 
     Raises:
-        ValueError: an argument is of another kind or out of range.
+        ValueError: an argument has the wrong type or is out of range.
     """
     check_size("batch_size", batch_size)
     check_flag("progress", progress)
-    if not hasattr(unwrapped(tokenizer, "tokenizer"), "quantizer"):  # a VQVAE of one's own will do
-        raise ValueError(f"tokenizer: got a {type(tokenizer).__name__}, want a VQVAE")
-    if not isinstance(images, ImageSet):
-        raise ValueError(f"images: got a {type(images).__name__}, want an ImageSet")
+    if not hasattr(unwrapped(tokenizer, "tokenizer"), "quantizer"):  # any model built like a VQVAE
+        raise ValueError(f"tokenizer: got {brief(tokenizer)}, want a VQVAE")
+    check_instance("images", images, ImageSet, "an ImageSet")
     device = next(tokenizer.parameters()).device
     batches = [
         torch.arange(start, min(start + batch_size, len(images)), device="cpu")
@@ -151,23 +181,20 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
     ]
     if progress:
         batches = require("tqdm.auto", extra="train", what="tokenize(progress=True)").tqdm(batches, unit="batch")
-    training = tokenizer.training
-    tokenizer.eval()
-    try:
+    with evaluating(tokenizer):
         codes = torch.cat([tokenizer.encode(images.batch(rows, device)[0]).cpu() for rows in batches])
-    finally:
-        tokenizer.train(training)
     return CodeSet(codes, images.labels.cpu(), tokenizer.quantizer.num_codes, identity(tokenizer))
 
 
 def check_identity(tokenizer: VQVAE, codes_or_prior: CodeSet | Prior) -> None:
-    """
+    """Make sure that codes, or those that a prior was trained on, belong to ``tokenizer``.
+
+    With another tokenizer the same indices stand for other vectors, and decode to other images.
+
     Raises:
-        ValueError: the codes, or those that the prior learnt from, were written by another tokenizer. Code 7 means
-            something else there.
+        ValueError: they were made by another tokenizer.
     """
-    if not isinstance(codes_or_prior, CodeSet | Prior):
-        raise ValueError(f"codes_or_prior: got a {type(codes_or_prior).__name__}, want a CodeSet or a prior")
+    check_instance("codes_or_prior", codes_or_prior, (CodeSet, Prior), "a CodeSet or a prior")
     here, there = identity(tokenizer), codes_or_prior.tokenizer
     if here != there:
         what = "prior goes" if isinstance(codes_or_prior, Prior) else "codes go"

@@ -1,12 +1,12 @@
-"""Likelihoods p(x|z) (chapter 02): what a decoder's numbers mean, as a distribution over images.
+"""Likelihoods p(x|z) (chapter 02): a distribution over images, whose parameters are the output of a decoder.
 
-Every likelihood takes the decoder's output ``params`` and says how probable an image is (``log_prob``, nats per
-image), draws one (``sample``) and gives the expected one (``mean``). It needs ``num_params`` decoder channels for each
-image channel; those of image channel c are the channels c·num_params … (c + 1)·num_params − 1. Given z, pixels and
-channels are independent.
+Every likelihood takes the decoder's output ``params``. It gives the log-probability of an image (``log_prob``, in nats
+per image), draws an image (``sample``), and gives the expected image (``mean``). It has ``num_params`` parameters for
+each pixel and channel: those of image channel c are the decoder's channels c·num_params … (c + 1)·num_params − 1.
+Given z, pixels and channels are independent.
 
-Images hold the 256 grey values 0, 1/255, …, 1. A *discrete* likelihood gives each of them a probability, and those
-sum to one; a *density* (``Gaussian(binned=False)``) does not, and its logarithms compare with densities only.
+Images hold the 256 grey values 0, 1/255, …, 1. A *discrete* likelihood gives each of them a probability, and these sum
+to one. A *density* (``Gaussian(binned=False)``) does not: its logarithm can only be compared with those of densities.
 """
 
 import math
@@ -33,8 +33,8 @@ from companion.checkpoint import Configured
 
 LEVELS = 256  # the grey values of an image with 8 bits a channel
 _GAP = 1 / (LEVELS - 1)  # between two neighbouring values, and the width of a bin
-_SMALLEST_LOG_SCALE = -8.0  # a twelfth of a bin: nothing is gained below
-_LOG_SCALES = 20.0  # up to ±: beyond, a bin's mass is rounded away, or its bounds overflow
+_SMALLEST_LOG_SCALE = -8.0  # a scale of a twelfth of a bin; a smaller one gains nothing
+_LOG_SCALES = 20.0  # from −20 to 20: outside, the mass of a bin rounds to 0, or its bounds overflow
 
 
 class Likelihood(nn.Module, ABC):
@@ -44,26 +44,26 @@ class Likelihood(nn.Module, ABC):
         params: (B, C·num_params, *spatial); x, samples and means: (B, C, *spatial); log_prob: (B,).
 
     Raises:
-        ValueError: ``params`` and ``x`` do not fit, or ``x`` holds values that the distribution cannot produce. (NaN in
-            ``params`` gives NaN as log_prob, which ``fit`` reports with its step; nothing is sampled from it.)
+        ValueError: ``params`` and ``x`` do not fit, or ``x`` holds values of probability 0. NaN in ``params`` gives NaN
+            as log_prob, which ``fit`` reports with its step; ``sample`` and ``mean`` refuse it.
     """
 
     num_params: int
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) of each image: the sum over its pixels and channels, in nats. (B,)"""
+        """log p(x|z) of each image, the sum over its pixels and channels, in nats: (B,)."""
 
     @abstractmethod
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One image drawn from p(x|z) for each of the batch; ``generator`` may be of any device."""
+        """One image drawn from p(x|z) for each image of the batch; ``generator`` may be on any device."""
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
         """The expected image under p(x|z)."""
 
     def _split(self, params: Tensor) -> Tensor:
-        """(B, C·P, *spatial) → (B, C, P, *spatial), in float32 at least."""
+        """(B, C·P, *spatial) → (B, C, P, *spatial) with P = ``num_params``, in float32 or float64."""
         check_tensor("params", params)
         if params.ndim < 2 or params.numel() == 0 or params.shape[1] % self.num_params:
             raise ValueError(
@@ -76,7 +76,7 @@ class Likelihood(nn.Module, ABC):
         return split
 
     def _split_beside(self, params: Tensor, x: Tensor) -> Tensor:
-        """As :meth:`_split`, for images that have to fit."""
+        """As :meth:`_split`, and ``x`` has to have the shape (B, C, *spatial)."""
         split = self._split(params)
         check_tensor("x", x)
         check_place("x", x, params.device)
@@ -86,7 +86,7 @@ class Likelihood(nn.Module, ABC):
         return split
 
     def _drawn_from(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """As :meth:`_split`, of finite numbers: from others nothing can be drawn, and their mean is none."""
+        """As :meth:`_split`, and all numbers have to be finite."""
         split = self._split(params)
         check_finite("params", params)
         check_generator("generator", generator)
@@ -96,12 +96,14 @@ class Likelihood(nn.Module, ABC):
 class Gaussian(Configured, Likelihood):
     """x ~ N(params, scale²), one scale for all pixels.
 
-    With ``scale`` σ the log-density is −‖x − params‖² / (2σ²) plus a constant: σ decides how much a squared error
-    weighs against the KL term of the ELBO. ``learn_scale`` lets training decide (Rybkin et al. 2021, section 3); the
-    best σ² is then the mean squared error.
+    The log-density is −‖x − params‖² / (2σ²) plus a constant, so σ decides how much a squared error weighs against the
+    KL term of the ELBO.
 
-    ``binned`` gives the mass of the bin of each of the 256 grey values instead of a density: a distribution over what
-    an image can hold, comparable with the other discrete likelihoods. Samples are then rounded to those values.
+    Args:
+        scale: σ, or its first value.
+        binned: give the mass of the bin around each of the 256 grey values instead of a density. That is a discrete
+            likelihood, and samples are rounded to those values.
+        learn_scale: train σ (Rybkin et al. 2021, section 3); the best σ² is then the mean squared error.
 
     Raises:
         ValueError: ``scale`` is not between a millionth and a million.
@@ -144,7 +146,7 @@ class Gaussian(Configured, Likelihood):
         return _to_grey_value(x) if self.binned else x
 
     def mean(self, params: Tensor) -> Tensor:
-        """The decoder's output; ``binned``: its mean when what lies outside [0, 1] is cut (rounding left aside)."""
+        """The decoder's output; with ``binned``, the mean of the Gaussian clipped to [0, 1], without the rounding."""
         mean = self._drawn_from(params).squeeze(2)
         if not self.binned:
             return mean
@@ -163,8 +165,11 @@ class Bernoulli(Configured, Likelihood):
 
     ``Bernoulli()`` refuses every other value. ``Bernoulli(relaxed=True)`` computes x·log p + (1 − x)·log(1 − p) for
     grey values too, as is often done. **That is the cross-entropy, and no log-probability**: its exponentials over the
-    256 grey values do not sum to one (chapter 02 measures it), so it is no term of an ELBO of grey images and compares
-    with nothing but itself. Loaiza-Ganem & Cunningham (2019) give the missing normaliser for values in [0, 1].
+    256 grey values do not sum to one (chapter 02 measures it). So it gives no ELBO of grey images, and can only be
+    compared with itself. Loaiza-Ganem & Cunningham (2019) give the missing normaliser for values in [0, 1].
+
+    Args:
+        relaxed: also take grey values.
     """
 
     num_params = 1
@@ -196,9 +201,10 @@ class Bernoulli(Configured, Likelihood):
 
 
 class Categorical(Configured, Likelihood):
-    """Each pixel is one of ``levels`` values 0, 1/(levels − 1), …, 1, with a logit for each: softmax(params).
+    """Each pixel is one of ``levels`` values 0, 1/(levels − 1), …, 1, with probabilities softmax(params).
 
-    It can take any shape, and it does not know that 7 lies beside 8 (van den Oord et al. 2016, Pixel RNN, section 2.2).
+    It can represent any distribution, and it does not know that the values are ordered (van den Oord et al. 2016, Pixel
+    RNN, section 2.2).
 
     Raises:
         ValueError: fewer than two levels.
@@ -229,12 +235,12 @@ class Categorical(Configured, Likelihood):
 class DiscretizedLogisticMixture(Configured, Likelihood):
     """Each pixel and channel is drawn from a mixture of logistic distributions, in bins around the 256 grey values.
 
-    PixelCNN++ (Salimans et al. 2017, eq. 2), per channel: the coupling of colour channels of its section 2.2 is left
-    out. The decoder's channels of one image channel are ``components`` logits of the mixture weights, then as many
-    means (0 is black, 1 is white), then as many log-scales; log-scales below −8 are read as −8.
+    As in PixelCNN++ (Salimans et al. 2017, eq. 2), but colour channels are independent (its section 2.2 couples them).
+    The parameters of one image channel are ``components`` logits of the mixture weights, then as many means (0 is
+    black, 1 is white), then as many log-scales. Log-scales below −8 are taken as −8.
 
     Raises:
-        ValueError: no component.
+        ValueError: ``components`` is less than 1.
     """
 
     def __init__(self, components: int = 5) -> None:
@@ -260,7 +266,7 @@ class DiscretizedLogisticMixture(Configured, Likelihood):
         return _to_grey_value(mean + log_scale.exp() * u.clamp(tiny, 1 - tiny).logit())
 
     def mean(self, params: Tensor) -> Tensor:
-        """The mixture's mean when what lies outside [0, 1] is cut (rounding left aside: at most half a bin)."""
+        """The mean of the mixture clipped to [0, 1], without the rounding to grey values (at most half a bin)."""
         logits, mean, log_scale = self._parts(self._drawn_from(params))
         scale = log_scale.exp()
         # E[clip(X, 0, 1)] is the integral of P(X > e) over e from 0 to 1; softplus is the sigmoid's antiderivative.
@@ -274,12 +280,12 @@ class DiscretizedLogisticMixture(Configured, Likelihood):
 
 
 def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log of the mass that a logistic distribution gives the bin around each grey value (a term of PixelCNN++, eq. 2).
+    """The log-mass of the bin around each grey value under a logistic distribution (a term of PixelCNN++, eq. 2).
 
-    The bin of x reaches half a step to both sides, from a = x − 1/510 to b = x + 1/510; that of 0 reaches to −∞ and
-    that of 1 to +∞, so the masses of the 256 values sum to one. With A = (a − mean)/scale and B = (b − mean)/scale,
-    σ(B) − σ(A) = σ(B)·σ(−A)·(1 − e^(A−B)), a product: its logarithm has no difference of nearly equal numbers, and
-    stays finite, with its gradients, however far the mean is from x.
+    The bin of x reaches from a = x − 1/510 to b = x + 1/510. That of 0 reaches to −∞ and that of 1 to +∞, so that the
+    masses of the 256 values sum to one. With A = (a − mean)/scale and B = (b − mean)/scale, the mass is
+    σ(B) − σ(A) = σ(B)·σ(−A)·(1 − e^(A−B)). The logarithm of this product is computed without a difference of nearly
+    equal numbers, and it and its gradients stay finite however far the mean is from x.
 
     Shapes:
         x: multiples of 1/255 in [0, 1], log_scale: −20 to 20; x, mean, log_scale broadcast together → log-mass of their
@@ -304,11 +310,11 @@ def _discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log of the mass that a normal distribution gives the bin around each grey value; bins as in
-    :func:`discretized_logistic`.
+    """The log-mass of the bin around each grey value under a normal distribution.
 
-    Φ(B) − Φ(A) is taken on the side of the mean where both are small, by the difference of their logarithms, in
-    float64: exact for narrow bins, finite and differentiable in far tails.
+    The bins are those of :func:`discretized_logistic`. Φ(B) − Φ(A) is computed in float64, on the side of the mean
+    where both are small, from the difference of their logarithms. So it is accurate for narrow bins, and finite and
+    differentiable far from the mean.
 
     Shapes:
         x: multiples of 1/255 in [0, 1], log_scale: −20 to 20; x, mean, log_scale broadcast together → log-mass of their
@@ -336,14 +342,14 @@ def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def _log_ndtr(z: Tensor) -> Tensor:
-    """log Φ(z). torch's own has a wrong gradient far out (1 % off at −10⁷, infinite at −10¹²)."""
+    """log Φ(z). The gradient of torch's own is wrong far below 0 (by 1 % at −10⁷, infinite at −10¹²)."""
     tail = z.clamp_max(-1)
     log_tail = torch.log(torch.special.erfcx(-tail / math.sqrt(2)) / 2) - 0.5 * tail.square()
     return torch.where(z < -1, log_tail, torch.special.log_ndtr(z.clamp_min(-1)))
 
 
 def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    """(*places, K) → one of the K at each place."""
+    """(*positions, K) → (*positions,) int64: one of the K at each position, drawn with its probability."""
     rows = probabilities.flatten(0, -2).to(place_of(generator, probabilities.device))
     k = torch.multinomial(rows, 1, generator=generator).to(probabilities.device)
     return k.reshape(probabilities.shape[:-1])

@@ -1,4 +1,4 @@
-"""Numbers that say how good a reconstruction is, and what its codes cost."""
+"""How good a reconstruction is, what its codes cost, and how far two sets of images are apart."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from companion._arguments import (
     check_codes,
     check_finite,
     check_flag,
-    check_images,
     check_number,
     check_place,
     check_same_shape,
@@ -28,11 +27,11 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean squared error over every pixel of every image.
 
     Shapes:
-        x_hat, x: the same shape, floating point → a scalar.
+        x_hat, x: the same shape, floating point → 0-dim.
 
     Raises:
-        ValueError: the shapes differ (broadcasting would hide it), the numbers are integers (uint8 wraps around), there
-            are none, or one is NaN or infinite.
+        ValueError: the shapes differ (broadcasting would hide it), the tensors hold integers (uint8 wraps around) or
+            nothing, or a number is NaN or infinite.
     """
     check_tensor("x", x, shape=("*axes",))
     check_same_shape("x_hat", x_hat, "x", x)
@@ -44,8 +43,9 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def distortion(error: float, variance: float) -> float:
-    """Test MSE in units of the variance of all training pixels (one global number): 0 is perfect; 1 is what the
-    best single grey value would reach.
+    """Test MSE divided by the variance of all training pixels, one number for the data set.
+
+    0 is perfect; 1 is the error of the best single grey value.
 
     Raises:
         ValueError: the error is negative, the variance is not positive, or one is not finite.
@@ -56,9 +56,11 @@ def distortion(error: float, variance: float) -> float:
 
 
 def nominal_bits(num_codes: int, grid: Sequence[int]) -> float:
-    """What the codes of one image cost without a model of them: T·R·log₂K.
+    """Bits of the codes of one image if every code has the same length: T·R·log₂K.
 
-    ``grid`` is (h, w) or (h, w, R); (R,) for one position, and () for one code an image.
+    Args:
+        num_codes: K.
+        grid: the shape of the codes of one image: (h, w) or (h, w, R); (R,) for one position, () for a single code.
 
     Raises:
         ValueError: an argument is not positive.
@@ -69,14 +71,14 @@ def nominal_bits(num_codes: int, grid: Sequence[int]) -> float:
 
 
 class CodeUsage:
-    """How often each code was chosen, added up over as many batches as there are.
+    """How often each code was chosen, summed over any number of batches.
 
-    The perplexity of a data set is that of the *summed* counts. The mean over batches of each batch's perplexity is
-    smaller and depends on the batch size: a batch of N indices cannot use more than N codes.
+    The perplexity of a data set is that of the *summed* counts. The mean of the perplexities of its batches is smaller
+    and depends on the batch size: a batch of N indices cannot use more than N codes.
 
     Args:
         num_codes: K.
-        per_position: keep the counts of each position apart, (*grid, K) of them, for ``entropy_bits_per_position``.
+        per_position: count each position separately, for ``entropy_bits_per_position``.
     """
 
     def __init__(self, num_codes: int, *, per_position: bool = False) -> None:
@@ -84,13 +86,16 @@ class CodeUsage:
         check_flag("per_position", per_position)
         self.num_codes = num_codes
         self.per_position = per_position
-        self._table: Tensor | None = None  # (T, K), or (1, K)
+        self._table: Tensor | None = None  # counts, (T, K), or (1, K) for all positions together
 
     def update(self, indices: Tensor) -> "CodeUsage":
-        """Count a batch: (B, *grid) int64. With ``per_position``, the grid of every batch must be the same.
+        """Count the indices of a batch. With ``per_position``, every batch must have the same number of positions.
+
+        Shapes:
+            indices: (B, *grid) int64.
 
         Raises:
-            ValueError: not int64, an index outside 0…K − 1, or another grid than before.
+            ValueError: not int64, an index outside 0…K − 1, or another number of positions than before.
         """
         check_codes("indices", indices, self.num_codes)
         check_place("indices", indices, movable=True)
@@ -116,22 +121,27 @@ class CodeUsage:
 
     @property
     def perplexity(self) -> float:
-        """exp H of the codes' shares: as many codes, equally often used, would be as hard to guess. 1 to K."""
+        """exp H of the shares of the codes, the effective number of codes: 1 … K.
+
+        That many codes, equally often used, have the same entropy.
+        """
         return perplexity(self.counts)
 
     @property
     def usage(self) -> float:
-        """The share of the K codes that were chosen at least once."""
+        """The share of the K codes that were chosen at least once, 0 … 1."""
         return as_float64(self.counts > 0).mean().item()
 
     @property
     def entropy_bits(self) -> float:
-        """H of the codes' shares over all positions together, bits a position: at most log₂K."""
+        """H of the shares of the codes over all positions together, in bits per code: at most log₂K."""
         return math.log2(self.perplexity)
 
     @property
     def entropy_bits_per_position(self) -> Tensor:
-        """H of the codes' shares at each position, bits: (T,). Their sum is what a code without context would cost.
+        """H of the shares of the codes at each position, in bits, (T,).
+
+        Their sum is the cost of an image whose positions are coded independently of each other.
 
         Raises:
             ValueError: made without ``per_position``.
@@ -149,11 +159,14 @@ class CodeUsage:
 
 
 def bits_per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
-    """What the codes of an image cost by three ways of writing them down, in bits.
+    """Bits of the codes of one image, by three ways of coding them.
 
-    "nominal": T·log₂K, every code the same length. "entropy": T·H, H the entropy of the codes' shares over all
-    positions. "per_position": Σₜ Hₜ, each position with its own shares. Each is at most the one before, if the shares
-    are those of the images written; no context between positions is used, which is what a prior adds (chapter 07).
+    * "nominal": T·log₂K, with the same length for every code;
+    * "entropy": T·H, where H is the entropy of the shares of the codes over all positions;
+    * "per_position": Σₜ Hₜ, where each position has shares of its own.
+
+    Each is at most the one before, if the shares are those of the images that are coded. None uses what positions say
+    about each other; a prior does (chapter 07).
 
     Shapes:
         indices: (N, *grid) int64, the codes of N images.
@@ -172,7 +185,10 @@ def bits_per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
 
 
 def perplexity(counts: Tensor) -> float:
-    """exp H of the shares that ``counts`` (K,) give.
+    """exp H of the shares of the codes: the effective number of codes, 1 … K.
+
+    Shapes:
+        counts: (K,), how often each code was chosen.
 
     Raises:
         ValueError: the counts are not one row of finite numbers of at least 0, or they are all 0.
@@ -188,19 +204,19 @@ def perplexity(counts: Tensor) -> float:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Squared Fréchet distance of the two Gaussians that have the means and covariances of two sets of features.
+    """Squared Fréchet distance between two Gaussians that have the means and covariances of two sets of features.
 
-    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Dowson & Landau 1982; of images' features: Heusel et al. 2017, eq. 6),
-    in float64. With (n − 1) Σ = RᵀR from a QR decomposition, the eigenvalues of Σ_a Σ_b are the squared singular values
-    of R_a R_bᵀ, so that no matrix root is needed, and fewer examples than features do no harm.
+    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Dowson & Landau 1982; for features of images: Heusel et al. 2017,
+    eq. 6), in float64. With Σ = RᵀR from a QR decomposition of the centred features, the eigenvalues of Σ_a Σ_b are the
+    squared singular values of R_a R_bᵀ. So no matrix root is needed, and there may be fewer examples than features.
 
-    Two finite sets from one distribution differ already: compare distances of sets of equal size only.
+    Two finite sets from one distribution have a distance too, so compare only distances of sets of equal size.
 
     Shapes:
-        a: (N, F), b: (M, F), N and M at least 2 → a number of at least 0.
+        a: (N, F), b: (M, F), with N and M at least 2.
 
     Raises:
-        ValueError: other shapes, or a number is NaN, infinite or so large that its square is.
+        ValueError: the shapes are others, or a number is NaN, infinite or too large to be squared.
     """
     check_tensor("a", a, shape=("N", "F"), finite=True)
     check_tensor("b", b, shape=("M", a.shape[1]), finite=True)
@@ -218,47 +234,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (F,), and R with RᵀR = Σ."""
+    """(n, F) → the mean (F,), and R with RᵀR = Σ."""
     x = as_float64(features.detach())
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1)).R
-
-
-@torch.no_grad()
-def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
-    """For each image, the mean squared difference per pixel to the training image nearest to it: 0 for a copy.
-
-    Divided by the variance of the training pixels it is in the units of ``distortion``. Training images are taken a
-    few thousand at a time, and only a bounded piece of the table of distances exists at once.
-
-    Shapes:
-        images: (N, C, H, W), training: (M, C, H, W); floating point, or bytes as an ``ImageSet`` holds them, which are
-        divided by 255 → (N,).
-
-    Raises:
-        ValueError: images of another size or type, floating point outside [0, 1], or no images.
-    """
-    from companion.quantizers.search import nearest_code  # here: the quantizers import this module
-
-    for name, value in (("images", images), ("training", training)):
-        if isinstance(value, Tensor) and value.dtype == torch.uint8:  # not check_images, which wants floats
-            check_tensor(name, value, shape=("N", "C", "H", "W"), dtype=torch.uint8)
-        else:
-            check_images(name, value)
-        check_place(name, value, movable=True)
-    if images.shape[1:] != training.shape[1:]:
-        raise ValueError(
-            f"training: got images of {tuple(training.shape[1:])}, want {tuple(images.shape[1:])} as in images"
-        )
-    x = _pixels(images)  # (N, C·H·W)
-    least = x.new_full((len(x),), math.inf)
-    for start in range(0, len(training), 5_000):
-        candidates = _pixels(training[start : start + 5_000]).to(x)
-        nearest = candidates[nearest_code(x, candidates)]
-        least = torch.minimum(least, (x - nearest).square().mean(1))
-    return least
-
-
-def _pixels(images: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, C·H·W), floating point."""
-    return images.flatten(1).float().div_(255) if images.dtype == torch.uint8 else images.flatten(1)

@@ -1,4 +1,7 @@
-"""The course's figures. Each function returns a matplotlib figure; ``show`` puts it on the page with its alt text."""
+"""The figures of the course.
+
+A function returns a matplotlib figure, or draws into given axes (``draw_…``); ``show`` displays a figure with alt text.
+"""
 
 import base64
 import html
@@ -16,6 +19,7 @@ from companion._arguments import (
     check_between,
     check_codes,
     check_flag,
+    check_images,
     check_instance,
     check_number,
     check_size,
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-# Okabe and Ito's palette: told apart by readers who see colours differently. The same thing keeps its colour.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish. The same thing always has the same colour.
 COLOURS = {
     "train": "#0072B2",
     "validation": "#D55E00",
@@ -53,14 +57,14 @@ _STYLE = {
 }
 
 
-_LARGEST_FIGURE = 500  # inches: a PNG of more pixels than that cannot be written
+_LARGEST_FIGURE = 500  # inches: a larger PNG cannot be written
 _MOST_AXES = 200  # in a row: more take minutes
-_MOST_NUMBERS = 10_000  # written into a table: more take long, and nobody reads them
-_OUTSIDE = 0.9  # how far outside [0, 1] a decoder's images may lie to be drawn, cut off; images in −1 … 1 lie further
+_MOST_NUMBERS = 10_000  # written into a table: more take long
+_OUTSIDE = 0.9  # how far outside [0, 1] images of a decoder may be; images in −1 … 1 are further outside, and refused
 
 
 class Picture:
-    """A PNG with its alt text, as Jupyter and a browser show it (``<img alt=…>``)."""
+    """A PNG with its alt text, which Jupyter displays as ``<img alt=…>``."""
 
     def __init__(self, png: bytes, alt: str, width: int) -> None:
         check_instance("png", png, bytes, "bytes")
@@ -78,10 +82,10 @@ class Picture:
 
 
 def show(fig: "Figure", *, alt: str) -> None:
-    """Draw a figure as an ``<img>`` with alt text. JupyterLab gives a bare PNG output an empty alt, hence this.
+    """Display a figure as an ``<img>`` with alt text. (JupyterLab gives a plain PNG output an empty one.)
 
     Args:
-        alt: what a reader who cannot see the figure needs to know: a sentence or two.
+        alt: what a reader who cannot see the figure needs to know, in a sentence or two.
 
     Raises:
         ValueError: the alt text is empty, or ``fig`` is no figure.
@@ -95,7 +99,7 @@ def show(fig: "Figure", *, alt: str) -> None:
 
 
 def to_png(fig: "Figure", *, dpi: int = 100) -> bytes:
-    """The figure as PNG bytes, the same bytes for the same figure (no date or version inside).
+    """The figure as PNG bytes, without a date or version inside: the same figure gives the same bytes.
 
     Raises:
         ValueError: ``fig`` is no figure, or ``dpi`` is out of range.
@@ -108,14 +112,15 @@ def to_png(fig: "Figure", *, dpi: int = 100) -> bytes:
 
 
 def figure(width: float = 7, height: float = 3, *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """An empty figure in the course's style and its axes; it belongs to no pyplot state, so nothing is shown twice.
+    """An empty figure in the style of the course, and its axes. pyplot does not know it, so it is not displayed twice.
 
     Args:
         width, height: inches.
-        options: of matplotlib's ``Figure.subplots``.
+        rows, columns: of axes.
+        options: for matplotlib's ``Figure.subplots``.
 
     Raises:
-        ValueError: a size is out of range, or an option none of those.
+        ValueError: a size is out of range, or there is no such option.
     """
     check_number("width", width, above=0, most=_LARGEST_FIGURE)
     check_number("height", height, above=0, most=_LARGEST_FIGURE)
@@ -137,11 +142,16 @@ def figure(width: float = 7, height: float = 3, *, rows: int = 1, columns: int =
 def image_rows(
     rows: Mapping[str, Tensor], *, title: str = "", columns: int | None = None, size: float = 0.75
 ) -> "Figure":
-    """Rows of images, one row a name: originals above reconstructions, and the like.
+    """Named rows of images, such as originals above reconstructions.
+
+    Args:
+        rows: the images of each row, by its name.
+        columns: how many images a row has; default: as many as the longest.
+        size: of an image, in inches.
 
     Shapes:
-        each value: (n, C, H, W) in [0, 1] with C = 1 or 3; what lies a little outside, as a decoder's images may, is
-        cut off.
+        each value of rows: (n, C, H, W) with C = 1 or 3, in [0, 1]. Those of a decoder may be a little outside and are
+        clamped.
 
     Raises:
         ValueError: a row is no batch of grey or colour images, or another argument is out of range.
@@ -173,8 +183,11 @@ def image_rows(
 def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0.6) -> "Figure":
     """Many images as one picture, row by row, without gaps.
 
+    Args:
+        size: of an image, in inches.
+
     Shapes:
-        images: (n, C, H, W) as in :func:`image_rows` → a figure.
+        images: (n, C, H, W), as in :func:`image_rows`.
 
     Raises:
         ValueError: ``images`` is no batch of grey or colour images, or another argument is out of range.
@@ -198,10 +211,13 @@ def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0
 
 
 def draw_image(ax: "Axes", image: Tensor) -> None:
-    """One image (C, H, W) on the given axes: grey with one channel, colour with three.
+    """Draw one image into ``ax``: grey with one channel, colour with three.
+
+    Shapes:
+        image: (C, H, W), as in :func:`image_rows`.
 
     Raises:
-        ValueError: ``image`` is none in [0, 1] (what lies a little outside is cut off), or ``ax`` are no axes.
+        ValueError: ``image`` has another shape, type or range, or ``ax`` is no axes.
     """
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     _check_images("image", image, batch=False)
@@ -211,15 +227,19 @@ def draw_image(ax: "Axes", image: Tensor) -> None:
 
 
 def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Points of the plane (N, 2), coloured by class, each class named at its median (so that it reads in grey too).
+    """Draw points of the plane, coloured by class, with the name of each class at its median.
 
-    Names that would lie on each other move apart, to 6 % of the width (or height) that the points take up.
+    The names make the figure readable in grey. Names that would overlap are moved apart, to at least 6 % of the width
+    or height that the points take up.
+
+    Args:
+        classes: the names.
 
     Shapes:
         points: (N, 2), labels: (N,) int64.
 
     Raises:
-        ValueError: points or labels of another shape or type, or a label without a class.
+        ValueError: points or labels have another shape or type, or a label is no index into ``classes``.
     """
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     check_tensor("points", points, shape=("N", 2), finite=True)
@@ -232,30 +252,30 @@ def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[
     present = [k for k in range(len(classes)) if bool((labels == k).any())]
     extent = (points.amax(0) - points.amin(0)).clamp_min(1e-9)
     medians = torch.stack([points[labels == k].median(dim=0).values for k in present])
-    places = extent * _apart(medians / extent, 0.06)
-    for k, (x, y) in zip(present, places.tolist(), strict=True):
+    centres = extent * _moved_apart(medians / extent, 0.06)
+    for k, (x, y) in zip(present, centres.tolist(), strict=True):
         chosen, colour = points[labels == k], CLASS_COLOURS[k % len(CLASS_COLOURS)]
         ax.scatter(chosen[:, 0].numpy(), chosen[:, 1].numpy(), s=4, alpha=0.5, color=colour, linewidths=0)
         box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.9}
         ax.text(x, y, classes[k], ha="center", va="center", fontweight="bold", bbox=box)
 
 
-def _apart(places: Tensor, distance: float) -> Tensor:
-    """Places of the plane (n, 2), moved until no two lie nearer than ``distance``."""
-    turn = torch.arange(len(places), device=places.device)
-    places = places + 1e-3 * distance * torch.stack([turn.cos(), turn.sin()], 1)  # equal ones get a direction
+def _moved_apart(points: Tensor, distance: float) -> Tensor:
+    """Points of the plane (n, 2), moved until no two are nearer than ``distance`` to each other."""
+    turn = torch.arange(len(points), device=points.device)
+    points = points + 1e-3 * distance * torch.stack([turn.cos(), turn.sin()], 1)  # so that equal points differ
     for _ in range(1000):
-        apart = places[:, None] - places  # (n, n, 2)
-        gaps = apart.norm(dim=2).fill_diagonal_(torch.inf)
+        differences = points[:, None] - points  # (n, n, 2)
+        gaps = differences.norm(dim=2).fill_diagonal_(torch.inf)
         if bool((gaps >= distance).all()):
             break
         push = (1.1 * distance - gaps).clamp_min(0) / gaps
-        places = places + 0.5 * (push[:, :, None] * apart).sum(1)
-    return places
+        points = points + 0.5 * (push[:, :, None] * differences).sum(1)
+    return points
 
 
 def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor) -> "Figure":
-    """The map of the course: image → encoder → codes → decoder → image, and a prior that makes new codes.
+    """The overview of the course: image → encoder → codes → decoder → image, and a prior that generates new codes.
 
     Shapes:
         image, rebuilt, sampled: (C, H, W) in [0, 1]; codes: (h, w) integers.
@@ -269,8 +289,7 @@ def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor)
     fig, ax = figure(9, 3.7)
     ax.set(xlim=(0, 18), ylim=(0, 7.4))
     ax.set_axis_off()
-    places = {"image x": (0.2, image), "x̂, rebuilt": (14.9, rebuilt)}
-    for name, (left, pixels) in places.items():
+    for name, left, pixels in (("image x", 0.2, image), ("x̂, rebuilt", 14.9, rebuilt)):
         draw_image(ax.inset_axes((left, 4.0, 2.6, 2.6), transform=ax.transData), pixels)
         ax.text(left + 1.3, 6.75, name, ha="center")
     table = ax.inset_axes((7.3, 4.0, 3.2, 2.6), transform=ax.transData)
@@ -295,14 +314,19 @@ def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor)
 
 
 def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, numbers: bool = True) -> None:
-    """A grid of code indices (h, w) as a coloured table, with the numbers written in.
+    """Draw the code indices of an image as a coloured table.
 
-    Without ``order`` neighbouring numbers have different pastel colours; with it, (K,), the colour of code k follows
-    order[k]: 0 is the lightest. Codes may share a rank, but not all of them.
+    Args:
+        order: a rank for each code; the colour of code k follows order[k], with 0 the lightest. Codes may share a rank,
+            but not all of them. By default, neighbouring numbers get different pastel colours.
+        numbers: write the indices into the table.
+
+    Shapes:
+        codes: (h, w) integers; order: (K,) int64.
 
     Raises:
-        ValueError: ``codes`` are no table of whole numbers of at least 0, are too many to write ``numbers`` in, or
-            ``order`` none of their ranks.
+        ValueError: ``codes`` is no table of whole numbers of at least 0, or too large to write ``numbers`` into; or
+            ``order`` has not a rank for each code.
     """
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     _check_table(codes)
@@ -333,10 +357,13 @@ def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, number
 
 
 def rectangle(corner: tuple[float, float], width: float, height: float, **style: Any) -> "Rectangle":
-    """A frame for a part of an image: ``ax.add_patch(rectangle((left, top), …))``.
+    """A rectangle that marks a part of an image: ``ax.add_patch(rectangle((left, top), …))``.
+
+    Args:
+        style: options of matplotlib's ``Rectangle``.
 
     Raises:
-        ValueError: a corner that is no pair of numbers, or a width or height that is none.
+        ValueError: the corner is no pair of numbers, or width or height is no number.
     """
     if not isinstance(corner, Sequence) or len(corner) != 2:
         raise ValueError(f"corner: got {brief(corner)}, want (left, top)")
@@ -349,12 +376,17 @@ def rectangle(corner: tuple[float, float], width: float, height: float, **style:
 def draw_cells(
     ax: "Axes", codebook: Tensor, points: Tensor | None = None, *, numbers: bool = True, border: float = 0.1
 ) -> None:
-    """Codes of the plane (K, 2) as crosses, each in its Voronoi cell, and points (N, 2) as dots.
+    """Draw codes of the plane as crosses, each in its Voronoi cell, and points as dots.
 
-    Numbers name the codes. The picture reaches as far as the points and codes, and ``border`` of that further.
+    Args:
+        numbers: write the index of each code beside it.
+        border: how much wider and higher than the points and codes the picture is, on each side, as a share.
+
+    Shapes:
+        codebook: (K, 2), points: (N, 2).
 
     Raises:
-        ValueError: codes or points are not in the plane, or not finite.
+        ValueError: codes or points have another shape, or are not finite.
     """
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     check_tensor("codebook", codebook, shape=("K", 2), finite=True)
@@ -372,8 +404,8 @@ def draw_cells(
     left, bottom, right, top = *low.tolist(), *high.tolist()
     size = 400
     across, up = (torch.linspace(float(a), float(b), size, device="cpu") for a, b in zip(low, high, strict=True))
-    places = torch.stack(torch.meshgrid(across, up, indexing="xy"), 2).reshape(-1, 2)
-    owner = torch.cdist(places, codebook).argmin(1).reshape(size, size)  # [row: second axis, column: first]
+    pixels = torch.stack(torch.meshgrid(across, up, indexing="xy"), 2).reshape(-1, 2)  # (size², 2)
+    owner = torch.cdist(pixels, codebook).argmin(1).reshape(size, size)  # [row: second axis, column: first]
     shades = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in CLASS_COLOURS], device="cpu")
     image = 1 - 0.22 * (1 - shades[owner % len(shades)])  # (size, size, 3), pale
     edge = torch.zeros(size, size, dtype=torch.bool, device="cpu")
@@ -398,13 +430,13 @@ def draw_cells(
 
 
 def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> None:
-    """Which loss moves which part of a model: a line of boxes for each loss, an arrow to each part that it reaches.
+    """Draw which loss has a gradient in which part of a model: a row for each loss, an arrow to each part it reaches.
 
     Args:
-        table: for each loss, the norm of its gradient in each part; 0 where none arrives.
+        table: for each loss, the norm of its gradient in each part, by the name of the part; 0 if there is none.
 
     Raises:
-        ValueError: the table is empty, its rows name different parts, or a norm is negative or not finite.
+        ValueError: the table is empty, its rows have different parts, or a norm is negative or not finite.
     """
     _check_drawn("ax", ax, "matplotlib.axes", "Axes")
     if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
@@ -461,35 +493,28 @@ def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> 
 def _check_drawn(name: str, value: Any, module: str, kind: str) -> None:
     """
     Raises:
-        ValueError: no ``kind`` of matplotlib.
+        ValueError: ``value`` is no ``kind`` of matplotlib.
     """
-    check_instance(
-        name, value, getattr(require(module, extra="plots", what="companion.plots"), kind), f"matplotlib's {kind}"
-    )
+    drawn = getattr(require(module, extra="plots", what="companion.plots"), kind)
+    check_instance(name, value, drawn, f"matplotlib's {kind}")
 
 
 def _check_images(name: str, images: Any, *, batch: bool = True) -> None:
     """
     Raises:
-        ValueError: no grey or colour images; bytes, NaN, or numbers as of images in 0 … 255 or −1 … 1. A decoder's
-            images may lie a little outside of [0, 1].
+        ValueError: no grey or colour images; bytes, NaN, or numbers of images in 0 … 255 or −1 … 1. Those of a
+            decoder may be a little outside [0, 1].
     """
-    if isinstance(images, Tensor) and images.dtype == torch.uint8:
-        raise ValueError(f"{name}: got uint8, want floating point in [0, 1]: images.float() / 255")
     shape = ("n", "1 or 3", "H", "W")[0 if batch else 1 :]
-    check_tensor(name, images, shape=shape)
+    check_images(name, images, shape=shape, slack=_OUTSIDE)
     if images.shape[-3] not in (1, 3):
         raise ValueError(f"{name}: got shape {tuple(images.shape)}, want ({', '.join(shape)})")
-    if checks_values(images):
-        least, most = (float(one) for one in images.detach().aminmax())
-        if not (least > -_OUTSIDE and most < 1 + _OUTSIDE):
-            raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]")
 
 
 def _check_table(codes: Any) -> None:
     """
     Raises:
-        ValueError: no table (h, w) of whole numbers of at least 0.
+        ValueError: ``codes`` is no table (h, w) of whole numbers of at least 0.
     """
     whole = isinstance(codes, Tensor) and codes.dtype in (torch.int16, torch.int32, torch.int64)
     check_tensor("codes", codes, shape=("h", "w"), dtype=codes.dtype if whole else torch.int64)

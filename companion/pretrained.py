@@ -1,7 +1,7 @@
-"""Trained weights that come with the package: classifiers, tokenizers and priors, under 1 MB each.
+"""Trained models that come with the package: classifiers, tokenizers and priors, under 1 MB each.
 
-``python -m experiments.weights NAME`` makes each of them again, and measures it; what it measured, with which settings,
-is in ``scores(name)``.
+``python -m experiments.weights NAME`` trains and measures one of them again; its settings and results are in
+``scores(name)``.
 """
 
 import json
@@ -16,7 +16,7 @@ WEIGHTS = Path(__file__).with_name("weights")
 
 
 def names() -> list[str]:
-    """What there is, as "mnist-prior": the data that it was trained on, and what it is."""
+    """The names of all trained models, such as "mnist-prior": the data, and what the model is."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
@@ -24,17 +24,17 @@ def pretrained(name: str) -> nn.Module:
     """A trained model, on the CPU, in eval mode.
 
     Raises:
-        ValueError: there is none of that name; the message lists the names.
+        ValueError: no model has that name; the message lists the names.
     """
     _check(name)
     return load(WEIGHTS / f"{name}.safetensors")
 
 
 def scores(name: str) -> dict[str, Any]:
-    """What was measured of a trained model: "scores", beside the "settings" and the "command" that made it.
+    """What was measured of a trained model ("scores"), and the "settings" and the "command" of its training.
 
     Raises:
-        ValueError: there is none of that name; the message lists the names.
+        ValueError: no model has that name; the message lists the names.
     """
     _check(name)
     document: dict[str, Any] = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Variational autoencoders (chapter 02): latents that follow a distribution one can draw from."""
+"""Variational autoencoders (chapter 02): latents with a known distribution, from which new ones can be drawn."""
 
 import math
 from dataclasses import dataclass
@@ -29,11 +29,12 @@ from companion.likelihoods import Likelihood
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """z = mean + standard deviation · noise: a draw from N(mean, exp(log_variance)) when the noise is one from N(0, I),
-    and differentiable in both (Kingma & Welling 2014, eq. 10).
+    """z = mean + standard deviation · noise (Kingma & Welling 2014, eq. 10).
+
+    With noise from N(0, I), z is a draw from N(mean, exp(log_variance)), and differentiable in both.
 
     Shapes:
-        all three the same; the noise differs for every image and every latent number.
+        mean, log_variance, noise: the same shape, (B, *latent) → z of that shape.
 
     Raises:
         ValueError: the shapes differ (broadcasting would give several images the same noise), or a number is NaN or
@@ -47,11 +48,12 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) ‖ N(0, 1)) of every latent number, in nats: ½(mean² + variance − 1 − log variance)
-    (Kingma & Welling 2014, appendix B).
+    """KL(N(mean, variance) ‖ N(0, 1)) of every latent dimension, in nats (Kingma & Welling 2014, appendix B).
+
+    It is ½ (mean² + variance − 1 − log variance). The KL of an image is the sum over its latent dimensions.
 
     Shapes:
-        mean, log_variance: the same → the same; sum over the latents for the KL of an image.
+        mean, log_variance: the same shape, (B, *latent) → that shape.
 
     Raises:
         ValueError: the shapes differ, or a number is NaN or infinite.
@@ -64,14 +66,15 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
-    """The evidence lower bound in nats per image: log p(x|z) − KL, summed within an image, averaged over the batch
-    (Kingma & Welling 2014, eq. 3).
+    """The evidence lower bound, log p(x|z) − KL, in nats per image (Kingma & Welling 2014, eq. 3).
+
+    Both terms are summed within an image, and the difference is averaged over the batch.
 
     Shapes:
         log_likelihood: (B,) or (B, *pixels), kl: (B,) or (B, *latent) → 0-dim.
 
     Raises:
-        ValueError: the two are of different batches, or a number is NaN or infinite.
+        ValueError: the two have different batch sizes, or a number is NaN or infinite.
     """
     check_tensor("log_likelihood", log_likelihood, shape=("B", "*pixels"), finite=True)
     check_tensor("kl", kl, shape=("B", "*latent"), finite=True)
@@ -84,8 +87,9 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
 
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
-    """log of the mean importance weight: a lower bound of log p(x) in expectation, the tighter the more samples
-    (Burda et al. 2016, eq. 8).
+    """The logarithm of the mean importance weight (Burda et al. 2016, eq. 8).
+
+    In expectation it is a lower bound of log p(x), and the more samples, the tighter.
 
     Args:
         log_weights: log p(x, z) − log q(z|x) for each sample z of each image, as ``VAE.log_weights`` gives them.
@@ -94,22 +98,23 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
         log_weights: (samples, B) → (B,), nats per image.
 
     Raises:
-        ValueError: another number of axes, no samples, or NaN.
+        ValueError: the shape is another, there are no samples, or a number is NaN.
     """
     check_tensor("log_weights", log_weights, shape=("samples", "B"))
-    check_between("log_weights", log_weights, -math.inf, math.inf)  # a sample may weigh nothing
+    check_between("log_weights", log_weights, -math.inf, math.inf)  # a weight may be 0
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 def active_units(mean: Tensor, *, threshold: float = 0.01) -> int:
-    """How many latent numbers the encoder uses: those whose posterior mean has a variance over the data above
-    ``threshold`` (Burda et al. 2016, section 5.2).
+    """How many latent dimensions the encoder uses (Burda et al. 2016, section 5.2).
+
+    Those whose posterior mean has a variance over the images of more than ``threshold``.
 
     Shapes:
         mean: (N, *latent), the posterior means of N images.
 
     Raises:
-        ValueError: fewer than two images, which have no variance; NaN or infinity; or ``threshold`` is negative.
+        ValueError: there are fewer than two images, a number is NaN or infinite, or ``threshold`` is negative.
     """
     check_tensor("mean", mean, finite=True)
     check_number("threshold", threshold, least=0)
@@ -119,16 +124,19 @@ def active_units(mean: Tensor, *, threshold: float = 0.01) -> int:
 
 
 def bits_per_dimension(log_prob: Tensor, dimensions: int) -> Tensor:
-    """Nats per image → bits per pixel and channel: −log p / (dimensions · log 2).
+    """Bits per pixel and channel, from nats per image: −log p / (dimensions · log 2).
 
-    It means bits only where ``log_prob`` is that of a discrete likelihood (or a bound of it).
+    These are bits only if ``log_prob`` is that of a discrete likelihood, or a bound of it.
+
+    Args:
+        log_prob: log p(x) in nats per image, of any shape.
+        dimensions: the number of pixels times the number of channels.
 
     Raises:
-        ValueError: ``dimensions`` (pixels times channels of an image) is no whole number of at least 1, or ``log_prob``
-            is NaN.
+        ValueError: ``dimensions`` is no whole number of at least 1, or ``log_prob`` is NaN.
     """
     check_tensor("log_prob", log_prob, shape=("*axes",))
-    check_between("log_prob", log_prob, -math.inf, math.inf)  # of an impossible image the bits are infinite
+    check_between("log_prob", log_prob, -math.inf, math.inf)  # an image of probability 0 has infinite bits
     check_size("dimensions", dimensions)
     return -log_prob / (dimensions * math.log(2))
 
@@ -149,23 +157,24 @@ class VAEOutput:
 
 
 class VAE(Configured, nn.Module):
-    """An autoencoder whose encoder gives a distribution q(z|x) = N(mean, variance) instead of a point, kept near the
-    prior N(0, I), so that new images are decoded draws from the prior (Kingma & Welling 2014).
+    """An autoencoder whose encoder gives a distribution q(z|x) = N(mean, variance) (Kingma & Welling 2014).
+
+    The KL term of the loss keeps q(z|x) near the prior N(0, I). New images are decoded from draws from that prior.
 
     Args:
-        encoder: x → means and log-variances, one after the other along axis 1: ``Encoder(2 * d)``, or a
-            ``ResNetEncoder`` with 2·D channels for a grid of latents.
+        encoder: x → means and log-variances, concatenated along axis 1: ``Encoder(2 * d)``, or a ``ResNetEncoder`` with
+            2·D channels for a map of latents.
         decoder: z → the likelihood's parameters: ``Decoder(d, out_channels=C * likelihood.num_params)``, a
-            ``ResNetDecoder``, or an ``AutoregressiveDecoder``, which is given x as well.
-        likelihood: what those parameters mean, from ``companion.likelihoods``.
+            ``ResNetDecoder``, or an ``AutoregressiveDecoder``, which also reads x.
+        likelihood: the distribution that has those parameters, from ``companion.likelihoods``.
         beta: β_KL, the weight of the KL term in the loss (Higgins et al. 2017, eq. 4); 1 trains the ELBO.
 
     Shapes:
         x: (B, C, H, W) → ``VAEOutput``.
 
     Raises:
-        ValueError: an argument is of another kind, ``beta`` is negative, the encoder's channels cannot be halved, the
-            decoder does not take the latents, or ``x`` is no batch of images in [0, 1].
+        ValueError: an argument has the wrong type, ``beta`` is negative, the encoder gives an odd number of channels,
+            the decoder does not take the latents, or ``x`` has another shape, type or range.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, *, beta: float = 1.0) -> None:
@@ -180,7 +189,11 @@ class VAE(Configured, nn.Module):
         self.beta = beta
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each (B, *latent)."""
+        """Mean and log-variance of q(z|x).
+
+        Shapes:
+            x: (B, C, H, W) in [0, 1] → two of (B, *latent).
+        """
         check_images("x", x)
         both: Tensor = self.encoder(x)
         if both.ndim < 2 or both.shape[1] % 2:
@@ -191,7 +204,14 @@ class VAE(Configured, nn.Module):
         return mean, log_variance
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Tensor:
-        """The parameters of p(x|z), (B, C·num_params, H, W); an autoregressive decoder reads earlier pixels of x."""
+        """The parameters of p(x|z).
+
+        Args:
+            x: the images whose earlier pixels an autoregressive decoder reads; no other decoder needs them.
+
+        Shapes:
+            z: (B, *latent), x: (B, C, H, W) → (B, C·num_params, H, W).
+        """
         check_tensor("z", z, shape=("B", "*latent"), finite=True)
         if not isinstance(self.decoder, AutoregressiveDecoder):
             params: Tensor = self.decoder(z)
@@ -203,14 +223,19 @@ class VAE(Configured, nn.Module):
         return params
 
     def forward(self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> VAEOutput:
-        """``noise``, shaped like the mean, decides z; without it, it is drawn from ``generator`` or torch's own."""
+        """Encode, draw z, decode, and compute the terms of the loss.
+
+        Args:
+            noise: ε with the shape of the mean; default: drawn from N(0, I).
+            generator: of that draw, on any device; default: torch's global generator.
+        """
         mean, log_variance = self.encode(x)
         check_generator("generator", generator)
         if noise is not None:
             check_tensor("noise", noise, finite=True)
         else:
             noise = _standard_normal(mean.shape, mean, generator)
-        with unchecked_values():  # NaN goes on to the loss, which fit reports with its step
+        with unchecked_values():  # NaN is passed on to the loss, and fit reports it with the step
             z = reparameterize(mean, log_variance, noise)
             params = decoded(self.decode, z, x)
             kl = kl_divergence(mean, log_variance)  # (B, *latent)
@@ -232,7 +257,7 @@ class VAE(Configured, nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x|z) at the mean of q(z|x), cut to [0, 1]."""
+        """The mean of p(x|z), with z the mean of q(z|x): (B, C, H, W), clamped to [0, 1]."""
         params = decoded(self.decode, self.encode(x)[0], x)
         return self.likelihood.mean(params).clamp(0, 1)
 
@@ -245,16 +270,17 @@ class VAE(Configured, nn.Module):
         mean: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """``n`` new images (n, C, H, W): z from N(0, I), then x from p(x|z).
+        """``n`` new images (n, C, H, W): z is drawn from N(0, I), then x from p(x|z).
 
         Args:
             n: at least 1.
-            latent_shape: shape of one latent; default: (d,) as the decoder's ``latent_dim`` says.
-            mean: give the mean of p(x|z) in place of a draw, as most papers print; no autoregressive decoder has one.
-            generator: of any device; default: torch's own on the model's device.
+            latent_shape: the shape of the latents of one image; default: (d,), with the decoder's ``latent_dim`` for d.
+            mean: give the mean of p(x|z) instead of a draw from it, as most papers show; not with an autoregressive
+                decoder, which has to draw each pixel.
+            generator: on any device; default: torch's global generator of the model's device.
 
         Raises:
-            ValueError: ``latent_shape`` is needed or does not fit the decoder, ``mean`` is asked of an autoregressive
+            ValueError: ``latent_shape`` is missing or does not fit the decoder, ``mean`` is True for an autoregressive
                 decoder, or an argument is out of range.
         """
         check_size("n", n)
@@ -268,7 +294,7 @@ class VAE(Configured, nn.Module):
         z = _standard_normal((n, *(latent_shape or self._latent_shape())), like, generator)
         try:
             if autoregressive:
-                with unchecked_values():  # once a pixel
+                with unchecked_values():  # otherwise values would be read from the device for every pixel
                     return self._sample_by_pixel(z, generator)
             params = self.decode(z)
         except ValueError as error:
@@ -281,12 +307,18 @@ class VAE(Configured, nn.Module):
     def log_weights(
         self, x: Tensor, samples: int, *, generator: torch.Generator | None = None, batch_size: int = 1024
     ) -> Tensor:
-        """log p(x|z) + log p(z) − log q(z|x) for ``samples`` draws z from q(z|x) of each image. (samples, B), nats.
+        """log p(x|z) + log p(z) − log q(z|x) for ``samples`` draws z from q(z|x) of each image, in nats.
 
-        About ``batch_size`` images are decoded at once (at least one for each of x); the draws do not depend on it.
+        Args:
+            samples: how many draws for each image.
+            generator: on any device; default: torch's global generator of the model's device.
+            batch_size: how many images are decoded at once, but at least one for each of x; no effect on the draws.
+
+        Shapes:
+            x: (B, C, H, W) in [0, 1] → (samples, B).
 
         Raises:
-            ValueError: ``x`` is no batch of images in [0, 1], no samples, or another argument is out of range.
+            ValueError: ``x`` has another shape, type or range, or another argument is out of range.
         """
         check_size("samples", samples)
         check_size("batch_size", batch_size)
@@ -324,7 +356,7 @@ class VAE(Configured, nn.Module):
 
 
 def _per_image(values: Tensor) -> Tensor:
-    """(B, *rest) → (B,), summed."""
+    """(B, *rest) → (B,), the sum over each image."""
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 

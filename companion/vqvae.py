@@ -1,4 +1,4 @@
-"""VQ-VAE (chapter 04): an autoencoder whose latents are codes. With a residual quantizer it is an RQ-VAE."""
+"""VQ-VAE (chapter 04): an autoencoder whose latents are codes. With a ``ResidualQuantizer`` it is an RQ-VAE."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -18,13 +18,18 @@ _IMAGES = ("B", "C", "*spatial")
 class VQVAEOutput:
     """What a VQ-VAE returns.
 
+    Attributes:
+        reconstruction: x̂, the images after the bottleneck.
+        z_e: the output of the encoder.
+        z_q: the codes that the decoder was given.
+        indices: which code stands at each position.
+        code_counts: how often each code was chosen in this batch. For the perplexity of a data set, sum them first.
+        loss: the training loss, to be minimised.
+        losses: its terms by name, before their weights: "reconstruction" (MSE over pixels) and those of the quantizer.
+
     Shapes:
-        reconstruction: (B, C, H, W); z_e, z_q: (B, D, h, w); indices: (B, h, w) int64.
-        code_counts: (K,) int64, how often each code was chosen in this batch: add them up before taking a perplexity.
-            (R, K) where the quantizer gives R codes a position; indices are then (B, h, w, R).
-        loss: what to minimise.
-        losses: its terms by name, each 0-dim and unweighted: "reconstruction" (MSE over pixels) and the quantizer's
-        own.
+        reconstruction: (B, C, H, W); z_e, z_q: (B, D, h, w); indices: (B, h, w) int64; code_counts: (K,) int64; loss
+        and each of ``losses``: 0-dim. With R codes a position, indices are (B, h, w, R) and code_counts (R, K).
     """
 
     reconstruction: Tensor
@@ -39,9 +44,10 @@ class VQVAEOutput:
 class VQVAE(Configured, nn.Module):
     """Encoder, quantizer, decoder, trained together (van den Oord et al. 2017, equation 3).
 
-    L = MSE(x̂, x) + α · (what the quantizer adds), for a ``VectorQuantizer`` codebook + β·commitment. All terms are
-    means: over pixels, and over positions and dimensions. The paper writes log p(x|z_q) where it minimises; the sign
-    there is a slip. The encoder learns by the gradient that the quantizer passes on, the decoder by its own.
+    L = MSE(x̂, x) + α · L_q, where L_q is the loss of the quantizer; for a ``VectorQuantizer`` it is codebook loss +
+    β · commitment loss. All terms are means: over pixels, or over positions and dimensions. (The paper minimises an
+    expression with +log p(x|z_q); the sign there is a slip.) The gradient of the reconstruction reaches the encoder
+    through the quantizer's estimator.
 
     Args:
         encoder: images (B, C, H, W) → latents (B, D, h, w).
@@ -50,10 +56,10 @@ class VQVAE(Configured, nn.Module):
         quantizer_weight: α.
 
     Shapes:
-        x: (B, C, H, W) in [0, 1] → ``VQVAEOutput``. With an encoder and a decoder for it, (B, C, *spatial).
+        x: (B, C, H, W) in [0, 1] → ``VQVAEOutput``. With other encoders and decoders also (B, C, *spatial).
 
     Raises:
-        ValueError: ``x`` is something else, such as bytes or numbers up to 255; or encoder and decoder do not fit.
+        ValueError: ``x`` has another shape, type or range; or the encoder, quantizer and decoder do not fit together.
     """
 
     def __init__(
@@ -80,7 +86,7 @@ class VQVAE(Configured, nn.Module):
         check_rebuilt(reconstruction, z_e, x)
         error = (reconstruction - x).square().mean()
         counts = quantized.code_counts
-        if counts is None:  # a quantizer that is not of the companion's family
+        if counts is None:  # a quantizer from elsewhere
             counts = count_codes(quantized.indices, self.quantizer.num_codes, stacked_as=z_e)
         return VQVAEOutput(
             reconstruction,
@@ -94,20 +100,26 @@ class VQVAE(Configured, nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) → code indices (B, h, w), int64; for stacks (B, h, w, R).
+        """The code indices of images.
+
+        Shapes:
+            x: (B, C, H, W) in [0, 1] → (B, h, w) int64; with R codes a position (B, h, w, R).
 
         Raises:
-            ValueError: they are no images in [0, 1].
+            ValueError: ``x`` has another shape, type or range.
         """
         check_images("x", x, shape=_IMAGES)
         return self.quantizer.encode(self._latents(x))
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """Code indices (B, h, w) → images (B, C, H, W), cut to [0, 1].
+        """The images of code indices, clamped to [0, 1].
+
+        Shapes:
+            indices: (B, h, w) or (B, h, w, R) int64 → (B, C, H, W).
 
         Raises:
-            ValueError: the indices are not int64, or one is no code.
+            ValueError: the indices have another type or shape, or one is outside 0…K − 1.
         """
         check_tensor("indices", indices, dtype=torch.int64)
         if indices.numel() == 0:
@@ -115,7 +127,7 @@ class VQVAE(Configured, nn.Module):
         return self._decoded(self.quantizer.decode(indices), "indices", tuple(indices.shape)).clamp(0, 1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The images after the bottleneck, cut to [0, 1] so that they can be shown."""
+        """The images after the bottleneck, (B, C, H, W), clamped to [0, 1]."""
         return self.decode(self.encode(x))
 
     def _latents(self, x: Tensor) -> Tensor:
@@ -128,6 +140,6 @@ class VQVAE(Configured, nn.Module):
     def _decoded(self, z_q: Tensor, argument: str, given: tuple[int, ...] | None = None) -> Tensor:
         try:
             return self.decoder(z_q)  # type: ignore[no-any-return]
-        except ValueError as error:  # it speaks of its own argument, which is not the caller's
+        except ValueError as error:  # its message names its own argument z, which the caller did not pass
             what = f"got shape {given}, which is" if given else "it does not take"
             raise ValueError(f"{argument}: {what} latents {tuple(z_q.shape)}; the decoder: {error}") from error

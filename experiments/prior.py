@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import companion
-from companion.classifier import judge, judged
+from companion.classifier import evaluate_samples, load_classifier
 from companion.priors import Prior, prior_bits
 from experiments.common import Cell, Setup, run
 
@@ -87,14 +87,14 @@ def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
         ),
         **{f"{name}_bits": bits for name, bits in baselines(train, test).items()},
     }
-    classifier = judge(setup.train.name).to(setup.device)
+    classifier = load_classifier(setup.train.name).to(setup.device)
     labels = torch.arange(sizes["samples"]) % classes
     for name, how in SAMPLING.items():
         generator = torch.Generator().manual_seed(cell["seed"])
         codes = prior.sample(len(labels), labels if conditional else None, generator=generator, **how)
         images = torch.cat([tokenizer.decode(some) for some in codes.split(500)])
         wanted = labels.to(setup.device) if conditional else None
-        judgement = judged(classifier, images, wanted, train=setup.train, held_out=setup.test)
+        judgement = evaluate_samples(classifier, images, wanted, train=setup.train, held_out=setup.test)
         numbers |= {f"{name}_shares": judgement.shares.tolist(), f"{name}_classes": judgement.classes}
         numbers |= {f"{name}_frechet": judgement.frechet, f"{name}_frechet_floor": judgement.frechet_floor}
         if conditional:

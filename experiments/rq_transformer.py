@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import companion
 from companion._extras import require
-from companion.classifier import Classifier, judge, judged
+from companion.classifier import Classifier, evaluate_samples, load_classifier
 from companion.priors import Prior, RQTransformer, TransformerPrior, prior_bits
 from companion.priors.base import Steps
 from experiments.common import Cell, Setup, run
@@ -164,7 +164,7 @@ class Published(nn.Module):
 
 def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
     sizes, name = setup.sizes, setup.train.name
-    tokenizer, classifier = companion.pretrained(f"{name}-rqvae"), judge(name).to(setup.device)
+    tokenizer, classifier = companion.pretrained(f"{name}-rqvae"), load_classifier(name).to(setup.device)
     assert isinstance(tokenizer, companion.VQVAE)
     tokenizer.to(setup.device)
     images = setup.train if cell["images"] == "all" else setup.train.subset(sizes["few_images"])
@@ -192,7 +192,7 @@ def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
     sampled_for = time.perf_counter() - started
     generated = torch.cat([tokenizer.decode(part) for part in codes.split(250)])
     classes_wanted = labels.to(setup.device) if with_class else None
-    judgement = judged(classifier, generated, classes_wanted, train=setup.train, held_out=setup.test)
+    judgement = evaluate_samples(classifier, generated, classes_wanted, train=setup.train, held_out=setup.test)
     conditional = {"accuracy": judgement.accuracy} if with_class else {}
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import companion
-from companion.classifier import judge, judged
+from companion.classifier import evaluate_samples, load_classifier
 from companion.likelihoods import Gaussian
 from companion.priors import prior_bits
 from companion.quantizers import EMAVectorQuantizer
@@ -74,11 +74,11 @@ def run_cell(cell: Cell, setup: Setup) -> dict[str, float | list[float]]:
     bits = prior_bits(prior, test.codes, test.labels)
     pixels = math.prod(setup.train.shape)
     pixel_bits = bits_given_codes(model, setup)
-    classifier = judge(setup.train.name).to(setup.device)
+    classifier = load_classifier(setup.train.name).to(setup.device)
     labels = torch.arange(sizes["samples"]) % classes
     codes = prior.sample(len(labels), labels, generator=torch.Generator().manual_seed(cell["seed"]))
     images = torch.cat([model.decode(some) for some in codes.split(500)])
-    samples = judged(classifier, images, labels.to(setup.device), train=setup.train, held_out=setup.test)
+    samples = evaluate_samples(classifier, images, labels.to(setup.device), train=setup.train, held_out=setup.test)
     x, y = setup.test.batch(torch.arange(min(len(setup.test), 2_000)), setup.device)
     rebuilt = torch.cat([model.reconstruct(some) for some in x.split(500)])
     with torch.no_grad():

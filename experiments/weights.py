@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import companion
 from companion.checkpoint import written_whole
-from companion.classifier import Classifier, judge, judged, recognise
+from companion.classifier import Classifier, evaluate_samples, load_classifier, recognise
 from companion.course.session import default_device, machine
 from companion.data import ImageSet, load
 from companion.data.images import chosen
@@ -136,8 +136,8 @@ def vqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
         "distortion": distortion(error, variance),
         "perplexity": usage.perplexity,
         "usage": usage.usage,
-        "accuracy_test": accuracy(judge(test.name), test),
-        "accuracy_reconstructions": accuracy(judge(test.name), test, through=model),
+        "accuracy_test": accuracy(load_classifier(test.name), test),
+        "accuracy_reconstructions": accuracy(load_classifier(test.name), test, through=model),
     }
 
 
@@ -175,8 +175,8 @@ def rqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
         "distortion": by_depth[-1],
         "distortion_by_depth": by_depth,
         "perplexity_by_depth": [usage.perplexity for usage in usages],
-        "accuracy_test": accuracy(judge(test.name), test),
-        "accuracy_reconstructions": accuracy(judge(test.name), test, through=model),
+        "accuracy_test": accuracy(load_classifier(test.name), test),
+        "accuracy_reconstructions": accuracy(load_classifier(test.name), test, through=model),
     }
 
 
@@ -206,13 +206,13 @@ def prior_scores(
     model: Prior, train: ImageSet, test: ImageSet, settings: Settings, *, samples: int = SAMPLES
 ) -> dict[str, Any]:
     """What the classifier makes of samples of every class at temperature 1, nothing cut off; and held-out bits."""
-    tokenizer, eyes = shipped_tokenizer(test, settings), judge(test.name)
+    tokenizer, eyes = shipped_tokenizer(test, settings), load_classifier(test.name)
     companion.check_identity(tokenizer, model)
     held_out = companion.tokenize(tokenizer, test)
     labels = torch.arange(samples) % model.num_classes
     codes = model.sample(samples, labels, generator=torch.Generator().manual_seed(0))
     images = torch.cat([tokenizer.decode(part) for part in codes.split(500)])
-    judgement = judged(eyes, images, labels, train=train, held_out=test)
+    judgement = evaluate_samples(eyes, images, labels, train=train, held_out=test)
     ceiling = accuracy(eyes, test, through=tokenizer)
     some, _ = test.batch(chosen(len(test), samples, 0, test.name))
     rebuilt = frechet_distance(*(recognise(eyes, x).features for x in (tokenizer.reconstruct(some), some)))

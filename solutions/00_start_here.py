@@ -27,7 +27,8 @@ session = begin("00_start_here")
 # %% [markdown]
 # The table above opens every chapter. A **profile** sets the sizes: `quick` (small data, for a laptop without a GPU),
 # `full` (the real data sets, for a GPU) and `smoke` (a few images and steps: it shows that everything runs, and its
-# numbers mean nothing). The environment variable `COMPANION_PROFILE` overrides the choice.
+# numbers mean nothing). The environment variable `COMPANION_PROFILE` overrides the choice. The
+# [glossary](../chapters/glossary.md) has every term of the course, with its symbol and its shape.
 #
 # ## The data
 # `quick` needs no download. Its images, the *glyphs*, are digits from free fonts, turned, sheared, scaled and shifted at

@@ -484,7 +484,7 @@ print(f"squared error of the mean image, for a test image: {unexplained:.1f}")
 # %% [markdown]
 # ### One pixel, four likelihoods
 # Which one suits these images? Take the pixel that is least often plain black or white, and fit each likelihood to the 256 counts of its values (300
-# steps of gradient descent), once for all training images and once for 250 of them. Judge by bits: the mean of −log₂ p over the *test* images' values
+# steps of gradient descent), once for all training images and once for 250 of them. Compare by bits: the mean of −log₂ p over the *test* images' values
 # of that pixel.
 
 # %%
@@ -931,9 +931,9 @@ importance_weighted_bound = check(importance_weighted_bound)
 
 # %%
 binned = Gaussian(vae_16.likelihood.scale.item(), binned=True)
-judged = companion.VAE(vae_16.encoder, vae_16.decoder, binned).to(device).eval()
+vae_binned = companion.VAE(vae_16.encoder, vae_16.decoder, binned).to(device).eval()
 generator = torch.Generator(device).manual_seed(session.seed)
-log_w = judged.log_weights(x_test[:200], 100, generator=generator)  # (100, images)
+log_w = vae_binned.log_weights(x_test[:200], 100, generator=generator)  # (100, images)
 bound = {}
 for s in (1, 10, 100):
     groups = log_w.reshape(-1, s, log_w.shape[1]).transpose(0, 1).flatten(1)

@@ -848,7 +848,7 @@ def train_model(model: PatchModel, seed: int, notes: tuple[int, ...] = (), label
 
 
 @torch.no_grad()
-def judge(model: PatchModel) -> tuple[float, Tensor]:
+def evaluate(model: PatchModel) -> tuple[float, Tensor]:
     """Distortion of the test images, and how often each code was chosen on them."""
     output = model(x_test)
     counts = torch.bincount(output.indices.flatten(), minlength=settings.num_codes)
@@ -858,7 +858,7 @@ def judge(model: PatchModel) -> tuple[float, Tensor]:
 model = new_model()
 notes = (0, settings.steps // 20, settings.steps // 4)
 losses, noted = train_model(model, session.seed, notes)
-test_distortion, usage = judge(model)
+test_distortion, usage = evaluate(model)
 print(f"{(usage > 0).sum()} of {settings.num_codes} codes are used on the test images")
 session.expect("distortion", test_distortion)
 
@@ -956,7 +956,7 @@ for _ in tqdm(range(25), unit="step"):
 by_k_means = mse(atoms[nearest_code(test_patches, atoms)], test_patches).item() / variance
 roomy = new_model(dim=8)
 train_model(roomy, session.seed, label="D = 8")
-with_eight, _ = judge(roomy)
+with_eight, _ = evaluate(roomy)
 print(f"k-means {by_k_means:.3f}   D = 2: {test_distortion:.3f}   D = 8: {with_eight:.3f}")
 session.expect("distortion_k_means", by_k_means)
 session.expect("distortion_8", with_eight)
@@ -1147,7 +1147,7 @@ plots.show(
 
 # %% [markdown]
 # ### Side by side
-# The same encoder, decoder, number of codes, steps and learning rate, and several seeds each; the test images are judged with whole codes throughout.
+# The same encoder, decoder, number of codes, steps and learning rate, and several seeds each; the test images always go through whole codes.
 
 # %%
 ways = {
@@ -1165,7 +1165,7 @@ for name, (quantizer_class, options) in ways.items():
     for seed in range(session.seed + 1, session.seed + 1 + settings.seeds):
         trained = new_model(quantizer_class, seed, **options)
         train_model(trained, seed, label=f"{name}, seed {seed}")
-        outcome[name].append(judge(trained))
+        outcome[name].append(evaluate(trained))
 
 # %%
 for name, runs in outcome.items():
@@ -1363,7 +1363,7 @@ print(
     "of",
     len(start),
 )
-late_distortion, late_usage = judge(late)
+late_distortion, late_usage = evaluate(late)
 one_grey = distortion(mse(x_train.mean().expand_as(x_test), x_test).item(), variance)
 print(f"test distortion {late_distortion:.2f}, of one grey value {one_grey:.2f};", end=" ")
 print(f"codes used on the test images: {int((late_usage > 0).sum())}")
@@ -1412,7 +1412,7 @@ spread = new_model()
 with torch.no_grad():
     spread.quantizer.codebook.mul_(10)
 train_model(spread, session.seed, label="codes too far out")
-far_distortion, far_usage = judge(spread)
+far_distortion, far_usage = evaluate(spread)
 for name, value, counts in (
     ("as above", test_distortion, usage),
     ("ten times too far out", far_distortion, far_usage),

@@ -9,7 +9,7 @@
 # and readable.](../chapters/pictures/07_transformer_prior.png)
 #
 # **Afterwards you can** write a causal transformer and prove that it cannot see ahead, train it by teacher forcing, say what its loss means in bits and what
-# it has to beat, draw from it by temperature, top-k and top-p, steer it by class, and judge what it draws: is it readable, is it varied, is it copied?
+# it has to beat, draw from it by temperature, top-k and top-p, steer it by class, and evaluate what it draws: is it readable, is it varied, is it copied?
 #
 # **Needed:** [chapter 04](04_vq_vae.ipynb) (codes, bits per image, the bridge), [chapter 05](05_ema_codebooks.ipynb) (the codebook used here); from [chapter
 # 02](02_vae.ipynb) the masked convolution and the discrete likelihood. **Time:** about two and a half hours of yours; the computer's is in the table below.
@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import companion
 from companion import plots
-from companion.classifier import judge, judged
+from companion.classifier import evaluate_samples, load_classifier
 from companion.course import begin, check, explorers
 from companion.course.results import measured_claims, results
 from companion.likelihoods import Gaussian
@@ -827,8 +827,8 @@ plots.show(
 
 # %% [markdown]
 # ## How good are they?
-# Looking at sixty images is a beginning. To *measure*, the course ships a judge: a small classifier, trained on real images, which says what it sees, and
-# whose features tell how two sets of images differ. First the judge itself is judged. On test images it makes some mistakes; on *reconstructions* it makes
+# Looking at sixty images is a beginning. To *measure*, the course ships a small classifier, trained on real images. It says which digit it sees, and
+# its features tell how two sets of images differ. First we measure the classifier itself. On test images it makes some mistakes; on *reconstructions* it makes
 # more, and no sample can be expected to do better than those: that is the **ceiling**.
 #
 # * **accuracy**: the share recognised as the class that was asked for. Is it readable?
@@ -837,7 +837,7 @@ plots.show(
 #   (measured below), and needs a **floor**: what as many *training* images reach.
 
 # %%
-classifier = judge(settings.data).to(device)
+classifier = load_classifier(settings.data).to(device)
 n = settings.samples
 always = torch.Generator().manual_seed(0)  # the same images whatever the seed
 who = torch.randperm(len(test), generator=always)[:n].to(device)
@@ -846,8 +846,8 @@ asked = torch.arange(n, device=device) % C
 drawn = tokenizer.decode(shipped.sample(n, asked.cpu(), generator=seeded(3)))
 undirected = tokenizer.decode(shipped.sample(n, generator=seeded(4)))
 quick_images = tokenizer.decode(sample(prior, n, asked, generator=seeded(5)))
-judgements = {
-    name: judged(classifier, images, labels, train=train, held_out=test)
+qualities = {
+    name: evaluate_samples(classifier, images, labels, train=train, held_out=test)
     for name, images, labels in (
         ("test images", real, real_labels),
         ("reconstructions (the ceiling)", tokenizer.reconstruct(real), real_labels),
@@ -857,27 +857,27 @@ judgements = {
     )
 }
 print(f"{'':<32} accuracy  classes  Fréchet")
-for name, judgement in judgements.items():
-    accuracy = f"{judgement.accuracy:8.3f}" if judgement.accuracy >= 0 else f"{'–':>8}"
-    print(f"{name:<32} {accuracy} {judgement.classes:8.2f}", end=" ")
-    print(f"{judgement.frechet:8.2f}")
-ceiling = judgements["reconstructions (the ceiling)"].accuracy
-print(f"{'floor: training images':<32} {'':>17} {judgement.frechet_floor:8.2f}")
+for name, quality in qualities.items():
+    accuracy = f"{quality.accuracy:8.3f}" if quality.accuracy >= 0 else f"{'–':>8}"
+    print(f"{name:<32} {accuracy} {quality.classes:8.2f}", end=" ")
+    print(f"{quality.frechet:8.2f}")
+ceiling = qualities["reconstructions (the ceiling)"].accuracy
+print(f"{'floor: training images':<32} {'':>17} {quality.frechet_floor:8.2f}")
 made = about["scores"]  # measured once, when the weights were made
 print(f"shipped prior, when it was made, on {made['samples']:,} samples by class:", end=" ")
 print(f"accuracy {made['accuracy_samples']:.3f}, ceiling", end=" ")
 print(f"{made['accuracy_reconstructions']:.3f}, ratio {made['ratio']:.3f}")
 
 # %%
-by_class = judgements["shipped prior, by class"]
-by_hand = judgements["this chapter's prior, by class"]
+by_class = qualities["shipped prior, by class"]
+by_hand = qualities["this chapter's prior, by class"]
 session.expect("accuracy", by_class.accuracy)
-session.expect("classes_no_class", judgements["shipped prior, no class"].classes)
+session.expect("classes_no_class", qualities["shipped prior, no class"].classes)
 session.expect("accuracy_quick", by_hand.accuracy)
 
 # %% [markdown]
 # Two things to be careful about, both of profile quick, whose test glyphs are drawn in fonts that no training glyph has. The *ceiling* is measured on test
-# fonts, and samples are in the training fonts, which the judge knows better: so they may be recognised a little more often than reconstructions are. And the
+# fonts, and samples are in the training fonts, which the classifier knows better: so they may be recognised a little more often than reconstructions are. And the
 # *floor* is the distance between two sets of fonts: it need not lie below that of samples. Neither says that samples are better than images. What they say:
 # *by class* there is nothing left to gain in readability for the shipped prior, and its features differ from those of held-out images no more than training
 # images do. *Without a class* it is another matter: the distance is twice the floor, and the sheet above shows why. Many of its digits are half one class and
@@ -898,11 +898,11 @@ left.set(
     xlabel="class asked for", ylabel="recognised as it", ylim=(0, 1.1),
     title="By class: how many are recognised",
 )  # fmt: skip
-shares = judgements["shipped prior, no class"].shares
+shares = qualities["shipped prior, no class"].shares
 right_ax.bar(range(C), shares.numpy(), color=plots.COLOURS["validation"])
 right_ax.axhline(1 / C, color=plots.COLOURS["reference"], linestyle="--")
 right_ax.set(
-    xlabel="class seen by the judge", ylabel="share",
+    xlabel="class seen by the classifier", ylabel="share",
     title="No class given: what is drawn",
 )  # fmt: skip
 for ax in (left, right_ax):
@@ -980,7 +980,7 @@ plots.show(
 # and test images, which nobody can have copied. These are new images, of the kind that was learnt.
 #
 # ## What loses classes?
-# Back to the prediction. First with the shipped prior, which is a conditional and an unconditional one at once. The judge is *unsure* of an image where it
+# Back to the prediction. First with the shipped prior, which is a conditional and an unconditional one at once. The classifier is *unsure* of an image where it
 # gives its own answer less than 0.9:
 
 # %%
@@ -1067,7 +1067,7 @@ for ax, (how, title) in zip(
             label="one <sos>" if sos == "one" else "a <sos> a class",
         )  # fmt: skip
     ax.axhline(1 / C, color=plots.COLOURS["reference"], linestyle="--")
-    ax.set(xlabel="class seen by the judge", title=title)
+    ax.set(xlabel="class seen by the classifier", title=title)
     ax.set_xticks(range(C), train.classes)
 axes[0].set_ylabel("share")
 axes[0].legend()
@@ -1090,7 +1090,7 @@ plots.show(
 # With a start for each class the count is ten in both columns. That is no merit of the prior: *you* asked for each class equally often. But such a start
 # does more than even out. With one start the Fréchet distance is more than twice as large, at both temperatures, and that is decided. The uneven shares
 # explain little of it: rebuilt training images with such shares come to a distance that is larger by 0.5, not by 2.6 or 3.5. The shipped prior shows what
-# does. Without a class the judge is unsure of a fifth of its images at temperature 1 and of a third at temperature 2 with k = 8; with a class, of one in
+# does. Without a class the classifier is unsure of a fifth of its images at temperature 1 and of a third at temperature 2 with k = 8; with a class, of one in
 # fifty and one in twenty-five. Look at the sheet without a class above: what comes out broken is mostly *between* classes, an 8 that goes on as a 3. A
 # likely reason: the first rows of a table fit several digits, the model has to keep track of which one it is drawing, and a start that names it does that
 # for it. So the report is right that a start for each class gives better samples. That it brings back classes which were missing is not what is seen here.
@@ -1127,7 +1127,7 @@ for how, label in (("t1", "temperature 1"), ("t2_k8", "temperature 2, k = 8")):
 # %%
 @torch.no_grad()
 def looked_at(images: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, C, H, W) -> what the judge sees (n,), and its features (n, F)."""
+    """(n, C, H, W) -> the class that the classifier sees (n,), and its features (n, F)."""
     outputs = [classifier(part) for part in images.split(500)]
     seen = torch.cat([out.logits.argmax(1) for out in outputs])
     return seen, torch.cat([out.features for out in outputs])
@@ -1221,7 +1221,7 @@ plots.show(
 # Temperature below 1, small k and small p buy the same thing at about the same price: samples nearer to the class's plain form. Readability is at its
 # ceiling long before that, so on these codes there is nothing to buy. Above temperature 1 variety becomes error, first slowly, then fast. And the Fréchet
 # distance? From temperature 0.3 to 1.2 it is nearly flat, and k = 1, where each class has one picture, still lies below the floor of real training images.
-# The judge's features are made to tell classes apart: what varies within a class is what they have learnt to ignore. So this distance finds broken digits and
+# The classifier's features are made to tell classes apart: what varies within a class is what they have learnt to ignore. So this distance finds broken digits and
 # missing classes, and is no measure of variety; that is why the spread stands beside it.
 #
 # And *with a class given* the report's temperature 2 with 8 codes is no disaster: the cut undoes most of what the heat did, and what is left is about what a
@@ -1786,7 +1786,7 @@ plots.show(
 # * Inputs are targets moved by one, behind a start that is no code. The causal mask is all that keeps the model from reading the answers.
 # * A loss means something beside what counting reaches: uniform, unigram, by position, bigram. In bits per image it is a file size, and with log p(x|z_q) a
 #   bound on log p(x).
-# * Temperature, then top-k, then top-p. They trade varied for readable; judge both, beside a ceiling and a floor, and look for copies. A Fréchet distance on
+# * Temperature, then top-k, then top-p. They trade varied for readable; measure both, beside a ceiling and a floor, and look for copies. A Fréchet distance on
 #   a classifier's features does not see that the samples of a class are all alike.
 # * A start for each class steers; guidance steers harder.
 #

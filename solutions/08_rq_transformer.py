@@ -9,7 +9,7 @@
 # same; a last row shows, three times as strong, where the second code changed the picture: along the strokes.](../chapters/pictures/08_rq_transformer.png)
 #
 # **Afterwards you can** write down and count what the two transformers do, build the RQ-Transformer, train it, draw from it with as few passes as it needs,
-# judge what comes out, and find an off-by-one that a published implementation has and that no loss curve shows.
+# evaluate what comes out, and find an off-by-one that a published implementation has and that no loss curve shows.
 #
 # **Needed:** [chapter 06](06_residual_quantisation.ipynb) (stacks of codes) and [chapter 07](07_transformer_prior.ipynb) (transformers as priors: `<sos>`,
 # teacher forcing, causal masks, sampling).
@@ -27,7 +27,7 @@ from torch.nn import functional
 
 import companion
 from companion import plots
-from companion.classifier import judge, judged
+from companion.classifier import evaluate_samples, load_classifier
 from companion.course import begin, check, explorers
 from companion.course.results import measured_claims, results
 from companion.pretrained import scores
@@ -612,12 +612,12 @@ plots.show(
 
 # %% [markdown]
 # `rq.sample` of the companion does the same with key/value caches (chapter 07), one for the spatial transformer, and a short one for the depth transformer that
-# is emptied at each position. How good are such samples? The judge is the classifier that comes with the course, and it is measured first: on real test
+# is emptied at each position. How good are such samples? We ask the classifier that comes with the course, and measure the classifier first: on real test
 # images, and on reconstructions, which are the **ceiling**, since no sample can be expected to be recognised better than a real image that went through the same
 # codes.
 
 # %%
-judge_of = judge(settings.data).to(device)
+classifier = load_classifier(settings.data).to(device)
 x_test, y_test = test.batch(torch.arange(len(test)))
 
 
@@ -633,7 +633,7 @@ def decoded(table: Tensor, depth: int | None = None) -> Tensor:
 
 def recognised(images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
-        seen = torch.cat([judge_of(part).logits.argmax(1) for part in images.split(500)])
+        seen = torch.cat([classifier(part).logits.argmax(1) for part in images.split(500)])
     return (seen == labels).double().mean().item()
 
 
@@ -686,15 +686,17 @@ plots.show(
 )
 
 # %% [markdown]
-# Judged on many of them, at temperature 1 and with nothing cut off:
+# Many of them, evaluated at temperature 1 and with nothing cut off:
 
 # %%
 drawn = drawn_by(prior)  # (n, h, w, R)
 conditional = decoded(drawn)
 unconditional = decoded(drawn_by(prior, None))
 verdicts = {
-    "asked for": judged(judge_of, conditional, asked, train=train, held_out=test),
-    "not asked": judged(judge_of, unconditional, train=train, held_out=test),
+    "asked for": evaluate_samples(
+        classifier, conditional, asked, train=train, held_out=test
+    ),
+    "not asked": evaluate_samples(classifier, unconditional, train=train, held_out=test),
 }
 accuracy = verdicts["asked for"].accuracy
 print(f"recognised as the class asked for: {accuracy:.3f}", end=", ")
@@ -731,7 +733,7 @@ plots.show(
 
 # %% [markdown]
 # In profile quick the samples that were asked for a class are recognised *as often as reconstructions of real images*: at this size the ceiling is reached, and this
-# judge has nothing more to say. The other numbers say more. The Fréchet distance is below that between real training and held-out images. That does not make the
+# classifier has nothing more to say. The other numbers say more. The Fréchet distance is below that between real training and held-out images. That does not make the
 # samples more real than real ones: test glyphs are of fonts that no training glyph has, the samples are of the training fonts' kind, and the likelier reading
 # of the smaller number is that they mix them. The distance to the nearest training image is somewhat below that of held-out images, for the same reason. A copy
 # that went through the tokenizer would lie at about 0.02, its distortion; the mean of 0.14 says that copies are not the rule. When no class is asked for, the
@@ -989,7 +991,7 @@ print(f"shifted {recognised(wrong, forty):.2f} (of 40)")
 # class, and sees the upper two thirds of a digit, knows much about the rest. Nothing raises an error, nothing looks broken. That is the danger of it.
 #
 # **What spoilt the report's samples**, then: too few images, too little training, or the slip? Each suspect by itself, three seeds, the same codes of glyphs, and
-# the published package at the same width. It knows no classes, so it is compared with priors that know none either, by the share of samples of which the judge is
+# the published package at the same width. It knows no classes, so it is compared with priors that know none either, by the share of samples of which the classifier is
 # *sure* (at least 0.9 for some class, whichever) and by the Fréchet distance.
 
 # %%
@@ -1010,7 +1012,7 @@ for name, (kind, images) in suspects.items():
     if "accuracy" in next(r for r in runs.rows if where.items() <= r.items()):
         asked_for = f"   recognised as asked {runs.mean('accuracy', **where):.3f}"
     print(
-        f"{name:<25} bits {mean['bits']:6.1f}   judge sure of {mean['confident']:.2f}   "
+        f"{name:<25} bits {mean['bits']:6.1f}   sure of {mean['confident']:.2f}   "
         f"Fréchet {mean['frechet']:5.1f}{asked_for}"
     )
 none = suspects["RQ-Transformer"]
@@ -1023,7 +1025,7 @@ for name in (
     "the published package",
     "the package, code 0 kept",
 ):
-    compare(f"judge sure of: {name}", "confident", suspects[name], free)
+    compare(f"sure of: {name}", "confident", suspects[name], free)
 
 # %% [markdown]
 # Told the class, on glyphs and at this size, one suspect counts: **training time**. After 100 steps in place of 500 one sample in seven is recognised, little more
@@ -1031,7 +1033,7 @@ for name in (
 # a hundred: less than the five that were to count. This is what too little training *can* do. Whether the report had too little it does not say: 200 epochs of
 # 2,000 images are 25 times as many as our 500 steps see, for a model 200 times as large.
 #
-# *Untold*, on the same glyphs, the slip shows. The judge is sure of fewer samples, and they are further from real images: a prior that does not know what it is
+# *Untold*, on the same glyphs, the slip shows. The classifier is sure of fewer samples, and they are further from real images: a prior that does not know what it is
 # drawing has to see what it has drawn, and the slip hides the newest rows. The report's prior knew no classes. And the package comes out worse than our slipped
 # model, so that the slip is not all: it has one table of embeddings for all depths (so that its spatial transformer cannot tell (1, 2) from (2, 1), though this
 # tokenizer's decoder can), its depth transformer reads each code alone, not the sums, it starts from other values, and there is code 0, of which more below. These

@@ -68,7 +68,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 BOOK = """\
-# A comment that stays.
+# A comment of the author.
 [book]
 title = "A tiny course"
 authors = ["someone"]
@@ -83,15 +83,17 @@ status = "ready"
 quick = { data = "glyphs", train_images = 60, test_images = 40, epochs = 2 }
 full = { data = "mnist", train_images = 60000, test_images = 10000, epochs = 3 }
 smoke = { data = "glyphs", train_images = 20, test_images = 10, epochs = 1 }
+"""
 
-[measured.00_tiny.quick.cpu]
+MEASURED = """\
+[00_tiny.quick.cpu]
 minutes = 2.2
 memory_mb = 700
 runs = 5
 machine = "2 CPU cores"
 versions = { torch = "2.15.0" }
 
-[measured.00_tiny.quick.bands]
+[00_tiny.quick.bands]
 test_mse = [0.9, 1.1]
 """
 
@@ -100,6 +102,7 @@ test_mse = [0.9, 1.1]
 def book(tmp_path: Path) -> Book:
     """The manifest of a course with one chapter, ``00_tiny``, which has no source yet."""
     (tmp_path / "book.toml").write_text(BOOK, encoding="utf-8")
+    (tmp_path / "measured.toml").write_text(MEASURED, encoding="utf-8")
     (tmp_path / "README.md").write_text(f"before\n{START}\n{END}\nafter\n", encoding="utf-8")
     (tmp_path / "solutions").mkdir()
     return read_book(tmp_path)

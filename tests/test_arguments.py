@@ -28,6 +28,7 @@ from companion._arguments import (
     check_number,
     check_place,
     check_rebuilt,
+    check_same_device,
     check_same_shape,
     check_size,
     check_sizes,
@@ -234,6 +235,11 @@ def test_shapes_that_would_be_broadcast_are_refused() -> None:
     assert (x[:, :1] - x).shape == x.shape  # the proof: torch says nothing
 
 
+def test_an_error_names_no_address_in_memory() -> None:
+    assert refusal(check_whole, object()) == "argument: got an object, want a whole number of at least 1"
+    assert " at 0x" in repr(object())  # what would be shown
+
+
 def test_another_type_than_the_models_is_told_the_way_out_unless_autocast_takes_care() -> None:
     weight, x = torch.rand(2).bfloat16(), torch.rand(2)
     check_fits("x", x.bfloat16(), weight)
@@ -253,6 +259,9 @@ def test_the_way_out_is_the_right_one() -> None:
     meta = torch.zeros(2, device="meta")
     with pytest.raises(ValueError, match="x_hat: got a tensor on cpu, want it where x is, on meta"):
         check_same_shape("x_hat", torch.zeros(2), "x", meta)
+    with pytest.raises(ValueError, match="labels: got a tensor on cpu, want it where images is, on meta"):
+        check_same_device("labels", torch.zeros(2), "images", meta)
+    check_same_device("labels", torch.zeros(2), "images", torch.zeros(3))
     assert "got an int64 tensor of shape (2,)" in refusal(check_whole, torch.ones(2, dtype=torch.int64))
 
 

@@ -67,7 +67,7 @@ def test_other_shapes_and_factors_are_refused_by_name():
 
 
 def test_a_residual_block_leaves_its_input_unchanged():
-    """Trap 13. With an in-place ReLU the block changes x, and the skip path adds the changed one."""
+    """With an in-place ReLU the block changes x, and the skip connection adds the changed one."""
 
     class InPlace(ResidualBlock):
         def __init__(self, channels):

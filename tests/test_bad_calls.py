@@ -233,8 +233,8 @@ def train_step_call() -> Good:
     return training.train_step, {"model": model, "optimizer": optimizer, "x": images()}
 
 
-def judged_call() -> Good:
-    return classifier.judged, {
+def evaluation_call() -> Good:
+    return classifier.evaluate_samples, {
         "classifier": Classifier(1, 3, width=2), "images": images(4), "labels": labels(4), "train": small_set(),
         "held_out": small_set(), "batch_size": 2,
     }  # fmt: skip
@@ -301,12 +301,12 @@ GOOD: dict[str, Callable[[], Good]] = {
     "checkpoint.load": lambda: (companion.load, {"path": written("encoder"), "model": encoder()}),
     "Classifier": lambda: (Classifier, {"in_channels": 1, "num_classes": 3, "width": 2, "dropout": 0.1}),
     "Classifier.forward": lambda: (Classifier(width=2), {"x": images()}),
-    "classifier.judge": lambda: (classifier.judge, {"data": "glyphs"}),
+    "classifier.load_classifier": lambda: (classifier.load_classifier, {"data": "glyphs"}),
     "classifier.recognise": lambda: (
         classifier.recognise,
         {"classifier": Classifier(width=2), "images": images(), "batch_size": 1},
     ),
-    "classifier.judged": judged_call,
+    "classifier.evaluate_samples": evaluation_call,
     "codes.identity": lambda: (codes.identity, {"tokenizer": tokenizer()}),
     "codes.check_identity": lambda: (codes.check_identity, {"tokenizer": named(), "codes_or_prior": named_codes()}),
     "codes.tokenize": lambda: (
@@ -352,7 +352,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     "metrics.bits_per_image": lambda: (metrics.bits_per_image, {"indices": tables(), "num_codes": 5}),
     "metrics.perplexity": lambda: (metrics.perplexity, {"counts": torch.tensor([1.0, 0.0, 2.0])}),
     "metrics.frechet_distance": lambda: (metrics.frechet_distance, {"a": vectors(6), "b": vectors(5)}),
-    "metrics.nearest_distances": lambda: (metrics.nearest_distances, {"images": images(), "training": images(5)}),
+    "classifier.nearest_distances": lambda: (classifier.nearest_distances, {"images": images(), "training": images(5)}),
     "Picture": lambda: (plots.Picture, {"png": b"", "alt": "a line", "width": 9}),
     "plots.show": lambda: (plots.show, {"fig": plots.figure()[0], "alt": "nothing yet"}),
     "plots.to_png": lambda: (plots.to_png, {"fig": plots.figure(1, 1)[0], "dpi": 20}),
@@ -530,8 +530,8 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AutoencoderOutput", "ClassifierOutput", "History", "Judgement", "PriorOutput", "Quantized",
-        "ProjectedQuantized", "ResidualQuantized", "VAEOutput", "VQVAEOutput",
+        "AutoencoderOutput", "ClassifierOutput", "History", "PriorOutput", "Quantized",
+        "ProjectedQuantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -699,8 +699,8 @@ RIGHT_THERE: dict[str, set[str]] = {
     "plots.class_scatter.classes": {"text"},
     "metrics.nominal_bits.num_codes": {"huge", "vast"},
     # bytes are images as an ImageSet holds them
-    "metrics.nearest_distances.images": {"uint8"},
-    "metrics.nearest_distances.training": {"uint8"},
+    "classifier.nearest_distances.images": {"uint8"},
+    "classifier.nearest_distances.training": {"uint8"},
     # counts are often whole
     "metrics.perplexity.counts": {"int64"},
     # an impossible image has infinite bits, and a sample may weigh nothing
@@ -910,16 +910,18 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a batch drawn as one": ("image", lambda: plots.draw_image(axes(), images())),
     "one image in rows": ("rows", lambda: plots.image_rows({"x": images()[0]})),
     "a thousand images in a row": ("columns", lambda: plots.image_rows({"x": images(1000, size=1)}, columns=1000)),
-    "0 … 255 among the nearest": ("images", lambda: metrics.nearest_distances(images() * 255, images())),
-    "no training image": ("training", lambda: metrics.nearest_distances(images(), images()[:0])),
-    "training images of another size": ("training", lambda: metrics.nearest_distances(images(), images(size=4))),
-    "one image judged": (
+    "0 … 255 among the nearest": ("images", lambda: classifier.nearest_distances(images() * 255, images())),
+    "no training image": ("training", lambda: classifier.nearest_distances(images(), images()[:0])),
+    "training images of another size": ("training", lambda: classifier.nearest_distances(images(), images(size=4))),
+    "one image evaluated": (
         "images",
-        lambda: classifier.judged(Classifier(1, 3, width=2), images(1), train=small_set(), held_out=small_set()),
+        lambda: classifier.evaluate_samples(
+            Classifier(1, 3, width=2), images(1), train=small_set(), held_out=small_set()
+        ),
     ),
     "a label that is no class": (
         "labels",
-        lambda: classifier.judged(
+        lambda: classifier.evaluate_samples(
             Classifier(1, 3, width=2), images(4), torch.full((4,), 3), train=small_set(), held_out=small_set()
         ),
     ),
@@ -983,7 +985,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "bits of codes without numbers": ("indices", lambda: metrics.bits_per_image(tables().to("meta"), 5)),
     "counts without numbers": ("counts", lambda: metrics.perplexity(torch.ones(3, device="meta"))),
     "a distance to nothing": ("b", lambda: metrics.frechet_distance(vectors(5), vectors(5).to("meta"))),
-    "nearest to nothing": ("training", lambda: metrics.nearest_distances(images(), images().to("meta"))),
+    "nearest to nothing": ("training", lambda: classifier.nearest_distances(images(), images().to("meta"))),
     "images on another device than parameters": (
         "x",
         lambda: likelihoods.Gaussian().log_prob(params(1), images().to("meta")),
@@ -1147,8 +1149,8 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
         "images",
         lambda: data.ImageSet("some", "train", images(), labels(2), ("a", "b", "c")),
     ),
-    "weights that are not there": ("name", lambda: companion.pretrained("mnist-judge")),
-    "a judge that is not there": ("data", lambda: classifier.judge("cifar10")),
+    "weights that are not there": ("name", lambda: companion.pretrained("mnist-oracle")),
+    "a classifier that is not there": ("data", lambda: classifier.load_classifier("cifar10")),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import command, measure, report
 from benchmarks.cases import COMPARISONS
-from benchmarks.codes import OFFSETS, Verdict, check_codes, demand_right, encoded_by, inputs, judge
+from benchmarks.codes import OFFSETS, Verdict, check_codes, compare, demand_right, encoded_by, inputs
 from benchmarks.comparison import Work, Wrong
 from benchmarks.measure import MIB, extra_peak_alone, interleaved
 from benchmarks.priors import (
@@ -76,15 +76,15 @@ def test_a_tie_is_what_one_rounding_leaves_open_and_nothing_more() -> None:
     for excess, expected in ((0.9 * allowed, Verdict(1, 0, 1)), (1.1 * allowed, Verdict(1, 1, 0))):
         z = torch.zeros(1, 64)
         z[0, 0] = -excess / 4  # ‖z − e₀‖² − ‖z − e₁‖² = −4 z·e₀
-        assert judge(torch.tensor([0]), z, codebook) == expected
-        assert judge(torch.tensor([1]), z, codebook) == Verdict(1, 0, 0)
+        assert compare(torch.tensor([0]), z, codebook) == expected
+        assert compare(torch.tensor([1]), z, codebook) == Verdict(1, 0, 0)
 
 
-def test_every_code_of_every_part_is_judged() -> None:
+def test_every_code_of_every_part_is_compared() -> None:
     z, codebook = inputs(16, 0, CPU, vectors=1025)  # two parts of 512 and one vector
     right = torch.cdist(z.double(), codebook.double()).argmin(1)
-    assert judge(right, z, codebook) == Verdict(1025, 0, 0)
-    assert judge((right + 1) % 16, z, codebook) == Verdict(1025, 1025, 0)
+    assert compare(right, z, codebook) == Verdict(1025, 0, 0)
+    assert compare((right + 1) % 16, z, codebook) == Verdict(1025, 1025, 0)
 
 
 def test_a_wrong_code_ends_the_command_and_leaves_the_tables(

@@ -374,9 +374,9 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"model: 0._extra_state in its state is no tensor"):
         save(nn.Sequential(Extra(2, 2)), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="path: got a int, want a string or a path"):
+    with pytest.raises(ValueError, match="path: got 3, want a string or a path"):
         save(Part(5), 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="model: got a OrderedDict, want a module"):
+    with pytest.raises(ValueError, match="model: got an OrderedDict, want a module"):
         save(Part(5).state_dict(), tmp_path / "model.safetensors")  # type: ignore[arg-type]
     part = Part(5)
     nn.init.constant_(part.linear.weight, torch.nan)
@@ -444,7 +444,7 @@ def test_a_folder_or_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> Non
         os.mkfifo(tmp_path / "pipe.safetensors")
         with pytest.raises(ValueError, match=r"path: .*pipe.safetensors is no regular file, want a file"):
             load(tmp_path / "pipe.safetensors")
-    with pytest.raises(ValueError, match="path: got a list, want a string or a path"):
+    with pytest.raises(ValueError, match=r"path: got \[1\], want a string or a path"):
         load([1])  # type: ignore[call-overload]
 
 
@@ -725,7 +725,7 @@ def test_the_config_is_that_of_the_model_as_it_is_now(tmp_path: Path) -> None:
     moved.first.scale = 1.0
     assert (moved.config["first"]["config"]["scale"], model.first.config["scale"]) == (1, 9)
     model.first.scale = torch.ones(())  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="scale: got a Tensor, want a number"):
+    with pytest.raises(ValueError, match=r"scale: got a float32 tensor of shape .*, want a number"):
         save(model, tmp_path / "m.safetensors")
 
 
@@ -772,7 +772,7 @@ def test_the_librarys_models_are_saved_as_they_are_and_not_as_they_were_built(tm
 
 @pytest.mark.parametrize("value", [torch.zeros(2), lambda: 0, {"a": 1}, [1, {2}], object()])
 def test_an_argument_that_json_cannot_hold_is_named(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^scale: got a \w+, want a number, string"):
+    with pytest.raises(ValueError, match=r"^scale: got .+, want a number, string"):
         Part(2, scale=value)  # type: ignore[arg-type]
 
 
@@ -785,7 +785,8 @@ def test_an_argument_that_json_cannot_hold_is_named(value: object) -> None:
         (lambda: companion.Autoencoder(companion.Encoder, companion.Decoder(2)), "encoder: got .* want a torch.nn.Mod"),
         (lambda: companion.Encoder({"latent_dim": 2}), "latent_dim: got .* want a whole number"),
         (lambda: companion.ResidualQuantizer([object()], depth=2), "quantizers: got an? object, want a number, string"),
-        (lambda: Part({"width": 2}), "width: got a dict, want a number, string"),  # torch says: empty() received …
+        # torch says: empty() received …
+        (lambda: Part({"width": 2}), "width: got {'width': 2}, want a number, string"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_by_the_check_of_its_argument_where_there_is_one(make, says) -> None:

@@ -82,7 +82,7 @@ def some(codes=((0, 7), (3, 1)), labels=(0, 5), num_codes=8, tokenizer="a"):
         ({"num_codes": 0}, "num_codes: got 0, want a whole number from 1"),
         ({"num_codes": 8.0}, "num_codes: got 8.0, want a whole number"),
         ({"num_codes": True}, "num_codes: got True, want a whole number"),
-        ({"tokenizer": None}, "tokenizer: got a NoneType, want its identity, a string"),
+        ({"tokenizer": None}, "tokenizer: got None, want its identity, a string"),
     ],
 )
 def test_a_set_of_codes_that_is_none_cannot_be_made(change, message):
@@ -96,7 +96,7 @@ def test_what_is_no_tensor_is_no_set_of_codes():
     for wrong in ((codes.tolist(), labels), (codes, labels.tolist()), (codes.numpy(), labels)):
         with pytest.raises(ValueError, match="want a tensor, int64"):
             CodeSet(*wrong, 8, "a")
-    with pytest.raises(ValueError, match="labels: got them on meta, want cpu"):
+    with pytest.raises(ValueError, match="labels: got a tensor on meta, want it where codes is, on cpu"):
         CodeSet(codes, labels.to("meta"), 8, "a")
 
 
@@ -217,15 +217,15 @@ def test_identity_is_that_of_the_shipped_tokenizers_for_ever():
 def test_tokenize_refuses_what_it_cannot_use():
     model = tokenizer()
     for wrong, message in (
-        ((model, IMAGES.images), "images: got a Tensor, want an ImageSet"),
-        ((companion.Encoder(4), IMAGES), "tokenizer: got a Encoder, want a VQVAE"),
-        ((None, IMAGES), "tokenizer: got a NoneType, want a module"),
+        ((model, IMAGES.images), r"images: got a uint8 tensor of shape .*, want an ImageSet"),
+        ((companion.Encoder(4), IMAGES), "tokenizer: got an Encoder, want a VQVAE"),
+        ((None, IMAGES), "tokenizer: got None, want a module"),
     ):
         with pytest.raises(ValueError, match=message):
             tokenize(*wrong)
     with pytest.raises(ValueError, match="batch_size: got 0, want a whole number"):
         tokenize(model, IMAGES, batch_size=0)
-    with pytest.raises(ValueError, match="codes_or_prior: got a Tensor, want a CodeSet or a prior"):
+    with pytest.raises(ValueError, match=r"codes_or_prior: got a uint8 tensor of shape .*, want a CodeSet or a prior"):
         check_identity(model, IMAGES.images)
 
 

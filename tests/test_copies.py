@@ -196,6 +196,26 @@ def test_other_files_of_theirs_stay(course: Book) -> None:
     assert names(course) == [THEIRS, "notes.txt"]
 
 
+def test_the_pages_beside_the_chapters_are_laid_and_kept_as_the_chapters_are(
+    course: Book, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, copy = course.root / "chapters" / "glossary.md", course.root / "my" / "glossary.md"
+    for text in ("first", "second"):  # nobody wrote in the first
+        page.write_text(text, encoding="utf-8")
+        lay(course)
+        assert copy.read_text(encoding="utf-8") == text
+    copy.write_text("second, with a note", encoding="utf-8")
+    lay(course)
+    assert names(course) == [THEIRS, "glossary.md"]
+    assert capsys.readouterr().out == ""
+    page.write_text("third", encoding="utf-8")
+    lay(course)
+    assert copy.read_text(encoding="utf-8") == "second, with a note"
+    assert (course.root / "my" / "glossary (new version).md").read_text(encoding="utf-8") == "third"
+    new = "my/glossary (new version).md"
+    assert capsys.readouterr().out == f"glossary has a new version. Yours is as you left it; the new one is {new}\n"
+
+
 def test_a_folder_that_cannot_be_written_is_named(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(book, V1)
 
@@ -219,7 +239,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Book:
     """What git has of this course's chapters, as a repository of its own, laid."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
-    for name in ("book.toml", ".gitignore"):
+    for name in ("book.toml", "measured.toml", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     git(folder, "init", "--quiet")
     git(folder, "add", ".")

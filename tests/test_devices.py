@@ -51,7 +51,7 @@ LEFT_OUT = {
     companion.fit: "Accelerate knows real devices only: see below, with --device cuda",
     companion.pretrained: "reads a file, to the CPU",
     companion.History: "of numbers",
-    classifier.Judgement: "what `judged` returns",
+    classifier.SampleQuality: "what `evaluate_samples` returns",
     plots.Picture: "of bytes",
     plots.show: "of a figure",
     plots.to_png: "of a figure",
@@ -181,7 +181,7 @@ def test_a_device_that_the_machine_lacks_is_an_error_of_usage() -> None:
 
 def test_all_tests_run_on_a_pretended_device_but_those_about_the_cpu() -> None:
     this = "tests/test_devices.py::test_tensors_and_layers_of_a_test_are_on_the_device_of_the_option"
-    bounded = "tests/test_metrics.py::test_nearest_distances_take_bounded_memory"
+    bounded = "tests/test_classifier.py::test_nearest_distances_take_bounded_memory"
     result = pytest_with("--device", "pretended", this, bounded, "tests/test_masked.py")
     assert result.returncode == 0, result.stdout
     assert "CPU only: tells tensors apart by their addresses" in result.stdout

@@ -77,7 +77,7 @@ def test_over_many_steps_it_is_the_papers_average_of_sums_over_average_of_counts
 
 
 class SmoothedPaper(EMAVectorQuantizer):
-    """Trap 9: e = m/Ñ for every code, whether it was chosen or not."""
+    """The paper's step with Laplace smoothing: e = m/Ñ for every code, whether it was chosen or not."""
 
     def __init__(self, num_codes, dim, **options):
         super().__init__(num_codes, dim, **options)
@@ -94,7 +94,7 @@ class SmoothedPaper(EMAVectorQuantizer):
 
 
 def test_a_code_that_nothing_chose_keeps_its_value_to_the_bit():
-    """Trap 9: in the paper's form with smoothing it is dragged to 0."""
+    """With the paper's step and Laplace smoothing, a code that no vector chooses is dragged to 0."""
     z = torch.zeros(20, 3)  # everything chooses one code
     for kind, stays in ((EMAVectorQuantizer, True), (SmoothedPaper, False)):
         torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_a_code_that_nothing_chose_keeps_its_value_to_the_bit():
 
 
 def test_smoothing_slows_the_first_choice_of_a_code_and_is_not_fed_back():
-    """Trap 10: counts are the plain average; only the step divides by the smoothed ones."""
+    """The counts that are kept are the plain average; only the step divides by the smoothed ones."""
     smoothed, bare = plain(smoothing=0.5), plain()
     z = points(30)
     for quantizer in (smoothed, bare):
@@ -156,7 +156,7 @@ def test_no_step_goes_beyond_the_mean():
 
 
 def test_the_lookup_comes_before_the_update():
-    """Trap 14."""
+    """If the average moved first, a batch would be quantised by codes that it has already moved."""
     quantizer = plain(decay=0.0)
     z = points(30)
     before = quantizer.codebook.clone()
@@ -167,7 +167,7 @@ def test_the_lookup_comes_before_the_update():
 
 @pytest.mark.parametrize("options", [{}, {"init": "k-means", "restart_below": 0.5}, {"cosine": True}])
 def test_encoding_evaluating_and_decoding_move_nothing(options):
-    """Trap 14: encode never moves it, in whatever mode, nor does a forward in eval mode."""
+    """``encode`` never moves the codebook, in whatever mode, nor does a forward in eval mode."""
     quantizer = plain(**options)
     z = points(40)
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
@@ -182,7 +182,7 @@ def test_encoding_evaluating_and_decoding_move_nothing(options):
 
 
 def test_each_micro_batch_of_an_accumulation_is_one_update():
-    """Trap 14, as documented: two halves forget by γ², one whole batch by γ."""
+    """As documented: two halves forget by γ², one whole batch by γ."""
     halves, whole = plain(decay=0.9), plain(decay=0.9)
     z = points(40)
     for part in z.split(20):
@@ -194,7 +194,7 @@ def test_each_micro_batch_of_an_accumulation_is_one_update():
 
 
 def test_saved_loaded_and_stepped_is_stepped(tmp_path):
-    """Trap 11: every counter is in the state, the draws for restarts included."""
+    """Every counter is in the state dict, that of the draws for restarts too."""
     torch.manual_seed(0)
     quantizer = EMAVectorQuantizer(16, 3, decay=0.5, restart_below=0.3)
     for seed in range(4):
@@ -208,7 +208,7 @@ def test_saved_loaded_and_stepped_is_stepped(tmp_path):
 
 
 def test_its_tensors_are_buffers_and_stay_the_same_objects():
-    """Trap 10."""
+    """A tensor made anew in each step would no longer be the one that an optimizer or a state dict holds."""
     quantizer = EMAVectorQuantizer(8, 3)
     before = {name: (id(value), value.data_ptr()) for name, value in quantizer.named_buffers()}
     for seed in range(3):
@@ -242,7 +242,7 @@ def test_latents_that_are_not_finite_leave_it_as_it_was():
 
 
 def test_under_autocast_it_learns_in_float32(autocast):
-    """Trap 17."""
+    """In bfloat16 the lookup picks wrong codes, and small steps of the average are rounded away."""
     plain_one, cast = plain(), plain()
     z = points(50)
     plain_one(z)
@@ -270,7 +270,7 @@ def test_k_means_ends_at_the_means_of_what_chose_each_centre():
 
 
 def test_one_step_on_the_initialising_batch_leaves_the_centroids():
-    """Trap 7: sums of the batch beside counts of one shrink every code 40-fold."""
+    """Sums as if each count were 1, beside the counts of the whole batch, would shrink every code 40-fold."""
     z = clouds()
     quantizer = EMAVectorQuantizer(7, 2, restart_below=0.0)
     centres, counts = k_means(z, 7)
@@ -302,7 +302,7 @@ def test_k_means_runs_once():
 
 
 def test_a_dead_code_is_put_onto_a_vector_of_the_batch_and_survives_that_forward():
-    """Trap 8: what was put there is not moved by the same step's average."""
+    """The average of the same step does not overwrite a code that was just restarted."""
     quantizer = plain(8, 3, restart_below=0.1)
     quantizer.codebook.copy_(100 + points(8))  # far from everything: one code takes all
     z = points(60)
@@ -431,7 +431,7 @@ def test_by_default_the_first_depth_of_a_residual_quantizer_does_not_collapse():
 
 
 def test_cosine_codes_keep_length_one_over_many_steps():
-    """Trap 19: without normalising after the update their length drifts."""
+    """Without normalising after the update their length drifts."""
     quantizer = EMAVectorQuantizer(8, 3, decay=0.5, cosine=True)
     for seed in range(50):
         out = quantizer(5 * points(40, seed=seed))
@@ -516,7 +516,7 @@ def together(kind: str, folder: Path, world: int = 2) -> list[dict[str, Tensor]]
 @pytest.mark.cpu_only("several processes, joined by gloo")
 @pytest.mark.parametrize("kind", ["single", "residual", "shared"])
 def test_two_processes_end_equal_to_each_other_and_to_one_on_the_joined_batch(kind, tmp_path):
-    """Trap 16: k-means, statistics and restarts, 50 steps, to the bit.
+    """K-means, statistics and restarts over 50 steps, to the bit.
 
     Sums of whole numbers are exact in any order. What the first depth leaves is not whole, so later depths (and a
     codebook that they share) are equal between the processes, and to one process up to rounding, which restarts
@@ -533,7 +533,7 @@ def test_two_processes_end_equal_to_each_other_and_to_one_on_the_joined_batch(ki
 
 
 def test_processes_that_do_not_share_their_statistics_differ():
-    """The wrong version of trap 16: each half for itself."""
+    """The wrong version: each process updates its codebook from its own half of the batch."""
     halves = []
     for rank in range(2):
         model = codebook_worker.quantizer("single")
@@ -547,7 +547,7 @@ def test_processes_that_do_not_share_their_statistics_differ():
 
 
 class UpdateFirst(EMAVectorQuantizer):
-    """Trap 14: the codebook moves before the lookup."""
+    """The codebook moves before the lookup."""
 
     def forward(self, z):
         self.update(z.detach(), self.quantize(z))
@@ -555,7 +555,7 @@ class UpdateFirst(EMAVectorQuantizer):
 
 
 class PlainCounter(EMAVectorQuantizer):
-    """Trap 11: the counter that seeds the restarts is a number, which no state dict holds."""
+    """The counter that seeds the restarts is a plain number, which no state dict holds."""
 
     def __init__(self, num_codes: int, dim: int, **options) -> None:
         super().__init__(num_codes, dim, **options)
@@ -564,7 +564,7 @@ class PlainCounter(EMAVectorQuantizer):
 
 
 class UnscaledCosine(EMAVectorQuantizer):
-    """Trap 19: the mean of vectors of length 1 is shorter, and is not scaled back."""
+    """The mean of vectors of length 1 is shorter, and is not scaled back."""
 
     def update(self, z, quantized):
         n, s = code_statistics(z, quantized.indices.flatten(), self.num_codes)
@@ -574,7 +574,7 @@ class UnscaledCosine(EMAVectorQuantizer):
 
 
 class SmoothedFedBack(EMAVectorQuantizer):
-    """Trap 10: the smoothed counts take the place of the average."""
+    """The smoothed counts take the place of the average."""
 
     def update(self, z, quantized):
         super().update(z, quantized)
@@ -583,7 +583,7 @@ class SmoothedFedBack(EMAVectorQuantizer):
 
 
 class RestartThenDivide(SmoothedPaper):
-    """Trap 8: a code is put onto a vector, and the division of the same step takes it back."""
+    """A code is put onto a vector, and the division of the same step overwrites it."""
 
     def update(self, z, quantized):
         dead = self.counts < 0.999

@@ -195,6 +195,6 @@ def test_the_memory_of_a_gpu_is_asked_in_the_kernel_that_took_it(book: Book, mon
     chapter = book.chapter("00_tiny")
     book.solution(chapter, ".py").write_text("# %%\n1 + 1\n", encoding="utf-8")
     measure.measure(book, [chapter], "full", seeds=1)
-    entry = tomllib.loads((book.root / "book.toml").read_text(encoding="utf-8"))["measured"]["00_tiny"]["full"]["cuda"]
+    entry = tomllib.loads((book.root / "measured.toml").read_text(encoding="utf-8"))["00_tiny"]["full"]["cuda"]
     assert (entry["machine"], entry["gpu_memory_mb"]) == ("Pretended GPU", 0)  # torch took nothing: there is no GPU
     assert read_book(book.root).chapter("00_tiny").measured["full"]["cuda"].machine == "Pretended GPU"

@@ -244,6 +244,11 @@ def test_there_is_no_news_and_the_settings_are_ones_that_this_jupyterlab_knows(s
     assert schema["doNotDisturbMode"]["default"] is True  # what they wish besides is kept
 
 
+def test_pages_in_markdown_open_rendered(server: Running) -> None:
+    schema = json.loads(server.get("/lab/api/settings/@jupyterlab/docmanager-extension:plugin"))["schema"]
+    assert schema["properties"]["defaultViewers"]["default"] == {"markdown": "Markdown Preview"}
+
+
 def test_there_are_no_grading_menus_and_no_grading_server(server: Running) -> None:
     page = server.get("/lab")
     found = re.search(r'<script id="jupyter-config-data" type="application/json">(.*?)</script>', page, re.DOTALL)

@@ -8,7 +8,6 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from companion.metrics import (
     CodeUsage,
@@ -16,7 +15,6 @@ from companion.metrics import (
     distortion,
     frechet_distance,
     mse,
-    nearest_distances,
     nominal_bits,
     perplexity,
 )
@@ -69,7 +67,7 @@ def test_perplexity_of_even_use_is_the_number_of_codes_used():
 
 
 def test_perplexity_is_that_of_the_summed_counts_whatever_the_batches():
-    """Trap 22: the mean of batch perplexities is smaller, and depends on the batch size."""
+    """The mean of batch perplexities is smaller, and depends on the batch size."""
     indices = torch.randint(0, 64, (240, 3), generator=torch.Generator().manual_seed(0))
     wanted = CodeUsage(64).update(indices).perplexity
     for size in (7, 40, 240):
@@ -218,60 +216,3 @@ def test_frechet_distance_falls_with_the_number_of_examples():
 def test_frechet_distance_refuses_what_has_no_covariance(a, b, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, b)
-
-
-def test_nearest_distances_are_those_to_every_training_image_at_the_least():
-    images, training = drawn(7, 2, 4, 3).float().sigmoid(), drawn(40, 2, 4, 3, seed=1).float().sigmoid()
-    wanted = (images[:, None] - training).double().square().mean((2, 3, 4)).amin(1)
-    assert nearest_distances(images, training).tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
-
-
-def test_a_copy_is_at_no_distance_at_all():
-    """‖x‖² − 2 x·y + ‖y‖² leaves a remainder, which a mean over copies would report as a distance."""
-    training = torch.rand(3000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    copies = training[::100]
-    assert nearest_distances(copies, training).tolist() == [0] * 30
-    wrong = torch.cdist(copies.flatten(1), training.flatten(1)).amin(1)
-    assert wrong.max() > 0
-
-
-def test_the_nearest_is_found_in_every_part_of_a_large_set():
-    training = drawn(11_003, 1, 2, 2).float().sigmoid()
-    where = [0, 4_999, 5_000, 9_999, 10_000, 11_002]
-    assert nearest_distances(training[where] + 1e-4, training).max() < 1.1e-8
-
-
-def test_bytes_are_read_as_numbers_from_0_to_1():
-    held = torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = torch.rand(5, 1, 4, 4)
-    assert torch.equal(nearest_distances(images, held), nearest_distances(images, held.float() / 255))
-    assert torch.equal(nearest_distances(held[:5], held), torch.zeros(5))
-
-
-@pytest.mark.cpu_only("tells tensors apart by their addresses")
-def test_nearest_distances_take_bounded_memory():
-    """No table of all distances, and no second copy of the training images as floats."""
-
-    class Largest(TorchDispatchMode):
-        numbers = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            out = function(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() != training_at:
-                self.numbers = max(self.numbers, out.numel())
-            return out
-
-    images, training = torch.rand(900, 1, 16, 16), torch.zeros(30_000, 1, 16, 16, dtype=torch.uint8)
-    training_at = training.untyped_storage().data_ptr()
-    with Largest() as largest:
-        nearest_distances(images, training)
-    assert 900 * 256 < largest.numbers <= 5_000 * 256 < 900 * 30_000
-
-
-def test_nearest_distances_refuse_images_that_do_not_fit():
-    images = torch.zeros(3, 1, 4, 4)
-    for training in (torch.zeros(3, 1, 4, 5), torch.zeros(0, 1, 4, 4), torch.zeros(3, 16)):
-        with pytest.raises(ValueError, match="training: got"):
-            nearest_distances(images, training)
-    with pytest.raises(ValueError, match="training: got int64"):
-        nearest_distances(images, images.long())

@@ -1,4 +1,4 @@
-"""Options that no test ever runs are where libraries crash (trap 20): every option of a public class is run."""
+"""Options that no test ever runs are where libraries crash: every option of a public class is run."""
 
 import inspect
 import re

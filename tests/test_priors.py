@@ -72,7 +72,7 @@ def seen_by_each_logit(made: Prior) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["transformer", "flattened", "rq-transformer", "deep stack"])
 def test_each_logit_sees_exactly_the_codes_before_it(kind):
-    """Trap 1: logit i never reaches a code ≥ i, and reaches all of 0 … i − 1."""
+    """Logit i depends on no code ≥ i, and on all of 0 … i − 1."""
     seen = seen_by_each_logit(prior(kind))
     n = len(seen)
     assert torch.equal(seen, torch.ones(n, n, dtype=torch.bool).tril(-1))
@@ -89,8 +89,7 @@ def test_pixelcnn_sees_the_codes_before_it_within_its_reach_and_has_no_blind_spo
 
 
 class Shifted(TransformerPrior):
-    """The mistake of trap 1: one place too many goes in, and logits are read one late, so that each sees its own
-    code."""
+    """The wrong version: one position too many goes in, and logits are read one late: each sees its own code."""
 
     def all_logits(self, codes: Tensor, starts: Tensor) -> Tensor:
         h = self.codes(codes.flatten(1)) + self.positions
@@ -106,7 +105,7 @@ def test_the_shifted_logits_would_be_seen():
 
 @pytest.mark.parametrize("kind", MAKE)
 def test_loss_is_the_cross_entropy_of_all_codes_code_zero_among_them(kind):
-    """Trap 2: `ignore_index=0` would leave out code 0, and a `<sos>` that is code 0 would collide with it."""
+    """`ignore_index=0` would leave out code 0, and a `<sos>` that is code 0 would collide with it."""
     made = prior(kind)
     zeros = torch.zeros(2, *made.grid, dtype=torch.int64)
     for codes in (codes_of(made), zeros):

@@ -271,6 +271,14 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
     assert not [name for name in names if name.startswith("companion.course")]
 
 
+def test_metrics_import_nothing_that_imports_them() -> None:
+    """Models, quantizers and priors use the metrics, so the metrics use none of these, inside a function either."""
+    tree = ast.parse((ROOT / "companion" / "metrics.py").read_text(encoding="utf-8"))
+    own = {name for name in imported(tree) if name.startswith("companion")}
+    assert own
+    assert [name for name in own if not name.startswith(("companion._arguments", "companion._devices"))] == []
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_library_imports_no_tool_for_tests(path: Path) -> None:
     """As ``unittest.mock``, by which a library changes what other packages hold."""

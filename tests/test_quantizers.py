@@ -173,7 +173,7 @@ def wrong_codes(search, offset: float, *, dtype: torch.dtype = torch.float32) ->
 
 @pytest.mark.parametrize("offset", [0, 100, 1000])
 def test_search_picks_the_float64_codes_far_from_the_origin(offset):
-    """Trap 17."""
+    """Far from the origin, ‖z‖² − 2 z·e + ‖e‖² in float32 picks wrong codes, unless both are centred first."""
     assert wrong_codes(nearest_code, offset) == 0
     assert (wrong_codes(uncentred, offset) > 0.001) == (offset > 0)
 
@@ -181,7 +181,7 @@ def test_search_picks_the_float64_codes_far_from_the_origin(offset):
 @pytest.mark.parametrize("offset", [0, 100, 1000])
 @pytest.mark.parametrize("device", DEVICES)
 def test_search_under_autocast_is_that_without(offset, device):
-    """Trap 17: bfloat16 keeps three digits, and picks another code for points that lie between two."""
+    """bfloat16 keeps three digits, and picks another code for points that lie between two."""
 
     def cast(search):
         def run(z, codebook):
@@ -196,7 +196,8 @@ def test_search_under_autocast_is_that_without(offset, device):
 
 @pytest.mark.parametrize("allowed", ["highest", "high", "medium"])
 def test_search_has_all_digits_where_the_program_allows_fewer(allowed, monkeypatch):
-    """Trap 17: TF32 on a GPU, bfloat16 on some CPUs. What was allowed is allowed again afterwards, also on an error."""
+    """A program may allow TF32 on a GPU and bfloat16 on some CPUs. What it allowed is allowed again afterwards, also
+    on an error."""
     backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     seen, addmm = [], torch.addmm
 
@@ -312,7 +313,8 @@ def reaches(model: companion.VQVAE, loss: Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("estimator", ["straight-through", "rotation"])
 def test_routing_table(estimator):
-    """Traps 3, 4 and 23: which loss moves whom."""
+    """Which loss moves which part: the reconstruction moves no code, the codebook loss the codes only, and the
+    commitment loss the encoder only."""
     model = small_model(VectorQuantizer(16, 4, estimator=estimator))
     out = model(torch.rand(3, 1, 12, 12))
     table = {name: reaches(model, loss) for name, loss in out.losses.items()}
@@ -321,7 +323,7 @@ def test_routing_table(estimator):
 
 
 class LossesAfterThePatch(VectorQuantizer):
-    """Trap 4: the losses are taken from z_q after the straight-through estimator, which cut it from the codebook."""
+    """The losses are taken from z_q after the straight-through estimator, which cut it from the codebook."""
 
     def forward(self, z):
         out = super().forward(z)
@@ -332,7 +334,7 @@ class LossesAfterThePatch(VectorQuantizer):
 
 
 class LeakingReconstruction(VectorQuantizer):
-    """Trap 23: z_q goes to the decoder with its graph, so that the reconstruction moves the codes."""
+    """z_q goes to the decoder with its graph, so that the reconstruction moves the codes."""
 
     def forward(self, z):
         out = super().forward(z)
@@ -364,7 +366,7 @@ def gradients(quantizer: VectorQuantizer, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BetaOnTheCodebook(VectorQuantizer):
-    """Trap 3 (taming-transformers, `legacy=True`)."""
+    """β weighs the codebook term instead of the commitment term (taming-transformers, `legacy=True`)."""
 
     def forward(self, z):
         out = super().forward(z)
@@ -374,7 +376,7 @@ class BetaOnTheCodebook(VectorQuantizer):
 
 
 class BetaOnBoth(VectorQuantizer):
-    """Trap 3 (vector-quantize-pytorch with a learnable codebook: one weight for both)."""
+    """β weighs both terms (vector-quantize-pytorch with a learnable codebook)."""
 
     def forward(self, z):
         out = super().forward(z)
@@ -398,7 +400,7 @@ def by_hand(quantizer: VectorQuantizer, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_beta_weighs_the_commitment_term_only():
-    """Trap 3: each tensor's gradient is that of its own term, worked out by hand."""
+    """Each tensor's gradient is that of its own term, worked out by hand."""
     torch.manual_seed(0)
     z = torch.randn(3, 4, 5, 2)
     right = VectorQuantizer(7, 4, commitment_weight=0.3)
@@ -464,7 +466,7 @@ def test_rotation_turns_and_scales_the_gradient_as_z_is_turned_and_scaled():
 
 
 def rotation_without_care(z: Tensor, z_q: Tensor) -> Tensor:
-    """The wrong version of trap 18: λ = ‖z_q‖/‖z‖ is clamped, and the value is λRz instead of the code."""
+    """The wrong version: λ = ‖z_q‖/‖z‖ is clamped, and the value is λRz instead of the code."""
     u, v = functional.normalize(z, dim=1), functional.normalize(z_q, dim=1)
     r = functional.normalize(u + v, dim=1).detach()
     turned = z - 2 * (z * r).sum(1, keepdim=True) * r + 2 * (z * u.detach()).sum(1, keepdim=True) * v.detach()
@@ -482,7 +484,7 @@ def rotation_without_care(z: Tensor, z_q: Tensor) -> Tensor:
     ],
 )
 def test_rotation_where_there_is_none_is_straight_through(z, z_q):
-    """Trap 18: finite and right, value and gradient."""
+    """At z = 0 and for opposite vectors there is no rotation: value and gradient are finite and right all the same."""
     z, z_q = torch.tensor([z], requires_grad=True), torch.tensor([z_q])
     out = rotation_trick(z, z_q)
     assert torch.equal(out, z_q)
@@ -491,7 +493,7 @@ def test_rotation_where_there_is_none_is_straight_through(z, z_q):
 
 
 def test_rotation_without_care_loses_the_code_at_zero():
-    """The mistake of trap 18 gives 0 for z = 0, whatever the code."""
+    """It gives 0 for z = 0, whatever the code."""
     assert torch.equal(rotation_without_care(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]])), torch.zeros(1, 2))
     z, z_q = torch.randn(5, 3), torch.randn(5, 3)
     torch.testing.assert_close(rotation_without_care(z, z_q), z_q)  # elsewhere it looks right
@@ -508,7 +510,7 @@ def test_rotation_of_z_onto_itself_changes_nothing():
 
 @pytest.mark.parametrize("dim", [1, 4, 64])
 def test_initial_scale_is_the_stated_one(dim):
-    """Trap 12: U(−√3, √3) in place of U(−√(3/D), √(3/D)) makes ‖e‖² = D."""
+    """U(−√3, √3) in place of U(−√(3/D), √(3/D)) makes ‖e‖² = D."""
     torch.manual_seed(0)
     lengths = VectorQuantizer(20_000, dim).codebook.detach().square().sum(1)
     assert lengths.mean().item() == pytest.approx(1, rel=0.02)
@@ -518,7 +520,7 @@ def test_initial_scale_is_the_stated_one(dim):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_tensors_stay_the_same_objects(kind):
-    """Trap 10: what is made anew behind the optimizer's back is no longer trained by it."""
+    """What is made anew behind the optimizer's back is no longer trained by it."""
     quantizer = family(4)[kind].train()
     before = {name: id(value) for name, value in [*quantizer.named_parameters(), *quantizer.named_buffers()]}
     storage = {name: value.data_ptr() for name, value in quantizer.named_parameters()}
@@ -535,7 +537,7 @@ def test_its_tensors_stay_the_same_objects(kind):
 
 
 class MadeAnew(VectorQuantizer):
-    """The mistake of trap 10: the codebook is another parameter after each training forward."""
+    """The wrong version: the codebook is another parameter after each training forward."""
 
     def update(self, z, indices):
         self.codebook = torch.nn.Parameter(self.codebook.detach().clone())

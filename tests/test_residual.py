@@ -62,7 +62,7 @@ def test_each_depth_quantises_what_the_ones_before_left():
 
 
 def test_the_straight_through_jacobian_is_the_identity_at_any_depth():
-    """Trap 5. Adding the depths' own estimators would give R times the gradient."""
+    """Adding the depths' own estimators would give R times the gradient."""
     for depth in (1, 2, 5):
         quantizer = stack(depth)
         z = latents().requires_grad_()
@@ -76,7 +76,7 @@ def test_the_straight_through_jacobian_is_the_identity_at_any_depth():
 
 
 def test_every_depths_loss_reaches_the_latents_and_its_own_codebook_only():
-    """Traps 5 and 25: `residual -= z_q` without a detach lets a deeper commitment move an earlier codebook."""
+    """`residual -= z_q` without a detach would let a deeper commitment term move an earlier codebook."""
     quantizer = stack()
     z = latents().requires_grad_()
     out = quantizer(z)
@@ -92,7 +92,7 @@ def test_every_depths_loss_reaches_the_latents_and_its_own_codebook_only():
 
 
 def test_the_residual_that_is_not_detached_moves_an_earlier_codebook():
-    """The wrong version of trap 25, as the proof that the test above would see it."""
+    """The wrong version, as the proof that the test above would see it."""
     first, second = VectorQuantizer(8, 4), VectorQuantizer(8, 4)
     z = latents().requires_grad_()
     codes = torch.nn.functional.embedding(first.encode(z), first.codebook).movedim(-1, 1)
@@ -102,7 +102,7 @@ def test_the_residual_that_is_not_detached_moves_an_earlier_codebook():
 
 
 def test_losses_are_summed_over_the_depths():
-    """Trap 6: one convention. A codebook's gradient is what it would be alone, whatever R."""
+    """Not averaged: a codebook's gradient is what it would be alone, whatever R."""
     quantizer = stack()
     z = latents()
     out = quantizer(z)
@@ -115,7 +115,7 @@ def test_losses_are_summed_over_the_depths():
 
 
 def test_a_shared_codebook_changes_once_after_all_depths():
-    """Trap 15: every depth of one forward looks up in the same codebook."""
+    """Every depth of one forward looks up in the same codebook."""
     quantizer = stack(shared=True, ema=True)
     quantizer(latents(20))
     before = quantizer.quantizers[0].codebook.clone()
@@ -169,7 +169,7 @@ def test_a_model_with_shared_codebook_is_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize("options", KINDS)
 def test_dropped_depths_add_nothing_and_every_index_is_still_a_code(options):
-    """Trap 24: −1 for a dropped depth reaches an embedding sooner or later; the mask says what was used."""
+    """−1 for a dropped depth reaches an embedding sooner or later; the mask says what was used."""
     quantizer = stack(depth_dropout=1.0, **options)
     quantizer(latents(16, seed=5))  # initialises
     before = [m.codebook.clone() for m in quantizer.quantizers]
@@ -355,7 +355,7 @@ def test_an_rq_vae_is_a_vqvae_with_a_residual_quantizer(options):
 
 
 def test_a_mean_over_the_depths_would_be_seen():
-    """Trap 6: averaged silently, each codebook's gradient is R times smaller."""
+    """Averaged silently, each codebook's gradient is R times smaller."""
     quantizer, z = stack(), latents()
     (mean,) = torch.autograd.grad(
         torch.stack([one.loss for one in quantizer(z).depths]).mean(), quantizer.quantizers[0].codebook
@@ -365,7 +365,7 @@ def test_a_mean_over_the_depths_would_be_seen():
 
 
 def test_a_shared_codebook_that_learns_between_depths_would_be_seen():
-    """Trap 15: in a plain loop the sum belongs to no one codebook."""
+    """In a plain loop the sum belongs to no one codebook."""
     member = stack(shared=True, ema=True).quantizers[0]
     member(latents(20))
     residual, total, indices = latents(20, seed=2), 0, []
@@ -381,7 +381,7 @@ def test_a_shared_codebook_that_learns_between_depths_would_be_seen():
 
 
 def test_minus_one_for_a_dropped_depth_would_be_the_last_code():
-    """Trap 24: plain indexing takes −1 for the last code, in silence; `decode` refuses it."""
+    """Plain indexing takes −1 for the last code, in silence; `decode` refuses it."""
     quantizer = stack()
     codes = quantizer.encode(latents())
     codes[..., 2] = -1

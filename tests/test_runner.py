@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -14,7 +15,7 @@ from companion.course import runner
 from companion.course.authoring import write
 from companion.course.execution import MOST_OUTPUT, PROCESSORS, Cost, execute
 from companion.course.manifest import Book, read_book
-from companion.course.measure import band, measure
+from companion.course.measure import as_toml, band, measure
 from companion.course.runner import run_solutions
 
 VARIABLES = {name for variables in PROCESSORS.values() for name in variables}
@@ -22,7 +23,7 @@ VARIABLES = {name for variables in PROCESSORS.values() for name in variables}
 
 def test_a_failure_is_reported_and_the_rest_is_run(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     text = (book.root / "book.toml").read_text(encoding="utf-8")
-    chapters = text[text.index("[chapters.") : text.index("[measured.")].replace("00_tiny", "01_more")
+    chapters = text[text.index("[chapters.") :].replace("00_tiny", "01_more")
     (book.root / "book.toml").write_text(text + chapters, encoding="utf-8")
     book = read_book(book.root)
     tiny, more = book.select(None)
@@ -109,7 +110,7 @@ def test_an_endless_message_is_told_in_part(book: Book) -> None:
     assert "ValueError: why why" in (folder / "results.md").read_text(encoding="utf-8")
 
 
-def test_measuring_writes_bands_and_keeps_comments(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_writes_bands_and_leaves_what_is_written_by_hand(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     chapter = book.chapter("00_tiny")
     source = """\
 # %%
@@ -121,10 +122,12 @@ glue("proof", 1.0, display=False)
 """
     book.solution(chapter, ".py").write_text(source, encoding="utf-8")
     monkeypatch.setenv("COMPANION_STRICT", "1")  # of the caller; bands are measured without
+    by_hand = (book.root / "book.toml").read_bytes()
     measure(book, [chapter], "quick", seeds=5)
-    text = (book.root / "book.toml").read_text(encoding="utf-8")
-    assert text.startswith("# A comment that stays.\n")
-    measured = tomllib.loads(text)["measured"]["00_tiny"]["quick"]
+    text = (book.root / "measured.toml").read_text(encoding="utf-8")
+    assert (book.root / "book.toml").read_bytes() == by_hand
+    assert text.startswith("# Written by `make measure`, never by hand: ")
+    measured = tomllib.loads(text)["00_tiny"]["quick"]
     assert measured["bands"] == {"accuracy": [0.84, 1.0]}
     entry = measured[measuring.default_device().type]
     assert entry["runs"] == 5
@@ -152,8 +155,32 @@ def test_bands_are_measured_over_processors_as_well_as_over_seeds(book: Book, mo
     assert [int(env["COMPANION_SEED"]) for env in given] == list(range(7))
     for env, wanted in zip(given, [*PROCESSORS.values()] * 2 + [PROCESSORS["as it is"]], strict=True):
         assert {name: env.get(name) for name in VARIABLES} == {name: wanted.get(name) for name in VARIABLES}
-    entry = tomllib.loads((book.root / "book.toml").read_text(encoding="utf-8"))["measured"]["00_tiny"]["quick"]["cpu"]
+    entry = tomllib.loads((book.root / "measured.toml").read_text(encoding="utf-8"))["00_tiny"]["quick"]["cpu"]
     assert (entry["minutes"], entry["settings"]) == (1.0, list(PROCESSORS))
+
+
+def test_measuring_a_chapter_leaves_the_numbers_of_all_others(book: Book) -> None:
+    chapter = book.chapter("00_tiny")
+    book.solution(chapter, ".py").write_text("# %%\n1 + 1\n", encoding="utf-8")
+    other = {
+        "full": {"cpu": {"minutes": 7.92, "versions": {"torch": "2.15.0+cu132"}}, "bands": {"mse": [0.0534, 59.0]}}
+    }
+    (book.root / "measured.toml").write_text(as_toml({"01_more": other}), encoding="utf-8")
+    measure(book, [chapter], "smoke", seeds=1)
+    measured = tomllib.loads((book.root / "measured.toml").read_text(encoding="utf-8"))
+    assert measured["01_more"] == other
+    assert measured["00_tiny"]["smoke"].keys() == {measuring.default_device().type}
+    (book.root / "measured.toml").unlink()  # a new course has none
+    assert read_book(book.root).chapter("00_tiny").measured == {}
+    measure(book, [chapter], "smoke", seeds=1)
+    assert read_book(book.root).chapter("00_tiny").measured.keys() == {"smoke"}
+
+
+def test_the_numbers_of_this_course_are_as_the_command_writes_them() -> None:
+    text = (Path(__file__).parents[1] / "measured.toml").read_text(encoding="utf-8")
+    measured = tomllib.loads(text)
+    assert as_toml(measured) == text
+    assert measured.keys() <= read_book(Path(__file__).parents[1]).chapters.keys()
 
 
 def test_a_band_is_a_prediction_interval_rounded_outward() -> None:
@@ -169,7 +196,7 @@ def test_a_few_seeds_measure_the_time_and_leave_the_bands(book: Book) -> None:
     source = '# %%\nfrom myst_nb import glue\n\nglue("expect.test_mse", 5.0, display=False)\n'
     book.solution(chapter, ".py").write_text(source, encoding="utf-8")
     measure(book, [chapter], "quick", seeds=1)
-    measured = tomllib.loads((book.root / "book.toml").read_text(encoding="utf-8"))["measured"]["00_tiny"]["quick"]
+    measured = tomllib.loads((book.root / "measured.toml").read_text(encoding="utf-8"))["00_tiny"]["quick"]
     assert measured[measuring.default_device().type]["runs"] == 1
     assert measured["bands"] == {"test_mse": [0.9, 1.1]}
 

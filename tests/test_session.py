@@ -156,16 +156,17 @@ def test_a_notebook_finds_the_course_it_lies_in(book: Book) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("name", "old", "new", "said"),
     [
-        ('title = "Tiny"\n', "", r"chapters\.00_tiny\.title is missing"),
-        ('authors = ["someone"]', 'authors = "someone"', r"book\.authors is 'someone'; it is to be a list"),
-        ("minutes = 2.2", "minutes = []", r"measured\.00_tiny\.quick\.cpu\.minutes is \[\]"),
-        ("[book]", "[book", r"book\.toml: "),
+        ("book", 'title = "Tiny"\n', "", r"book\.toml: chapters\.00_tiny\.title is missing"),
+        ("book", 'authors = ["someone"]', 'authors = "someone"', r"book\.authors is 'someone'; it is to be a list"),
+        ("measured", "minutes = 2.2", "minutes = []", r"measured\.toml: 00_tiny\.quick\.cpu\.minutes is \[\]"),
+        ("book", "[book]", "[book", r"book\.toml: "),
+        ("measured", "[00_tiny", "[[00_tiny", r"measured\.toml: "),
     ],
 )
-def test_a_wrong_manifest_is_named(book: Book, old: str, new: str, said: str) -> None:
-    path = book.root / "book.toml"
+def test_a_wrong_manifest_is_named(book: Book, name: str, old: str, new: str, said: str) -> None:
+    path = book.root / f"{name}.toml"
     path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(ValueError, match=said):
         read_book(book.root)

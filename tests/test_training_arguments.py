@@ -150,7 +150,7 @@ def test_what_is_no_model_or_no_examples_is_refused_with_what_is_wanted() -> Non
             fit(noisy(), examples, epochs=1, **QUIET)
     model: Any
     for model, named in (
-        (3, "model: got a int, want a module"),
+        (3, "model: got 3, want a module"),
         (nn.ReLU(), "got a ReLU without a parameter to train"),
     ):
         with pytest.raises(ValueError, match=named):

@@ -1,4 +1,4 @@
-"""VAE: its terms against exact values, trap 26, bounds against probabilistic PCA, training, files."""
+"""VAE: its terms against exact values, three common mistakes, bounds against probabilistic PCA, training, files."""
 
 import math
 
@@ -65,13 +65,13 @@ def test_reparameterized_draws_have_the_mean_and_the_standard_deviation():
     z = reparameterize(mean, log_variance, noise)
     torch.testing.assert_close(z.mean(0), mean[0], atol=0.05, rtol=0)
     torch.testing.assert_close(z.std(0), (0.5 * log_variance[0]).exp(), rtol=0.02, atol=0)
-    # Trap 26: log-variance read as the logarithm of a standard deviation, or as one.
+    # Two wrong versions: the log-variance read as the logarithm of a standard deviation, or as one.
     for wrong in (mean + log_variance.exp() * noise, mean + log_variance * noise):
         assert not torch.allclose(wrong.std(0), (0.5 * log_variance[0]).exp(), rtol=0.02, atol=0)
 
 
 def test_one_noise_for_the_whole_batch_is_refused_and_the_model_draws_one_for_each_image():
-    """Trap 26, third part. The wrong version, kept: broadcasting makes every image of the batch move together."""
+    """The wrong version: broadcasting one ε makes every image of the batch move together."""
     mean, log_variance = torch.zeros(6, 3), torch.zeros(6, 3)
     one_for_all = mean + torch.exp(0.5 * log_variance) * torch.randn(1, 3)
     assert float(one_for_all.std(0).max()) == 0
@@ -113,7 +113,7 @@ def test_active_units_are_those_whose_posterior_mean_moves_with_the_data():
         active_units(mean[:1])
 
 
-# Trap 26, first part: the terms in nats per image --------------------------------------------------------------------
+# The terms in nats per image: a mean over pixels beside a KL that is summed would be another objective ---------------
 
 
 class Constant(nn.Module):

@@ -132,7 +132,7 @@ def test_it_learns_with_every_quantizer(quantizer):
 
 
 def test_perplexity_in_the_history_is_that_of_the_whole_epoch(device):
-    """Trap 22: the mean of the batches' perplexities depends on the batch size."""
+    """The mean of the batches' perplexities depends on the batch size."""
     data = companion.data.load("glyphs", "train", size=96).to(device)
     vqvae = model()
     with torch.no_grad():  # codes that many latents choose between

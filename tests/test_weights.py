@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import companion
-from companion.classifier import Classifier, judge, judged
+from companion.classifier import Classifier, evaluate_samples, load_classifier
 from companion.data import ImageSet, load
 from companion.data.real import data_folder
 from companion.pretrained import WEIGHTS, names, pretrained, scores
@@ -100,9 +100,9 @@ def test_a_prior_goes_with_its_tokenizer_and_no_other(name):
         companion.check_identity(pretrained(f"{other}-{weights.SETTINGS[name]['tokenizer']}"), prior)
 
 
-def test_judges_are_classifiers_of_their_data():
+def test_load_classifier_gives_a_classifier_of_the_data():
     for data in ("glyphs", "mnist", "fashion-mnist"):
-        assert isinstance(judge(data), Classifier)
+        assert isinstance(load_classifier(data), Classifier)
 
 
 # The scores
@@ -167,15 +167,15 @@ def test_no_class_and_guidance_work(name, images):
     """Without a class, samples are of every class; guided, they are recognised no worse."""
     data, _ = parts(name)
     train, test = images(data)
-    prior, eyes = pretrained(name), judge(data)
+    prior, eyes = pretrained(name), load_classifier(data)
     tokenizer = pretrained(f"{data}-{weights.SETTINGS[name]['tokenizer']}")
     generator = torch.Generator().manual_seed(0)
     beside = {"train": train.subset(200), "held_out": test.subset(200)}
-    free = judged(eyes, tokenizer.decode(prior.sample(200, generator=generator)), **beside)
+    free = evaluate_samples(eyes, tokenizer.decode(prior.sample(200, generator=generator)), **beside)
     assert free.classes > 8
     labels = torch.arange(200) % 10
     codes = prior.sample(200, labels, guidance=2.0, generator=generator)
-    guided = judged(eyes, tokenizer.decode(codes), labels, **beside)
+    guided = evaluate_samples(eyes, tokenizer.decode(codes), labels, **beside)
     assert guided.accuracy > scores(name)["scores"]["accuracy_samples"] - 0.05
 
 

@@ -83,26 +83,26 @@ class MaskedConv2d(Configured, nn.Conv2d):
 
 
 class AutoregressiveDecoder(Configured, nn.Module):
-    """A decoder that is told the pixels above and to the left: p(x|z) = ∏ᵢ p(xᵢ | x₁ … xᵢ₋₁, z).
+    """A decoder that also reads the earlier pixels: p(x|z) = ∏ᵢ p(xᵢ | x₁ … xᵢ₋₁, z), in raster order.
 
     z becomes features of the image's size, which are added to those of a masked convolution over x; masked residual
     layers follow. All channels of one pixel are predicted at once, from earlier pixels only.
 
     Args:
-        context: z → features (B, hidden, H, W), e.g. ``Decoder(d, out_channels=hidden)`` or a ``ResNetDecoder``.
+        context: z → features (B, hidden, H, W), for example ``Decoder(d, out_channels=hidden)`` or a ``ResNetDecoder``.
         out_channels: image channels × the likelihood's ``num_params``.
         in_channels: image channels.
-        hidden: channels of the features; those that ``context`` gives.
-        kernel: window of the first layer; the later ones look at 3 × 3.
+        hidden: channels of the features.
+        kernel: window of the first layer; the later ones have 3 × 3.
         layers: masked residual layers after the first.
 
     Shapes:
         z: latents as ``context`` takes them, x: (B, in_channels, H, W) → (B, out_channels, H, W). The output at a pixel
-        depends on z and on the pixels before it, and on no other.
+        depends on z and on the pixels before it only.
 
     Raises:
-        ValueError: an argument is out of range, ``context`` gives other features, or ``x`` is no image batch that fits
-            what it makes of ``z``.
+        ValueError: an argument is out of range, ``context`` gives features of another shape, or ``x`` has another shape
+            than those features.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("lab", help="open the course in JupyterLab; what follows goes to JupyterLab", add_help=False)
     notebooks = commands.add_parser("notebooks", help="make solutions/*.ipynb and the learner's notebooks")
     solutions = commands.add_parser("solutions", help="run every solution on this machine and report")
-    measure = commands.add_parser("measure", help="measure time, memory and bands into book.toml")
+    measure = commands.add_parser("measure", help="measure time, memory and bands into measured.toml")
     for command in (notebooks, solutions, measure):
         command.add_argument("--chapter", help="one chapter, e.g. 01_autoencoder or 01 (default: all)")
     for command in (solutions, measure):

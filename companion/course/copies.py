@@ -1,4 +1,4 @@
-"""The learner's copies of the chapters, in ``my/``: laid, brought up to date, and never written over."""
+"""The learner's copies of the chapters and the glossary, in ``my/``: laid, brought up to date, never written over."""
 
 import hashlib
 import json
@@ -14,7 +14,9 @@ RECORD = ".laid.json"  # what was laid: for each file a hash of its bytes, and o
 
 
 def lay(book: Book) -> Path:
-    """Copy each chapter into ``my/``, or bring its copy up to date, and say so where the learner has to know.
+    """Copy each chapter, and each page in Markdown beside them, into ``my/``, or bring its copy up to date.
+
+    It prints a line for each new version that is put beside what the learner wrote.
 
     A copy in which the learner wrote nothing is replaced by a new version of the chapter. Where they wrote, theirs
     stays, and the new version is put beside it. A copy that they deleted comes back, a new version that they deleted
@@ -31,7 +33,9 @@ def lay(book: Book) -> Path:
         folder.mkdir(exist_ok=True)
         record = _read(folder / RECORD)
         for chapter in book.chapters.values():
-            _lay_one(book.notebook(chapter).read_bytes(), folder, chapter.name, record)
+            _lay_one(book.notebook(chapter), folder, record)
+        for page in sorted((book.root / book.src).glob("*.md")):
+            _lay_one(page, folder, record)
         # Last: where this is cut off, a file that the record does not know is one that the learner may have written.
         with written_whole(folder / RECORD) as file:
             file.write(json.dumps(record, indent=1).encode())
@@ -40,9 +44,10 @@ def lay(book: Book) -> Path:
     return folder
 
 
-def _lay_one(new: bytes, folder: Path, chapter: str, record: dict[str, dict[str, str]]) -> None:
+def _lay_one(source: Path, folder: Path, record: dict[str, dict[str, str]]) -> None:
+    new = source.read_bytes()
     version = {"file": hashlib.sha256(new).hexdigest(), "cells": _written(new)}
-    for name in _names(chapter):
+    for name in _names(source):
         path, laid = folder / name, record.get(name, {})
         if path.exists():
             held = path.read_bytes()
@@ -54,29 +59,29 @@ def _lay_one(new: bytes, folder: Path, chapter: str, record: dict[str, dict[str,
                 if laid.get("cells") == version["cells"]:
                     return  # into this very version
                 continue
-        elif laid.get("cells") == version["cells"] and name != f"{chapter}.ipynb":
+        elif laid.get("cells") == version["cells"] and name != source.name:
             return  # they did not want it
         with written_whole(path) as file:
             file.write(new)
         record[name] = version
-        if name != f"{chapter}.ipynb":
-            print(f"{chapter} has a new version. Yours is as you left it; the new one is {folder.name}/{name}")
+        if name != source.name:
+            print(f"{source.stem} has a new version. Yours is as you left it; the new one is {folder.name}/{name}")
         return
 
 
-def _names(chapter: str) -> Iterator[str]:
-    yield f"{chapter}.ipynb"
-    yield f"{chapter} (new version).ipynb"
+def _names(source: Path) -> Iterator[str]:
+    yield source.name
+    yield f"{source.stem} (new version){source.suffix}"
     number = 2
     while True:
-        yield f"{chapter} (new version {number}).ipynb"
+        yield f"{source.stem} (new version {number}){source.suffix}"
         number += 1
 
 
 def _written(notebook: bytes) -> str:
     """A hash of what a notebook says: kind and text of its cells, but for the empty one that JupyterLab adds below.
 
-    What is no notebook gets a hash of its own, so that it counts as written by the learner.
+    Of any other file, a hash of its bytes.
     """
     try:
         cells = json.loads(notebook)["cells"]

@@ -1,4 +1,5 @@
-"""``book.toml``: the chapters in order, what each builds, its budgets, and what was measured."""
+"""The manifest: ``book.toml`` (chapters in order, what each builds, its settings), written by hand, and beside it
+``measured.toml`` (minutes, memory and bands of each), written by ``make measure`` only."""
 
 import re
 import tomllib
@@ -9,6 +10,7 @@ from typing import Any
 
 PROFILES = ("quick", "full", "smoke")
 MANIFEST = "book.toml"
+MEASURED = "measured.toml"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Book:
-    """The whole manifest, and the folder it stands in."""
+    """The whole manifest, and the folder that it is in."""
 
     root: Path
     title: str
@@ -103,19 +105,14 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def read_book(root: Path | None = None) -> Book:
-    """Read the manifest of ``root`` (default: the course that the working folder lies in).
+    """Read the manifest of ``root`` (default: the course that the working folder lies in), with what was measured.
 
     Raises:
         ValueError: it is not TOML, or an entry is missing or of the wrong kind; the message names it.
     """
     root = find_root() if root is None else root
-    path = root / MANIFEST
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from error
+    table, measured = _parsed(root / MANIFEST), read_measured(root)
     book = _entry(table, "book", dict)
-    measured = table.get("measured", {})
     return Book(
         root=root,
         title=_entry(book, "title", str, "book."),
@@ -130,6 +127,23 @@ def read_book(root: Path | None = None) -> Book:
     )
 
 
+def read_measured(root: Path) -> dict[str, Any]:
+    """What ``measured.toml`` in ``root`` holds: ``[chapter][profile][device kind or "bands"]``; empty without the file.
+
+    Raises:
+        ValueError: it is not TOML.
+    """
+    path = root / MEASURED
+    return _parsed(path) if path.is_file() else {}
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _chapter(name: str, table: dict[str, Any], measured: dict[str, Any]) -> Chapter:
     where = f"chapters.{name}."
     return Chapter(
@@ -140,9 +154,7 @@ def _chapter(name: str, table: dict[str, Any], measured: dict[str, Any]) -> Chap
         settings={profile: _entry(table, profile, dict, where) for profile in PROFILES},
         measured={
             profile: {
-                kind: _measured(entry, f"measured.{name}.{profile}.{kind}.")
-                for kind, entry in kinds.items()
-                if kind != "bands"
+                kind: _measured(entry, f"{name}.{profile}.{kind}.") for kind, entry in kinds.items() if kind != "bands"
             }
             for profile, kinds in measured.items()
         },
@@ -155,17 +167,17 @@ def _chapter(name: str, table: dict[str, Any], measured: dict[str, Any]) -> Chap
 
 def _measured(table: dict[str, Any], where: str) -> Measured:
     return Measured(
-        minutes=_entry(table, "minutes", float, where),
-        memory_mb=_entry(table, "memory_mb", int, where),
-        machine=_entry(table, "machine", str, where),
-        runs=_entry(table, "runs", int, where),
-        versions=_entry(table, "versions", dict, where),
+        minutes=_entry(table, "minutes", float, where, MEASURED),
+        memory_mb=_entry(table, "memory_mb", int, where, MEASURED),
+        machine=_entry(table, "machine", str, where, MEASURED),
+        runs=_entry(table, "runs", int, where, MEASURED),
+        versions=_entry(table, "versions", dict, where, MEASURED),
     )
 
 
-def _entry(table: dict[str, Any], key: str, kind: type, where: str = "") -> Any:
+def _entry(table: dict[str, Any], key: str, kind: type, where: str = "", file: str = MANIFEST) -> Any:
     if key not in table:
-        raise ValueError(f"{MANIFEST}: {where}{key} is missing; it is to be a {kind.__name__}")
+        raise ValueError(f"{file}: {where}{key} is missing; it is to be a {kind.__name__}")
     if not isinstance(table[key], kind):
-        raise ValueError(f"{MANIFEST}: {where}{key} is {table[key]!r}; it is to be a {kind.__name__}")
+        raise ValueError(f"{file}: {where}{key} is {table[key]!r}; it is to be a {kind.__name__}")
     return table[key]

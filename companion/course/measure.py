@@ -1,4 +1,4 @@
-"""For authors: run a solution once per seed; write its minutes, memory and bands into ``book.toml``."""
+"""For authors: run a solution once per seed; write its minutes, memory and bands into ``measured.toml``."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from companion.checkpoint import written_whole
 from companion.course.authoring import solution_notebook
 from companion.course.execution import AS_IT_IS, PROCESSORS, Cost, execute, glued
-from companion.course.manifest import MANIFEST, Book, Chapter, read_book
+from companion.course.manifest import MEASURED, PROFILES, Book, Chapter, read_book, read_measured
 from companion.course.session import EXPECTED, current_profile, default_device, machine
 
 FEWEST = 5
@@ -25,7 +25,8 @@ from myst_nb import glue
 
 glue("gpu_memory_mb", torch.cuda.max_memory_reserved() // 2**20, display=False)
 """  # a last cell, only when measured on a GPU: torch counts it in the process that took it
-START, END = "<!-- chapters: written by `make measure` from book.toml -->", "<!-- /chapters -->"
+HEADER = "Written by `make measure`, never by hand: minutes and memory of each chapter, and the bands of its numbers."
+START, END = "<!-- chapters: written by `make measure` from book.toml and measured.toml -->", "<!-- /chapters -->"
 
 
 def measure(
@@ -161,16 +162,38 @@ def _record(
     entry: dict[str, Any],
     bands: dict[str, list[float]],
 ) -> None:
-    path = book.root / MANIFEST
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
-    table: Any = document
-    for key in ("measured", chapter.name, profile):
-        if key not in table:
-            table.add(key, tomlkit.table(is_super_table=True))
-        table = table[key]
-    table[kind] = entry
+    measured = read_measured(book.root)
+    entries = measured.setdefault(chapter.name, {}).setdefault(profile, {})
+    entries[kind] = entry
     if bands:
-        table["bands"] = bands
-    with written_whole(path) as file:
-        file.write(tomlkit.dumps(document).encode())
-    print(f"{MANIFEST}: measured.{chapter.name}.{profile}: {entry['minutes']} minutes, {len(bands)} bands")
+        entries["bands"] = bands
+    with written_whole(book.root / MEASURED) as file:
+        file.write(as_toml(measured).encode())
+    print(f"{MEASURED}: {chapter.name}.{profile}: {entry['minutes']} minutes, {len(bands)} bands")
+
+
+def as_toml(measured: dict[str, Any]) -> str:
+    """What ``read_measured`` reads: a table for each chapter, profile and kind of device, and one for the bands."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment(HEADER))
+    for name, profiles in sorted(measured.items()):
+        chapter = tomlkit.table(is_super_table=True)
+        for profile in sorted(profiles, key=PROFILES.index):
+            kinds = tomlkit.table(is_super_table=True)
+            for kind in sorted(profiles[profile], key=lambda kind: (kind == "bands", kind)):
+                kinds.add(kind, _table(profiles[profile][kind]))
+            chapter.add(profile, kinds)
+        document.add(name, chapter)
+    return tomlkit.dumps(document).rstrip() + "\n"
+
+
+def _table(entries: dict[str, Any]) -> Any:
+    table = tomlkit.table()
+    for name, value in entries.items():
+        if isinstance(value, dict):  # the versions, on one line
+            inline = tomlkit.inline_table()
+            inline.update(value)
+            value = inline
+        table.add(name, value)
+    table.add(tomlkit.nl())
+    return table

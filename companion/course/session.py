@@ -19,13 +19,13 @@ _STRICT = os.environ.get("COMPANION_STRICT") == "1"  # read once: no cell of a n
 
 @dataclass(frozen=True)
 class Session:
-    """What a chapter's notebook is told by :func:`begin`.
+    """The settings of a chapter's notebook, from :func:`begin`.
 
     Attributes:
         name: the chapter.
         profile: ``quick``, ``full`` or ``smoke``.
-        device: where models and data live, the one that ``fit`` chooses too: CUDA where there is a GPU, else the CPU.
-        seed: of everything random in the chapter; other than 0 only when bands are measured.
+        device: of models and data, the same that ``fit`` uses by default: CUDA if there is a GPU, or else the CPU.
+        seed: of all randomness in the chapter; 0, except when bands are measured.
         settings: the chapter's entries of ``book.toml`` for this profile, e.g. ``settings.epochs``.
         bands: for each expected value the interval measured for this profile.
     """

@@ -1,8 +1,8 @@
-"""Image sets, each as one tensor: made (glyphs), published (mnist, …), or your own folder."""
+"""Image sets, each held as one tensor: generated (glyphs), published (mnist, …), or from a folder of your own."""
 
 from pathlib import Path
 
-from companion._arguments import check_size, check_whole
+from companion._arguments import check_instance, check_size, check_whole
 from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
@@ -17,25 +17,28 @@ def load(
     image_size: int | None = None,
     root: str | Path | None = None,
 ) -> ImageSet:
-    """Load a set of images; what cannot be had is an error, never other images.
+    """Load a set of images. A set that is not available raises an error; no other set is given in its place.
 
     Args:
-        name: ``"glyphs"`` (digits drawn by the computer, 28×28), ``"mnist"``, ``"fashion-mnist"``,
-            ``"cifar10"``, ``"celeba"``, or the path of a folder of images (see ``companion.data.folder``).
-        split: ``"train"`` or ``"test"``; for a folder, the sub-folder of that name where there is one
-            (classes are then those of its sub-folder train).
-        size: how many images. Glyphs are made to order, 10,000 where it is not given. Of the other sets all
-            are kept, or ``size`` of them, drawn with ``seed``, in the order of the set.
-        seed: what the random numbers depend on (together with ``split``, for glyphs).
-        image_size: crop each image to its middle square and resize it to this side. Where it is not given,
-            images stay as they are, but for celeba (64).
-        root: where published sets lie or are downloaded to; default: the environment variable
-            ``COMPANION_DATA``, else ``companion`` in the user's cache folder.
+        name: "glyphs" (digits drawn by the computer, 28×28), "mnist", "fashion-mnist", "cifar10", "celeba", or the
+            path of a folder of images (see ``companion.data.folder``).
+        split: "train" or "test"; for a folder, its sub-folder of that name if there is one (the classes are then those
+            of its sub-folder train).
+        size: how many images. Glyphs are generated, 10,000 by default. Of any other set, all images are kept by
+            default; with ``size``, that many are drawn with ``seed`` and kept in the order of the set.
+        seed: of the random numbers; those of glyphs depend on ``split`` too.
+        image_size: crop each image to its middle square and resize it to this side. By default images keep their size,
+            except those of celeba (64).
+        root: the folder of published sets, where they are looked for and downloaded to; default: the environment
+            variable ``COMPANION_DATA``, or else ``companion`` in the user's cache folder.
+
+    Shapes:
+        → ``ImageSet`` with images (N, C, H, W) uint8 and labels (N,) int64.
 
     Raises:
-        ValueError: a wrong argument; a file that is damaged or does not decode, by name.
-        FileNotFoundError: a published set that is neither there nor to be downloaded.
-        PermissionError: a published set has to be extracted in a folder that cannot be written to.
+        ValueError: an argument is wrong, or a file is damaged; the message names it.
+        FileNotFoundError: a published set is missing and cannot be downloaded.
+        PermissionError: a published set has to be extracted into a folder that cannot be written to.
         ImportError: torchvision or pillow is missing (glyphs need neither).
     """
     # Imported here, so that ``python -m companion.data.glyphs`` finds its module not yet loaded.
@@ -47,12 +50,11 @@ def load(
         check_size("image_size", image_size, most=folder.LARGEST_SIDE)
     check_whole("seed", seed, least=0)
     for argument, value, kinds, want in (
-        ("name", name, str | Path, "a string or a path"),
-        ("split", split, str, "a string"),
-        ("root", root, str | Path | None, "a string or a path"),
+        ("name", name, (str, Path), "a string or a path"),
+        ("split", split, (str,), "a string"),
+        ("root", root, (str, Path, type(None)), "a string or a path"),
     ):
-        if not isinstance(value, kinds):
-            raise ValueError(f"{argument}: got a {type(value).__name__}, want {want}")
+        check_instance(argument, value, kinds, want)
     published = name in ("glyphs", *real.NAMES)
     if published and split not in ("train", "test"):
         raise ValueError(f"split: got {split!r}, want 'train' or 'test', which {name} has")

@@ -1,3 +1,5 @@
+"""A progress bar for reading and drawing images."""
+
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -7,7 +9,7 @@ Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
-    """A progress bar once the work has taken two seconds, where tqdm is installed."""
+    """``items``, with a progress bar that appears after two seconds, if tqdm is installed."""
     try:
         tqdm = require("tqdm.auto", extra="data", what="a progress bar").tqdm
     except ImportError:

@@ -1,11 +1,12 @@
-"""A folder of images, as it lies on the disk.
+"""A folder of images as an image set.
 
-One sub-folder a class (images may lie deeper in it), or no sub-folders and one class, named like the folder.
-All of it may lie in ``train/`` and ``test/``; classes are then those of ``train/`` in every split. Files whose name
-starts with a dot or ends unlike an image's are left out, with a warning where they are pictures of a kind that is not
-read. The order is that of the names.
-Images are greyscale [1, H, W] if all are, else RGB [3, H, W]; transparency is dropped; photographs are turned
-upright as their camera noted.
+Each sub-folder is a class, with images in it or in folders below it; a folder without sub-folders is one class of its
+own name. The folder may be divided into ``train/`` and ``test/``; the classes of both are then those of ``train/``.
+Images are read in the order of their names. Files are left out if their name begins with a dot or has no suffix of an
+image; if it has that of an image format that is not read, with a warning.
+
+The images are grey, (1, H, W), if all of them are, and RGB, (3, H, W), otherwise. Transparency is dropped, and
+photographs are turned upright by their EXIF orientation.
 """
 
 import re
@@ -22,7 +23,7 @@ from companion._extras import require
 from companion.data._progress import progress
 from companion.data.images import ImageSet, chosen
 
-LARGEST_SIDE = 2**13  # of an image, in pixels: a larger one is a slip
+LARGEST_SIDE = 2**13  # of an image, in pixels: more is a mistake
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 _OTHER_PICTURES = (
     *(".apng", ".avif", ".cr2", ".dng", ".exr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".pbm"),
@@ -33,7 +34,12 @@ _OTHER_SPELLINGS = {"training": "train", "testing": "test"}
 
 
 def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: int | None) -> ImageSet:
-    """The images under ``path``; see ``companion.data.load``."""
+    """The images under ``path``; the arguments are those of ``companion.data.load``.
+
+    Raises:
+        ValueError: there is no such split, images stand beside sub-folders, a class of the split is not in train or has
+            no images, ``size`` is more than there are, or an image cannot be read.
+    """
     top = _split_folder(path, split)
     classes = _folders(top) or [top]
     names = [path.resolve().name if class_folder == top else class_folder.name for class_folder in classes]
@@ -66,18 +72,19 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
 
 
 def read_images(files: Sequence[Path], image_size: int | None) -> Tensor:
-    """Decode image files, [N, C, H, W] uint8.
+    """Decode image files, each cropped and resized to ``image_size`` if that is given.
+
+    Shapes:
+        N files → (N, C, H, W) uint8.
 
     Raises:
-        ValueError: a file does not decode whole, has more than 8 bits a channel or several frames, or differs in size
-            from the first and no size is asked for.
+        ValueError: a file is damaged or cut short, has more than 8 bits a channel or several frames, or differs in size
+            from the first one while ``image_size`` is None.
     """
     image_file = require("PIL.ImageFile", extra="data", what="reading image files")
     images, colour = np.empty((0, 3, 0, 0), np.uint8), False
-    lenient, image_file.LOAD_TRUNCATED_IMAGES = (
-        image_file.LOAD_TRUNCATED_IMAGES,
-        False,
-    )  # half an image is an error
+    lenient = image_file.LOAD_TRUNCATED_IMAGES
+    image_file.LOAD_TRUNCATED_IMAGES = False  # half an image is an error
     try:
         for i, file in enumerate(progress(files, "reading images")):
             image = _decode(file)
@@ -99,7 +106,7 @@ def read_images(files: Sequence[Path], image_size: int | None) -> Tensor:
 
 
 def middle_square(image: Any, side: int) -> Any:
-    """The largest square in the middle of a pillow image, resized."""
+    """The largest square in the middle of a pillow image, resized to ``side`` × ``side`` pixels."""
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
     return image.crop((left, top, left + short, top + short)).resize((side, side))  # bicubic, pillow's default
@@ -111,7 +118,7 @@ def _decode(file: Path) -> Any:
     try:
         with pil.open(file) as opened:
             frames = getattr(opened, "n_frames", 1) if opened.format in ("GIF", "PNG", "WEBP") else 1
-            deep = _is_deep(opened)  # decoding forgets it
+            deep = _is_deep(opened)  # asked before decoding, which loses it
             image = ops.exif_transpose(opened)
     except Exception as error:  # pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise ValueError(f"{file} does not decode ({error}): replace it by a whole copy, or delete it") from error
@@ -125,7 +132,7 @@ def _decode(file: Path) -> Any:
 
 
 def _is_deep(opened: Any) -> bool:
-    """More than 8 bits a channel. Pillow gives those of colour as mode RGB and drops the lower byte without a word."""
+    """Whether an image has more than 8 bits a channel. Pillow drops the lower byte of colours without a warning."""
     raw = [argument for tile in opened.tile for argument in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
     names = [argument for argument in raw if isinstance(argument, str)]
     if opened.format == "PPM" and any(isinstance(argument, int) and argument > 255 for argument in raw):
@@ -154,7 +161,7 @@ def _are_splits(names: set[str]) -> bool:
 
 
 def _names_in_train(path: Path, top: Path) -> list[str]:
-    """The classes that number the labels of the split in ``top``: a class has one number in all splits."""
+    """The classes of ``train/``, which number the labels of every split; empty if ``top`` is no split."""
     train = path / "train"
     if top == path or not train.is_dir():
         return []
@@ -168,7 +175,7 @@ def _folders(path: Path) -> list[Path]:
 def _images(path: Path, pattern: str) -> list[Path]:
     """
     Raises:
-        ValueError: a name ends like an image's and belongs to something that cannot be read: a pipe, a broken link.
+        ValueError: a name with the suffix of an image belongs to no file that can be read: a pipe, a broken link.
     """
     found = _named(path, pattern, SUFFIXES)
     if odd := [file for file in found if not file.is_file()]:  # opening a pipe would wait for ever
@@ -177,7 +184,7 @@ def _images(path: Path, pattern: str) -> list[Path]:
 
 
 def _named(path: Path, pattern: str, suffixes: Sequence[str]) -> list[Path]:
-    """What is under ``path`` with such a name, hidden files and folders apart."""
+    """Files under ``path`` with one of the ``suffixes``, without hidden files and folders."""
     return sorted(
         file
         for file in path.glob(pattern)

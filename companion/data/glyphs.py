@@ -1,8 +1,9 @@
-"""Digits 0–9 drawn from fonts and bent by whole-number arithmetic: a seed gives the same bytes everywhere.
+"""Digits 0–9 of many fonts, turned, sheared, scaled and shifted at random, 28×28.
 
-The digits of 21 fonts that matplotlib ships (DejaVu, STIX, Computer Modern) were drawn once; these *masters*
-are shipped in ``glyphs.npz``. Making images needs no font library, and no version of one can change them. To
-draw the masters again (with pillow, from matplotlib's font files)::
+All arithmetic is in whole numbers, so that a seed gives the same bytes on every machine. The digits of 21 fonts that
+come with matplotlib (DejaVu, STIX, Computer Modern) were drawn once, and these *masters* are in ``glyphs.npz``: images
+are made without a font library, and no version of one changes them. To draw the masters again (with pillow, from
+matplotlib's font files)::
 
     python -m companion.data.glyphs
 """
@@ -36,10 +37,13 @@ _CHUNK = 64  # images at a time: what is being worked on stays in the processor'
 
 
 def glyphs(split: str, *, size: int = 10_000, seed: int = 0) -> ImageSet:
-    """``size`` images [size, 1, 28, 28] of digits in random fonts, sizes, places and slants; their values.
+    """``size`` images of digits in random fonts, sizes, positions and slants; the label is the digit.
 
-    Test images use fonts that no training image uses. Image i depends on split, seed and i alone, so a larger
+    Test images use fonts that no training image uses. Image i depends on ``split``, ``seed`` and i only, so a larger
     set begins with the smaller one.
+
+    Shapes:
+        → ``ImageSet`` with images (size, 1, 28, 28) uint8 and labels (size,) int64.
     """
     masters = _atlas()[split]
     draws = np.random.PCG64(np.random.SeedSequence((("train", "test").index(split), seed)))
@@ -54,7 +58,11 @@ def glyphs(split: str, *, size: int = 10_000, seed: int = 0) -> ImageSet:
 
 
 def _draw(masters: np.ndarray[Any, Any], words: np.ndarray[Any, Any]) -> tuple[Any, Any]:
-    """Turn eight 32-bit random numbers an image, [n, 8], into images [n, 28, 28] and labels [n]."""
+    """One image from every eight random numbers of 32 bits.
+
+    Shapes:
+        masters: (fonts, 10, 64, 64) uint8, words: (n, 8) → images (n, 28, 28), labels (n,).
+    """
 
     def between(column: int, low: Any, high: Any) -> Any:
         spread = np.asarray(high - low + 1, np.uint64)
@@ -74,29 +82,29 @@ def _draw(masters: np.ndarray[Any, Any], words: np.ndarray[Any, Any]) -> tuple[A
     down = _ONE * _HEIGHT * 256 // between(4, 18 * 256, 21 * 256)
     across = down * 256 // between(5, 218, 282)
 
-    # From the middle of the turned digit's box to its sides; what would reach the border is made smaller.
+    # From the middle of the turned digit's box to its sides; a digit that would reach the border is made smaller.
     width, height = _ink(flat)[:, glyph]
     reach_x = (abs(a) * width * _PIXEL // across + abs(b) * height * _PIXEL // down) // 2
     reach_y = (abs(c) * width * _PIXEL // across + abs(d) * height * _PIXEL // down) // 2
     most = 25 * _PIXEL // 2
     across, down = (step * np.maximum(most, np.maximum(reach_x, reach_y)) // most for step in (across, down))
-    # Shift by up to half a pixel (like MNIST's, the digits are centred), as far as there is room.
+    # Shift by up to half a pixel (like MNIST's, the digits are centred), as far as the border allows.
     room_x, room_y = (np.clip(most - reach, 0, _PIXEL // 2) for reach in (reach_x, reach_y))
     shift_x, shift_y = between(6, -room_x, room_x), between(7, -room_y, room_y)
 
     # Four sampling points a pixel, carried back to the master by the inverse of the matrix, read bilinearly.
     points = (2 * np.arange(2 * SIZE) + 1 - 2 * SIZE) * _PIXEL // 4
-    u, v = points - shift_x[:, None], points - shift_y[:, None]  # [n, 56]
+    u, v = points - shift_x[:, None], points - shift_y[:, None]  # (n, 56)
     x = _plane(d * across >> 16, u, -b * across >> 16, v)
     y = _plane(-c * down >> 16, u, a * down >> 16, v)
-    image = _bilinear(flat, glyph, x, y)  # [n, 56, 56]
+    image = _bilinear(flat, glyph, x, y)  # (n, 56, 56)
     image = image[:, ::2, ::2] + image[:, ::2, 1::2] + image[:, 1::2, ::2] + image[:, 1::2, 1::2]
     brightest = image.max(axis=(1, 2), keepdims=True)
     return image * 255 // brightest, digit
 
 
 def _plane(a: Any, u: Any, b: Any, v: Any) -> Any:
-    """a·u + b·v from the middle of the master, in 1/65536 of its pixels, [n, 56 (v), 56 (u)]."""
+    """a·u + b·v from the middle of the master, in 1/65536 of its pixels: (n, 56 for v, 56 for u)."""
     middle = (_FRAME - 1) * _ONE // 2
     along, down = a[:, None] * u // _PIXEL + middle, b[:, None] * v // _PIXEL
     plane = along.astype(np.int32)[:, None, :] + down.astype(np.int32)[:, :, None]
@@ -104,6 +112,7 @@ def _plane(a: Any, u: Any, b: Any, v: Any) -> Any:
 
 
 def _bilinear(flat: Any, glyph: Any, x: Any, y: Any) -> Any:
+    """The masters' values at x, y (n, 56, 56), interpolated between four pixels."""
     corner = (y >> 16) * _FRAME + (x >> 16) + (glyph * _FRAME * _FRAME).astype(np.int32)[:, None, None]
     x, y, pixels = x >> 8 & 255, y >> 8 & 255, flat.reshape(-1).astype(np.int32)
     upper = pixels[corner] * (256 - x) + pixels[corner + 1] * x
@@ -112,14 +121,14 @@ def _bilinear(flat: Any, glyph: Any, x: Any, y: Any) -> Any:
 
 
 def _ink(flat: Any) -> Any:
-    """Width and height of each master's digit, [2, glyphs]; the digit is in the middle of its frame."""
+    """Width and height of each master's digit, (2, number of masters); the digit is in the middle of its frame."""
     return np.stack([(flat > 0).any(axis).sum(-1) for axis in (1, 2)])
 
 
 @cache
 def _atlas() -> dict[str, Any]:
     with np.load(_ATLAS) as file:
-        return {split: file[split] for split in ("train", "test")}  # [fonts, 10, 64, 64] uint8
+        return {split: file[split] for split in ("train", "test")}  # (fonts, 10, 64, 64) uint8
 
 
 def make_atlas(path: Path = _ATLAS) -> None:

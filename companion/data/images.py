@@ -1,4 +1,4 @@
-"""A set of images as one tensor."""
+"""A set of images, held as one tensor."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,19 +9,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion._arguments import check_between, check_codes, check_device, check_tensor, check_whole
+from companion._arguments import (
+    brief,
+    check_between,
+    check_codes,
+    check_device,
+    check_instance,
+    check_same_device,
+    check_tensor,
+    check_whole,
+    described,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Images and their classes, held as one tensor each.
+    """Images and their labels, each held as one tensor.
+
+    Args:
+        name: of the set, such as "mnist".
+        split: "train" or "test".
+        images: bytes, 0 … 255.
+        labels: for each image, an index into ``classes``.
+        classes: the names of the classes, all different.
 
     Shapes:
-        images: uint8 [N, C, H, W]; labels: int64 [N], each an index into ``classes``.
+        images: (N, C, H, W) uint8; labels: (N,) int64.
 
     Raises:
-        ValueError: a tensor has another type, shape or device, a label has no class, or a name is no string or stands
-            for two classes.
+        ValueError: a tensor has another type, shape or device, a label is no index into ``classes``, or a class name is
+            no string or occurs twice.
     """
 
     name: str
@@ -32,14 +49,12 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         for name, text in (("name", self.name), ("split", self.split)):
-            if not isinstance(text, str):
-                raise ValueError(f"{name}: got a {type(text).__name__}, want a string")
+            check_instance(name, text, str, "a string")
         check_tensor("images", self.images, shape=("N", "C", "H", "W"), dtype=torch.uint8)
         check_tensor("labels", self.labels, shape=(len(self),), dtype=torch.int64)
-        if self.labels.device != self.images.device:
-            raise ValueError(f"labels: got them on {self.labels.device}, want {self.images.device} as the images")
+        check_same_device("labels", self.labels, "images", self.images)
         if not isinstance(self.classes, tuple | list) or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes: got {self.classes!r}, want a tuple of names")
+            raise ValueError(f"classes: got {brief(self.classes)}, want a tuple of names")
         if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
             raise ValueError(f"classes: got {twice[0]!r} more than once, want another name for each class")
         check_codes("labels", self.labels, len(self.classes))
@@ -63,7 +78,11 @@ class ImageSet:
         return self.images.device
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The set on ``device``; if it needs over half of a GPU's free memory, it stays, with a warning."""
+        """The set on ``device``; one that needs over half of a GPU's free memory stays where it is, with a warning.
+
+        Raises:
+            ValueError: ``device`` is no device.
+        """
         check_device("device", device)
         device = torch.device(device)
         if device.type == "cuda" and self.device.type != "cuda":
@@ -79,30 +98,41 @@ class ImageSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, n: int) -> "ImageSet":
-        """The first ``n`` images (a view: nothing is copied)."""
+        """The first ``n`` images, without a copy.
+
+        Raises:
+            ValueError: ``n`` is not from 1 to N.
+        """
         check_whole("n", n, most=len(self))
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """The images and labels at ``indices`` [B], on ``device``, or where the set lives.
+        """The images at ``indices``, as numbers in [0, 1], and their labels.
 
-        Returns:
-            x: float32 [B, C, H, W] in [0, 1]; y: int64 [B].
+        Indices on the CPU are better than on a GPU, which has to be waited for when they are checked.
+
+        Args:
+            device: of the result; default: that of the set.
+
+        Shapes:
+            indices: (B,) int64 → x (B, C, H, W) float32 in [0, 1], y (B,) int64.
 
         Raises:
-            ValueError: the indices are not one row of whole numbers from 0 to N - 1. (Checking indices that
-                lie on a GPU waits for it; those on the CPU cost nothing.)
+            ValueError: the indices are not one row of whole numbers from 0 to N − 1.
         """
         if device is not None:
             check_device("device", device)
-        rows = check_rows(indices, len(self)).to(self.device)
+        rows = as_indices(indices, len(self)).to(self.device)
         target = self.device if device is None else torch.device(device)
-        x = self.images[rows].to(target)  # as bytes: a quarter of the traffic
+        x = self.images[rows].to(target)  # copied as bytes, a quarter of the size
         return x.float().div_(255), self.labels[rows].to(target)
 
 
-def check_rows(indices: Any, n: int) -> Tensor:
-    """The indices as a tensor.
+def as_indices(indices: Any, n: int) -> Tensor:
+    """``indices`` as a tensor.
+
+    Shapes:
+        indices: (B,), a tensor or a sequence of whole numbers → (B,) int64 or int32.
 
     Raises:
         ValueError: they are not one row of whole numbers from 0 to ``n`` − 1.
@@ -110,18 +140,20 @@ def check_rows(indices: Any, n: int) -> Tensor:
     try:
         rows = torch.as_tensor(indices)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"indices: got a {type(indices).__name__}, want a row of whole numbers") from error
+        raise ValueError(f"indices: got {brief(indices)}, want a row of whole numbers") from error
     if rows.ndim != 1 or rows.numel() == 0 or rows.dtype not in (torch.int64, torch.int32):
-        kind = f"{str(rows.dtype).removeprefix('torch.')} of shape {tuple(rows.shape)}"
-        raise ValueError(f"indices: got {kind}, want int64 of shape (B,), with B at least 1")
+        raise ValueError(f"indices: got {described(rows)}, want int64 of shape (B,), with B at least 1")
     check_between("indices", rows, 0, n - 1)
     return rows
 
 
 def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[int]:
-    """Which images to keep: all of them, or ``size`` drawn with ``seed``, in the order of the set.
+    """The indices of the images to keep: all of them, or ``size`` drawn with ``seed``, in ascending order.
 
-    A folder's images stand class by class, so the first few would be of one class.
+    The images of a folder are ordered by class, so the first ``size`` would all be of the first classes.
+
+    Raises:
+        ValueError: ``size`` is more than there are images.
     """
     if size is None:
         return range(available)

@@ -1,4 +1,4 @@
-"""Published image sets through torchvision: used where they lie, downloaded where they do not."""
+"""Published image sets, through torchvision: read if they are on the disk, downloaded if not."""
 
 import errno
 import os
@@ -19,7 +19,8 @@ from companion.data.images import ImageSet, chosen
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "celeba")
 
-# MD5 of what is in the published archives, whose own stand in torchvision: an extracted file may be damaged as well.
+# MD5 of the files in the published archives; torchvision has those of the archives only, and an extracted file may be
+# damaged as well.
 _EXTRACTED = {
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -39,7 +40,13 @@ _EXTRACTED = {
 def real(
     name: str, split: str, *, size: int | None, seed: int, image_size: int | None, root: str | Path | None
 ) -> ImageSet:
-    """A published set; see ``companion.data.load``. A label of celeba is its attribute "Smiling"."""
+    """A published set; the arguments are those of ``companion.data.load``. Labels of celeba: the attribute "Smiling".
+
+    Raises:
+        ValueError: a file is damaged, or ``size`` is more than there are images.
+        FileNotFoundError: a file is missing and cannot be downloaded.
+        PermissionError: a file has to be extracted into a folder that cannot be written to.
+    """
     top = data_folder(root)
     tv = require("torchvision.datasets", extra="data", what=f"load({name!r})")
     with _alone(top):
@@ -60,7 +67,7 @@ def real(
 
 
 def data_folder(root: str | Path | None = None) -> Path:
-    """``root``, else ``$COMPANION_DATA``, else ``companion`` in the user's cache folder."""
+    """``root``, or else ``$COMPANION_DATA``, or else ``companion`` in the user's cache folder."""
     chosen_root = root or os.environ.get("COMPANION_DATA")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return (Path(chosen_root) if chosen_root else Path(cache, "companion")).expanduser()
@@ -114,7 +121,7 @@ def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:
     if archive.is_file() and not pictures.is_dir():  # torchvision would ask for the downloading package first
         utils = require("torchvision.datasets.utils", extra="data", what="celeba")
         _fetch(lambda: utils.extract_archive(archive, base / "partial"), "celeba", [pictures])
-        (base / "partial" / pictures.name).rename(pictures)  # at once: half a folder would pass for a whole one
+        (base / "partial" / pictures.name).rename(pictures)  # in one step: half a folder would pass for a whole one
         (base / "partial").rmdir()
     missing = [file for file in [pictures, *published] if not file.exists()]
     data = _fetch(lambda: kind(top, split=split, download=True), "celeba", missing)
@@ -122,7 +129,7 @@ def _celeba(kind: Any, top: Path, split: str) -> tuple[list[Path], Tensor]:
 
 
 def _channels_first(pixels: Any, image_size: int | None) -> Tensor:
-    """[N, H, W] or [N, H, W, 3] to [N, C, H, W], each image resized where a size is asked for."""
+    """(N, H, W) or (N, H, W, 3) → (N, C, H, W), each image cropped and resized if a size is given."""
     if image_size is not None and pixels.shape[1:3] != (image_size, image_size):
         pil = require("PIL.Image", extra="data", what="image_size")
         resize = progress(pixels, "resizing images")
@@ -132,7 +139,10 @@ def _channels_first(pixels: Any, image_size: int | None) -> Tensor:
 
 
 def _refuse_damaged(published: Mapping[Path, str]) -> None:
-    """Raise for a file that is there with another checksum than the published one: nothing is overwritten."""
+    """
+    Raises:
+        ValueError: a file exists and has another checksum than the published one. It is not overwritten.
+    """
     utils = require("torchvision.datasets.utils", extra="data", what="reading published sets")
     for file, md5 in published.items():
         if file.is_file() and not utils.check_integrity(file, md5):
@@ -146,9 +156,14 @@ def _damaged(file: Path, reason: object) -> ValueError:
 
 
 def _fetch(get: Callable[[], Any], name: str, missing: list[Path]) -> Any:
-    """Let torchvision extract or download what is missing, and say what to do where it cannot."""
+    """Let torchvision extract or download the missing files.
+
+    Raises:
+        FileNotFoundError: it cannot; the message says what can be done.
+        PermissionError: it cannot write there.
+    """
     waiting = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # seconds without an answer; torchvision would wait for ever
+    socket.setdefaulttimeout(20)  # seconds without an answer; torchvision sets no limit
     try:
         return get()
     except Exception as error:
@@ -169,7 +184,7 @@ def _fetch(get: Callable[[], Any], name: str, missing: list[Path]) -> Any:
 
 @contextmanager
 def _alone(top: Path) -> Iterator[None]:
-    """One process at a time: another must not read what this one has half extracted."""
+    """One process at a time, so that none reads a file that another has half extracted."""
     filelock = require("filelock", extra="data", what="loading published sets")
     lock = filelock.FileLock(top / ".companion.lock")
     try:

@@ -63,7 +63,7 @@ class Quantizer(Configured, nn.Module, ABC):
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` has nothing left to do. A class that overrides only ``initialise`` is asked every time."""
+        """Whether ``initialise`` has nothing left to do; where only that is overridden, it is called every time."""
         return type(self).initialise is Quantizer.initialise
 
     def initialise(self, z: Tensor) -> None:

@@ -29,7 +29,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder, own = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
     shutil.copytree(ROOT / "experiments" / "results", folder / "experiments" / "results")
-    for name in ("book.toml", ".gitignore"):
+    for name in ("book.toml", "measured.toml", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "all"]):
         subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)

@@ -255,19 +255,32 @@ case(
 
 def recognise(device: torch.device) -> Any:
     glyphs = [data.load("glyphs", split, size=30) for split in ("train", "test")]
-    eyes = classifier.judge("glyphs").to(device)
+    shipped = classifier.load_classifier("glyphs").to(device)
     x, labels = glyphs[1].batch(range(20))
-    judgement = classifier.judged(eyes, x.to(device), labels, train=glyphs[0], held_out=glyphs[1].to(device))
+    quality = classifier.evaluate_samples(shipped, x.to(device), labels, train=glyphs[0], held_out=glyphs[1].to(device))
+    training = (255 * torch.rand(9, 1, 28, 28)).byte()
     out = Classifier(width=4).to(device)(x.to(device))
     out.logits.sum().backward()
     return [
-        *fields(out), *fields(classifier.recognise(eyes, x)),
-        judgement.accuracy, judgement.frechet, judgement.frechet_floor, judgement.nearest, judgement.nearest_floor,
-        judgement.shares.tolist(), judgement.entropy, judgement.classes,
+        *fields(out), *fields(classifier.recognise(shipped, x)),
+        classifier.nearest_distances(x.to(device), training),
+        classifier.nearest_distances(x.to(device), training.to(device)),
+        quality.accuracy, quality.frechet, quality.frechet_floor, quality.nearest, quality.nearest_floor,
+        quality.shares.tolist(), quality.entropy, quality.classes,
     ]  # fmt: skip
 
 
-case("classifier", recognise, Classifier, classifier.judge, classifier.judged, classifier.recognise)
+case(
+    "classifier",
+    recognise,
+    *(
+        Classifier,
+        classifier.load_classifier,
+        classifier.evaluate_samples,
+        classifier.recognise,
+        classifier.nearest_distances,
+    ),
+)
 
 
 # --- metrics
@@ -277,7 +290,6 @@ def measure(device: torch.device) -> Any:
     a, b = torch.randn(30, 4), torch.randn(20, 4)
     indices = torch.randint(0, 5, (6, 2, 3))
     usage = metrics.CodeUsage(5, per_position=True).update(indices.to(device)).update(indices)
-    pictures, training = torch.rand(3, 1, 4, 4), (255 * torch.rand(9, 1, 4, 4)).byte()
     return [
         metrics.mse(a.to(device), 2 * a.to(device)),
         *(usage.perplexity, usage.usage, usage.entropy_bits, usage.entropy_bits_per_position, usage.counts),
@@ -285,8 +297,6 @@ def measure(device: torch.device) -> Any:
         metrics.perplexity(torch.rand(9).to(device)),
         metrics.frechet_distance(a.to(device), b.to(device)),
         metrics.frechet_distance(a.to(device), b),
-        metrics.nearest_distances(pictures.to(device), training),
-        metrics.nearest_distances(pictures.to(device), training.to(device)),
     ]
 
 
@@ -294,7 +304,7 @@ case(
     "metrics",
     measure,
     *(metrics.mse, metrics.CodeUsage, metrics.bits_per_image, metrics.perplexity),
-    *(metrics.frechet_distance, metrics.nearest_distances),
+    metrics.frechet_distance,
 )
 
 # --- what is drawn; it ends on the CPU
