@@ -58,17 +58,8 @@ def with_prior(model: companion.VQVAE, setup: Setup, seed: int) -> dict[str, flo
     labels = torch.arange(10, device=setup.device).repeat(sizes["samples"] // 10)
     g = torch.Generator(setup.device).manual_seed(seed)
     samples = model.decode(prior.sample(len(labels), labels, generator=g))
-<<<<<<< HEAD:experiments/zhao_codes_and_dims.py
     judgement = evaluate_samples(
         load_classifier(setup.train.name).to(setup.device), samples, labels, train=setup.train, held_out=setup.test
-=======
-    judgement = evaluate_samples(
-        load_classifier(setting.train.name).to(setting.device),
-        samples,
-        labels,
-        train=setting.train,
-        held_out=setting.test,
->>>>>>> w-said:experiments/report_codes_and_dims.py
     )
     bits = prior_bits(prior, held_out.codes, held_out.labels)
     return {"prior_bits": float(bits), "recognised": judgement.accuracy, "frechet": judgement.frechet}

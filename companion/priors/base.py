@@ -1,11 +1,12 @@
 """The contract of all priors: whole numbers in, nats out; and codes drawn one after the other."""
 
 import math
-import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from companion._arguments import (
     unchecked_values,
 )
 from companion._devices import place_of, widest_float
+from companion._modes import evaluating
 from companion.checkpoint import Configured
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
 
@@ -182,29 +184,14 @@ class Prior(Configured, nn.Module, ABC):
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
         uniform = uniform.to(device, widest_float(device))
-        training = self.training
-        self.eval()
-        try:
-            with unchecked_values():  # nothing is read from the device between one code and the next
-                parts = [
-                    self._sample(some_classes, some_uniform, temperature, top_k, top_p, guidance, cache)
-                    for some_classes, some_uniform in zip(
-                        classes.split(batch_size), uniform.split(batch_size), strict=True
-                    )
-                ]
-        finally:
-            self.train(training)
+        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        batches = zip(classes.split(batch_size), uniform.split(batch_size), strict=True)
+        with evaluating(self), unchecked_values():  # nothing is read from the device between one code and the next
+            parts = [self._sample(some, random, filters, guidance, cache) for some, random in batches]
         return torch.cat(parts).reshape(n, *self.grid)
 
     def _sample(
-        self,
-        classes: Tensor,
-        uniform: Tensor,
-        temperature: float,
-        top_k: int | None,
-        top_p: float | None,
-        guidance: float,
-        cache: bool,
+        self, classes: Tensor, uniform: Tensor, filters: dict[str, Any], guidance: float, cache: bool
     ) -> Tensor:
         codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)
         guides = guidance != 1
@@ -216,8 +203,7 @@ class Prior(Configured, nn.Module, ABC):
             if guides:
                 conditional, unconditional = logits.chunk(2)
                 logits = guided(conditional, unconditional, guidance)
-            p = filtered_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-            codes[:, i] = draw(p, uniform[:, i])
+            codes[:, i] = draw(filtered_probabilities(logits, **filters), uniform[:, i])
         return codes
 
     def _classes(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
@@ -240,7 +226,7 @@ class Prior(Configured, nn.Module, ABC):
             return None
         if isinstance(label, Tensor):
             labels = label
-        elif isinstance(label, numbers.Integral) and not isinstance(label, bool) and abs(label) < 2**63:
+        elif isinstance(label, Integral) and not isinstance(label, bool) and abs(label) < 2**63:
             labels = torch.full((n,), int(label))
         else:
             raise ValueError(
@@ -272,16 +258,12 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     check_size("batch_size", batch_size)
     prior._check(codes, labels)
     _warn_of_no_class("labels", labels, prior)
-    training, device = prior.training, next(prior.parameters()).device
-    prior.eval()
-    try:
-        nats = 0.0
+    device, nats = next(prior.parameters()).device, 0.0
+    with evaluating(prior):
         for start in range(0, len(codes), batch_size):
             rows = slice(start, start + batch_size)
             part = prior.loss(codes[rows].to(device), None if labels is None else labels[rows])
             nats += part.item() * len(codes[rows])
-    finally:
-        prior.train(training)
     return nats / len(codes) * prior.length / math.log(2)
 
 
