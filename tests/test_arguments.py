@@ -170,7 +170,7 @@ def test_a_tensor_has_the_type_and_the_axes_that_are_asked_for() -> None:
         ((0, 6, 7), ("B", 7, 7), "want floating point of shape (B, 7, 7)"),
     ],
 )
-def test_an_empty_batch_is_told_that_it_is_empty(got, shape, says) -> None:
+def test_the_error_of_an_empty_batch_says_that_it_is_empty(got, shape, says) -> None:
     assert refusal(check_tensor, torch.rand(got), shape=shape) == f"argument: got float32 of shape {got}, {says}"
 
 
@@ -209,7 +209,7 @@ def test_values_between_limits_and_codes_are_looked_at_at_both_ends() -> None:
     assert "int32" in refusal(check_codes, torch.tensor([1], dtype=torch.int32), 8)
 
 
-def test_images_are_told_the_way_out() -> None:
+def test_the_error_of_images_in_another_range_says_how_to_convert_them() -> None:
     x = torch.rand(2, 3, 4, 4)
     check_images("x", x)
     check_images("x", x.half(), shape=("B", 3, "*spatial"))
@@ -240,7 +240,7 @@ def test_an_error_names_no_address_in_memory() -> None:
     assert " at 0x" in repr(object())  # what would be shown
 
 
-def test_another_type_than_the_models_is_told_the_way_out_unless_autocast_takes_care() -> None:
+def test_another_type_than_the_models_is_refused_unless_autocast_converts_it() -> None:
     weight, x = torch.rand(2).bfloat16(), torch.rand(2)
     check_fits("x", x.bfloat16(), weight)
     check_fits("x", x, None)

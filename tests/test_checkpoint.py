@@ -238,7 +238,7 @@ def test_killed_while_it_saves_it_leaves_the_old_file_or_the_new_one(tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_disk_that_is_full_is_told_with_the_path_and_the_older_file_stays(tmp_path: Path) -> None:
+def test_the_error_of_a_full_disk_names_the_path_and_the_older_file_stays(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys, torch
 import companion
@@ -802,7 +802,7 @@ def test_what_json_cannot_hold_is_refused_by_the_check_of_its_argument_where_the
         (lambda: Part(2, depth=3), r"Part\.__init__\(\) got an unexpected keyword argument 'depth'"),
     ],
 )
-def test_a_wrong_call_is_told_as_python_tells_it(make, says) -> None:
+def test_a_wrong_call_raises_pythons_own_message(make, says) -> None:
     with pytest.raises(TypeError, match=says) as caught:
         make()
     assert caught.value.__context__ is None

@@ -54,7 +54,7 @@ def test_the_courses_configuration_stands_before_the_users(started: list[list[st
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_root_is_allowed_and_told_in_one_line(
+def test_root_is_allowed_and_one_line_says_so(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000, raising=False)

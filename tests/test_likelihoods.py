@@ -313,7 +313,7 @@ def test_other_shapes_are_refused_by_name(likelihood):
 
 
 @pytest.mark.parametrize("name", ["logistic", "gaussian"])
-def test_scales_that_a_bin_cannot_be_told_at_are_refused_and_those_at_the_limit_give_finite_numbers(name):
+def test_scales_beyond_the_limits_are_refused_and_those_at_the_limits_give_finite_numbers(name):
     f, x = {"logistic": discretized_logistic, "gaussian": discretized_gaussian}[name], torch.arange(256) / 255
     for log_scale in (-1000.0, -20.1, 20.1, 1000.0):
         with pytest.raises(ValueError, match=r"log_scale: got .* want -20\.0 to 20\.0"):

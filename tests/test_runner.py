@@ -101,7 +101,7 @@ def test_endless_output_does_not_fill_the_disk(book: Book, monkeypatch: pytest.M
     assert notebook.cells[1].outputs[0].text == "next\n"
 
 
-def test_an_endless_message_is_told_in_part(book: Book) -> None:
+def test_an_endless_message_is_cut_short(book: Book) -> None:
     (tiny,) = book.select(None)
     write(new_notebook(cells=[new_code_cell("raise ValueError('why ' * 10**6)")]), book.solution(tiny))
     assert run_solutions(book, [tiny], "quick") == 1

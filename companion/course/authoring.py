@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearSolutions
 
 from companion.checkpoint import written_whole
-from companion.course.execution import CellError, execute, place
+from companion.course.execution import CellError, cell_in_words, execute
 from companion.course.manifest import Book, Chapter
 
 METADATA = {
@@ -88,7 +88,7 @@ def learner_notebook(solution: NotebookNode) -> NotebookNode:
 
 
 def keep_outputs(notebook: NotebookNode, executed: NotebookNode, *, name: str, root: Path) -> None:
-    """Put the outputs of ``executed`` into ``notebook``, without what differs from one run to the next.
+    """Copy the outputs of ``executed`` into ``notebook``, without what differs between runs.
 
     Raises:
         CellError: an output holds a path of this machine, a memory address, or a picture without alt text.
@@ -100,11 +100,11 @@ def keep_outputs(notebook: NotebookNode, executed: NotebookNode, *, name: str, r
         cell.outputs = _without_noise(ran.outputs)
         for fault in (picture_fault(cell.outputs), machine_fault(cell.outputs, root)):
             if fault:
-                raise CellError(f"{place(name, notebook, index)}: its output holds {fault}")
+                raise CellError(f"{cell_in_words(name, notebook, index)}: its output holds {fault}")
 
 
 def machine_fault(outputs: list[NotebookNode], root: Path) -> str | None:
-    """What among ``outputs`` belongs to this machine or this run, and so not into a repository."""
+    """What in ``outputs`` depends on this machine or this run, and must not be committed; None if nothing does."""
     texts = [text for output in outputs for text in _texts(output)]
     for folder in {root.resolve(), Path.home(), Path(sys.prefix)} - {Path("/")}:
         if any(str(folder) in text for text in texts):
@@ -117,7 +117,7 @@ def machine_fault(outputs: list[NotebookNode], root: Path) -> str | None:
 
 
 def picture_fault(outputs: list[NotebookNode]) -> str | None:
-    """What is wrong with the pictures among ``outputs``; each is to be an ``<img>`` with alt text."""
+    """What is wrong with the pictures in ``outputs``, each of which has to be an ``<img>`` with alt text."""
     for output in outputs:
         data = output.get("data", {})
         if any(kind.startswith("image/") for kind in data):
@@ -128,7 +128,7 @@ def picture_fault(outputs: list[NotebookNode]) -> str | None:
 
 
 def image_alts(html: str) -> list[str | None]:
-    """The alt text of each ``<img>`` in ``html``; ``None`` where there is none."""
+    """The alt text of each ``<img>`` in ``html``, or None if it has no alt text."""
     alts: list[str | None] = []
 
     class Images(HTMLParser):
@@ -165,7 +165,7 @@ def write_cover(notebook: NotebookNode, path: Path) -> None:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """Write a notebook so that ``path`` is at all times the old one or the new one."""
+    """Write a notebook; ``path`` is complete at all times, the old one or the new one."""
     nbformat.validate(notebook)
     with written_whole(path) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
@@ -174,7 +174,7 @@ def write(notebook: NotebookNode, path: Path) -> None:
 def _without_noise(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """``outputs`` without widgets and progress bars.
 
-    Neighbouring streams become one stdout and one stderr: in which pieces and order those arrive is chance.
+    Neighbouring streams are joined to one stdout and one stderr, since their pieces and order differ between runs.
     """
     kept: list[NotebookNode] = []
     streams: dict[str, NotebookNode] = {}

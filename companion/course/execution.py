@@ -1,4 +1,4 @@
-"""Running a notebook in a fresh kernel, and reading what it left."""
+"""Run a notebook in a fresh kernel, and read the values that it glued."""
 
 import ast
 import json
@@ -24,8 +24,9 @@ MOST_OUTPUT = 4_000_000  # characters that a cell may leave in its notebook: ten
 MOST_WORDS = 2_000  # characters of an error's message
 GLUED = "application/papermill.record/text/plain"  # where myst_nb.glue(..., display=False) puts a value's repr
 
-# What one machine can pretend to be: the last digits differ from one to the next, and no verdict may. The variables
-# have to stand before torch is imported. Threads that spin while they wait stall on a busy machine; here they sleep.
+# Instruction sets and thread counts that one machine can run under. The last digits of results differ between them, and
+# no check may depend on those. The variables have to be set before torch is imported. Waiting threads sleep
+# (PASSIVE): threads that spin are very slow on a busy machine.
 AS_IT_IS = "as it is"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -42,12 +43,12 @@ else:  # another architecture, or nothing above SSE
 
 
 class CellError(Exception):
-    """A cell that did not run, or left what may not stay; the message names the notebook and the cell."""
+    """A cell that failed, or whose output must not be kept; the message names the notebook and the cell."""
 
 
 @dataclass
 class Cost:
-    """What a run took: filled in when it ends, also by an error."""
+    """Time and memory of a run, filled in when it ends, also when it ends by an error."""
 
     minutes: float = 0.0
     memory_mb: int = 0
@@ -62,10 +63,15 @@ def execute(
     cost: Cost | None = None,
     timeout: int | None = None,
 ) -> None:
-    """Run ``notebook`` in place, in ``folder``, with progress; ``env`` is added to the environment.
+    """Run ``notebook`` in place, with a progress bar.
 
-    ``COMPANION_SEED`` and ``COMPANION_STRICT`` of the caller do not reach the notebook. ``timeout`` is in seconds a
-    cell: a kernel that is still busy then is killed, since an endless loop need not listen to an interrupt.
+    Args:
+        name: of the notebook, for messages.
+        folder: the working folder of the kernel.
+        env: added to the environment. ``COMPANION_SEED`` and ``COMPANION_STRICT`` of the caller are taken out of it.
+        cost: filled in with time and memory.
+        timeout: seconds that a cell may take. A kernel that is still busy then is killed, since an endless loop may
+            ignore an interrupt.
 
     Raises:
         CellError: a cell raised or took too long, or its kernel died.
@@ -74,7 +80,7 @@ def execute(
     client = _Client(
         notebook,
         kernel_name="python3",
-        extra_arguments=["--log-level=50"],  # no word on a transport that stays on this machine
+        extra_arguments=["--log-level=50"],  # without warnings on the transport, which does not leave this machine
         timeout=timeout,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
@@ -87,14 +93,14 @@ def execute(
             try:
                 client.execute_cell(notebook.cells[index], index)
             except CellExecutionError as error:
-                where = place(name, notebook, index)
+                where = cell_in_words(name, notebook, index)
                 raise CellError(f"{where}: {error.ename}: {error.evalue[:MOST_WORDS]}") from error
             except CellTimeoutError as error:
                 client.shutdown_kernel = "immediate"
-                where = place(name, notebook, index)
+                where = cell_in_words(name, notebook, index)
                 raise CellError(f"{where}: stopped after {timeout} seconds, the most that a cell may take") from error
             except DeadKernelError as error:
-                where = place(name, notebook, index)
+                where = cell_in_words(name, notebook, index)
                 raise CellError(f"{where}: its kernel died (out of memory?)") from error
 
 
@@ -107,7 +113,7 @@ class _Client(NotebookClient):
         self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
     ) -> NotebookNode | None:
         content = msg["content"]
-        if msg["msg_type"] == "error":  # what stopped the cell is told in any case, but not at any length
+        if msg["msg_type"] == "error":  # always kept, but not at any length
             content |= {
                 "evalue": content["evalue"][:MOST_WORDS],
                 "traceback": [line[:MOST_WORDS] for line in content["traceback"]],
@@ -128,14 +134,14 @@ class _Client(NotebookClient):
         return None
 
 
-def place(name: str, notebook: NotebookNode, index: int) -> str:
-    """Where a cell is, in words: the notebook, the cell's number from 1 and its first line."""
+def cell_in_words(name: str, notebook: NotebookNode, index: int) -> str:
+    """A cell as messages name it: the notebook, the number of the cell, from 1, and its first line."""
     first = next(iter(notebook.cells[index].source.strip().splitlines()), "")
     return f"{name}, cell {index + 1} ({first[:60]})"
 
 
 def glued(notebook: NotebookNode) -> dict[str, Any]:
-    """The values that ``myst_nb.glue`` left in a notebook, by name.
+    """The values that ``myst_nb.glue`` stored in a notebook, by name.
 
     Raises:
         CellError: one is not a plain Python number, string, list or dict (a tensor is stored as its repr,
@@ -152,7 +158,7 @@ def glued(notebook: NotebookNode) -> dict[str, Any]:
                     raise ValueError
                 values[key] = ast.literal_eval(text)
             except (ValueError, SyntaxError):
-                where = place("glued values", notebook, index)
+                where = cell_in_words("glued values", notebook, index)
                 raise CellError(f"{where}: {key} = {text[:60]} is not a plain float, list or dict") from None
     return values
 

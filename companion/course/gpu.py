@@ -1,7 +1,7 @@
 """For authors with a GPU: tests on it, the tables of ``make bench``, profile full of every chapter (``make gpu``).
 
-It is cut into pieces, each a command of its own of less than ten minutes. What came of each is kept in ``runs/gpu/``:
-a GPU that is lent by the hour does what it can, and the same command goes on where it was stopped.
+The work is divided into pieces, each a command of less than ten minutes. The outcome of each is kept in ``runs/gpu/``,
+so that the same command continues where it was stopped.
 """
 
 import json
@@ -24,7 +24,7 @@ from companion.course.manifest import Book
 from companion.course.measure import FEWEST
 from companion.course.session import machine
 
-MINUTES = 10.0  # that a piece may take
+MINUTES = 10.0  # the most that a piece may take
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a piece: "passed", "failed" or "too long"; ``ending`` is the last line that it printed."""
+    """The outcome of a piece: "passed", "failed" or "too long"; ``ending`` is the last line that it printed."""
 
     result: str
     minutes: float
@@ -48,8 +48,7 @@ class Outcome:
 
 
 def run_on_gpu(book: Book, *, only: str = "", limit_minutes: float, again: bool = False, show: bool = False) -> int:
-    """Run the pieces that have ``only`` in their name, and say how each went. Returns the exit status: 0 when none
-    failed."""
+    """Run the pieces with ``only`` in their name, print how each went, and return the exit status: 0 if none failed."""
     folder = book.root / "runs" / "gpu"
     if not torch.cuda.is_available() and not show:
         print("make gpu: torch finds no GPU on this machine; nothing was run", file=sys.stderr)
@@ -71,7 +70,7 @@ def run_on_gpu(book: Book, *, only: str = "", limit_minutes: float, again: bool 
 
 
 def pieces(book: Book, folder: Path) -> list[Piece]:
-    """All there is to do on a GPU, what others depend on first."""
+    """All pieces, each after those that it depends on."""
     from benchmarks.command import parts  # here: only a checkout of the course has them
 
     python = (sys.executable, "-m")
@@ -94,12 +93,12 @@ def pieces(book: Book, folder: Path) -> list[Piece]:
 def run_pieces(
     todo: Sequence[Piece], folder: Path, *, cwd: Path, limit_minutes: float, where: str, minutes: float = MINUTES
 ) -> None:
-    """Run those that were not run yet, then those that failed, and keep in ``folder`` what came of each.
+    """Run the pieces that were not run yet, then those that failed, and keep the outcome of each in ``folder``.
 
-    One that fails does not keep the others from running. Ctrl-C ends the piece in hand, which then counts as not run.
+    After a failure the others are still run. Ctrl-C ends the piece that is running, which then counts as not run.
 
     Args:
-        limit_minutes: begin none after so many minutes.
+        limit_minutes: begin no piece after so many minutes.
         where: the machine, in words.
         minutes: stop a piece that takes longer.
     """
@@ -131,7 +130,7 @@ def run_pieces(
 
 
 def outcome(folder: Path, piece: Piece) -> Outcome | None:
-    """What came of a piece, if it was run."""
+    """The outcome of a piece, or None if it was not run."""
     path = _path(folder, piece, ".json")
     if not path.is_file():
         return None
@@ -140,7 +139,7 @@ def outcome(folder: Path, piece: Piece) -> Outcome | None:
 
 
 def _run(piece: Piece, log: Path, cwd: Path, minutes: float) -> str:
-    """Run it with all that it prints in ``log``; after Ctrl-C or too long a time nothing that it started goes on."""
+    """Run a piece with its output in ``log``; after Ctrl-C or too long a time, all of its processes are ended."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             piece.command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=os.name == "posix"

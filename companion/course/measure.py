@@ -37,17 +37,17 @@ def measure(
     seeds: int = FEWEST,
     keep: Path | None = None,
 ) -> None:
-    """Run each chapter's source with seeds 0 … ``seeds`` - 1 and write what was measured, chapter by chapter.
+    """Run the source of each chapter with the seeds 0 … ``seeds`` − 1, and write what was measured after each chapter.
 
-    Fewer than five seeds say too little about the spread: they measure minutes and memory, and leave the bands.
+    Fewer than five seeds say too little about the spread. They measure minutes and memory, and leave the bands.
 
-    On a CPU the runs take turns at the entries of ``PROCESSORS``, written down as ``settings``. A band has to hold
-    on the reader's processor, where the last digits differ from the first step on and training carries them far: that
-    spread belongs into it as the seeds' does. The minutes are those of the machine as it is.
+    On a CPU, the runs alternate between the entries of ``PROCESSORS``, which are written as ``settings``. A band has to
+    hold on any processor: rounding differs between them, and training makes the difference large. So a band contains
+    this spread as well as that of the seeds. The minutes are those without special settings.
 
     Args:
-        keep: a folder in which each run is kept; one that is there, of the same source on such a machine, is not made
-            again, so that a measurement can be stopped and goes on.
+        keep: a folder in which the result of each run is kept. A run of the same source on the same machine is not
+            repeated, so that a measurement can be stopped and continued.
 
     Raises:
         ValueError: ``seeds`` is not positive.
@@ -81,7 +81,7 @@ def measure(
 
 
 def _run(book: Book, chapter: Chapter, profile: str, seed: int, setting: str, keep: Path | None) -> dict[str, Any]:
-    """What one run took and gave under an entry of ``PROCESSORS``; read from ``keep`` where it is there."""
+    """Time, memory and values of one run under an entry of ``PROCESSORS``; read from ``keep`` if they are there."""
     notebook, device, cost = solution_notebook(book, chapter), default_device(), Cost()
     cells = "\n".join(cell.source for cell in notebook.cells)
     about = {
@@ -116,7 +116,7 @@ def _run(book: Book, chapter: Chapter, profile: str, seed: int, setting: str, ke
 
 
 def chapter_table(book: Book) -> str:
-    """The chapters as the README shows them: what each builds, the computer's minutes in profile quick, status."""
+    """The table of chapters for the README: what each builds, its minutes of computing in profile quick, its status."""
     lines = ["| chapter | builds | minutes | status |", "| --- | --- | --- | --- |"]
     for chapter in book.chapters.values():
         here = chapter.measured.get("quick", {}).get("cpu")
@@ -127,10 +127,10 @@ def chapter_table(book: Book) -> str:
 
 
 def write_readme(book: Book) -> None:
-    """Put the table between its two markers in README.md.
+    """Write the table between its two markers in README.md.
 
     Raises:
-        ValueError: the markers are not there.
+        ValueError: the markers are missing.
     """
     path = book.root / "README.md"
     before, start, rest = path.read_text(encoding="utf-8").partition(START)
@@ -142,7 +142,7 @@ def write_readme(book: Book) -> None:
 
 
 def band(values: list[float]) -> list[float]:
-    """Where 99 of 100 further runs fall, mean ± t₀.₉₉₅(n-1) · s · √(1 + 1/n), rounded outward."""
+    """The interval in which 99 of 100 further runs fall: mean ± t₀.₉₉₅(n − 1) · s · √(1 + 1/n), rounded outward."""
     n = len(values)
     reach = float(stdtrit(n - 1, 0.995)) * statistics.stdev(values) * (1 + 1 / n) ** 0.5
     mean = statistics.fmean(values)
