@@ -271,6 +271,45 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
     assert not [name for name in names if name.startswith("companion.course")]
 
 
+# From the ground up, as CONTRIBUTING shows them.
+ROOMS = (
+    *("_arguments", "_devices", "_extras", "_modes", "_version", "checkpoint"),
+    *("metrics", "likelihoods", "plots", "data", "backbones", "quantizers", "priors"),
+    *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "training"),
+)
+
+
+def rooms_imported(tree: ast.AST) -> set[str]:
+    """The rooms of the library that code imports from, inside functions too; not the package itself."""
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("companion.")}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_room_imports_only_from_rooms_below_it(path: Path) -> None:
+    room = path.relative_to(ROOT / "companion").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    below = ROOMS[: ROOMS.index(room) + 1]
+    assert rooms_imported(ast.parse(path.read_text(encoding="utf-8"))) <= {*below}
+
+
+def test_an_import_upwards_is_seen() -> None:
+    inside = ast.parse("def f():\n    from companion.quantizers.search import nearest_code\n    import companion.vae")
+    assert rooms_imported(inside) == {"quantizers", "vae"}
+
+
+def test_every_room_is_on_the_map() -> None:
+    """CONTRIBUTING names each module of the library, and each path that it names is there."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    house = text[: text.index("## Tests")]
+    assert [room for room in ROOMS if not room.startswith("_") and room not in house] == []
+    named = re.findall(r"`((?:companion|experiments|benchmarks|tests)/[\w./]*)`", house)
+    assert len(named) > 10
+    assert [name for name in named if "NN" not in name and not (ROOT / name).exists()] == []
+
+
 def test_metrics_import_nothing_that_imports_them() -> None:
     """Models, quantizers and priors use the metrics, so the metrics use none of these, inside a function either."""
     tree = ast.parse((ROOT / "companion" / "metrics.py").read_text(encoding="utf-8"))
