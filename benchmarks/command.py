@@ -41,19 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default_device().type)
     parser.add_argument("--keep", type=Path, help="a folder: what is measured is kept there, and not measured again")
     parser.add_argument("--part", help="measure this part alone, into --keep, and write no tables")
-    asked = parser.parse_args(arguments)
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: got cuda, and PyTorch finds no such GPU here")
-    device = torch.device(asked.device)
+    device = torch.device(options.device)
     torch.set_num_threads(THREADS)
-    every = parts(device, asked.quick)
-    if asked.part and (asked.keep is None or asked.part not in every):
-        parser.error(f"--part: got {asked.part!r}, want --keep, and one of {', '.join(every)}")
+    every = parts(device, options.quick)
+    if options.part and (options.keep is None or options.part not in every):
+        parser.error(f"--part: got {options.part!r}, want --keep, and one of {', '.join(every)}")
     try:
-        if asked.part:
-            kept(asked.keep, device, asked.part, every[asked.part])
+        if options.part:
+            kept(options.keep, device, options.part, every[options.part])
             return
-        results = measured(device, asked.quick, asked.keep)
+        results = measured(device, options.quick, options.keep)
     except ImportError as error:
         sys.exit(f"{error}. `make bench` installs the peers.")
     except Wrong as error:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("\nStopped; the tables are as they were.")
     print(tables(results))
-    if not asked.quick:
+    if not options.quick:
         write(results, device.type)
 
 

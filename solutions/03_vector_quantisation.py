@@ -986,7 +986,7 @@ plots.show(
 # Straight-through is a guess that works, not a derivative. Three others.
 #
 # ### Draw the code: Gumbel-max
-# Let the latent give K *logits* ℓ, and draw the code k with probability pₖ = softmax(ℓ)ₖ. There is a way to draw in which the chance stands outside:
+# Let the latent give K *logits* ℓ, and draw the code k with probability pₖ = softmax(ℓ)ₖ. There is a way to draw in which the random numbers are an input:
 # add to each logit its own Gumbel noise gₖ = −log(−log uₖ), u uniform, and take the largest (**Gumbel-max**): P(argmaxₖ(ℓₖ + gₖ) = k) = pₖ exactly.
 
 

@@ -1580,14 +1580,14 @@ print(
 
 # %% [markdown]
 # ## Play: ask for a digit
-# Class, temperature, how many of the likeliest codes may be drawn, and a seed for the chance. Find the temperature at which a class starts to fall apart.
+# Class, temperature, how many of the likeliest codes may be drawn, and a seed for the random numbers. Find the temperature at which a class starts to fall apart.
 # Does k = 1 with temperature 2 draw anything else than temperature 0? And what does "no class" draw at k = 2?
 
 # %%
 explorers.prior_samples(shipped, tokenizer, train.classes)
 
 # %% [markdown]
-# For readers of the printed page: the same chance for every row, class by class, at growing temperatures.
+# For readers of the printed page: the same random numbers for every row, class by class, at growing temperatures.
 
 # %%
 heats = (0.0, 0.5, 1.0, 1.3, 1.6, 2.0)
@@ -1598,7 +1598,7 @@ fig = plots.image_rows(
         )
         for heat in heats
     },
-    title="The same chance at six temperatures, one column a class",
+    title="The same random numbers at six temperatures, one column a class",
 )
 plots.show(
     fig,

@@ -560,7 +560,7 @@ for t, r in settings.timing_grids:
 # most R vectors; the flattened transformer needs T·R passes over up to T·R.
 #
 # ### Exercise 8.5 · depth-wise sampling  (hard, 20 minutes)
-# Draw stacks (n, T, R). `start` holds the vectors of the `<sos>`, `uniform` the chance: `draw(p, u)` of chapter 07 takes probabilities (n, K) and uniform
+# Draw stacks (n, T, R). `start` holds the vectors of the `<sos>`, `uniform` the random numbers: `draw(p, u)` of chapter 07 takes probabilities (n, K) and uniform
 # numbers (n,) and gives codes (n,). Run the spatial transformer once a position and the depth transformer once a code. (No cache: give each the whole of
 # its sequence so far, and take the last output.)
 #
@@ -572,7 +572,7 @@ for t, r in settings.timing_grids:
 # %%
 @torch.no_grad()
 def sample_stacks(model: nn.Module, start: Tensor, uniform: Tensor) -> Tensor:
-    """<sos> (n, dim), chance (n, T, R) -> codes (n, T, R)."""
+    """<sos> (n, dim), uniform (n, T, R) -> codes (n, T, R)."""
     ### BEGIN SOLUTION
     n, length, depth = uniform.shape
     stacks = torch.zeros(n, length, depth, dtype=torch.int64, device=start.device)
@@ -596,8 +596,8 @@ calls = Counter()
 for name, part in (("spatial", rq.spatial), ("depth", rq.depthwise)):
     part.register_forward_hook(lambda *_, name=name: calls.update([name]))
 labels = torch.arange(10, device=device) % classes
-chance = torch.rand(10, T, R, generator=torch.Generator().manual_seed(session.seed))
-ten = sample_stacks(rq, rq.sos(labels), chance.to(device))
+uniform = torch.rand(10, T, R, generator=torch.Generator().manual_seed(session.seed))
+ten = sample_stacks(rq, rq.sos(labels), uniform.to(device))
 print(dict(calls), f"for {T} positions of {R} codes")
 for part in (rq.spatial, rq.depthwise):
     part._forward_hooks.clear()
@@ -781,7 +781,7 @@ for d in range(1, R + 1):
 #
 # ## Proof: what you built is what the companion has
 # The same weights and codes in float64: logits, loss and gradients of the notebook's class and the companion's; the inputs of both transformers; and the codes
-# that `sample_stacks` draws beside those of the companion's cached sampler, given the same chance.
+# that `sample_stacks` draws beside those of the companion's cached sampler, given the same random numbers.
 
 
 # %% tags=["nbval-check-output"]
@@ -825,14 +825,14 @@ glue("proof.rq_inputs", inputs, display=False)
 generator = torch.Generator().manual_seed(3)
 theirs = model.sample(4, which, generator=generator)
 generator = torch.Generator().manual_seed(3)
-chance = torch.rand(4, 18, generator=generator, dtype=torch.float64)
-mine = sample_stacks(model, model.sos(which), chance.reshape(4, 6, 3))
+uniform = torch.rand(4, 18, generator=generator, dtype=torch.float64)
+mine = sample_stacks(model, model.sos(which), uniform.reshape(4, 6, 3))
 assert torch.equal(mine.reshape(theirs.shape), theirs)
 glue("proof.sample_stacks", mine.flatten().tolist(), display=False)
 print("the same codes are drawn, with caches and without:", True)
 
 # %% [markdown]
-# ## Play: class, chance, temperature, depth
+# ## Play: class, seed, temperature, depth
 # Choose a class (the last is "no class"), a seed and a temperature, and how many codes of each stack are decoded. Which differences between two seeds are in the first
 # code already? What does a high temperature do to the first code, and what to the second?
 
@@ -840,7 +840,7 @@ print("the same codes are drawn, with caches and without:", True)
 explorers.stack_sampler(tokenizer, prior, train.classes)
 
 # %% [markdown]
-# For readers of the printed page: one class at three temperatures, with the same chance.
+# For readers of the printed page: one class at three temperatures, with the same random numbers.
 
 # %%
 hot = {}
@@ -971,9 +971,9 @@ def draw_shifted(prior: ShiftedLabels, labels: Tensor, uniform: Tensor) -> Tenso
     return table
 
 
-chance = torch.rand(40, T * R, generator=torch.Generator().manual_seed(session.seed))
+uniform = torch.rand(40, T * R, generator=torch.Generator().manual_seed(session.seed))
 forty = torch.arange(40, device=device) % classes
-wrong = decoded(draw_shifted(shifted, forty, chance.to(device)))
+wrong = decoded(draw_shifted(shifted, forty, uniform.to(device)))
 right = decoded(short["RQ-Transformer"][:40])
 sheets = {"right": right[:10], "": right[10:20], "shifted": wrong[:10], " ": wrong[10:20]}
 plots.show(

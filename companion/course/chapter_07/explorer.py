@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def prior_samples(prior: "Prior", tokenizer: "VQVAE", classes: Sequence[str]) -> widgets.VBox:
-    """Chapter 07: draw images of one class at a temperature, of the k likeliest codes; a seed gives the chance.
+    """Chapter 07: draw images of one class at a temperature, of the k likeliest codes; a seed gives the random numbers.
 
     prior and tokenizer: on one device; the tokenizer is the one whose codes the prior learnt. classes: their names.
 

@@ -19,7 +19,7 @@ def sample_stacks(model: RQTransformer, start: Tensor, uniform: Tensor) -> Tenso
     """Stacks drawn position by position, and within each code by code.
 
     Shapes:
-        start: (n, dim), the <sos> of each; uniform: (n, T, R) in [0, 1), the chance → (n, T, R) int64.
+        start: (n, dim), the <sos> of each; uniform: (n, T, R) in [0, 1), random numbers → (n, T, R) int64.
     """
     n, length, depth = uniform.shape
     stacks = torch.zeros(n, length, depth, dtype=torch.int64, device=start.device)
@@ -113,7 +113,7 @@ def _variant(
     output: Callable[[int], Any] = lambda r: -1,
     window: Callable[[int], slice] = lambda r: slice(0, r + 1),
     pick: Draw = lambda logits, u: draw(logits.softmax(-1), u),
-    chance: Callable[[Tensor, int, int], Tensor] = lambda u, t, r: u[:, t, r],
+    random_numbers: Callable[[Tensor, int, int], Tensor] = lambda u, t, r: u[:, t, r],
     keep: bool = True,
     finish: Callable[[Tensor], Any] = lambda stacks: stacks,
     order: Callable[[int, int], list[tuple[int, int]]] = _stack_by_stack,
@@ -129,7 +129,7 @@ def _variant(
                 h = spatial(model, stacks, start, t)
             inputs = depth_inputs(h, context(stacks, t, r), model.codes, model.depths)[:, 0, window(r)]
             logits = model.to_logits(model.depthwise(inputs)[:, output(r)])
-            drawn[:, t, r] = pick(logits, chance(uniform, t, r))
+            drawn[:, t, r] = pick(logits, random_numbers(uniform, t, r))
             if keep:
                 stacks[:, t, r] = drawn[:, t, r]
         return finish(drawn)
@@ -177,7 +177,7 @@ MISTAKES = (
     Mistake(
         "always the likeliest",
         _variant(pick=lambda logits, u: logits.argmax(-1)),
-        "this takes the likeliest code and needs no chance; draw(probabilities, uniform[:, t, r]) is wanted.",
+        "this takes the likeliest code and needs no random numbers; draw(probabilities, uniform[:, t, r]) is wanted.",
     ),
     Mistake(
         "logits for probabilities",
@@ -185,19 +185,19 @@ MISTAKES = (
         "draw wants probabilities: logits.softmax(-1).",
     ),
     Mistake(
-        "chance of one's own",
-        _variant(chance=lambda u, t, r: torch.rand(len(u), dtype=u.dtype)),
-        "you draw random numbers of your own; the chance is given, in `uniform`.",
+        "random numbers of one's own",
+        _variant(random_numbers=lambda u, t, r: torch.rand(len(u), dtype=u.dtype)),
+        "you draw random numbers of your own; they are given, in `uniform`.",
     ),
     Mistake(
-        "one chance a position",
-        _variant(chance=lambda u, t, r: u[:, t, 0]),
+        "one random number a position",
+        _variant(random_numbers=lambda u, t, r: u[:, t, 0]),
         "all codes of a position get the same random number, so that they are not drawn independently: take "
         "uniform[:, t, r].",
     ),
     Mistake(
-        "one chance a depth",
-        _variant(chance=lambda u, t, r: u[:, 0, r]),
+        "one random number a depth",
+        _variant(random_numbers=lambda u, t, r: u[:, 0, r]),
         "all positions get the same random numbers: take uniform[:, t, r].",
     ),
     Mistake(
