@@ -1,7 +1,7 @@
 """Whether a run that goes on is the same run: its settings are compared with those in its newest state.
 
 ``check_same_run`` makes the comparison, between what ``run_settings`` gives now and what it gave when the state was
-saved.
+saved. ``states.States.newest`` calls it when it reads a state.
 """
 
 import functools
@@ -40,16 +40,16 @@ def check_same_run(folder: Path, saved: dict[str, Any], current: dict[str, Setti
     Raises:
         ValueError: they differ; the message has a line for each difference.
     """
-    there, here = dict(saved["settings"]), dict(current["settings"])
+    before, now = dict(saved["settings"]), dict(current["settings"])
     if "origin" in saved:
-        there |= saved["origin"]  # in which "optimizer" is the class alone: its settings have entries of their own
-        here |= current["origin"]
+        before |= saved["origin"]  # in which "optimizer" is the class alone: its settings have entries of their own
+        now |= current["origin"]
     elif announce:
         print("run: an earlier version began it and noted no configuration and no sample of the data to compare")
     differences = [
-        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
-        for name in here | there
-        if here.get(name) != there.get(name)
+        f"  {name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} here"
+        for name in now | before
+        if now.get(name) != before.get(name)
     ]
     if differences:
         left_out = len(differences) - MOST_LINES

@@ -49,7 +49,7 @@ MISTAKES = (
     Mistake(
         "codebook loss reaches the encoder",
         _variant(codebook=lambda z, z_q: (z - z_q).square().mean()),
-        "your codebook loss reaches the encoder: detach z_e there.",
+        "your codebook loss reaches the encoder: detach z there.",
     ),
     Mistake(
         "commitment loss reaches the codebook",

@@ -22,7 +22,7 @@ SECTION = Section(
                     number="kl", settings={"images": "binary", "decoder": "convolutional", "beta": 1.0}
                 ),
                 expected="lower",
-                by_more_than=MUCH,
+                by_more_than=MUCH,  # 20 %
             ),
         ),
         Claim(
@@ -45,7 +45,7 @@ SECTION = Section(
                 candidate=Measurement(number="sharpness_samples", settings=GREY),
                 baseline=1.0,
                 expected="lower",
-                by_more_than=MUCH,
+                by_more_than=MUCH,  # 20 %
             ),
         ),
         Claim(
@@ -58,7 +58,7 @@ SECTION = Section(
                     number="sharpness", settings={"images": "grey", "decoder": "autoencoder", "beta": 0.0}
                 ),
                 expected="lower",
-                by_more_than=BETTER,
+                by_more_than=BETTER,  # 5 %
             ),
         ),
     ),

@@ -25,7 +25,7 @@ SECTION = Section(
                 candidate=Measurement(number="distortion", settings={**VQ_256, "codebook": "EMA"}),
                 baseline=Measurement(number="distortion", settings={**VQ_256, "codebook": "learned"}),
                 expected="lower",
-                by_more_than=BETTER,
+                by_more_than=BETTER,  # 5 %
             ),
         ),
         Claim(
@@ -36,7 +36,7 @@ SECTION = Section(
                 candidate=Measurement(number="distortion", settings={**VQ_256, "codebook": "EMA alone"}),
                 baseline=Measurement(number="distortion", settings={**VQ_256, "codebook": "learned"}),
                 expected="lower",
-                by_more_than=BETTER,
+                by_more_than=BETTER,  # 5 %
             ),
         ),
         Claim(
@@ -64,7 +64,7 @@ SECTION = Section(
                 candidate=Measurement(number="distortion", settings={**RQ_2x128, "codebook": "EMA"}),
                 baseline=Measurement(number="distortion", settings={**RQ_2x128, "codebook": "learned"}),
                 expected="same",
-                within=MUCH,
+                within=MUCH,  # 20 %
             ),
         ),
     ),

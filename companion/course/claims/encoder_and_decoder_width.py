@@ -18,7 +18,7 @@ SECTION = Section(
                 candidate=Measurement(number="distortion", settings={"encoder": "wide", "decoder": "narrow"}),
                 baseline=Measurement(number="distortion", settings=BOTH_NARROW),
                 expected="lower",
-                by_more_than=BETTER,
+                by_more_than=BETTER,  # 5 %
             ),
         ),
         Claim(
@@ -29,7 +29,7 @@ SECTION = Section(
                 candidate=Measurement(number="distortion", settings={"encoder": "narrow", "decoder": "wide"}),
                 baseline=Measurement(number="distortion", settings=BOTH_NARROW),
                 expected="lower",
-                by_more_than=BETTER,
+                by_more_than=BETTER,  # 5 %
             ),
         ),
     ),

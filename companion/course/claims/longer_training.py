@@ -20,7 +20,7 @@ SECTION = Section(
                 candidate=Measurement(number="by_epoch[-1]", settings={"num_codes": 16}),
                 baseline=Measurement(number="by_epoch[25%]", settings={"num_codes": 256}),
                 expected="lower",
-                by_more_than=BETTER,
+                by_more_than=BETTER,  # 5 %
             ),
         ),
         Claim(
@@ -31,7 +31,7 @@ SECTION = Section(
                 candidate=Measurement(number="by_epoch[-1]", settings={"num_codes": 16}),
                 baseline=Measurement(number="by_epoch[-1]", settings={"num_codes": 256}),
                 expected="same",
-                within=BETTER,
+                within=BETTER,  # 5 %
             ),
         ),
     ),

@@ -57,7 +57,7 @@ SECTION = Section(
                 candidate=Measurement(number="t2_k8_frechet", settings=ONE_START),
                 baseline=Measurement(number="t2_k8_frechet", settings=CLASS_START),
                 expected="higher",
-                by_more_than=MUCH,
+                by_more_than=MUCH,  # 20 %
             ),
         ),
         Claim(

@@ -21,7 +21,7 @@ SECTION = Section(
                     candidate=Measurement(number="distortion", settings={**RQ_2x128, "codebook": codebook}),
                     baseline=Measurement(number="distortion", settings={**VQ_256, "codebook": codebook}),
                     expected="lower",
-                    by_more_than=MUCH,
+                    by_more_than=MUCH,  # 20 %
                 ),
             )
             for codebook in ("learned", "EMA")
@@ -35,7 +35,7 @@ SECTION = Section(
                     candidate=Measurement(number="distortion", settings={**RQ_2x16, "codebook": codebook}),
                     baseline=Measurement(number="distortion", settings={**VQ_256, "codebook": codebook}),
                     expected="lower",
-                    by_more_than=BETTER,
+                    by_more_than=BETTER,  # 5 %
                 ),
             )
             for codebook in ("learned", "EMA")
@@ -49,7 +49,7 @@ SECTION = Section(
                     candidate=Measurement(number=f"residual_by_depth[{depth}]", settings=RQ_3x256),
                     baseline=Measurement(number=f"residual_by_depth[{depth - 1}]", settings=RQ_3x256),
                     expected="lower",
-                    by_more_than=BETTER,
+                    by_more_than=BETTER,  # 5 %
                 ),
             )
             for depth in (1, 2, 3)

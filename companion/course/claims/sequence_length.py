@@ -61,7 +61,7 @@ SECTION = Section(
                 candidate=Measurement(number="distortion", settings=GRID_7x7),
                 baseline=Measurement(number="distortion", settings=GRID_14x7),
                 expected="higher",
-                by_more_than=MUCH,
+                by_more_than=MUCH,  # 20 %
             ),
         ),
     ),
