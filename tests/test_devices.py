@@ -90,7 +90,7 @@ def classes_of(base: type) -> set[type]:
 
 def test_whatever_is_public_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = sorted(one.__name__ for one in without_case())
-    assert not missing, f"no case in tests/test_devices.py for {missing}"
+    assert not missing, f"no case in tests/workers/device_worker.py for {missing}"
     assert not LEFT_OUT.keys() & COVERED
 
     class Forgotten(nn.Module):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from inspect import isabstract
 
 import pytest
 import torch
@@ -246,15 +247,24 @@ def test_saved_and_loaded_it_goes_on_as_it_would_have(kind, tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in quantizer.state_dict().items())
 
 
-def test_nobody_overrides_forward():
-    """One order of prepare, quantize and learn for all; mode and counts are one place's business."""
+def library_quantizers() -> list[type]:
+    """``Quantizer`` and all its subclasses in the library."""
 
     def below(kind: type) -> list[type]:
-        return [kind, *(one for sub in kind.__subclasses__() for one in below(sub))]
+        return [kind, *(deeper for sub in kind.__subclasses__() for deeper in below(sub))]
 
-    ours = [kind for kind in below(Quantizer) if kind.__module__.startswith("companion.quantizers")]
-    assert len(ours) == 8
-    assert [kind for kind in ours if "forward" in vars(kind)] == [Quantizer]
+    return [kind for kind in below(Quantizer) if kind.__module__.startswith("companion.quantizers")]
+
+
+def test_every_quantizer_of_the_library_is_nested_here() -> None:
+    """A new one is added to ``ALLOWED``: alone, and in whatever may contain it."""
+    nested = {type(module) for make in ALLOWED.values() for module in make().modules()}
+    assert [kind.__name__ for kind in library_quantizers() if kind not in nested and not isabstract(kind)] == []
+
+
+def test_no_quantizer_overrides_forward() -> None:
+    """One order of initialise, quantize and update for all; mode and counts are decided in one place."""
+    assert [kind for kind in library_quantizers() if "forward" in vars(kind)] == [Quantizer]
 
 
 @pytest.mark.parametrize("kind", [Quantizer, VectorwiseQuantizer])

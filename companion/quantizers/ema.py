@@ -39,10 +39,10 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
         e_k ← e_k + (1 − γ)/N_k · (s_k − n_k e_k).
 
-    So there are no sums that could disagree with the codes, and a code that nothing chose stays as it is, to the bit.
-    It is also a step of SGD on the summed codebook loss, with a rate of its own for each code, η_k = (1 − γ)/(2 N_k).
-    Laplace smoothing enters where N_k divides: Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN, which keeps a code that is chosen for the
-    first time from a division by next to nothing.
+    So there are no sums that could disagree with the codes, and this step leaves a code that nothing chose as it is, to
+    the bit. It is also a step of SGD on the summed codebook loss, with a rate of its own for each code, η_k =
+    (1 − γ)/(2 N_k). Laplace smoothing enters where N_k divides: Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN, which keeps a code that is chosen
+    for the first time from a division by next to nothing.
 
     With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
     equal, and equal to that of one process that sees the joined batch.
