@@ -29,20 +29,15 @@ from companion.quantizers.vector import first_codes
 class EMAVectorQuantizer(VectorwiseQuantizer):
     """Vector quantiser whose codes follow the running mean of the vectors they attract.
 
-    Each training forward first looks up, and then moves every code that was chosen (van den Oord et al. 2017,
-    appendix A.1). The paper keeps a count N_k and a sum m_k for each code, from the n_k vectors that choose it and
-    their sum s_k:
+    Each training forward first looks up, and then moves every code that was chosen a part of the way to the mean of the
+    vectors that chose it (van den Oord et al. 2017, appendix A.1). With the count n_k and the sum s_k of those vectors:
 
-        N_k ← γ N_k + (1 − γ) n_k,      m_k ← γ m_k + (1 − γ) s_k,      e_k = m_k / N_k.
+        N_k ← γ N_k + (1 − γ) n_k,      e_k ← e_k + min(1, (1 − γ) n_k / N_k) · (s_k/n_k − e_k).
 
-    Here the code itself is kept in place of the sum. Putting m_k = N_k e_k into these lines gives, with the new N_k,
-
-        e_k ← e_k + (1 − γ)/N_k · (s_k − n_k e_k).
-
-    So there are no sums that could disagree with the codes, and this step leaves a code that nothing chose as it is, to
-    the bit. It is also a step of SGD on the summed codebook loss, with a rate of its own for each code, η_k =
-    (1 − γ)/(2 N_k). Laplace smoothing enters where N_k divides: Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN, which keeps a code that is chosen
-    for the first time from a division by next to nothing.
+    The paper writes the second line as m_k ← γ m_k + (1 − γ) s_k and e_k = m_k / N_k; with m_k = N_k e_k the two are the
+    same. Kept in this form there is no sum that could disagree with its code, and a code that nothing chose is left as
+    it is, to the bit. The step is also one of SGD on the summed codebook loss with the rate (1 − γ)/(2 N_k). In place of
+    N_k the second line divides by Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN (Laplace smoothing), which is never next to 0.
 
     With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
     equal, and equal to that of one process that sees the joined batch.
