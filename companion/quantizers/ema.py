@@ -34,10 +34,11 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
         N_k ← γ N_k + (1 − γ) n_k,      e_k ← e_k + min(1, (1 − γ) n_k / N_k) · (s_k/n_k − e_k).
 
-    The paper writes the second line as m_k ← γ m_k + (1 − γ) s_k and e_k = m_k / N_k; with m_k = N_k e_k the two are the
-    same. Kept in this form there is no sum that could disagree with its code, and a code that nothing chose is left as
-    it is, to the bit. The step is also one of SGD on the summed codebook loss with the rate (1 − γ)/(2 N_k). In place of
-    N_k the second line divides by Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN (Laplace smoothing), which is never next to 0.
+    The paper writes the second line as m_k ← γ m_k + (1 − γ) s_k and e_k = m_k / N_k; with m_k = N_k e_k the two are
+    the same. Kept in this form there is no sum that could disagree with its code, and a code that nothing chose is
+    left as it is, to the bit. The step is also one of SGD on the summed codebook loss with the rate (1 − γ)/(2 N_k).
+    In place of N_k the second line divides by Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN (Laplace smoothing), which is never next to
+    0.
 
     With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
     equal, and equal to that of one process that sees the joined batch.

@@ -12,9 +12,9 @@ from companion.quantizers.base import at_least_float32
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """The value of ``z_q``, to the bit, with the gradient of ``z``: dL/dz is the dL/dz_q that arrives here.
 
-    (Bengio et al. 2013, section 4; van den Oord et al. 2017, section 3.2.) It is z + sg[z_q − z], where sg is the
-    stop-gradient. Computed so, the value would be z_q only up to rounding: an autograd function passes the value of
-    ``z_q`` forward and the gradient to ``z`` back as they are. Nothing flows to ``z_q``.
+    (Bengio et al. 2013, section 4; van den Oord et al. 2017, section 3.2.) Usually written z + sg[z_q − z], where sg
+    is the stop-gradient. Computed so, the value is z_q only up to rounding; this one returns z_q exactly, and hands
+    the gradient to z. Nothing flows to ``z_q``.
 
     Shapes:
         z, z_q: the same shape → the same, in z's dtype.

@@ -19,12 +19,11 @@ _CODES = 4096  # most columns of that table: with more, so few rows fit that the
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """The index of the code at the smallest Euclidean distance; where several are equally near, one of them.
 
-    In one line: ``torch.cdist(z, codebook).argmin(1)``. That line makes an (N, K) table, and loses the distance in
-    rounding far from the origin. Here ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², of which ‖z‖² is the same for all codes, so that
-    the nearest code has the largest score z·e − ‖e‖²/2. Both are moved first so that the mean of the codes is at the
-    origin: far from it the two terms are large, nearly cancel, and leave no digits of the distance. Computed in float32
-    (float64 where either input is), also under autocast and where TF32 is allowed, a few megabytes of the table at a
-    time: block by block of the latents, and in each, block by block of the codes.
+    The same as ``torch.cdist(z, codebook).argmin(1)``, without its (N, K) table, and right also far from the origin.
+    Of ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖² the first term is the same for all codes, so the nearest code has the largest
+    score z·e − ‖e‖²/2. Latents and codes are first moved so that the mean of the codes is at the origin: far from it
+    the two terms of the score are large and nearly cancel, and rounding leaves no digits of the distance. Computed in
+    float32 (float64 where either input is), also under autocast and where TF32 is allowed, in a few megabytes.
 
     Shapes:
         z: (N, D), codebook: (K, D), floating point → (N,) int64.
@@ -43,24 +42,29 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
         dtype = torch.promote_types(at_least_float32(z[:0]).dtype, at_least_float32(codebook[:0]).dtype)
         centre = codebook.to(dtype).mean(0)
         codes = codebook.to(dtype) - centre  # (K, D)
-        bias = codes.square().sum(1).div_(-2)  # (K,)
-        columns = min(_CODES, len(codes))
-        rows = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * columns), len(z)))
-        table = codes.new_empty(rows * columns)
-        nearest = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        for row in range(0, len(z), rows):
-            part = z[row : row + rows].to(dtype) - centre  # (rows, D)
-            best = part.new_full((len(part),), -torch.inf)
-            for column in range(0, len(codes), columns):
-                block = codes[column : column + columns]  # (columns, D)
-                scores = table[: len(part) * len(block)].view(len(part), len(block))  # (rows, columns)
-                torch.addmm(bias[column : column + columns], part, block.T, out=scores)
-                index = scores.argmax(1)
-                if columns < len(codes):  # is this block's best the best so far?
-                    score = scores.gather(1, index[:, None])[:, 0]
-                    index = torch.where(score > best, index + column, nearest[row : row + rows])
-                    best = torch.maximum(score, best)
-                nearest[row : row + rows] = index
+        bias = codes.square().sum(1).div_(-2)  # (K,): −‖e‖²/2
+        return _largest_score(z, centre, codes, bias)
+
+
+def _largest_score(z: Tensor, centre: Tensor, codes: Tensor, bias: Tensor) -> Tensor:
+    """``((z - centre) @ codes.T + bias).argmax(1)``, of which a block of ``rows`` × ``columns`` exists at a time."""
+    columns = min(_CODES, len(codes))
+    rows = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * columns), len(z)))
+    table = codes.new_empty(rows * columns)
+    nearest = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    for row in range(0, len(z), rows):
+        part = z[row : row + rows].to(codes.dtype) - centre  # (rows, D)
+        best = part.new_full((len(part),), -torch.inf)
+        for column in range(0, len(codes), columns):
+            block = codes[column : column + columns]  # (columns, D)
+            scores = table[: len(part) * len(block)].view(len(part), len(block))  # (rows, columns)
+            torch.addmm(bias[column : column + columns], part, block.T, out=scores)
+            index = scores.argmax(1)
+            if columns < len(codes):  # is this block's best the best so far?
+                score = scores.gather(1, index[:, None])[:, 0]
+                index = torch.where(score > best, index + column, nearest[row : row + rows])
+                best = torch.maximum(score, best)
+            nearest[row : row + rows] = index
     return nearest
 
 
