@@ -280,6 +280,10 @@ def main() -> None:
     parser.add_argument("name", choices=SETTINGS)
     parser.add_argument("--measure", action="store_true", help="only measure what is there")
     options = parser.parse_args()
+    try:
+        load(options.name.rpartition("-")[0], "train", size=1)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(f"{options.name}: its images cannot be loaded: {error}")
     if not options.measure:
         make(options.name, SETTINGS[options.name])
     path = WEIGHTS / f"{options.name}.json"

@@ -106,7 +106,8 @@ print("mean ", round(difference.square().mean().item(), 4))
 #   the companion's.
 #
 # In all three cases everything below runs, so you may skip an exercise and come back. Try all three: run it
-# as it is, then with a mistake (leave the square out), then right.
+# as it is, then with a mistake (leave the square out), then right. Opened by `make lab`, this notebook is your own copy, in the folder
+# `my/`: an update of the course does not overwrite what you write.
 #
 # <details><summary>Hint</summary>Three tensor operations in one line: subtract, <code>.square()</code>,
 # <code>.mean()</code>.</details>
