@@ -83,6 +83,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     codebook: Tensor
     counts: Tensor
     step: Tensor
+    _as_built = ("cosine", "init")  # the codes are of length 1, or come from elsewhere
+    _changeable = ("stream",)  # a residual quantizer numbers its members
 
     def __init__(
         self,

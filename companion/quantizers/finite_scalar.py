@@ -30,6 +30,8 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
             NaN or infinity.
     """
 
+    _as_built = ("levels",)  # their order says which point of the grid an index is
+
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         check_sizes("levels", levels, least=2)
