@@ -460,15 +460,19 @@ def _copied(owner: Configured, done: dict[int, Any], changes: Mapping[str, Any])
 
 
 class _Hollow(TorchFunctionMode):
-    """New tensors have a shape and no numbers, and drawing numbers for them does nothing."""
+    """New tensors have a shape and no numbers. Drawing numbers for them, or scaling them, does nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        if given is None:
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if not given:
             return _without_memory(func, args, kwargs)
-        draws = func in (Tensor.uniform_, Tensor.normal_) or getattr(func, "__module__", "") == nn.init.__name__
-        return given if draws and given.is_meta else func(*args, **kwargs)
+        idle = getattr(func, "__name__", "") in _IDLE or getattr(func, "__module__", "") == nn.init.__name__
+        return given[0] if idle and len(given) == 1 and given[0].is_meta else func(*args, **kwargs)
+
+
+# Of hollow tensors; on the device meta, the first of these would import half of torch.
+_IDLE = {"uniform_", "normal_", "mul", "__mul__", "__rmul__", "div", "__truediv__"}
 
 
 def _check_as_built(model: nn.Module) -> None:
