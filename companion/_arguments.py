@@ -336,12 +336,67 @@ def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
     Raises:
         ValueError: it has another; the message gives the shapes that encoder and decoder made.
     """
+    check_given("decoder", reconstruction, "images")
     if reconstruction.shape != x.shape:
         start, middle, end = (tuple(value.shape) for value in (x, z, reconstruction))
         raise ValueError(
             f"decoder: got {end} from it, want the shape of x, {start}: the encoder makes {start} into {middle}, "
             f"and the decoder {middle} into {end}"
         )
+
+
+def check_given(name: str, value: Any, what: str) -> None:
+    """What the module called ``name`` gave is a tensor.
+
+    Raises:
+        ValueError: it is something else, such as the whole result of a model.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: gave {brief_kind(value)}, want one that gives {what} as a tensor")
+
+
+def encoded(encode: Callable[..., Any], x: Tensor) -> Any:
+    """``encode(x)``, latents (B, …) of images.
+
+    Raises:
+        ValueError: the encoder gives something else, or takes latents, as a decoder does.
+    """
+    try:
+        z = encode(x)
+    except ValueError as error:
+        if not str(error).startswith("z: "):
+            raise
+        raise ValueError(
+            f"encoder: got one that takes latents, want one that takes images; are encoder and decoder swapped? "
+            f"({error})"
+        ) from error
+    check_given("encoder", z, "latents (B, D, …)")
+    if z.ndim < 2 or len(z) != len(x):
+        raise ValueError(f"encoder: gave shape {tuple(z.shape)}, want latents (B, D, …) with B = {len(x)}")
+    return z
+
+
+def check_decoded(z: Tensor, images: Tensor) -> None:
+    """Images that leave the library, and are not of a training step, are finite.
+
+    Raises:
+        ValueError: there is NaN or infinity in them, or else in the latents that the encoder made.
+    """
+    try:
+        check_finite("decoder", images)
+    except NotFiniteError:
+        check_finite("encoder", z)
+        raise
+
+
+def check_weights(model: nn.Module) -> None:
+    """No parameter is NaN or infinite; the message names the first that is.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, weight in model.named_parameters():
+        check_finite(name, weight)
 
 
 def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
@@ -355,6 +410,8 @@ def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
     except ValueError as error:
         if not str(error).startswith("z: "):
             raise
+        if isinstance(error, NotFiniteError):
+            raise NotFiniteError(f"encoder: gave latents that are not finite, want finite ones ({error})") from error
         raise ValueError(f"decoder: got latents of the encoder that it does not take, want others ({error})") from error
 
 
@@ -421,6 +478,11 @@ def brief(value: Any) -> str:
         return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text and " at 0x" not in text else _article(type(value).__name__)
+
+
+def brief_kind(value: Any) -> str:
+    """The type of the value, with its article."""
+    return _article(type(value).__name__)
 
 
 def _article(noun: str) -> str:

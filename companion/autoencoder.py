@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import (
+    check_decoded,
     check_finite,
     check_fits,
     check_images,
@@ -16,6 +17,7 @@ from companion._arguments import (
     check_tensor,
     check_whole,
     decoded,
+    encoded,
 )
 from companion.checkpoint import Configured
 
@@ -105,7 +107,7 @@ class Autoencoder(Configured, nn.Module):
 
     Raises:
         ValueError: ``x`` has another shape, type or range; or the decoder does not take the latents, or gives images of
-            another size.
+            another size; ``reconstruct`` got NaN from them.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
@@ -117,7 +119,7 @@ class Autoencoder(Configured, nn.Module):
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         check_images("x", x)
-        z = self.encoder(x)
+        z = encoded(self.encoder, x)
         reconstruction = decoded(self.decoder, z)
         check_rebuilt(reconstruction, z, x)
         return AutoencoderOutput(reconstruction, z, (reconstruction - x).square().mean())
@@ -126,7 +128,10 @@ class Autoencoder(Configured, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, (B, C, H, W), clamped to [0, 1]."""
         check_images("x", x)
-        out: Tensor = decoded(self.decoder, self.encoder(x))
+        z = encoded(self.encoder, x)
+        out: Tensor = decoded(self.decoder, z)
+        check_rebuilt(out, z, x)
+        check_decoded(z, out)
         return out.clamp(0, 1)
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast, overload
+from typing import Any, BinaryIO, ClassVar, TypeVar, cast, overload
 
 import torch
 from safetensors import safe_open
@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from companion._arguments import brief, check_instance
+from companion._arguments import brief, check_instance, check_module
 from companion._version import __version__
 
 FORMAT_VERSION = 1
@@ -34,11 +34,17 @@ class Configured:
     Configured is described by its own config.
 
     An argument that the object keeps as an attribute of the same name is read from that attribute: after
-    ``model.quantizer_weight = 2`` or ``model.quantizer = another``, the config has the new value.
+    ``model.quantizer_weight = 2`` or ``model.quantizer = another``, the config has the new value. Such an assignment is
+    checked as the constructor checks its argument, and refused where the constructor would have made other tensors or
+    other attributes from the new value. What a class of this library made from its arguments stays as it was built.
 
     Raises:
-        ValueError: an argument cannot be written as JSON (at construction, or by ``config``); the message names it.
+        ValueError: an argument cannot be written as JSON (at construction, at assignment, or by ``config``), or an
+            attribute is assigned a value that does not fit what was built; the message names it.
     """
+
+    _as_built: ClassVar[tuple[str, ...]] = ()  # arguments that say what stored numbers mean: they stay
+    _changeable: ClassVar[tuple[str, ...]] = ()  # attributes that may change although no argument has their name
 
     @property
     def config(self) -> dict[str, Any]:
@@ -49,12 +55,18 @@ class Configured:
             for name, (kept, value) in arguments.items()
         }
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_settings", ()):  # only once it is made
+            value = _checked_setting(self, name, value)
+        super().__setattr__(name, value)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
         package = cls.__module__.split(".")
-        if package[0] == "companion" and package[1:2] != ["course"]:  # a file can name the library's classes only
+        ours = package[0] == "companion" and package[1:2] != ["course"]
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__, ours)  # type: ignore[method-assign]
+        if ours:  # a file can name the library's classes only
             known = _classes.setdefault(cls.__name__, cls)
             if known.__module__ != cls.__module__:
                 raise TypeError(f"{cls.__name__} is the name of a class in {known.__module__} already")
@@ -69,8 +81,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     (shards are gathered, so every process has to call this). Tied tensors are written under each of their names.
 
     Raises:
-        ValueError: ``path`` does not end in ``.safetensors``, or the state of ``model`` holds NaN or something that is
-            no tensor.
+        ValueError: ``path`` does not end in ``.safetensors``; the state of ``model`` holds NaN, something that is no
+            tensor, or tensors on the device meta; or a model of this library is no longer as its config would make it.
     """
     path = as_path(path)
     if path.suffix != ".safetensors":
@@ -79,6 +91,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = state_of(model)
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"model: {', '.join(strange)} in its state is no tensor and cannot be saved")
+    _check_has_numbers(state)
+    _check_as_built(model)
     if nan := [name for name, value in state.items() if bool(value.isnan().any())]:
         raise ValueError(f"model: got NaN in {', '.join(nan)}, want numbers: a file with NaN would not be loaded")
     about = {"format": "companion", "version": FORMAT_VERSION, "companion": __version__}
@@ -109,11 +123,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     path = as_path(path)
     about, tensors = read_tensors(path, "companion", "that companion.save did not write")
     target = _rebuilt(path, about, tensors).eval() if model is None else unwrapped(model, "model")
-    if empty := [name for name, value in target.state_dict().items() if isinstance(value, Tensor) and value.is_meta]:
-        raise ValueError(
-            f"model: got tensors on the device meta ({', '.join(empty[:3])}, …), which holds no numbers, want others: "
-            "model.to_empty(device='cpu')"
-        )
+    _check_has_numbers(target.state_dict())
     _check_fit(path, tensors, target)
     if differ := _differences("", about, _describe("model", target)):
         raise ValueError(
@@ -239,13 +249,15 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 _classes: dict[str, type[Configured]] = {}
 
 
-def _recording(init: Callable[..., None]) -> Callable[..., None]:
+def _recording(init: Callable[..., None], ours: bool) -> Callable[..., None]:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def recorded(self: Configured, *args: Any, **kwargs: Any) -> None:
         if "_arguments" in self.__dict__:  # only the outermost of several __init__ sees what the caller gave
             init(self, *args, **kwargs)
+            if ours:  # what a class of a reader adds after this is the reader's to change
+                self.__dict__["_built"] = _public_attributes(self)
             return
         try:
             given = signature.bind(self, *args, **kwargs)
@@ -275,6 +287,9 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         self.__dict__["_arguments"] = {
             name: (kept[name], None if kept[name] else value) for name, value in arguments.items()
         }
+        built = _public_attributes(self) if ours else self.__dict__.get("_built", frozenset())
+        self.__dict__.pop("_built", None)
+        self.__dict__["_settings"] = frozenset(arguments) | built - {*self._changeable}
 
     return recorded
 
@@ -297,6 +312,201 @@ def _attribute(owner: Configured, name: str) -> Any:
     return {**vars(owner), **vars(owner).get("_modules", {})}[name]
 
 
+def _public_attributes(owner: Configured) -> frozenset[str]:
+    """The names of its plain attributes and its parts, without those that every module has."""
+    plain = {name for name in vars(owner) if not name.startswith("_")} - _OF_EVERY_MODULE
+    return frozenset(plain | {*vars(owner).get("_modules", {})})
+
+
+_OF_EVERY_MODULE = {*vars(nn.Module())}
+
+
+# Attributes that are assigned after the object was made: a twin is made with the new value, without numbers in its
+# tensors, so that the constructor itself says what it takes, and what it makes of it.
+
+
+def _checked_setting(owner: Configured, name: str, value: Any) -> Any:
+    """``value`` as the constructor of ``owner`` would keep it in the attribute ``name``.
+
+    Raises:
+        ValueError: it does not take it, or would have made something else.
+    """
+    if "_is_replica" in vars(owner):  # DataParallel puts the parts of its copies together
+        return value
+    kind, parts = type(owner).__name__, vars(owner).get("_modules", {})
+    kept, given = owner.__dict__["_arguments"].get(name, (True, None))
+    now = {**vars(owner), **parts}.get(name, given) if kept else given
+    if value is now or (isinstance(value, bool | int | float | str) and type(value) is type(now) and value == now):
+        return value
+    if parts.get(name) is not None and (name not in owner.__dict__["_arguments"] or _is_part(given, value)):
+        _check_part(kind, name, value, parts[name])
+        return value
+    if name not in owner.__dict__["_arguments"]:
+        if _alike(name, value, now):
+            return value
+        raise _not_as_built(kind, name, value, now)
+    if isinstance(now, nn.ModuleList) and isinstance(value, list | tuple):
+        value = nn.ModuleList(value) if all(isinstance(one, nn.Module) for one in value) else value
+    before = _twin_or_none(owner)
+    try:
+        after = _twin(owner, {name: value})
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: got {brief(value)}, want one that fits the other arguments ({error})") from error
+    except Exception as error:
+        if not _is_ours(owner):  # what a reader's constructor needs is not known
+            return value
+        raise ValueError(f"{name}: got {brief(value)}, want what a {kind} can be made with ({error})") from error
+    same = _alike(name, value, now)
+    if (not kept or name in owner._as_built) and not same:
+        raise _not_as_built(kind, name, value, now)
+    if before is not None and (what := _what_differs(before, after, name)):
+        if isinstance(value, nn.Module):
+            raise ValueError(
+                f"{name}: got {brief(value)} that changes {what}, want one that fits what was built; make a new {kind}"
+            )
+        raise _not_as_built(kind, name, value, now)
+    return value if isinstance(value, nn.Module) else vars(after).get(name, value)  # a list is kept as a tuple
+
+
+def _not_as_built(kind: str, name: str, value: Any, now: Any) -> ValueError:
+    return ValueError(f"{name}: got {brief(value)}, want {brief(now)} as it was built; make a new {kind}")
+
+
+def _is_part(given: Any, value: Any) -> bool:
+    """Whether a module takes the place of one that the constructor made from an argument of the same name."""
+    return isinstance(value, nn.Module) and not isinstance(given, nn.Module | list | tuple) and given is not None
+
+
+def _check_part(kind: str, name: str, value: Any, now: nn.Module) -> None:
+    check_module(name, value)
+    there, here = _shapes(value), _shapes(now)
+    for tensor, shape in here.items():
+        if there.get(tensor, shape) != shape:
+            raise ValueError(
+                f"{name}: got {brief(value)} with {tensor} of shape {there[tensor]}, want {shape} as it was built; "
+                f"make a new {kind}"
+            )
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    state = module.state_dict()
+    return {_plain(name): tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _alike(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of an attribute are the same; what cannot be compared counts as the same."""
+    try:
+        return bool(_describe(name, one) == _describe(name, other))
+    except ValueError:
+        return isinstance(one, Tensor | nn.Module) is isinstance(other, Tensor | nn.Module)
+
+
+def _what_differs(before: Configured, after: Configured, name: str) -> str:
+    """The name of a tensor or plain attribute, beside what ``name`` itself is, in which two twins differ."""
+    made = [
+        {
+            tensor: shape
+            for tensor, shape in (_shapes(twin).items() if isinstance(twin, nn.Module) else ())
+            if tensor.partition(".")[0] != name
+        }
+        for twin in (before, after)
+    ]
+    if made[0] != made[1]:
+        return next(tensor for tensor in made[0] | made[1] if made[0].get(tensor) != made[1].get(tensor))
+    plain = [other for other in vars(before).get("_settings", ()) if other in vars(before) and other != name]
+    return next((one for one in plain if not _alike(one, vars(before)[one], vars(after).get(one))), "")
+
+
+def _is_ours(value: object) -> bool:
+    return isinstance(value, Configured) and _classes.get(_kind(value).__name__) is _kind(value)
+
+
+def _kind(value: object) -> type:
+    kind: type = type(value)
+    return kind.__mro__[2] if kind.__module__.startswith("torch.distributed") else kind  # of fully_shard
+
+
+def _twin_or_none(owner: Configured) -> Configured | None:
+    try:
+        return _twin(owner)
+    except Exception:  # it is not as it could be made, which is for others to say
+        return None
+
+
+def _twin(owner: Configured, changes: Mapping[str, Any] | None = None) -> Configured:
+    """Another one with the present arguments of ``owner``, and with the ``changes``; its tensors have no numbers."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _Hollow():
+        return _copied(owner, {}, changes or {})
+
+
+def _copied(owner: Configured, done: dict[int, Any], changes: Mapping[str, Any]) -> Configured:
+    """A twin of ``owner``, whose parts of this library are twins too: a constructor may change what it is given."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, list | tuple | nn.ModuleList):
+            return tuple(copied(one) for one in value) if isinstance(value, tuple) else [copied(one) for one in value]
+        if isinstance(value, nn.Module) and "_settings" in vars(inner := unwrapped(value, "model")) and _is_ours(inner):
+            if id(inner) not in done:
+                done[id(inner)] = _copied(cast(Configured, inner), done, {})
+            return done[id(inner)]
+        return value
+
+    arguments: dict[str, tuple[bool, Any]] = owner.__dict__.get("_arguments", {})
+    present = {name: _attribute(owner, name) if kept else value for name, (kept, value) in arguments.items()}
+    made: Configured = _kind(owner)(**{name: copied(value) for name, value in (present | dict(changes)).items()})
+    return made
+
+
+class _Hollow(TorchFunctionMode):
+    """New tensors have a shape and no numbers. Drawing numbers for them, or scaling them, does nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if not given:
+            return _without_memory(func, args, kwargs)
+        idle = getattr(func, "__name__", "") in _IDLE or getattr(func, "__module__", "") == nn.init.__name__
+        return given[0] if idle and len(given) == 1 and given[0].is_meta else func(*args, **kwargs)
+
+
+# Of hollow tensors; on the device meta, the first of these would import half of torch.
+_IDLE = {"uniform_", "normal_", "mul", "__mul__", "__rmul__", "div", "__truediv__"}
+
+
+def _check_as_built(model: nn.Module) -> None:
+    """That the config of ``model`` says how to make it as it is now.
+
+    Raises:
+        ValueError: its constructor refuses the config, or would make other tensors or attributes from it.
+    """
+    if not isinstance(model, Configured) or not _is_ours(model):
+        return
+    try:
+        twin = cast(nn.Module, _twin(model))
+    except ValueError as error:
+        raise ValueError(f"model: got one that cannot be made again, want one that can ({error})") from error
+    there, here = _shapes(cast(nn.Module, model)), _shapes(twin)
+    for name, shape in here.items():  # a reader may have added others, for models to which the same was added
+        if there.get(name) != shape:
+            got = f"{name} of shape {there[name]}" if name in there else f"no {name}"
+            raise ValueError(
+                f"model: got {got}, want shape {shape} as a {_kind(model).__name__} is built with this config; a file "
+                "of it could not be loaded"
+            )
+    parts = {_plain(path): part for path, part in twin.named_modules()}
+    for path, part in model.named_modules():
+        other = parts.get(_plain(path), part)
+        for name in vars(part).get("_settings", ()):
+            if name in vars(part) and name in vars(other) and not _alike(name, vars(part)[name], vars(other)[name]):
+                where = ".".join(filter(None, (_plain(path), name)))
+                raise ValueError(
+                    f"model: got {where} = {brief(vars(part)[name])}, want {brief(vars(other)[name])} as it is built "
+                    "with this config; a file of it would be loaded otherwise"
+                )
+
+
 def _is_described(owner: Configured, name: str, description: Any) -> bool:
     try:
         return bool(_describe(name, _attribute(owner, name)) == description)
@@ -314,11 +524,8 @@ def _describe(name: str, value: object) -> Any:
         value = list(value)
     if isinstance(value, nn.Module):
         value = unwrapped(value, name)
-        kind: type = type(value)
-        if kind.__module__.startswith("torch.distributed"):  # fully_shard replaces the class by one of its own
-            kind = kind.__mro__[2]
-        ours = isinstance(value, Configured) and _classes.get(kind.__name__) is kind
-        return {"class": kind.__name__, "config": cast(Configured, value).config if ours else None}
+        config = cast(Configured, value).config if _is_ours(value) else None
+        return {"class": _kind(value).__name__, "config": config}
     if value is None or isinstance(value, bool | str | float):
         return value
     if isinstance(value, numbers.Integral | numbers.Real):  # numpy's numbers too
@@ -455,6 +662,14 @@ def _differences(name: str, there: Any, here: Any) -> list[str]:
     else:
         return [] if there == here else [f"{name} is {there!r} in the file and {here!r} in the model"]
     return [difference for pair in pairs for difference in _differences(*pair)]
+
+
+def _check_has_numbers(state: Mapping[str, Any]) -> None:
+    if empty := [name for name, value in state.items() if isinstance(value, Tensor) and value.is_meta]:
+        raise ValueError(
+            f"model: got tensors on the device meta ({', '.join(empty[:3])}, …), which holds no numbers, want others: "
+            "model.to_empty(device='cpu')"
+        )
 
 
 def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:

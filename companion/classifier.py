@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from companion._arguments import (
     check_choice,
     check_codes,
+    check_finite,
     check_fits,
     check_images,
     check_instance,
@@ -110,7 +111,8 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
         images: (n, C, H, W) in [0, 1] → logits (n, num_classes), features (n, F).
 
     Raises:
-        ValueError: an argument has the wrong type, or the images have a shape that the classifier does not take.
+        ValueError: an argument has the wrong type, the images have a shape that the classifier does not take, or it
+            makes NaN of them.
     """
     check_instance("classifier", classifier, Classifier, "a Classifier")
     check_images("images", images, shape=("B", classifier.in_channels, "H", "W"))
@@ -119,7 +121,10 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
     batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
     with evaluating(classifier), unchecked_values():  # the images were checked above, all of them
         outputs = [classifier(batch) for batch in batches]
-    return ClassifierOutput(torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs]))
+    logits, features = torch.cat([out.logits for out in outputs]), torch.cat([out.features for out in outputs])
+    for made in (features, logits):
+        check_finite("classifier", made)
+    return ClassifierOutput(logits, features)
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,8 @@ def evaluate_samples(
         )
     if held_out is train:
         raise ValueError("held_out: got the set that is train, want images that the generator has not seen")
+    if _all_within(held_out, train):
+        raise ValueError("held_out: has the images of train, want images that the generator has not seen")
     if held_out.classes != train.classes:
         raise ValueError("held_out: got other classes than train has, or in another order, want the same")
     check_instance("classifier", classifier, Classifier, "a Classifier")
@@ -258,6 +265,12 @@ def _some(n: int, length: int) -> Tensor:
     are threes and 7.9% sixes; of all, 10.1% and 9.6%.
     """
     return torch.tensor(chosen(length, n, 0, "images"))
+
+
+def _all_within(some: ImageSet, all_: ImageSet) -> bool:
+    """Whether every image of one set is, byte by byte, an image of the other."""
+    there = {image.tobytes() for image in all_.images.cpu().numpy()}
+    return all(image.tobytes() in there for image in some.images.cpu().numpy())
 
 
 def _pixels(images: Tensor) -> Tensor:

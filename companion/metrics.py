@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from companion._arguments import (
+    brief,
     check_between,
     check_codes,
     check_finite,
@@ -87,6 +88,11 @@ class CodeUsage:
         self.num_codes = num_codes
         self.per_position = per_position
         self._table: Tensor | None = None  # counts, (T, K), or (1, K) for all positions together
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("num_codes", "per_position") and name in vars(self):  # what is counted already has that shape
+            raise ValueError(f"{name}: got {brief(value)}, want {vars(self)[name]} as it was; make a new CodeUsage")
+        super().__setattr__(name, value)
 
     def update(self, indices: Tensor) -> "CodeUsage":
         """Count the indices of a batch. With ``per_position``, every batch must have the same number of positions.

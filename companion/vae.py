@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from companion._arguments import (
     check_between,
+    check_decoded,
     check_finite,
+    check_fits,
     check_flag,
     check_generator,
+    check_given,
     check_images,
     check_instance,
     check_module,
@@ -19,7 +22,9 @@ from companion._arguments import (
     check_size,
     check_sizes,
     check_tensor,
+    check_weights,
     decoded,
+    encoded,
     unchecked_values,
 )
 from companion._devices import as_float64, place_of
@@ -195,8 +200,8 @@ class VAE(Configured, nn.Module):
             x: (B, C, H, W) in [0, 1] → two of (B, *latent).
         """
         check_images("x", x)
-        both: Tensor = self.encoder(x)
-        if both.ndim < 2 or both.shape[1] % 2:
+        both: Tensor = encoded(self.encoder, x)
+        if both.shape[1] % 2:
             raise ValueError(
                 f"encoder: it gave shape {tuple(both.shape)}, want (B, 2·d, …): as many means as log-variances"
             )
@@ -220,6 +225,7 @@ class VAE(Configured, nn.Module):
         else:
             check_images("x", x)
             params = self.decoder(z, x)
+        check_given("decoder", params, "parameters of the likelihood")
         return params
 
     def forward(self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> VAEOutput:
@@ -233,12 +239,14 @@ class VAE(Configured, nn.Module):
         check_generator("generator", generator)
         if noise is not None:
             check_tensor("noise", noise, finite=True)
+            check_fits("noise", noise, mean, of="the mean")
         else:
             noise = _standard_normal(mean.shape, mean, generator)
         with unchecked_values():  # NaN is passed on to the loss, and fit reports it with the step
             z = reparameterize(mean, log_variance, noise)
             params = decoded(self.decode, z, x)
             kl = kl_divergence(mean, log_variance)  # (B, *latent)
+        self._check_params(params, x)
         log_likelihood = self.likelihood.log_prob(params, x)  # (B,)
         with unchecked_values():
             reconstruction, bound = self.likelihood.mean(params), elbo(log_likelihood, kl)
@@ -258,7 +266,10 @@ class VAE(Configured, nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z), with z the mean of q(z|x): (B, C, H, W), clamped to [0, 1]."""
-        params = decoded(self.decode, self.encode(x)[0], x)
+        mean = self.encode(x)[0]
+        params = decoded(self.decode, mean, x)
+        self._check_params(params, x)
+        check_decoded(mean, params)
         return self.likelihood.mean(params).clamp(0, 1)
 
     @torch.no_grad()
@@ -290,6 +301,8 @@ class VAE(Configured, nn.Module):
         autoregressive = isinstance(self.decoder, AutoregressiveDecoder)
         if autoregressive and mean:
             raise ValueError("mean: got True, but an autoregressive decoder has to draw each pixel to know the next")
+        if autoregressive:  # its pixels are looked at one by one, without a check
+            check_weights(self.decoder)
         like = next(self.decoder.parameters())
         z = _standard_normal((n, *(latent_shape or self._latent_shape())), like, generator)
         try:
@@ -331,8 +344,19 @@ class VAE(Configured, nn.Module):
             log_ratio = (0.5 * (some.square() - z.square() + log_variance)).flatten(2).sum(2)
             images = x.expand(len(some), *x.shape).flatten(0, 1)
             params = decoded(self.decode, z.flatten(0, 1), images)
+            self._check_params(params, images)
+            check_decoded(z, params)
             parts.append(self.likelihood.log_prob(params, images).reshape(len(some), len(x)) + log_ratio)
         return torch.cat(parts)
+
+    def _check_params(self, params: Tensor, x: Tensor) -> None:
+        """The decoder gives the likelihood what it reads for images like x."""
+        want = (len(x), x.shape[1] * self.likelihood.num_params, *x.shape[2:])
+        if params.shape != want:
+            raise ValueError(
+                f"decoder: gave shape {tuple(params.shape)}, want {want}: {type(self.likelihood).__name__} reads "
+                f"{self.likelihood.num_params} channels for each channel of x, {tuple(x.shape)}"
+            )
 
     def _sample_by_pixel(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         decoder = self.decoder

@@ -6,7 +6,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_images, check_module, check_number, check_rebuilt, check_tensor
+from companion._arguments import (
+    check_finite,
+    check_given,
+    check_images,
+    check_module,
+    check_number,
+    check_rebuilt,
+    check_tensor,
+    encoded,
+)
 from companion.checkpoint import Configured
 from companion.quantizers import Quantized, Quantizer
 from companion.quantizers.base import count_codes
@@ -109,7 +118,9 @@ class VQVAE(Configured, nn.Module):
             ValueError: ``x`` has another shape, type or range.
         """
         check_images("x", x, shape=_IMAGES)
-        return self.quantizer.encode(self._latents(x))
+        z_e = self._latents(x)
+        check_finite("encoder", z_e)
+        return self.quantizer.encode(z_e)
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
@@ -119,27 +130,32 @@ class VQVAE(Configured, nn.Module):
             indices: (B, h, w) or (B, h, w, R) int64 → (B, C, H, W).
 
         Raises:
-            ValueError: the indices have another type or shape, or one is outside 0…K − 1.
+            ValueError: the indices have another type or shape, or one is outside 0…K − 1; or codebook or decoder are
+                no longer finite.
         """
         check_tensor("indices", indices, dtype=torch.int64)
         if indices.numel() == 0:
             raise ValueError(f"indices: got shape {tuple(indices.shape)}, want those of at least one image")
-        return self._decoded(self.quantizer.decode(indices), "indices", tuple(indices.shape)).clamp(0, 1)
+        images = self._decoded(self.quantizer.decode(indices), "indices", tuple(indices.shape))
+        check_finite("decoder", images)
+        return images.clamp(0, 1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, (B, C, H, W), clamped to [0, 1]."""
         return self.decode(self.encode(x))
 
     def _latents(self, x: Tensor) -> Tensor:
-        z_e: Tensor = self.encoder(x)
+        z_e: Tensor = encoded(self.encoder, x)
         dim = getattr(self.quantizer, "dim", None)
-        if dim is not None and z_e.ndim > 1 and z_e.shape[1] != dim:
+        if dim is not None and z_e.shape[1] != dim:
             raise ValueError(f"encoder: it made latents of {z_e.shape[1]} channels, want {dim} as the quantizer's dim")
         return z_e
 
     def _decoded(self, z_q: Tensor, argument: str, given: tuple[int, ...] | None = None) -> Tensor:
         try:
-            return self.decoder(z_q)  # type: ignore[no-any-return]
+            images: Tensor = self.decoder(z_q)
         except ValueError as error:  # its message names its own argument z, which the caller did not pass
             what = f"got shape {given}, which is" if given else "it does not take"
             raise ValueError(f"{argument}: {what} latents {tuple(z_q.shape)}; the decoder: {error}") from error
+        check_given("decoder", images, "images")
+        return images

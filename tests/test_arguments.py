@@ -17,11 +17,13 @@ from companion._arguments import (
     check_between,
     check_choice,
     check_codes,
+    check_decoded,
     check_device,
     check_finite,
     check_fits,
     check_flag,
     check_generator,
+    check_given,
     check_images,
     check_instance,
     check_module,
@@ -34,8 +36,11 @@ from companion._arguments import (
     check_sizes,
     check_tensor,
     check_unit_range,
+    check_weights,
     check_whole,
     checks_values,
+    decoded,
+    encoded,
     unchecked_values,
 )
 
@@ -346,3 +351,48 @@ def test_a_reconstruction_has_the_shape_of_what_was_rebuilt() -> None:
     check_rebuilt(x.clone(), z, x)
     with pytest.raises(ValueError, match=r"decoder: got \(2, 1, 4, 4\) from it, want the shape of x, \(2, 1, 8, 8\)"):
         check_rebuilt(x[..., :4, :4], z, x)
+
+
+def test_what_a_model_gave_is_a_tensor_and_named_by_the_model() -> None:
+    check_given("decoder", torch.zeros(2), "images")
+    with pytest.raises(ValueError, match="decoder: gave a tuple, want one that gives images as a tensor"):
+        check_given("decoder", (torch.zeros(2),), "images")
+    x = torch.rand(3, 1, 4, 4)
+    assert encoded(lambda x: x.flatten(1), x).shape == (3, 16)
+    for gives, says in (
+        (lambda x: x.sum(), r"shape \(\)"),
+        (lambda x: x[:1], r"shape \(1, 1"),
+        (lambda x: 3, "gave an int"),
+    ):
+        with pytest.raises(ValueError, match=rf"encoder: gave .*|{says}"):
+            encoded(gives, x)
+
+
+def test_an_error_of_the_encoder_or_decoder_about_z_names_who_made_it() -> None:
+    def takes_latents(z: Tensor) -> None:
+        check_tensor("z", z, shape=("B", 3), finite=True)
+
+    with pytest.raises(ValueError, match=r"encoder: got one that takes latents, .* swapped\? \(z: got"):
+        encoded(takes_latents, torch.rand(3, 1, 4, 4))
+    with pytest.raises(ValueError, match="decoder: got latents of the encoder that it does not take"):
+        decoded(takes_latents, torch.rand(3, 4))
+    with pytest.raises(arguments.NotFiniteError, match="encoder: gave latents that are not finite"):
+        decoded(takes_latents, torch.rand(3, 3) * math.nan)
+
+
+def test_nan_in_images_is_put_down_to_the_first_that_made_it() -> None:
+    fine, nan = torch.rand(2, 3), torch.full((2, 3), math.nan)
+    check_decoded(fine, fine)
+    for z, name in ((nan, "encoder"), (fine, "decoder")):
+        with pytest.raises(arguments.NotFiniteError, match=f"{name}: got 6 NaN"):
+            check_decoded(z, nan)
+    with unchecked_values():
+        check_decoded(nan, nan)
+
+
+def test_weights_of_nan_are_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    check_weights(model)
+    model[1].bias.data[0] = math.inf
+    with pytest.raises(arguments.NotFiniteError, match=r"1\.bias: got 0 NaN and 1 infinite"):
+        check_weights(model)

@@ -410,7 +410,7 @@ def test_what_does_not_fit_is_refused_by_name():
         kl_divergence(torch.zeros(2, 3), torch.zeros(3))
     with pytest.raises(ValueError, match="noise: got shape"):
         small()(torch.rand(2, 1, 8, 8), noise=torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="params: got shape"):
+    with pytest.raises(ValueError, match="decoder: gave shape"):
         VAE(Encoder(4), Decoder(2), DiscretizedLogisticMixture(2))(torch.zeros(2, 1, 28, 28))
 
 

@@ -16,7 +16,6 @@ from companion._arguments import (
     brief,
     check_between,
     check_codes,
-    check_finite,
     check_flag,
     check_generator,
     check_instance,
@@ -25,6 +24,7 @@ from companion._arguments import (
     check_size,
     check_sizes,
     check_tensor,
+    check_weights,
     unchecked_values,
 )
 from companion._devices import place_of, widest_float
@@ -171,8 +171,7 @@ class Prior(Configured, nn.Module, ABC):
         check_sampling(self.num_codes, temperature, top_k, top_p)
         check_number("guidance", guidance, least=0)
         check_generator("generator", generator)
-        for name, weight in self.named_parameters():  # from NaN no code can be drawn
-            check_finite(name, weight)
+        check_weights(self)  # from NaN no code can be drawn
         device = next(self.parameters()).device
         labels = self._labels(label, n)
         if guidance != 1 and (labels is None or not self.label_dropout):
@@ -213,6 +212,17 @@ class Prior(Configured, nn.Module, ABC):
     def _device(self, otherwise: Tensor) -> torch.device:
         return next(self.parameters(), otherwise).device  # replicas of DataParallel have no parameters()
 
+    def _check_given(self, codes: Tensor, classes: Tensor) -> None:
+        """Codes and classes that nobody has checked yet: :meth:`all_logits` and :meth:`steps` can be called by anybody.
+
+        On a GPU their numbers are not read, since training would wait for them.
+        """
+        _check_on_cpu("codes", codes, self.num_codes)
+        self._check_classes(classes)
+
+    def _check_classes(self, classes: Tensor) -> None:
+        _check_on_cpu("classes", classes, self.num_classes + 1)  # the last is "no class"
+
     def _check(self, codes: Tensor, labels: Tensor | None) -> None:
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
         check_place("codes", codes, self._device(codes), movable=True)
@@ -243,6 +253,12 @@ class Prior(Configured, nn.Module, ABC):
         check_codes(name, labels, self.num_classes)
 
 
+def _check_on_cpu(name: str, indices: Tensor, number: int) -> None:
+    check_tensor(name, indices, dtype=torch.int64)
+    if indices.device.type == "cpu":
+        check_codes(name, indices, number)
+
+
 @torch.no_grad()
 def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> float:
     """Held-out cross-entropy of a prior, in bits per *image*: what its codes would cost when coded with it.
@@ -252,12 +268,13 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
         device.
 
     Raises:
-        ValueError: codes or labels of another shape or type, or out of range.
+        ValueError: codes or labels of another shape or type, or out of range; a weight is NaN or infinite.
     """
     check_instance("prior", prior, Prior, "one of companion.priors")
     check_size("batch_size", batch_size)
     prior._check(codes, labels)
     _warn_of_no_class("labels", labels, prior)
+    check_weights(prior)
     device, nats = next(prior.parameters()).device, 0.0
     with evaluating(prior):
         for start in range(0, len(codes), batch_size):

@@ -60,10 +60,12 @@ class RQTransformer(Prior):
         self.to_logits = nn.Linear(dim, num_codes)
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
+        self._check_given(codes, classes)
         stacks = codes.reshape(len(codes), self.positions_count, self.depth)
         return self._stack_logits(stacks, classes).reshape(*codes.shape, self.num_codes)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
+        self._check_classes(classes)
         return _CachedSteps(self, classes) if cache else _PlainSteps(self, classes)
 
     def _stack_logits(self, stacks: Tensor, classes: Tensor) -> Tensor:

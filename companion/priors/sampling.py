@@ -80,7 +80,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     check_tensor("probabilities", probabilities, shape=("n", "K"))
     check_tensor("uniform", uniform, shape=(len(probabilities),))
     check_between("probabilities", probabilities, 0, torch.finfo(probabilities.dtype).max)
-    check_between("uniform", uniform, 0, 1)
+    check_between("uniform", uniform, 0, 1 - torch.finfo(uniform.dtype).eps / 2)  # the largest number below 1
     if checks_values(probabilities) and not bool((probabilities.amax(1) > 0).all()):
         raise ValueError("probabilities: got a row of zeros, want a code that can be drawn in each")
     reached = probabilities.cumsum(-1)

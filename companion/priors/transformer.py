@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import DEEPEST, check_number, check_size
+from companion._arguments import DEEPEST, check_number, check_size, check_tensor
 from companion.priors.base import Prior, Steps
 
 
@@ -19,13 +19,20 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
     Shapes:
         queries (B, heads, T, d), keys and values (B, heads, S, d) → (B, heads, T, d).
+
+    Raises:
+        ValueError: other shapes, or fewer keys than queries.
     """
+    _check_attention(queries, keys, values)
     (t, d), s = queries.shape[2:], keys.shape[2]
     scores = queries @ keys.transpose(2, 3) / d**0.5  # (B, heads, T, S): how well each query fits each key
     visible = torch.ones(t, s, dtype=torch.bool, device=queries.device).tril(s - t)  # (T, S): a position and its past
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)  # (B, heads, T, S): 0 in the future, rows sum to 1
     out: Tensor = weights @ values  # (B, heads, T, d)
     return out
+
+
+_WIDEST = 2**14  # of a transformer: a matrix has the square of that
 
 
 class CausalSelfAttention(nn.Module):
@@ -46,6 +53,7 @@ class CausalSelfAttention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
+        check_tensor("x", x, shape=("B", "T", self.to_qkv.in_features))
         b, t, dim = x.shape  # for example (32, 49, 128), with 4 heads
         queries, keys, values = (
             part.reshape(b, t, self.heads, dim // self.heads).transpose(1, 2)  # each (32, 4, 49, 32)
@@ -77,6 +85,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
+        check_tensor("x", x, shape=("B", "T", *self.norm1.normalized_shape))
         x = x + self.dropout(self.attention(self.norm1(x), cache))
         out: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
         return out
@@ -94,6 +103,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
         """x (B, T, dim); with ``caches`` of :meth:`new_caches`, only the newest position, (B, 1, dim)."""
+        check_tensor("x", x, shape=("B", "T", *self.norm.normalized_shape))
         for i, block in enumerate(self.blocks):
             x = block(x, caches[i] if caches else None)
         out: Tensor = self.norm(x)
@@ -145,11 +155,13 @@ class TransformerPrior(Prior):
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         """For example codes (32, 7, 7), K = 512 and dim 128:"""
+        self._check_given(codes, classes)
         inputs = self._inputs(codes.flatten(1), classes)  # (32, 49, 128): <sos>, k₁, …, k₄₈
         logits: Tensor = self.to_logits(self.transformer(inputs))  # (32, 49, 512): of k₁, …, k₄₉
         return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
+        self._check_classes(classes)
         return _TransformerSteps(self, classes, cache)
 
     def _inputs(self, codes: Tensor, classes: Tensor) -> Tensor:
@@ -202,12 +214,23 @@ class Cache:
         return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
 
 
+def _check_attention(queries: Tensor, keys: Tensor, values: Tensor) -> None:
+    check_tensor("queries", queries, shape=("B", "heads", "T", "d"))
+    check_tensor("keys", keys, shape=(*queries.shape[:2], "S", queries.shape[3]))
+    check_tensor("values", values, shape=(*queries.shape[:2], keys.shape[2], "d"))
+    if queries.shape[2] > keys.shape[2]:
+        raise ValueError(
+            f"queries: got {queries.shape[2]} positions beside {keys.shape[2]} keys, want at most as many: a position "
+            "sees itself"
+        )
+
+
 def check_transformer(dim: int, layers: int, heads: int, dropout: float) -> None:
     """
     Raises:
         ValueError: an argument is out of range, or ``heads`` does not divide ``dim``.
     """
-    check_size("dim", dim)
+    check_size("dim", dim, most=_WIDEST)
     check_size("layers", layers, most=DEEPEST)
     check_size("heads", heads)
     check_number("dropout", dropout, least=0, below=1)

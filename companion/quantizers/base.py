@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from companion._arguments import check_codes, check_place, check_tensor, check_whole
+from companion._arguments import check_codes, check_finite, check_place, check_tensor, check_whole
 from companion.checkpoint import Configured
 
 
@@ -114,7 +115,11 @@ class VectorwiseQuantizer(Quantizer):
 
     @abstractmethod
     def codes(self, indices: Tensor) -> Tensor:
-        """Indices of any shape → their codes, (*shape, D)."""
+        """Indices of any shape → their codes, (*shape, D).
+
+        Raises:
+            ValueError: the indices are not int64, one lies outside 0…K − 1, or a code is NaN or infinite.
+        """
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
@@ -123,11 +128,25 @@ class VectorwiseQuantizer(Quantizer):
         return to_positions(self.encode_vectors(to_vectors(z)), like=z)
 
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
-        check_codes("indices", indices, self.num_codes)
-        self._check_device("indices", indices)
+        check_tensor("indices", indices, dtype=torch.int64)
+        if indices.ndim == 0:
+            raise ValueError("indices: got shape (), want (B, *spatial)")
         if depth is not None:
             check_whole("depth", depth, most=1)
         return self.codes(indices).movedim(-1, 1)
+
+
+def looked_up(indices: Tensor, codebook: Tensor) -> Tensor:
+    """The codes of indices that nobody has checked yet: (*shape) → (*shape, D).
+
+    Raises:
+        ValueError: the indices are not int64 where the codebook is, one lies outside 0…K − 1, or a code is not finite.
+    """
+    check_codes("indices", indices, len(codebook))
+    check_place("indices", indices, codebook.device)
+    codes = functional.embedding(indices, codebook)
+    check_finite("codebook", codes)
+    return codes
 
 
 # Shapes. Latents (16, 64, 8, 8) are 1,024 vectors of 64 numbers: (1024, 64). ----------------------------------------

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from companion._arguments import (
+    NotFiniteError,
     check_between,
     check_choice,
     check_flag,
@@ -19,7 +20,15 @@ from companion._arguments import (
     unchecked_values,
 )
 from companion.quantizers import _processes
-from companion.quantizers.base import Quantized, VectorwiseQuantizer, to_latents, to_positions, to_vectors
+from companion.quantizers.base import (
+    Quantized,
+    VectorwiseQuantizer,
+    check_latents,
+    looked_up,
+    to_latents,
+    to_positions,
+    to_vectors,
+)
 from companion.quantizers.estimators import ESTIMATORS
 from companion.quantizers.k_means import code_statistics, k_means
 from companion.quantizers.search import check_directions, cosine_lookup, nearest_code
@@ -79,6 +88,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     codebook: Tensor
     counts: Tensor
     step: Tensor
+    _as_built = ("cosine", "init")  # the codes are of length 1, or come from elsewhere
+    _changeable = ("stream",)  # a residual quantizer numbers its members
 
     def __init__(
         self,
@@ -141,7 +152,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
                 moved = (n > 0) & codebook.any(1)  # vectors that cancel leave no direction
                 codebook = torch.where(moved[:, None], functional.normalize(codebook, dim=1), self.codebook)
             # Restarts come last: a restarted code stays on its vector until the next batch was looked up.
-            if number := int(is_dead(counts, self.restart_below).sum()):
+            if number := number_of_dead(counts, self.restart_below):
                 step = 1 + int(self.step)
                 candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
                 codebook, counts = restart(codebook, counts, candidates, self.restart_below)
@@ -154,7 +165,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         return self._search(self._scaled(vectors))
 
     def codes(self, indices: Tensor) -> Tensor:
-        return functional.embedding(indices, self.codebook)
+        return looked_up(indices, self.codebook)
 
     def _search(self, vectors: Tensor) -> Tensor:
         return (cosine_lookup if self.cosine else nearest_code)(vectors, self.codebook)
@@ -178,11 +189,14 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     def initialise(self, z: Tensor) -> None:
         """k-means at the first training forward; the counts are then those of that batch, as if it had always been
         seen. Codes that were given stay, and share that batch evenly."""
+        check_latents(z, self.dim)
         vectors = self._scaled(to_vectors(z))
+        available = _processes.total_number(len(vectors), z.device)
         if self.init == "given":
             self._check_given()
-            self.counts.fill_(_processes.total_number(len(vectors), z.device) / self.num_codes)
+            self.counts.fill_(available / self.num_codes)
         else:
+            self._check_enough(available)
             codes, counts = k_means(vectors, self.num_codes, seed=self.seed, stream=self.stream, cosine=self.cosine)
             self.codebook.copy_(codes)
             self.counts.copy_(counts)
@@ -236,6 +250,13 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             later = "it is frozen" if self.frozen else "k-means takes them from the first training batch"
             warnings.warn(f"EMAVectorQuantizer: its codes are still random; {later}", stacklevel=2)
         self._warned = True
+
+    def _check_enough(self, available: int) -> None:
+        if available < self.num_codes:
+            raise ValueError(
+                f"z: got {available} vectors for k-means with {self.num_codes} codes, want at least as many in the "
+                "first training batch: a larger batch, fewer codes, or init='uniform'"
+            )
 
     def _check_given(self) -> None:
         if not bool(self.codebook.any()):
@@ -311,3 +332,15 @@ def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below:
 def is_dead(counts: Tensor, restart_below: float) -> Tensor:
     """Which codes are chosen too rarely: N_k is below ``restart_below`` of an even share, ΣN/K. (K,) → (K,) bool."""
     return counts < restart_below * counts.sum() / len(counts)
+
+
+def number_of_dead(counts: Tensor, restart_below: float) -> int:
+    """How many codes are dead. It and whether the counts are finite are read from the device as one number.
+
+    Raises:
+        ValueError: a count is NaN or infinite.
+    """
+    number = int(is_dead(counts, restart_below).sum().where(counts.sum().isfinite(), -1))
+    if number < 0:
+        raise NotFiniteError("counts: got NaN or infinite ones, want finite ones: the codebook is unchanged")
+    return number

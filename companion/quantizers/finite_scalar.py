@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from companion._arguments import check_sizes
+from companion._arguments import check_codes, check_sizes
 from companion.quantizers.base import Quantized, VectorwiseQuantizer, to_latents, to_positions, to_vectors
 from companion.quantizers.estimators import straight_through
 
@@ -30,6 +30,8 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
             NaN or infinity.
     """
 
+    _as_built = ("levels",)  # their order says which point of the grid an index is
+
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         check_sizes("levels", levels, least=2)
@@ -42,13 +44,17 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         """Shapes beside the lines are those of levels (8, 6, 5) and z (16, 3, 8, 8)."""
         squashed = to_vectors(z).tanh()  # (1024, 3)
         indices = self._nearest(squashed)  # (1024,)
-        z_q = straight_through(squashed, self.codes(indices))  # (1024, 3)
+        z_q = straight_through(squashed, self._points(indices))  # (1024, 3)
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), z_q.new_zeros(()), {})
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         return self._nearest(vectors.tanh())
 
     def codes(self, indices: Tensor) -> Tensor:
+        check_codes("indices", indices, self.num_codes)
+        return self._points(indices)
+
+    def _points(self, indices: Tensor) -> Tensor:
         levels, strides = self._levels_and_strides(indices.device)
         digits = indices[..., None] // strides % levels  # (*shape, D)
         return 2 * digits / (levels - 1) - 1

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_number, check_size
+from companion._arguments import check_finite, check_number, check_size
 from companion.quantizers.base import (
     Quantized,
     VectorwiseQuantizer,
     at_least_float32,
+    looked_up,
     to_latents,
     to_positions,
     to_vectors,
@@ -84,18 +85,22 @@ class GumbelQuantizer(VectorwiseQuantizer):
             with torch.autocast(z.device.type, enabled=False):
                 z_q = soft @ self.codebook.to(soft.dtype)  # (1024, 64)
         else:
-            indices = logits.argmax(1)
+            indices = self._likeliest(logits)
             z_q = functional.embedding(indices, self.codebook)
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), self.kl_weight * kl, {"kl": kl})
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
-        return self._logits(vectors).argmax(1)
+        return self._likeliest(self._logits(vectors))
 
     def codes(self, indices: Tensor) -> Tensor:
-        return functional.embedding(indices, self.codebook)
+        return looked_up(indices, self.codebook)
 
     def update(self, z: Tensor, quantized: Quantized) -> None:
         self.step += 1
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        check_finite("to_logits", logits)  # of NaN the first would be the likeliest
+        return logits.argmax(1)
 
     def _logits(self, vectors: Tensor) -> Tensor:
         with torch.autocast(vectors.device.type, enabled=False):

@@ -37,10 +37,7 @@ def k_means(
         check_directions("vectors", vectors[vectors.norm(dim=1).argmax(keepdim=True)])
     available = _processes.total_number(len(vectors), vectors.device)
     if available < num_codes:
-        raise ValueError(
-            f"z: got {available} vectors for k-means with {num_codes} codes, want at least as many in the "
-            "first training batch: a larger batch, fewer codes, or init='uniform'"
-        )
+        raise ValueError(f"vectors: got {available} for k-means with {num_codes} codes, want at least as many")
     centres = _processes.draw(vectors, num_codes, seed=seed, stream=stream, step=0)
     indices = nearest_code(vectors, centres)
     for _ in range(iterations):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_size
+from companion._arguments import check_finite, check_fits, check_size
 from companion.quantizers.base import Quantized, Quantizer, check_latents
 from companion.quantizers.estimators import straight_through
 
@@ -75,13 +75,19 @@ class ProjectedQuantizer(Quantizer):
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)
-        return self.quantizer.encode(_on_channels(self.down, z))
+        low = _on_channels(self.down, z)
+        check_finite("down", low)
+        return self.quantizer.encode(low)
 
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
-        return _on_channels(self.up, self.quantizer.decode(indices, depth=depth))
+        codes = self.quantizer.decode(indices, depth=depth)
+        z_q = _on_channels(self.up, codes.to(self.up.weight.dtype))
+        check_finite("up", z_q)
+        return z_q
 
 
 def _on_channels(linear: nn.Linear, z: Tensor) -> Tensor:
     """A linear map of the vectors at all positions: (B, in, *spatial) → (B, out, *spatial)."""
+    check_fits("z", z, linear.weight, of="the quantizer")
     out: Tensor = linear(z.movedim(1, -1)).movedim(-1, 1)
     return out

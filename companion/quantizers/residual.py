@@ -122,7 +122,7 @@ class ResidualQuantizer(Quantizer):
                 "from 1 for one shared quantizer, and None for a list of at least one"
             )
         for i, member in enumerate(members):
-            _check_member(i, member, members[0])
+            _check_member(i, member, members[0], "the first has")
         if len({id(member) for member in members}) < len(members):
             raise ValueError(
                 "quantizers: got the same one twice, want ResidualQuantizer(quantizer, depth=R) to share it"
@@ -231,7 +231,18 @@ class ResidualQuantizer(Quantizer):
         return torch.arange(self.depth, device=device) < number[:, None]
 
     def _by_depth(self) -> list[Quantizer]:
+        self._check_members()
         return [self._member(r) for r in range(self.depth)]
+
+    def _check_members(self) -> None:
+        """The list can be changed in place, past every check: are its members still those of these depths?"""
+        number = 1 if self.shared else self.depth
+        if len(self.quantizers) != number:
+            raise ValueError(
+                f"quantizers: got {len(self.quantizers)}, want {number} as it was built; make a new ResidualQuantizer"
+            )
+        for i, member in enumerate(self.quantizers):
+            _check_member(i, member, self, "it was built")
 
     def _member(self, r: int) -> Quantizer:
         member = self.quantizers[0 if self.shared else r]
@@ -312,7 +323,7 @@ def _check_quantizers(quantizers: object) -> None:
         raise ValueError(f"quantizers: got {brief(quantizers)}, want a sequence of at least one quantizer")
 
 
-def _check_member(i: int, member: object, first: Quantizer) -> None:
+def _check_member(i: int, member: object, first: Quantizer, of: str) -> None:
     codebook = _innermost(member)
     projected = isinstance(member, ProjectedQuantizer)
     if (
@@ -333,7 +344,7 @@ def _check_member(i: int, member: object, first: Quantizer) -> None:
     if (member.num_codes, member.dim) != (first.num_codes, first.dim):
         raise ValueError(
             f"quantizers[{i}]: got {member.num_codes} codes of {member.dim} dimensions, want {first.num_codes} of "
-            f"{first.dim} as the first has"
+            f"{first.dim} as {of}"
         )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import check_choice, check_number, check_same_shape, check_size, check_tensor
-from companion.quantizers.base import Quantized, VectorwiseQuantizer, to_latents, to_positions, to_vectors
+from companion.quantizers.base import Quantized, VectorwiseQuantizer, looked_up, to_latents, to_positions, to_vectors
 from companion.quantizers.estimators import ESTIMATORS
 from companion.quantizers.search import nearest_code
 
@@ -66,7 +66,7 @@ class VectorQuantizer(VectorwiseQuantizer):
         return nearest_code(vectors, self.codebook)
 
     def codes(self, indices: Tensor) -> Tensor:
-        return functional.embedding(indices, self.codebook)
+        return looked_up(indices, self.codebook)
 
 
 def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:

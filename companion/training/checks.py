@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import (
+    brief,
+    brief_kind,
     check_between,
     check_choice,
     check_flag,
@@ -84,6 +86,9 @@ def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     check_instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("optimizer: got LBFGS, which needs a closure, want one whose step() needs none, such as Adam")
+    for group in optimizer.param_groups:
+        if isinstance(group.get("lr"), float | int):
+            check_number("optimizer: its lr", group["lr"], least=0)
     parameters = {id(p) for p in model.parameters()}
     if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("optimizer: got one without any of the model's parameters, want one made from them")
@@ -100,6 +105,19 @@ def check_gradient(argument: str, loss: Tensor) -> None:
             f"{argument}: got a loss without a gradient, want one that depends on the model's parameters: it was "
             "detached, made under torch.no_grad() or torch.inference_mode(), or comes from elsewhere"
         )
+
+
+def loss_of(result: Any) -> Tensor:
+    """The field ``loss`` of what a model gave.
+
+    Raises:
+        ValueError: it has none, or it is no 0-dim tensor.
+    """
+    loss = getattr(result, "loss", None)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"{brief_kind(result)} whose loss is {brief(loss)}" if hasattr(result, "loss") else brief_kind(result)
+        raise ValueError(f"model: gave {got}, want a result with a field loss, a 0-dim tensor")
+    return loss
 
 
 def check_schedule(optimizer: torch.optim.Optimizer, run: str | os.PathLike[str] | None) -> None:
@@ -120,11 +138,16 @@ def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.devic
     """A batch of the examples called ``name``.
 
     Raises:
-        ValueError: their ``batch`` gives something else than a tuple.
+        ValueError: their ``batch`` gives something else than a tuple, or another number of rows.
     """
     batch = examples.batch(indices, device)
     if not isinstance(batch, tuple | list):
         raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
+    if not batch:
+        raise ValueError(f"{name}: its batch() gave nothing, want a tuple of at least one tensor")
+    rows = len(batch[0]) if isinstance(batch[0], Tensor) and batch[0].ndim else len(indices)
+    if rows != len(indices):
+        raise ValueError(f"{name}: its batch() gave {rows} rows for {len(indices)} indices, want one for each")
     return tuple(batch)
 
 

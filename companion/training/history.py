@@ -4,6 +4,7 @@ import html
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from companion._arguments import brief
 from companion._extras import require
 
 if TYPE_CHECKING:
@@ -85,7 +86,18 @@ class History:
         lines = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) for tag, line in rows]
         return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
 
+    def _check_rows(self) -> None:
+        for i, row in enumerate(self.rows):
+            if not isinstance(row, dict):
+                raise ValueError(f"rows[{i}]: got {brief(row)}, want a dict of numbers by name")
+            if row.keys() != self.rows[0].keys():
+                raise ValueError(
+                    f"rows[{i}]: got the terms {', '.join(map(str, row))}, want those of the first row, "
+                    f"{', '.join(map(str, self.rows[0]))}"
+                )
+
     def _cells(self) -> list[list[str]]:
+        self._check_rows()
         names = list(self.rows[0]) if self.rows else ["epoch", "step"]
         values = [[row[name] for name in names] for row in self.rows]
         return [names, *([str(v) if isinstance(v, int) else f"{v:.5g}" for v in line] for line in values)]

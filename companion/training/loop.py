@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._extras import require
-from companion.training.checks import batch_of, check_gradient, check_step
+from companion.training.checks import batch_of, check_gradient, check_step, loss_of
 from companion.training.history import History, Row
 from companion.training.means import Means
 from companion.training.objective import Terms, error_with_cause
@@ -36,7 +36,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
         ValueError: ``optimizer`` has none of the model's parameters or needs a closure, or the loss has no gradient.
     """
     check_step(model, optimizer)
-    loss: Tensor = model(x).loss
+    loss = loss_of(model(x))
     check_gradient("model", loss)
     optimizer.zero_grad()
     loss.backward()

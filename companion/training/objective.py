@@ -44,6 +44,10 @@ class Terms(nn.Module):
             for name, value in values.items()
             if isinstance(value, Tensor) and (value.ndim == 0 or name == CODE_COUNTS)
         }
+        if CODE_COUNTS in logged and logged[CODE_COUNTS].ndim not in (1, 2):
+            raise ValueError(
+                f"{self.argument}: gave code_counts of shape {tuple(logged[CODE_COUNTS].shape)}, want (K,) or (R, K)"
+            )
         return {"loss": loss} | logged | {"loss": loss}
 
 
