@@ -542,7 +542,7 @@ NOT_CALLED = {
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
 INSIDE = (
-    "all_logits", "steps", "initialise", "quantize", "update", "summand", "encode_vectors", "codes",
+    "all_logits", "steps", "initialise", "quantize", "update", "contribution", "encode_vectors", "codes",
 )  # fmt: skip
 
 

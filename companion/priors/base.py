@@ -47,10 +47,8 @@ class PriorOutput:
 
 
 class Steps(ABC):
-    """A batch of samples that are being drawn, code by code: ``logits`` is called for step 0, 1, … in this order.
-
-    What a prior remembers between the steps, such as keys and values, is kept here.
-    """
+    """The state of a batch while it is sampled code by code: what a prior remembers of earlier steps, such as keys and
+    values. ``logits`` is called once for each step 0, 1, …, in this order."""
 
     @abstractmethod
     def logits(self, codes: Tensor, step: int) -> Tensor:
@@ -186,20 +184,20 @@ class Prior(Configured, nn.Module, ABC):
         filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         batches = zip(classes.split(batch_size), uniform.split(batch_size), strict=True)
         with evaluating(self), unchecked_values():  # nothing is read from the device between one code and the next
-            parts = [self._sample(some, random, filters, guidance, cache) for some, random in batches]
+            parts = [self._sample(*batch, filters, guidance, cache) for batch in batches]
         return torch.cat(parts).reshape(n, *self.grid)
 
     def _sample(
         self, classes: Tensor, uniform: Tensor, filters: dict[str, Any], guidance: float, cache: bool
     ) -> Tensor:
         codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)
-        guides = guidance != 1
-        if guides:  # everything twice: with the class, and below it with "no class"
+        use_guidance = guidance != 1
+        if use_guidance:  # rows 0 … n − 1 with the class, rows n … 2n − 1 with "no class", of the same codes
             classes = torch.cat([classes, torch.full_like(classes, self.num_classes)])
         steps = self.steps(classes, cache=cache)
         for i in range(self.length):
-            logits = steps.logits(codes.repeat(2, 1) if guides else codes, i)
-            if guides:
+            logits = steps.logits(codes.repeat(2, 1) if use_guidance else codes, i)
+            if use_guidance:
                 conditional, unconditional = logits.chunk(2)
                 logits = guided(conditional, unconditional, guidance)
             codes[:, i] = draw(filtered_probabilities(logits, **filters), uniform[:, i])

@@ -59,7 +59,7 @@ def filtered_probabilities(
         p = _renormalised(p, p >= least)
     if top_p is not None:
         ranked = p.sort(dim=-1, descending=True).values
-        kept = ranked.cumsum(-1) - ranked < top_p  # those that are likelier do not reach p yet
+        kept = ranked.cumsum(-1) - ranked < top_p  # the sum of all likelier codes is below p
         least = ranked.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)  # the smallest probability that is kept
         p = _renormalised(p, p >= least)
     return p

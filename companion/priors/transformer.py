@@ -67,7 +67,7 @@ class CausalSelfAttention(nn.Module):
             keys,
             values,
             dropout_p=self.dropout if self.training else 0.0,  # of the weights
-            is_causal=t > 1,  # one query alone is the newest position, which may see all keys
+            is_causal=t > 1,  # one query alone is the newest position, which sees all keys; several have T = S keys
         )
         projected: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))  # heads joined: (32, 49, 128)
         return projected
@@ -166,8 +166,9 @@ class TransformerPrior(Prior):
 
     def _inputs(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, N) → the embeddings of <sos>, k₁, …, k_{N−1}, plus those of the positions, (B, N, dim)."""
-        shifted = torch.cat([self.sos(classes)[:, None], self.codes(codes[:, :-1])], dim=1)
-        return shifted + self.positions
+        start = self.sos(classes)[:, None]  # (B, 1, dim)
+        embedded = self.codes(codes[:, :-1])  # (B, N − 1, dim): the last code is only predicted
+        return torch.cat([start, embedded], dim=1) + self.positions
 
 
 class _TransformerSteps(Steps):

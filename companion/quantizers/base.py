@@ -64,7 +64,8 @@ class Quantizer(Configured, nn.Module, ABC):
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` has nothing left to do; where only that is overridden, it is called every time."""
+        """Whether ``initialise`` has nothing left to do: always, for a class without one. A class that overrides
+        ``initialise`` and not this has it called every time."""
         return type(self).initialise is Quantizer.initialise
 
     def initialise(self, z: Tensor) -> None:
@@ -77,11 +78,11 @@ class Quantizer(Configured, nn.Module, ABC):
     def update(self, z: Tensor, quantized: Quantized) -> None:
         """Learn without a gradient, from latents and what ``quantize`` made of them."""
 
-    def summand(self, z: Tensor, quantized: Quantized) -> Tensor:
-        """This quantizer's part of a residual quantizer's sum, (B, D, *spatial): the codes as constants.
+    def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
+        """What this quantizer adds to a residual quantizer's sum, (B, D, *spatial): z_q without a gradient to ``z``.
 
-        The sum gets one straight-through estimator at its end, so nothing here sends a gradient to ``z``. Only a
-        ``ProjectedQuantizer`` keeps gradients, to its two linear maps.
+        The sum gets one straight-through estimator at its end. Only a ``ProjectedQuantizer`` keeps a gradient here, the
+        one to its linear maps.
         """
         return quantized.z_q.detach()
 

@@ -120,7 +120,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.init, self.restart_below, self.cosine = init, restart_below, cosine
         self.estimator, self.seed, self.frozen = estimator, seed, frozen
         self._warned = False
-        self.stream = 0  # tells the members of a residual quantizer with equal seeds apart: it numbers them
+        self.stream = 0  # a residual quantizer numbers its members here, so that equal seeds draw differently
         codes = first_codes(num_codes, dim, estimator)
         if init == "given":
             codes = torch.zeros_like(codes)  # until from_codebook or a file fills them in
@@ -181,14 +181,14 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         """False until there are codes that come from data, or counts for codes that were given."""
         if self.init == "uniform" or self.frozen:
             return True
-        if not checks_values(self.counts):  # compiled or exported: the counts cannot be read, nothing is initialised
+        if not checks_values(self.counts):  # compiled or exported: the counts cannot be read, k-means is skipped
             return True
         return int(self.step) > 0 or bool(self.counts.any())
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """k-means at the first training forward; the counts are then those of that batch, as if it had always been
-        seen. Codes that were given stay, and share that batch evenly."""
+        """k-means on the first training batch, whose counts are then N_k. Codes that were given stay, and each starts
+        with an even share of that batch as its count."""
         check_latents(z, self.dim)
         vectors = self._scaled(to_vectors(z))
         available = _processes.total_number(len(vectors), z.device)

@@ -23,8 +23,8 @@ class ProjectedQuantizer(Quantizer):
 
     Codes are looked up where there are few dimensions, which leaves fewer of them unused; encoder and decoder keep
     their width. With ``EMAVectorQuantizer(…, cosine=True)`` inside these are the factorized, l2-normalised codes of the
-    paper. Both maps are learnt. ``up``, after the codes, gets the gradient of the reconstruction. ``down``, before
-    them, gets what the quantizer's estimator passes on of it, and the gradient of the quantizer's losses.
+    paper. Both maps are learnt: ``up`` from the reconstruction, and ``down`` from the reconstruction by way of the
+    quantizer's estimator, and from the quantizer's losses.
 
     Args:
         quantizer: any quantizer of the contract; its ``dim`` is the number of dimensions of the codes.
@@ -66,7 +66,7 @@ class ProjectedQuantizer(Quantizer):
         assert isinstance(quantized, ProjectedQuantized)
         self.quantizer.update(_on_channels(self.down, z), quantized.inner)
 
-    def summand(self, z: Tensor, quantized: Quantized) -> Tensor:
+    def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
         """With gradients to both maps: they learn from what is rebuilt, and the latents by the sum's estimator."""
         assert isinstance(quantized, ProjectedQuantized)
         low = _on_channels(self.down, z.detach())

@@ -76,8 +76,8 @@ class ResidualQuantizer(Quantizer):
 
     What gets a gradient, and from where:
 
-    - the latents z: that of z_q, by one straight-through estimator over the whole sum (not one a depth, which would add
-      up to R times that); and from each depth's commitment loss;
+    - the latents z: once the gradient of z_q, since the straight-through estimator comes after the sum (one at each
+      depth would multiply it by R); and that of each depth's commitment loss;
     - the codes of depth r: from the codebook loss of depth r alone. The residual is detached from the codes before it,
       so no loss moves the codes of another depth;
     - the linear maps of a ``ProjectedQuantizer``: from z_q, past the estimator, and from the losses of their depth.
@@ -146,7 +146,7 @@ class ResidualQuantizer(Quantizer):
         z_q, depths, residuals = torch.zeros_like(residual), [], []
         for quantizer in self._by_depth():
             out = quantizer.quantize(residual)
-            codes = quantizer.summand(residual, out)  # (16, 64, 8, 8)
+            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8): z_q, without its own estimator
             depths.append(out)
             residuals.append(residual.detach())
             z_q = z_q + codes
@@ -184,7 +184,7 @@ class ResidualQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Each member from the residuals that those before it leave, of all images whatever depths they use.
+        """In order, each member from what the members before it left over; depth dropout plays no part.
 
         A shared one serves all depths: it is initialised from z, which gives residuals, and then again from z and all
         the residuals.
@@ -201,33 +201,35 @@ class ResidualQuantizer(Quantizer):
     # Depth dropout -------------------------------------------------------------------------------------------------
 
     def _quantize_with_dropout(self, z: Tensor) -> ResidualQuantized:
-        """The loop of ``quantize``, where depth r is given the images that use it; the others only get its indices."""
-        uses = self._draw_depths(len(z), z.device)  # (16, 4) bool
+        """The loop of ``quantize``, where each depth is given the images that use it; the others only get indices."""
+        active = self._draw_depths(len(z), z.device)  # (16, 4) bool
         residual = at_least_float32(z)
         z_q, depths, residuals, indices = torch.zeros_like(residual), [], [], []
-        for quantizer, use in zip(self._by_depth(), uses.unbind(1), strict=True):
-            part = residual[use]
-            out = quantizer.quantize(part)
-            if len(part) == 0:  # no image uses this depth: its losses, means over nothing, are 0
+        for quantizer, use in zip(self._by_depth(), active.unbind(1), strict=True):
+            active_residual = residual[use]
+            out = quantizer.quantize(active_residual)
+            if len(active_residual) == 0:  # no image uses this depth: its losses, means over nothing, are 0
                 zero = residual.new_zeros(())
                 out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
-            summand = quantizer.summand(part, out)
-            codes = torch.zeros_like(residual, dtype=summand.dtype).index_put((use,), summand)  # 0 for the others
-            found = out.indices.new_empty(len(z), *out.indices.shape[1:])
-            found[use] = out.indices
+            contribution = quantizer.contribution(active_residual, out)
+            codes = torch.zeros_like(residual, dtype=contribution.dtype)  # dropped images contribute 0
+            codes = codes.index_put((use,), contribution)
+            all_indices = out.indices.new_empty(len(z), *out.indices.shape[1:])
+            all_indices[use] = out.indices
             if not bool(use.all()):
-                found[~use] = quantizer.encode(residual[~use])
+                all_indices[~use] = quantizer.encode(residual[~use])
             depths.append(out)
-            residuals.append(part.detach())
-            indices.append(found)
+            residuals.append(active_residual.detach())
+            indices.append(all_indices)
             z_q = z_q + codes
             residual = residual - codes.detach()
-        return _result(z, z_q, torch.stack(indices, dim=-1), depths, residuals, uses)
+        return _result(z, z_q, torch.stack(indices, dim=-1), depths, residuals, active)
 
     def _draw_depths(self, images: int, device: torch.device) -> Tensor:
         """(B, R) bool: which depths each image uses; all use the first."""
         fewer = torch.randint(1, self.depth + 1, (images,), device=device)
-        number = fewer.where(torch.rand(images, device=device) < self.depth_dropout, self.depth)
+        dropped = torch.rand(images, device=device) < self.depth_dropout
+        number = torch.where(dropped, fewer, self.depth)  # of depths that each image uses
         return torch.arange(self.depth, device=device) < number[:, None]
 
     def _by_depth(self) -> list[Quantizer]:
@@ -255,11 +257,11 @@ def _result(
 ) -> ResidualQuantized:
     """One straight-through estimator over the whole sum, and the losses added up.
 
-    Where members have linear maps that learn from the reconstruction, z_q carries their gradient: it is passed on
-    beside the estimator, by a term whose value is 0.
+    ``straight_through`` drops the gradient of z_q itself. The linear maps of projected members need it: so z_q −
+    sg[z_q] is added, whose value is 0.
     """
     estimated = straight_through(z, z_q.to(z.dtype))
-    if z_q.requires_grad:
+    if z_q.requires_grad:  # there are such maps
         estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
     losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
     loss = torch.stack([out.loss for out in depths]).sum()
