@@ -154,7 +154,9 @@ def _chapter(name: str, table: dict[str, Any], measured: dict[str, Any]) -> Chap
         settings={profile: _entry(table, profile, dict, where) for profile in PROFILES},
         measured={
             profile: {
-                kind: _measured(entry, f"{name}.{profile}.{kind}.") for kind, entry in kinds.items() if kind != "bands"
+                kind: _measured(entry, f"{name}.{profile}.{kind}.")
+                for kind, entry in kinds.items()
+                if kind not in ("bands", "bands_from")
             }
             for profile, kinds in measured.items()
         },

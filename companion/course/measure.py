@@ -70,13 +70,13 @@ def measure(
             "memory_mb": max(run["memory_mb"] for run in runs),
             "runs": seeds,
             "machine": machine(device),
-            "settings": settings,
             "versions": {"torch": torch.__version__},
         }
         if device.type == "cuda":
             entry["gpu_memory_mb"] = max(run["gpu_memory_mb"] for run in runs)
         bands = {name: band(runs) for name, runs in values.items()} if profile != "smoke" and seeds >= FEWEST else {}
-        _record(book, chapter, profile, device.type, entry, bands)
+        bands_from = {"runs": seeds, "machine": entry["machine"], "settings": settings, "versions": entry["versions"]}
+        _record(book, chapter, profile, device.type, entry, bands, bands_from)
         write_readme(read_book(book.root))
 
 
@@ -161,26 +161,28 @@ def _record(
     kind: str,
     entry: dict[str, Any],
     bands: dict[str, list[float]],
+    bands_from: dict[str, Any],
 ) -> None:
     measured = read_measured(book.root)
     entries = measured.setdefault(chapter.name, {}).setdefault(profile, {})
     entries[kind] = entry
     if bands:
-        entries["bands"] = bands
+        entries |= {"bands": bands, "bands_from": bands_from}
     with written_whole(book.root / MEASURED) as file:
         file.write(as_toml(measured).encode())
     print(f"{MEASURED}: {chapter.name}.{profile}: {entry['minutes']} minutes, {len(bands)} bands")
 
 
 def as_toml(measured: dict[str, Any]) -> str:
-    """What ``read_measured`` reads: a table for each chapter, profile and kind of device, and one for the bands."""
+    """What ``read_measured`` reads: a table for each chapter, profile and kind of device, and two for the
+    bands and the runs that they come from."""
     document = tomlkit.document()
     document.add(tomlkit.comment(HEADER))
     for name, profiles in sorted(measured.items()):
         chapter = tomlkit.table(is_super_table=True)
         for profile in sorted(profiles, key=PROFILES.index):
             kinds = tomlkit.table(is_super_table=True)
-            for kind in sorted(profiles[profile], key=lambda kind: (kind == "bands", kind)):
+            for kind in sorted(profiles[profile], key=lambda kind: (kind.startswith("bands"), kind)):
                 kinds.add(kind, _table(profiles[profile][kind]))
             chapter.add(profile, kinds)
         document.add(name, chapter)
