@@ -219,6 +219,8 @@ class VAE(Configured, nn.Module):
         """
         check_tensor("z", z, shape=("B", "*latent"), finite=True)
         if not isinstance(self.decoder, AutoregressiveDecoder):
+            if x is not None:
+                check_tensor("x", x)
             params: Tensor = self.decoder(z)
         elif x is None:
             raise ValueError("x: got None, want the images whose earlier pixels the autoregressive decoder reads")

@@ -154,6 +154,11 @@ def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.devic
 def _check_model(model: nn.Module) -> None:
     if not any(p.requires_grad for p in unwrapped(model, "model").parameters()):
         raise ValueError(f"model: got a {type(model).__name__} without a parameter to train")
+    if hollow := [name for name, p in unwrapped(model, "model").named_parameters() if p.is_meta]:
+        raise ValueError(
+            f"model: got tensors on the device meta ({hollow[0]}, …), which holds no numbers, want others: "
+            "model.to_empty(device='cpu')"
+        )
     if any(p.is_inference() for p in model.parameters()):
         raise ValueError("model: got one made under torch.inference_mode(), want one made outside, as it cannot learn")
 
@@ -218,7 +223,7 @@ def _check_codes(plan: Plan, name: str, examples: Examples) -> None:
 def _check_call(objective: Callable[..., Any], model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> None:
     """That ``objective`` takes the model and the tensors of a batch."""
     try:
-        signature = inspect.signature(objective)
+        signature = inspect.signature(objective.forward if isinstance(objective, nn.Module) else objective)
     except (TypeError, ValueError):  # of a function in C it is not known
         return
     try:
