@@ -322,9 +322,10 @@ def _attribute(owner: Configured, name: str) -> Any:
 
 
 def _public_attributes(owner: Configured) -> frozenset[str]:
-    """The names of its plain attributes and its parts, without those that every module has."""
+    """The names of its plain attributes, parts and tensors, without those that every module has."""
     plain = {name for name in vars(owner) if not name.startswith("_")} - _OF_EVERY_MODULE
-    return frozenset(plain | {*vars(owner).get("_modules", {})})
+    kept = (vars(owner).get(kind, {}) for kind in ("_modules", "_parameters", "_buffers"))
+    return frozenset(plain.union(*kept))
 
 
 _OF_EVERY_MODULE = {*vars(nn.Module())}
@@ -335,25 +336,44 @@ _OF_EVERY_MODULE = {*vars(nn.Module())}
 
 
 def _checked_setting(owner: Configured, name: str, value: Any) -> Any:
-    """``value`` as the constructor of ``owner`` would keep it in the attribute ``name``.
+    """``value`` as ``owner`` keeps it in the attribute ``name``, which is an argument or was made from the arguments.
 
     Raises:
-        ValueError: it does not take it, or would have made something else.
+        ValueError: it does not fit what was built.
     """
+    present = _present(owner)
     if "_is_replica" in vars(owner):  # DataParallel puts the parts of its copies together
         return value
-    kind, parts = type(owner).__name__, vars(owner).get("_modules", {})
-    kept, given = owner.__dict__["_arguments"].get(name, (True, None))
-    now = {**vars(owner), **parts}.get(name, given) if kept else given
+    arguments, kind, now = owner.__dict__["_arguments"], type(owner).__name__, present.get(name)
+    if name in arguments:
+        replaces = isinstance(now, nn.Module | Tensor) and isinstance(value, nn.Module | Tensor)
+        if not replaces or not isinstance(arguments[name][1], int | float):  # such as nn.Dropout(dropout)
+            return _checked_argument(owner, name, value)
+    if isinstance(now, nn.Module):
+        _check_part(kind, name, value, now)
+    elif isinstance(now, Tensor):
+        _check_tensor_of(name, value, now)
+    elif name in present and not _alike(name, value, now):  # what was deleted may come back as anything
+        raise _not_as_built(kind, name, value, now)
+    return value
+
+
+def _present(owner: Configured) -> dict[str, Any]:
+    """What ``owner`` holds by name: plain attributes, parts and tensors."""
+    own = vars(owner)
+    return {**own, **own.get("_modules", {}), **own.get("_parameters", {}), **own.get("_buffers", {})}
+
+
+def _checked_argument(owner: Configured, name: str, value: Any) -> Any:
+    """``value`` as the constructor of ``owner`` would keep its argument ``name``.
+
+    Raises:
+        ValueError: the constructor does not take it, or would have made something else from it.
+    """
+    kept, given = owner.__dict__["_arguments"][name]
+    kind, now = type(owner).__name__, _present(owner).get(name, given) if kept else given
     if value is now or (isinstance(value, bool | int | float | str) and type(value) is type(now) and value == now):
         return value
-    if parts.get(name) is not None and (name not in owner.__dict__["_arguments"] or _is_part(given, value)):
-        _check_part(kind, name, value, parts[name])
-        return value
-    if name not in owner.__dict__["_arguments"]:
-        if _alike(name, value, now):
-            return value
-        raise _not_as_built(kind, name, value, now)
     if isinstance(now, nn.ModuleList) and isinstance(value, list | tuple):
         value = nn.ModuleList(value) if all(isinstance(one, nn.Module) for one in value) else value
     before = _twin_or_none(owner)
@@ -383,20 +403,24 @@ def _not_as_built(kind: str, name: str, value: Any, now: Any) -> ValueError:
     return ValueError(f"{name}: got {brief(value)}, want {brief(now)} as it was built; make a new {kind}")
 
 
-def _is_part(given: Any, value: Any) -> bool:
-    """Whether a module takes the place of one that the constructor made from an argument of the same name."""
-    return isinstance(value, nn.Module) and not isinstance(given, nn.Module | list | tuple) and given is not None
-
-
 def _check_part(kind: str, name: str, value: Any, now: nn.Module) -> None:
+    """A module may be put around the one that was built; any other has to have the same tensors."""
     check_module(name, value)
     there, here = _shapes(value), _shapes(now)
+    around = any(part is now for part in value.modules())
     for tensor, shape in here.items():
-        if there.get(tensor, shape) != shape:
+        if there.get(tensor) != shape and not (around and tensor not in there):
+            got = f"with {tensor} of shape {there[tensor]}" if tensor in there else f"without {tensor}"
             raise ValueError(
-                f"{name}: got {brief(value)} with {tensor} of shape {there[tensor]}, want {shape} as it was built; "
-                f"make a new {kind}"
+                f"{name}: got {brief(value)} {got}, want one of shape {shape} as it was built; make a new {kind}"
             )
+
+
+def _check_tensor_of(name: str, value: Any, now: Tensor) -> None:
+    learnt = isinstance(now, nn.Parameter)
+    if not isinstance(value, nn.Parameter if learnt else Tensor) or value.shape != now.shape:
+        kind = "a torch.nn.Parameter" if learnt else "a tensor"
+        raise ValueError(f"{name}: got {brief(value)}, want {kind} of shape {tuple(now.shape)} as it was built")
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

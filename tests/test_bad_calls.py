@@ -941,11 +941,11 @@ def test_what_a_constructor_made_of_its_arguments_stays(name) -> None:
     owner, good = made(name)
     complaints = {}
     for attribute in owner._settings - good.keys():
-        now = {**vars(owner), **owner._modules}[attribute]
+        now = getattr(owner, attribute)
         setattr(owner, attribute, now)  # the same again
         wrongs = {"none": None, "object": object()} if isinstance(now, nn.Module) else {"other": object(), "text": "no"}
         for label, value in wrongs.items():
-            if now != value and (said := complaint(functools.partial(setattr, owner, attribute, value), attribute)):
+            if now is not value and (said := complaint(functools.partial(setattr, owner, attribute, value), attribute)):
                 complaints[f"{attribute}: {label}"] = said
     assert complaints == {}
 
@@ -958,6 +958,29 @@ def test_a_layer_of_another_size_is_refused(name) -> None:
         other = nn.Linear(part.in_features + 1, part.out_features)
         assert complaint(functools.partial(setattr, owner, key, other), key) == ""
         setattr(owner, key, nn.Linear(part.in_features, part.out_features))
+
+
+def test_a_part_may_be_replaced_by_its_like_and_by_one_around_it() -> None:
+    class Around(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    owner = prior()
+    owner.to_logits = Around(owner.to_logits)
+    assert owner(tables()).logits.shape == (3, 2, 2, 5)
+    conv = backbones.MaskedConv2d(1, 2, 3, centre=False)
+    conv.bias = nn.Parameter(torch.ones(2))
+    conv.weight = nn.Parameter(torch.zeros(2, 1, 3, 3))
+    assert torch.equal(conv(images()), torch.ones(2, 2, 8, 8))
+    model = Classifier(width=2)
+    model.dropout = nn.Dropout(0.5)
+    parametrized = nn.utils.parametrizations.weight_norm(backbones.MaskedConv2d(1, 2, 3, centre=False))
+    parametrized.weight = torch.ones(2, 1, 3, 3)
+    assert torch.equal(parametrized.weight, torch.ones(2, 1, 3, 3))
 
 
 def test_the_readers_own_attributes_may_change() -> None:
@@ -1132,8 +1155,30 @@ def pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
     return images(len(rows)), rows
 
 
-def one_step(model: nn.Module, lr: float = 0.1) -> Tensor:
-    return training.train_step(model, torch.optim.SGD(model.parameters(), lr=lr), images())
+def one_step(model: nn.Module, lr: Any = 0.1) -> Tensor:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = lr
+    return training.train_step(model, optimizer, images())
+
+
+class NoDevice:
+    def __len__(self) -> int:
+        return 12
+
+    def batch(self, indices: Tensor) -> tuple[Tensor]:
+        return (images(len(indices)),)
+
+
+def colours() -> VQVAE:
+    model = tokenizer()
+    model.decoder = ResNetDecoder(3, 4, hidden=4, factor=4, num_blocks=1)
+    return model
+
+
+def nan_scale() -> likelihoods.Gaussian:
+    likelihood = likelihoods.Gaussian(binned=True)
+    likelihood.log_scale.fill_(math.nan)
+    return likelihood
 
 
 def folder() -> Path:
@@ -1357,6 +1402,28 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a grid of a million million codes": ("grid", lambda: TransformerPrior(16, (10**6, 10**6))),
     "a codebook of 2**34 numbers": ("num_codes", lambda: VectorQuantizer(2**20, 2**14)),
     "few vectors for many centres": ("vectors", lambda: quantizers.k_means(vectors(3), 5)),
+    # what was built, replaced
+    "no layer in place of a layer": ("to_logits", lambda: setattr(prior(), "to_logits", nn.Identity())),
+    "another model in place of a layer": ("transformer", lambda: setattr(prior(), "transformer", auto())),
+    "a tensor in place of a parameter": ("codebook", lambda: setattr(VectorQuantizer(5, 4), "codebook", vectors(5))),
+    "a codebook of other codes": ("codebook", lambda: setattr(ema(), "codebook", vectors(6))),
+    "no tensor": ("step", lambda: setattr(ema(), "step", None)),
+    "negative counts of an average": ("counts", lambda: ema_of(counts=-1.0)(latents())),
+    "a decoder of colours for a grey tokenizer": ("decoder", lambda: colours().reconstruct(images())),
+    "more codes than can be counted": (
+        "num_codes",
+        lambda: FiniteScalarQuantizer([2] * 62)(torch.randn(1, 62, 1)),
+    ),
+    "caches of another transformer": (
+        "caches",
+        lambda: Transformer(4, 2, 2)(torch.randn(1, 1, 4), Transformer(4, 1, 2).new_caches(1, 3, torch.zeros(1))),
+    ),
+    "a batch() that takes no device": ("train", lambda: companion.fit(auto(), NoDevice(), epochs=1, batch_size=4)),
+    "a rate that is a word": ("optimizer", lambda: one_step(auto(), lr="fast")),
+    "a scale of NaN": ("log_scale", lambda: nan_scale().sample(params(1))),
+    "a scale of NaN in a mean": ("log_scale", lambda: nan_scale().mean(params(1))),
+    "words in a row": ("rows", lambda: training.History([{"loss": "low"}]).table()),
+    "rows that are none": ("rows", lambda: training.History(None).table()),
     # settings of what keeps no config
     "another number of codes to count": ("num_codes", lambda: setattr(metrics.CodeUsage(5), "num_codes", 6)),
     "positions to count, later": ("per_position", lambda: setattr(metrics.CodeUsage(5), "per_position", True)),
