@@ -1378,10 +1378,13 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "an index of a code as a number": ("indices", lambda: VectorQuantizer(5, 4).decode(torch.tensor(3))),
     "a code that is none, looked up": ("indices", lambda: VectorQuantizer(5, 4).codes(torch.tensor([99]))),
     "a point outside the grid": ("indices", lambda: FiniteScalarQuantizer([3, 3]).codes(torch.tensor([-7]))),
-    "classes for a prior without any": ("classes", lambda: TransformerPrior(5, (2, 2)).all_logits(tables(), labels())),
-    "codes beyond a prior's": ("codes", lambda: prior("PixelCNN").all_logits(tables() + 5, labels())),
+    "classes for a prior without any": (
+        "classes",
+        lambda: TransformerPrior(5, (2, 2)).eval().all_logits(tables(), labels()),
+    ),
+    "codes beyond a prior's": ("codes", lambda: prior("PixelCNN").eval().all_logits(tables() + 5, labels())),
     "classes as numbers": ("classes", lambda: prior("RQTransformer").steps(torch.ones(2), cache=True)),
-    "steps of a class that is none": ("classes", lambda: prior().steps(labels() + 99, cache=False)),
+    "steps of a class that is none": ("classes", lambda: prior().eval().steps(labels() + 99, cache=False)),
     "a draw with one": ("uniform", lambda: draw(torch.rand(4, 16), torch.ones(4))),
     "more queries than keys": (
         "queries",
