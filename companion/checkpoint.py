@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import numbers
 import os
 import warnings
@@ -22,6 +23,7 @@ from companion._arguments import brief, check_instance, check_module
 from companion._version import __version__
 
 FORMAT_VERSION = 1
+LARGEST_MODEL = 2**31  # numbers in one model: 8 GB in float32
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,12 +83,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     (shards are gathered, so every process has to call this). Tied tensors are written under each of their names.
 
     Raises:
-        ValueError: ``path`` does not end in ``.safetensors``; the state of ``model`` holds NaN, something that is no
-            tensor, or tensors on the device meta; or a model of this library is no longer as its config would make it.
+        ValueError: ``path`` is a folder or does not end in ``.safetensors``; the state of ``model`` holds NaN,
+            something that is no tensor, or tensors on the device meta; or a model of this library is no longer as its
+            config would make it.
     """
     path = as_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {path}, want a name that ends in .safetensors")
+    if path.is_dir():
+        raise ValueError(f"path: got {path}, which is a folder, want a file")
     model = unwrapped(model, "model")
     state = state_of(model)
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
@@ -275,7 +280,11 @@ def _recording(init: Callable[..., None], ours: bool) -> Callable[..., None]:
                 unfit = unfit or error
         self.__dict__["_arguments"] = {}
         try:
-            init(self, *args, **kwargs)
+            if ours:
+                with _Bounded(arguments):
+                    init(self, *args, **kwargs)
+            else:
+                init(self, *args, **kwargs)
         except Exception as error:
             if unfit is None or str(error).startswith(str(unfit).partition(":")[0]):
                 raise  # the message of the class itself says best what it wants
@@ -313,9 +322,10 @@ def _attribute(owner: Configured, name: str) -> Any:
 
 
 def _public_attributes(owner: Configured) -> frozenset[str]:
-    """The names of its plain attributes and its parts, without those that every module has."""
+    """The names of its plain attributes, parts and tensors, without those that every module has."""
     plain = {name for name in vars(owner) if not name.startswith("_")} - _OF_EVERY_MODULE
-    return frozenset(plain | {*vars(owner).get("_modules", {})})
+    kept = (vars(owner).get(kind, {}) for kind in ("_modules", "_parameters", "_buffers"))
+    return frozenset(plain.union(*kept))
 
 
 _OF_EVERY_MODULE = {*vars(nn.Module())}
@@ -326,25 +336,44 @@ _OF_EVERY_MODULE = {*vars(nn.Module())}
 
 
 def _checked_setting(owner: Configured, name: str, value: Any) -> Any:
-    """``value`` as the constructor of ``owner`` would keep it in the attribute ``name``.
+    """``value`` as ``owner`` keeps it in the attribute ``name``, which is an argument or was made from the arguments.
 
     Raises:
-        ValueError: it does not take it, or would have made something else.
+        ValueError: it does not fit what was built.
     """
+    present = _present(owner)
     if "_is_replica" in vars(owner):  # DataParallel puts the parts of its copies together
         return value
-    kind, parts = type(owner).__name__, vars(owner).get("_modules", {})
-    kept, given = owner.__dict__["_arguments"].get(name, (True, None))
-    now = {**vars(owner), **parts}.get(name, given) if kept else given
+    arguments, kind, now = owner.__dict__["_arguments"], type(owner).__name__, present.get(name)
+    if name in arguments:
+        replaces = isinstance(now, nn.Module | Tensor) and isinstance(value, nn.Module | Tensor)
+        if not replaces or not isinstance(arguments[name][1], int | float):  # such as nn.Dropout(dropout)
+            return _checked_argument(owner, name, value)
+    if isinstance(now, nn.Module):
+        _check_part(kind, name, value, now)
+    elif isinstance(now, Tensor):
+        _check_tensor_of(name, value, now)
+    elif name in present and not _alike(name, value, now):  # what was deleted may come back as anything
+        raise _not_as_built(kind, name, value, now)
+    return value
+
+
+def _present(owner: Configured) -> dict[str, Any]:
+    """What ``owner`` holds by name: plain attributes, parts and tensors."""
+    own = vars(owner)
+    return {**own, **own.get("_modules", {}), **own.get("_parameters", {}), **own.get("_buffers", {})}
+
+
+def _checked_argument(owner: Configured, name: str, value: Any) -> Any:
+    """``value`` as the constructor of ``owner`` would keep its argument ``name``.
+
+    Raises:
+        ValueError: the constructor does not take it, or would have made something else from it.
+    """
+    kept, given = owner.__dict__["_arguments"][name]
+    kind, now = type(owner).__name__, _present(owner).get(name, given) if kept else given
     if value is now or (isinstance(value, bool | int | float | str) and type(value) is type(now) and value == now):
         return value
-    if parts.get(name) is not None and (name not in owner.__dict__["_arguments"] or _is_part(given, value)):
-        _check_part(kind, name, value, parts[name])
-        return value
-    if name not in owner.__dict__["_arguments"]:
-        if _alike(name, value, now):
-            return value
-        raise _not_as_built(kind, name, value, now)
     if isinstance(now, nn.ModuleList) and isinstance(value, list | tuple):
         value = nn.ModuleList(value) if all(isinstance(one, nn.Module) for one in value) else value
     before = _twin_or_none(owner)
@@ -358,7 +387,7 @@ def _checked_setting(owner: Configured, name: str, value: Any) -> Any:
         if not _is_ours(owner):  # what a reader's constructor needs is not known
             return value
         raise ValueError(f"{name}: got {brief(value)}, want what a {kind} can be made with ({error})") from error
-    same = _alike(name, value, now)
+    same = _alike(name, value, now) and (kept or not isinstance(value, nn.Module))
     if (not kept or name in owner._as_built) and not same:
         raise _not_as_built(kind, name, value, now)
     if before is not None and (what := _what_differs(before, after, name)):
@@ -374,20 +403,24 @@ def _not_as_built(kind: str, name: str, value: Any, now: Any) -> ValueError:
     return ValueError(f"{name}: got {brief(value)}, want {brief(now)} as it was built; make a new {kind}")
 
 
-def _is_part(given: Any, value: Any) -> bool:
-    """Whether a module takes the place of one that the constructor made from an argument of the same name."""
-    return isinstance(value, nn.Module) and not isinstance(given, nn.Module | list | tuple) and given is not None
-
-
 def _check_part(kind: str, name: str, value: Any, now: nn.Module) -> None:
+    """A module may be put around the one that was built; any other has to have the same tensors."""
     check_module(name, value)
     there, here = _shapes(value), _shapes(now)
+    around = any(part is now for part in value.modules())
     for tensor, shape in here.items():
-        if there.get(tensor, shape) != shape:
+        if there.get(tensor) != shape and not (around and tensor not in there):
+            got = f"with {tensor} of shape {there[tensor]}" if tensor in there else f"without {tensor}"
             raise ValueError(
-                f"{name}: got {brief(value)} with {tensor} of shape {there[tensor]}, want {shape} as it was built; "
-                f"make a new {kind}"
+                f"{name}: got {brief(value)} {got}, want one of shape {shape} as it was built; make a new {kind}"
             )
+
+
+def _check_tensor_of(name: str, value: Any, now: Tensor) -> None:
+    learnt = isinstance(now, nn.Parameter)
+    if not isinstance(value, nn.Parameter if learnt else Tensor) or value.shape != now.shape:
+        kind = "a torch.nn.Parameter" if learnt else "a tensor"
+        raise ValueError(f"{name}: got {brief(value)}, want {kind} of shape {tuple(now.shape)} as it was built")
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -396,11 +429,15 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _alike(name: str, one: Any, other: Any) -> bool:
-    """Whether two values of an attribute are the same; what cannot be compared counts as the same."""
+    """Whether two values of an attribute are the same; of two that no config could hold, whether their types are."""
     try:
-        return bool(_describe(name, one) == _describe(name, other))
+        there = _describe(name, other)
     except ValueError:
-        return isinstance(one, Tensor | nn.Module) is isinstance(other, Tensor | nn.Module)
+        return type(one) is type(other)
+    try:
+        return bool(_describe(name, one) == there)
+    except ValueError:
+        return False
 
 
 def _what_differs(before: Configured, after: Configured, name: str) -> str:
@@ -596,6 +633,43 @@ class _Within(TorchFunctionMode):
             if self.tensors < 0 or self.numbers < 0:
                 raise ValueError(f"they ask for {'larger' if self.numbers < 0 else 'more'} tensors than the file has")
         return func(*args, **kwargs)
+
+
+class _Bounded(TorchFunctionMode):
+    """Sizes that are fine one by one can ask for more memory together than there is: that is refused before.
+
+    Raises:
+        ValueError: a tensor, or all together, would have more numbers than ``LARGEST_MODEL``.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.arguments, self.left = arguments, LARGEST_MODEL
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKERS:
+            sizes = args[0] if args and isinstance(args[0], tuple | list) else args or kwargs.get("size", ())
+            self.left -= math.prod(size for size in sizes if isinstance(size, int))
+            if self.left < 0:
+                raise ValueError(self._message())
+        return func(*args, **kwargs)
+
+    def _message(self) -> str:
+        def largest(value: Any) -> int:
+            parts = value if isinstance(value, tuple) else (value,)
+            return math.prod(one for one in parts if isinstance(one, int))
+
+        name = max(self.arguments, key=lambda name: largest(self.arguments[name]))
+        others = {key: one for key, one in self.arguments.items() if key != name and isinstance(one, int | tuple)}
+        beside = ", ".join(f"{key}={brief(one)}" for key, one in others.items() if largest(one) > 1)
+        return (
+            f"{name}: got {brief(self.arguments[name])}{f' beside {beside}' if beside else ''}, want sizes that make "
+            f"at most {LARGEST_MODEL} numbers in all"
+        )
+
+
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand}
 
 
 def _without_memory(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

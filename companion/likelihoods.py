@@ -140,6 +140,7 @@ class Gaussian(Configured, Likelihood):
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean = self._drawn_from(params, generator).squeeze(2)
+        check_finite("log_scale", self.log_scale)
         place = place_of(generator, mean.device)
         noise = torch.randn(mean.shape, generator=generator, device=place, dtype=mean.dtype)
         x = mean + self.scale * noise.to(mean.device)
@@ -150,6 +151,7 @@ class Gaussian(Configured, Likelihood):
         mean = self._drawn_from(params).squeeze(2)
         if not self.binned:
             return mean
+        check_finite("log_scale", self.log_scale)
 
         def antiderivative(t: Tensor) -> Tensor:  # of the normal CDF
             value: Tensor = t * torch.special.ndtr(t) + torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)

@@ -219,6 +219,8 @@ class VAE(Configured, nn.Module):
         """
         check_tensor("z", z, shape=("B", "*latent"), finite=True)
         if not isinstance(self.decoder, AutoregressiveDecoder):
+            if x is not None:
+                check_tensor("x", x)
             params: Tensor = self.decoder(z)
         elif x is None:
             raise ValueError("x: got None, want the images whose earlier pixels the autoregressive decoder reads")
@@ -308,8 +310,14 @@ class VAE(Configured, nn.Module):
         try:
             if autoregressive:
                 with unchecked_values():  # otherwise values would be read from the device for every pixel
-                    return self._sample_by_pixel(z, generator)
+                    images = self._sample_by_pixel(z, generator)
+                check_finite("likelihood", images)
+                return images
             params = self.decode(z)
+        except RuntimeError as error:
+            if "allocate memory" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(f"n: got {n}, want fewer images at once: they do not fit into memory ({error})") from error
         except ValueError as error:
             if latent_shape is None or not str(error).startswith("z: "):
                 raise

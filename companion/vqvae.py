@@ -142,7 +142,10 @@ class VQVAE(Configured, nn.Module):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The images after the bottleneck, (B, C, H, W), clamped to [0, 1]."""
-        return self.decode(self.encode(x))
+        indices = self.encode(x)
+        images = self.decode(indices)
+        check_rebuilt(images, indices, x)
+        return images
 
     def _latents(self, x: Tensor) -> Tensor:
         z_e: Tensor = encoded(self.encoder, x)

@@ -5,6 +5,7 @@ argument, one at a time. A new public callable without a good call, or a new arg
 fails. The part written by hand has what no rule finds: arguments that are good alone and do not fit each other.
 """
 
+import copy
 import functools
 import importlib
 import inspect
@@ -13,9 +14,11 @@ import pkgutil
 import random
 import re
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ from companion import (
     VectorQuantizer,
     autoencoder,
     backbones,
+    checkpoint,
     classifier,
     codes,
     data,
@@ -57,6 +61,9 @@ from companion import (
     training,
     vae,
 )
+from companion.checkpoint import Configured
+from companion.priors.sampling import draw
+from companion.priors.transformer import Block, CausalSelfAttention, Transformer, causal_attention
 
 # callable.argument whose checks are still to be written: a strict xfail, so that none stays here once it is done.
 NOT_YET: set[str] = set()
@@ -842,11 +849,349 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_argument(name, argument, mo
     assert complaints == {}
 
 
+# Settings, set after the object was made: as the constructor's arguments, and what it made of them -------------------
+
+
+def configured() -> dict[str, type[Configured]]:
+    """Every class of the library that keeps its arguments and can be made, as it is there under its own name."""
+    return {
+        name: kind
+        for name, kind in checkpoint._classes.items()
+        if getattr(sys.modules.get(kind.__module__), name, None) is kind and not inspect.isabstract(kind)
+    }
+
+
+def made(name: str) -> tuple[Any, dict[str, Any]]:
+    make, arguments = GOOD[name]()
+    return make(**arguments), arguments
+
+
+def test_every_class_that_keeps_its_arguments_has_a_good_call_here() -> None:
+    assert sorted(configured().keys() - GOOD.keys()) == []
+    assert len(configured()) >= 20
+
+
+# class.argument: other values that may be set later
+OTHERS: dict[str, Any] = {
+    "VectorQuantizer.estimator": "straight-through", "EMAVectorQuantizer.estimator": "straight-through",
+    "Gaussian.binned": False, "Bernoulli.relaxed": False,
+}  # fmt: skip
+SETTABLE = {
+    "Autoencoder.encoder", "Autoencoder.decoder", "AutoregressiveDecoder.context", "Bernoulli.relaxed",
+    "EMAVectorQuantizer.commitment_weight", "EMAVectorQuantizer.decay", "EMAVectorQuantizer.estimator",
+    "EMAVectorQuantizer.frozen", "EMAVectorQuantizer.restart_below", "EMAVectorQuantizer.seed",
+    "EMAVectorQuantizer.smoothing", "Gaussian.binned", "GumbelQuantizer.anneal_steps", "GumbelQuantizer.kl_weight",
+    "PixelCNN.label_dropout", "PixelCNN.tokenizer", "ProjectedQuantizer.quantizer", "RQTransformer.label_dropout",
+    "RQTransformer.tokenizer", "ResidualQuantizer.depth", "ResidualQuantizer.depth_dropout",
+    "TransformerPrior.label_dropout",
+    "TransformerPrior.tokenizer", "VAE.beta", "VAE.decoder", "VAE.encoder", "VAE.likelihood", "VQVAE.decoder",
+    "VQVAE.encoder", "VQVAE.quantizer", "VQVAE.quantizer_weight", "VectorQuantizer.commitment_weight",
+    "VectorQuantizer.estimator",
+}  # fmt: skip
+
+
+def another(value: Any) -> Any:
+    """A value of the same kind, which the constructor takes as well."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, nn.Module):
+        return copy.deepcopy(value)
+    if isinstance(value, tuple | list):
+        return type(value)((value[0] + 1, *value[1:]))
+    return value + "d" if isinstance(value, str) else value + 2 if isinstance(value, int) else value / 2
+
+
+SETTINGS = [(name, argument) for name in configured() for argument in GOOD[name]()[1]]
+
+
+@pytest.mark.parametrize(("name", "argument"), SETTINGS, ids=lambda part: part)
+def test_a_wrong_value_that_is_set_later_is_refused_by_the_name_of_its_argument(name, argument) -> None:
+    owner, good = made(name)
+    before = owner.config
+    complaints = {
+        label: said
+        for label, value in wrong(good[argument]).items()
+        if label not in right_there(name, argument)
+        and not (label == "none" and inspect.signature(type(owner)).parameters[argument].default is None)
+        and (said := complaint(functools.partial(setattr, owner, argument, value), argument))
+    }
+    assert complaints == {}
+    assert owner.config == before
+
+
+@pytest.mark.parametrize(("name", "argument"), SETTINGS, ids=lambda part: part)
+def test_another_good_value_is_kept_and_saved_or_refused_by_name(name, argument) -> None:
+    owner, good = made(name)
+    value = OTHERS.get(f"{name}.{argument}", another(good[argument]))
+    before, state = owner.config, torch.get_rng_state()
+    said = complaint(lambda: setattr(owner, argument, value), argument)
+    assert torch.equal(torch.get_rng_state(), state)
+    if f"{name}.{argument}" in SETTABLE:
+        assert said == "silent"
+        assert owner.config == type(owner)(**good | {argument: value}).config
+    else:
+        assert (said, owner.config) == ("", before)
+    path = Path(SCRATCH.name, "set.safetensors")
+    companion.save(owner, path)
+    assert companion.load(path).config == owner.config
+
+
+@pytest.mark.parametrize("name", configured())
+def test_what_a_constructor_made_of_its_arguments_stays(name) -> None:
+    owner, good = made(name)
+    complaints = {}
+    for attribute in owner._settings - good.keys():
+        now = getattr(owner, attribute)
+        setattr(owner, attribute, now)  # the same again
+        wrongs = {"none": None, "object": object()} if isinstance(now, nn.Module) else {"other": object(), "text": "no"}
+        for label, value in wrongs.items():
+            if now is not value and (said := complaint(functools.partial(setattr, owner, attribute, value), attribute)):
+                complaints[f"{attribute}: {label}"] = said
+    assert complaints == {}
+
+
+@pytest.mark.parametrize("name", configured())
+def test_a_layer_of_another_size_is_refused(name) -> None:
+    owner, good = made(name)
+    linears = {key: part for key, part in owner.named_children() if isinstance(part, nn.Linear) and key not in good}
+    for key, part in linears.items():
+        other = nn.Linear(part.in_features + 1, part.out_features)
+        assert complaint(functools.partial(setattr, owner, key, other), key) == ""
+        setattr(owner, key, nn.Linear(part.in_features, part.out_features))
+
+
+def test_a_part_may_be_replaced_by_its_like_and_by_one_around_it() -> None:
+    class Around(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    owner = prior()
+    owner.to_logits = Around(owner.to_logits)
+    assert owner(tables()).logits.shape == (3, 2, 2, 5)
+    conv = backbones.MaskedConv2d(1, 2, 3, centre=False)
+    conv.bias = nn.Parameter(torch.ones(2))
+    conv.weight = nn.Parameter(torch.zeros(2, 1, 3, 3))
+    assert torch.equal(conv(images()), torch.ones(2, 2, 8, 8))
+    model = Classifier(width=2)
+    model.dropout = nn.Dropout(0.5)
+    parametrized = nn.utils.parametrizations.weight_norm(backbones.MaskedConv2d(1, 2, 3, centre=False))
+    parametrized.weight = torch.ones(2, 1, 3, 3)
+    assert torch.equal(parametrized.weight, torch.ones(2, 1, 3, 3))
+
+
+def test_the_readers_own_attributes_may_change() -> None:
+    class Counts(VectorQuantizer):
+        def __init__(self, num_codes: int, dim: int) -> None:
+            super().__init__(num_codes, dim)
+            self.calls = 0
+
+    owner = Counts(5, 4)
+    owner.calls += 1
+    owner.note = "mine"
+    owner.codebook = nn.Parameter(torch.zeros(5, 4))
+    assert (owner.calls, owner.note) == (1, "mine")
+    assert complaint(lambda: setattr(owner, "num_codes", 6), "num_codes") == ""
+
+
+def test_a_list_of_members_that_was_changed_in_place_is_refused_everywhere() -> None:
+    for change in (
+        lambda members: members.append(VectorQuantizer(5, 4)),
+        lambda members: members.pop(1),
+        lambda members: members.__setitem__(1, VectorQuantizer(6, 4)),
+        lambda members: members.__setitem__(1, VectorQuantizer(5, 3)),
+        lambda members: members.__setitem__(1, nn.Identity()),
+        lambda members: setattr(members[1], "estimator", "rotation"),
+    ):
+        owner = residual()
+        change(owner.quantizers)
+        path = Path(SCRATCH.name, "changed.safetensors")
+        for call in (
+            lambda owner=owner: owner(latents()),
+            lambda owner=owner: owner.encode(latents()),
+            lambda owner=owner: owner.decode(tables(1, (2, 2, 2))),
+        ):
+            assert complaint(call, "quantizers") == ""
+        assert complaint(functools.partial(companion.save, owner, path), "model") == ""
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("name", [*QUANTIZERS, *PRIORS])
+def test_sizes_that_are_fine_one_by_one_do_not_ask_for_all_memory(name) -> None:
+    make, arguments = GOOD[name]()
+    sizes = {key for key, value in arguments.items() if key in ("num_codes", "dim", "grid") and value != 0}
+    big = {key: (10**6,) * len(arguments[key]) if key == "grid" else 2**14 for key in sizes}
+    big |= {"num_codes": 2**22} if "num_codes" in sizes else {"dim": 2**24, "quantizer": VectorQuantizer(4, 512)}
+    if sizes and name != "ResidualQuantizer":
+        assert complaint(functools.partial(make, **arguments | big), "(num_codes|grid|dim)") == ""
+
+
+# Weights of NaN: an image, a code or a number that leaves the library is finite, or nothing leaves --------------------
+
+
+def of_nan(model: nn.Module, part: str = "") -> Any:
+    for name, weight in model.named_parameters():
+        if name.startswith(part):
+            weight.data.fill_(math.nan)
+    return model
+
+
+def ema_of(**buffers: float) -> EMAVectorQuantizer:
+    made = EMAVectorQuantizer.from_codebook(vectors(5))
+    made(latents())
+    for name, value in buffers.items():
+        getattr(made, name).fill_(value)
+    return made
+
+
+def projected_of_nan(part: str) -> ProjectedQuantizer:
+    return of_nan(ProjectedQuantizer(VectorQuantizer(5, 2), 4), part)
+
+
+NAN: dict[str, Callable[[], Any]] = {
+    "Autoencoder.reconstruct, encoder": lambda: of_nan(auto(), "encoder").reconstruct(images()),
+    "Autoencoder.reconstruct, decoder": lambda: of_nan(auto(), "decoder").reconstruct(images()),
+    "VAE.reconstruct, encoder": lambda: of_nan(variational(), "encoder").reconstruct(images()),
+    "VAE.reconstruct, decoder": lambda: of_nan(variational(), "decoder").reconstruct(images()),
+    "VAE.sample": lambda: of_nan(variational(), "decoder").sample(2),
+    "VAE.sample, by pixels": lambda: of_nan(variational(True), "decoder").sample(2),
+    "VAE.log_weights": lambda: of_nan(variational(), "decoder").log_weights(grey(), 2),
+    "VAE.log_weights, encoder": lambda: of_nan(variational(), "encoder").log_weights(grey(), 2),
+    "VQVAE.encode": lambda: of_nan(tokenizer(), "encoder").encode(images()),
+    "VQVAE.encode, codebook": lambda: of_nan(tokenizer(), "quantizer").encode(images()),
+    "VQVAE.decode": lambda: of_nan(tokenizer(), "decoder").decode(tables()),
+    "VQVAE.decode, codebook": lambda: of_nan(tokenizer(), "quantizer").decode(tables()),
+    "VQVAE.reconstruct": lambda: of_nan(tokenizer(), "decoder").reconstruct(images()),
+    "tokenize": lambda: codes.tokenize(of_nan(tokenizer(GumbelQuantizer(5, 4)), "quantizer.to_logits"), small_set()),
+    "VectorQuantizer.codes": lambda: of_nan(VectorQuantizer(5, 4)).codes(tables()),
+    "GumbelQuantizer.encode": lambda: of_nan(GumbelQuantizer(5, 4)).encode(latents()),
+    "GumbelQuantizer.forward, eval": lambda: of_nan(GumbelQuantizer(5, 4)).eval()(latents()),
+    "GumbelQuantizer.decode": lambda: of_nan(GumbelQuantizer(5, 4)).decode(tables()),
+    "ResidualQuantizer.decode": lambda: of_nan(residual()).decode(tables(1, (2, 2, 2))),
+    "ResidualQuantizer.encode": lambda: of_nan(residual()).encode(latents()),
+    "ProjectedQuantizer.encode": lambda: projected_of_nan("down").encode(latents()),
+    "ProjectedQuantizer.decode": lambda: projected_of_nan("up").decode(tables()),
+    "EMAVectorQuantizer.forward, counts": lambda: ema_of(counts=math.nan)(latents()),
+    "EMAVectorQuantizer.forward, infinite counts": lambda: ema_of(counts=math.inf)(latents()),
+    "EMAVectorQuantizer.decode": lambda: ema_of(codebook=math.nan).decode(tables()),
+    "EMAVectorQuantizer.initialise": lambda: ema().initialise(latents() * math.nan),
+    "EMAVectorQuantizer.initialise, given": lambda: EMAVectorQuantizer.from_codebook(vectors(5)).initialise(
+        latents() * math.nan
+    ),
+    "prior_bits": lambda: priors.prior_bits(of_nan(prior(), "positions"), tables(), labels()),
+    "Prior.sample": lambda: of_nan(prior(), "to_logits").sample(1, 0),
+    "recognise": lambda: classifier.recognise(of_nan(Classifier(width=2), "head"), images()),
+    "recognise, features": lambda: classifier.recognise(of_nan(Classifier(width=2), "layers"), images()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NAN)
+def test_nothing_leaves_that_was_made_from_weights_of_nan(what) -> None:
+    assert complaint(NAN[what], r"[a-z_.\d]+") == ""
+
+
+def test_a_codebook_is_unchanged_where_its_counts_are_not_finite() -> None:
+    quantizer = ema_of(counts=math.nan)
+    before = quantizer.codebook.clone()
+    assert complaint(lambda: quantizer(latents()), "counts") == ""
+    assert torch.equal(quantizer.codebook, before)
+
+
 # By hand: what is wrong about several arguments together, or about a value that no rule above thinks of ---------------
 
 
 def half(module: nn.Module) -> Any:
     return module.bfloat16()
+
+
+class Gives(nn.Module):
+    """A module that gives the same, whatever it is given."""
+
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, *_: Tensor) -> Any:
+        return self.what
+
+
+class Sums(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum()
+
+
+def normal() -> likelihoods.Gaussian:
+    return likelihoods.Gaussian()
+
+
+@dataclass
+class Counted:
+    loss: Tensor
+    code_counts: Tensor = field(default_factory=lambda: torch.tensor(3))
+
+
+class Batches:
+    """Twelve examples; ``batch`` gives what ``gives`` makes of the indices."""
+
+    def __init__(self, gives: Callable[[Tensor], Any]) -> None:
+        self.gives = gives
+
+    def __len__(self) -> int:
+        return 12
+
+    def batch(self, indices: Tensor, device: torch.device) -> Any:
+        return self.gives(indices)
+
+
+def brief_fit(gives: Callable[[Tensor], Any] = lambda rows: (images(len(rows)),), **options: Any) -> Any:
+    options = {"epochs": 1, "batch_size": 4, "device": "cpu", "progress": False} | options
+    return companion.fit(auto(), Batches(gives), **options)
+
+
+def pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return images(len(rows)), rows
+
+
+def one_step(model: nn.Module, lr: Any = 0.1) -> Tensor:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = lr
+    return training.train_step(model, optimizer, images())
+
+
+class NoDevice:
+    def __len__(self) -> int:
+        return 12
+
+    def batch(self, indices: Tensor) -> tuple[Tensor]:
+        return (images(len(indices)),)
+
+
+def colours() -> VQVAE:
+    model = tokenizer()
+    model.decoder = ResNetDecoder(3, 4, hidden=4, factor=4, num_blocks=1)
+    return model
+
+
+def nan_scale() -> likelihoods.Gaussian:
+    likelihood = likelihoods.Gaussian(binned=True)
+    likelihood.log_scale.fill_(math.nan)
+    return likelihood
+
+
+def folder() -> Path:
+    path = Path(SCRATCH.name, "folder.safetensors")
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def held_out_twice() -> Any:
+    function, arguments = evaluation_call()
+    train = arguments["train"]
+    again = data.ImageSet("some", "test", train.images.clone(), train.labels, train.classes)
+    return function(**arguments | {"held_out": again})
 
 
 BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
@@ -947,7 +1292,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "latents of an odd length": ("encoder", lambda: VAE(encoder(), decoder(), likelihoods.Gaussian())(images())),
     "a decoder with too few channels": (
-        "params",
+        "decoder",
         lambda: VAE(Encoder(6, hidden=2, image_size=8), decoder(), likelihoods.Categorical())(images()),
     ),
     "a mean of an autoregressive decoder": ("mean", lambda: variational(True).sample(1, mean=True)),
@@ -1001,6 +1346,106 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: likelihoods.DiscretizedLogisticMixture(2).mean(params(5)),
     ),
     "more images than parameters": ("x", lambda: likelihoods.Gaussian().log_prob(params(1), images(3))),
+    # parts that do not fit, and what a module gives
+    "a model for an encoder": ("encoder", lambda: VQVAE(auto(), VectorQuantizer(5, 4), decoder())(images())),
+    "a decoder for an encoder": ("encoder", lambda: Autoencoder(decoder(), encoder())(images())),
+    "a decoder for the encoder of a tokenizer": (
+        "encoder",
+        lambda: VQVAE(ResNetDecoder(1, 4, hidden=2), VectorQuantizer(5, 4), ResNetEncoder(1, 4, hidden=2))(images()),
+    ),
+    "an encoder that gives a sum": ("encoder", lambda: Autoencoder(Sums(), decoder())(images())),
+    "a model for a decoder": ("decoder", lambda: Autoencoder(nn.Flatten(), Gives(3))(images())),
+    "a model for the decoder of codes": (
+        "decoder",
+        lambda: VQVAE(ResNetEncoder(1, 4, hidden=2), VectorQuantizer(5, 4), Gives(3)).decode(tables()),
+    ),
+    "a decoder of colours in a VAE": (
+        "decoder",
+        lambda: VAE(Encoder(6, hidden=2, image_size=8), Decoder(3, out_channels=3, hidden=2, image_size=8), normal())(
+            grey()
+        ),
+    ),
+    "noise in another precision": ("noise", lambda: variational()(grey(), noise=torch.randn(2, 3).double())),
+    "images as a text": ("x", lambda: variational().decode(torch.randn(2, 3), "no images")),
+    "latents in another precision than a projection": (
+        "z",
+        lambda: ProjectedQuantizer(VectorQuantizer(5, 2), 4).half()(latents()),
+    ),
+    "latents in float64 for a projection": (
+        "z",
+        lambda: ProjectedQuantizer(VectorQuantizer(5, 2), 4).encode(latents().double()),
+    ),
+    "an index of a code as a number": ("indices", lambda: VectorQuantizer(5, 4).decode(torch.tensor(3))),
+    "a code that is none, looked up": ("indices", lambda: VectorQuantizer(5, 4).codes(torch.tensor([99]))),
+    "a point outside the grid": ("indices", lambda: FiniteScalarQuantizer([3, 3]).codes(torch.tensor([-7]))),
+    "classes for a prior without any": (
+        "classes",
+        lambda: TransformerPrior(5, (2, 2)).eval().all_logits(tables(), labels()),
+    ),
+    "codes beyond a prior's": ("codes", lambda: prior("PixelCNN").eval().all_logits(tables() + 5, labels())),
+    "classes as numbers": ("classes", lambda: prior("RQTransformer").steps(torch.ones(2), cache=True)),
+    "steps of a class that is none": ("classes", lambda: prior().eval().steps(labels() + 99, cache=False)),
+    "a draw with one": ("uniform", lambda: draw(torch.rand(4, 16), torch.ones(4))),
+    "more queries than keys": (
+        "queries",
+        lambda: causal_attention(torch.randn(2, 2, 9, 4), torch.randn(2, 2, 7, 4), torch.randn(2, 2, 7, 4)),
+    ),
+    "attention of one head": ("queries", lambda: causal_attention(*torch.randn(3, 2, 4, 7))),
+    "keys of another width": (
+        "keys",
+        lambda: causal_attention(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 5), torch.randn(1, 2, 3, 5)),
+    ),
+    "fewer values than keys": (
+        "values",
+        lambda: causal_attention(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4), torch.randn(1, 2, 2, 4)),
+    ),
+    "vectors of another width": ("x", lambda: CausalSelfAttention(16, 2)(torch.randn(2, 7, 8))),
+    "vectors of another width in a block": ("x", lambda: Block(16, 2)(torch.randn(2, 7, 8))),
+    "vectors of another width in a transformer": ("x", lambda: Transformer(16, 1, 2)(torch.randn(2, 7, 8))),
+    "a grid of a million million codes": ("grid", lambda: TransformerPrior(16, (10**6, 10**6))),
+    "a codebook of 2**34 numbers": ("num_codes", lambda: VectorQuantizer(2**20, 2**14)),
+    "few vectors for many centres": ("vectors", lambda: quantizers.k_means(vectors(3), 5)),
+    # what was built, replaced
+    "no layer in place of a layer": ("to_logits", lambda: setattr(prior(), "to_logits", nn.Identity())),
+    "another model in place of a layer": ("transformer", lambda: setattr(prior(), "transformer", auto())),
+    "a tensor in place of a parameter": ("codebook", lambda: setattr(VectorQuantizer(5, 4), "codebook", vectors(5))),
+    "a codebook of other codes": ("codebook", lambda: setattr(ema(), "codebook", vectors(6))),
+    "no tensor": ("step", lambda: setattr(ema(), "step", None)),
+    "negative counts of an average": ("counts", lambda: ema_of(counts=-1.0)(latents())),
+    "a decoder of colours for a grey tokenizer": ("decoder", lambda: colours().reconstruct(images())),
+    "more codes than can be counted": (
+        "num_codes",
+        lambda: FiniteScalarQuantizer([2] * 62)(torch.randn(1, 62, 1)),
+    ),
+    "caches of another transformer": (
+        "caches",
+        lambda: Transformer(4, 2, 2)(torch.randn(1, 1, 4), Transformer(4, 1, 2).new_caches(1, 3, torch.zeros(1))),
+    ),
+    "a batch() that takes no device": ("train", lambda: companion.fit(auto(), NoDevice(), epochs=1, batch_size=4)),
+    "a rate that is a word": ("optimizer", lambda: one_step(auto(), lr="fast")),
+    "a scale of NaN": ("log_scale", lambda: nan_scale().sample(params(1))),
+    "a scale of NaN in a mean": ("log_scale", lambda: nan_scale().mean(params(1))),
+    "words in a row": ("rows", lambda: training.History([{"loss": "low"}]).table()),
+    "rows that are none": ("rows", lambda: training.History(None).table()),
+    # settings of what keeps no config
+    "another number of codes to count": ("num_codes", lambda: setattr(metrics.CodeUsage(5), "num_codes", 6)),
+    "positions to count, later": ("per_position", lambda: setattr(metrics.CodeUsage(5), "per_position", True)),
+    # training
+    "a model that gives a tensor": ("model", lambda: one_step(encoder())),
+    "a rate of NaN in the optimizer": ("optimizer", lambda: one_step(auto(), lr=math.nan)),
+    "two rows whatever was asked for": ("train", lambda: brief_fit(lambda rows: (images(2),))),
+    "batches of nothing": ("train", lambda: brief_fit(lambda rows: ())),
+    "one count of codes": ("objective", lambda: brief_fit(objective=lambda model, x: Counted(model(x).loss))),
+    "a loss function for an objective": ("objective", lambda: brief_fit(pairs, objective=nn.MSELoss())),
+    "a model without numbers to train": ("model", lambda: companion.fit(auto().to("meta"), small_set(), epochs=1)),
+    "a model without numbers to save": (
+        "model",
+        lambda: companion.save(auto().to("meta"), Path(SCRATCH.name, "meta.safetensors")),
+    ),
+    "a folder to save into": ("path", lambda: companion.save(auto(), folder())),
+    "rows of different terms": ("rows", lambda: training.History([{"loss": 2.0}, {"mse": 1.0}]).table()),
+    "rows that are numbers": ("rows", lambda: training.History([1.0]).table()),
+    "held-out images that are those of train": ("held_out", held_out_twice),
     # metrics
     "a mean squared error that would broadcast": ("x_hat", lambda: metrics.mse(images()[:1], images())),
     "the error of nothing": ("x", lambda: metrics.mse(images()[:0], images()[:0])),

@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        check_size("channels", channels)
+        check_size("channels", channels, most=2**13)  # a convolution has the square of that
         self.channels = channels
         self.branch = nn.Sequential(
             nn.ReLU(),

@@ -213,13 +213,18 @@ class Prior(Configured, nn.Module, ABC):
     def _check_given(self, codes: Tensor, classes: Tensor) -> None:
         """Codes and classes that nobody has checked yet: :meth:`all_logits` and :meth:`steps` can be called by anybody.
 
-        On a GPU their numbers are not read, since training would wait for them.
+        In training mode their numbers are not read from a GPU, since training would wait for them.
         """
-        _check_on_cpu("codes", codes, self.num_codes)
+        self._check_range("codes", codes, self.num_codes)
         self._check_classes(classes)
 
     def _check_classes(self, classes: Tensor) -> None:
-        _check_on_cpu("classes", classes, self.num_classes + 1)  # the last is "no class"
+        self._check_range("classes", classes, self.num_classes + 1)  # the last is "no class"
+
+    def _check_range(self, name: str, indices: Tensor, number: int) -> None:
+        check_tensor(name, indices, dtype=torch.int64)
+        if indices.device.type == "cpu" or not self.training:
+            check_codes(name, indices, number)
 
     def _check(self, codes: Tensor, labels: Tensor | None) -> None:
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
@@ -249,12 +254,6 @@ class Prior(Configured, nn.Module, ABC):
         check_tensor(name, labels, shape=(n,), dtype=torch.int64)
         check_place(name, labels, self._device(labels), movable=True)
         check_codes(name, labels, self.num_classes)
-
-
-def _check_on_cpu(name: str, indices: Tensor, number: int) -> None:
-    check_tensor(name, indices, dtype=torch.int64)
-    if indices.device.type == "cpu":
-        check_codes(name, indices, number)
 
 
 @torch.no_grad()

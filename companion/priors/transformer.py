@@ -104,6 +104,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
         """x (B, T, dim); with ``caches`` of :meth:`new_caches`, only the newest position, (B, 1, dim)."""
         check_tensor("x", x, shape=("B", "T", *self.norm.normalized_shape))
+        if caches and len(caches) != len(self.blocks):
+            raise ValueError(f"caches: got {len(caches)}, want one for each of the {len(self.blocks)} blocks")
         for i, block in enumerate(self.blocks):
             x = block(x, caches[i] if caches else None)
         out: Tensor = self.norm(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_codes, check_finite, check_place, check_tensor, check_whole
+from companion._arguments import check_codes, check_finite, check_place, check_size, check_tensor, check_whole
 from companion.checkpoint import Configured
 
 
@@ -177,6 +177,9 @@ def at_least_float32(z: Tensor) -> Tensor:
     return z if z.dtype in (torch.float32, torch.float64) else z.float()
 
 
+_MOST_COUNTED = 2**28  # codes, whose table takes 2 GB; a finite scalar quantizer can have more, and encodes with them
+
+
 def count_codes(indices: Tensor, num_codes: int, *, stacked_as: Tensor) -> Tensor:
     """How often each code was chosen: (K,), or (R, K) where each position has R codes.
 
@@ -186,6 +189,7 @@ def count_codes(indices: Tensor, num_codes: int, *, stacked_as: Tensor) -> Tenso
     Shapes:
         indices: (B, *spatial) or (B, *spatial, R), int64; stacked_as: the latents, (B, D, *spatial).
     """
+    check_size("num_codes", num_codes, most=_MOST_COUNTED)
     stacked = indices.ndim == stacked_as.ndim
     depths = indices.reshape(-1, indices.shape[-1]) if stacked else indices.reshape(-1, 1)  # (N, R)
     cells = depths + num_codes * torch.arange(depths.shape[1], device=indices.device)  # which of the R·K counters

@@ -158,7 +158,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
                 codebook, counts = restart(codebook, counts, candidates, self.restart_below)
         self.codebook.copy_(codebook)
         self.counts.copy_(counts)
-        self.step += 1
+        self.step.add_(1)
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         self._warn_if_untrained()
@@ -335,12 +335,13 @@ def is_dead(counts: Tensor, restart_below: float) -> Tensor:
 
 
 def number_of_dead(counts: Tensor, restart_below: float) -> int:
-    """How many codes are dead. It and whether the counts are finite are read from the device as one number.
+    """How many codes are dead. It and whether the counts are sound are read from the device as one number.
 
     Raises:
-        ValueError: a count is NaN or infinite.
+        ValueError: a count is negative, NaN or infinite.
     """
-    number = int(is_dead(counts, restart_below).sum().where(counts.sum().isfinite(), -1))
+    sound = (counts >= 0).all() & counts.sum().isfinite()
+    number = int(is_dead(counts, restart_below).sum().where(sound, -1))
     if number < 0:
-        raise NotFiniteError("counts: got NaN or infinite ones, want finite ones: the codebook is unchanged")
+        raise NotFiniteError("counts: got negative, NaN or infinite ones, want finite ones; the codebook is unchanged")
     return number

@@ -86,7 +86,7 @@ class GumbelQuantizer(VectorwiseQuantizer):
                 z_q = soft @ self.codebook.to(soft.dtype)  # (1024, 64)
         else:
             indices = self._likeliest(logits)
-            z_q = functional.embedding(indices, self.codebook)
+            z_q = self.codes(indices)
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), self.kl_weight * kl, {"kl": kl})
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class GumbelQuantizer(VectorwiseQuantizer):
         return looked_up(indices, self.codebook)
 
     def update(self, z: Tensor, quantized: Quantized) -> None:
-        self.step += 1
+        self.step.add_(1)
 
     def _likeliest(self, logits: Tensor) -> Tensor:
         check_finite("to_logits", logits)  # of NaN the first would be the likeliest

@@ -87,7 +87,7 @@ def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("optimizer: got LBFGS, which needs a closure, want one whose step() needs none, such as Adam")
     for group in optimizer.param_groups:
-        if isinstance(group.get("lr"), float | int):
+        if "lr" in group and not isinstance(group["lr"], Tensor):
             check_number("optimizer: its lr", group["lr"], least=0)
     parameters = {id(p) for p in model.parameters()}
     if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
@@ -154,6 +154,11 @@ def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.devic
 def _check_model(model: nn.Module) -> None:
     if not any(p.requires_grad for p in unwrapped(model, "model").parameters()):
         raise ValueError(f"model: got a {type(model).__name__} without a parameter to train")
+    if hollow := [name for name, p in unwrapped(model, "model").named_parameters() if p.is_meta]:
+        raise ValueError(
+            f"model: got tensors on the device meta ({hollow[0]}, …), which holds no numbers, want others: "
+            "model.to_empty(device='cpu')"
+        )
     if any(p.is_inference() for p in model.parameters()):
         raise ValueError("model: got one made under torch.inference_mode(), want one made outside, as it cannot learn")
 
@@ -167,6 +172,8 @@ def _check_kinds(plan: Plan) -> None:
                 f"{name}: got a {type(examples).__name__}, want examples with len() and batch(indices, device), as an "
                 "ImageSet or a CodeSet has"
             )
+        if examples is not None:
+            _check_call(examples.batch, f"{name}.batch", "indices and device", torch.zeros(1), CPU)
     if plan.validation is not None and len(plan.validation) == 0:
         raise ValueError("validation: got no examples, want at least one, or None")
     for name, function in (("objective", plan.objective), ("optimizer", plan.optimizer)):
@@ -198,7 +205,10 @@ def _check_examples(plan: Plan) -> None:
             indices = torch.arange(min(2, len(examples)), device="cpu")
             batches[name] = batch_of(name, examples, indices, CPU)
         if plan.objective is not None:
-            _check_call(plan.objective, plan.model, name, batches[name])
+            batch = batches[name]
+            tensors = "1 tensor" if len(batch) == 1 else f"{len(batch)} tensors"
+            given = f"the model and the {tensors} of a batch of {name}"
+            _check_call(plan.objective, "objective", given, plan.model, *batch)
     if plan.validation is not None:
         _check_alike(plan, batches["train"], batches["validation"])
 
@@ -215,20 +225,16 @@ def _check_codes(plan: Plan, name: str, examples: Examples) -> None:
             check_between(f"{name}.labels", examples.labels, 0, prior.num_classes - 1)
 
 
-def _check_call(objective: Callable[..., Any], model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> None:
-    """That ``objective`` takes the model and the tensors of a batch."""
+def _check_call(function: Callable[..., Any], what: str, given: str, *arguments: Any) -> None:
+    """That ``function`` takes so many arguments; the message begins with ``what``, and says what is ``given``."""
     try:
-        signature = inspect.signature(objective)
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):  # of a function in C it is not known
         return
     try:
-        signature.bind(model, *batch)
+        signature.bind(*arguments)
     except TypeError as error:
-        tensors = "1 tensor" if len(batch) == 1 else f"{len(batch)} tensors"
-        raise ValueError(
-            f"objective: got one that cannot be called with what it is given, the model and the {tensors} of a batch "
-            f"of {name}: {error}"
-        ) from error
+        raise ValueError(f"{what}: got one that cannot be called with what it is given, {given}: {error}") from error
 
 
 def _check_alike(plan: Plan, train_batch: tuple[Tensor, ...], validation_batch: tuple[Tensor, ...]) -> None:

@@ -4,7 +4,7 @@ import html
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from companion._arguments import brief
+from companion._arguments import brief, check_instance
 from companion._extras import require
 
 if TYPE_CHECKING:
@@ -87,9 +87,12 @@ class History:
         return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
 
     def _check_rows(self) -> None:
+        check_instance("rows", self.rows, list, "a list of dicts")
         for i, row in enumerate(self.rows):
             if not isinstance(row, dict):
                 raise ValueError(f"rows[{i}]: got {brief(row)}, want a dict of numbers by name")
+            for name, value in row.items():
+                check_instance(f"rows[{i}][{name!r}]", value, (int, float), "a number")
             if row.keys() != self.rows[0].keys():
                 raise ValueError(
                     f"rows[{i}]: got the terms {', '.join(map(str, row))}, want those of the first row, "
