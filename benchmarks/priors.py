@@ -46,8 +46,7 @@ def peer_rq(device: torch.device) -> RQ:
 
     @torch.no_grad()
     def sample(n: int) -> Tensor:
-        codes: Tensor = model.generate(default_batch_size=n, filter_thres=0.0)  # all codes may come
-        return codes
+        return model.generate(default_batch_size=n, filter_thres=0.0)  # all codes may come
 
     return RQ(model, lambda codes: model(codes.flatten(1, 2), return_loss=True), sample)
 

@@ -19,7 +19,7 @@ from companion._arguments import (
     decoded,
     encoded,
 )
-from companion.checkpoint import Configured
+from companion.configured import Configured
 
 
 class Encoder(Configured, nn.Module):
@@ -46,8 +46,7 @@ class Encoder(Configured, nn.Module):
         check_fits("x", x, self.conv1.weight)
         h = self.conv1(x).relu()  # (B, hidden, S/2, S/2)
         h = self.conv2(h).relu()  # (B, 2 hidden, S/4, S/4)
-        z: Tensor = self.to_latent(h.flatten(1))  # (B, latent_dim)
-        return z
+        return self.to_latent(h.flatten(1))  # (B, latent_dim)
 
 
 class Decoder(Configured, nn.Module):
@@ -78,8 +77,7 @@ class Decoder(Configured, nn.Module):
         check_fits("z", z, self.from_latent.weight)
         h = self.from_latent(z).relu().unflatten(1, self.grid_shape)  # (B, 2 hidden, S/4, S/4)
         h = self.conv1(h).relu()  # (B, hidden, S/2, S/2)
-        x_hat: Tensor = self.conv2(h)  # (B, out_channels, S, S)
-        return x_hat
+        return self.conv2(h)  # (B, out_channels, S, S)
 
 
 @dataclass(frozen=True)
@@ -168,8 +166,7 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
     _, directions = torch.linalg.eigh(covariance)  # columns, least variance first
     basis = directions[:, -d:]  # (F, d)
     z = (x.flatten(1) - mean) @ basis  # (B, d)
-    out: Tensor = (z @ basis.T + mean).reshape(x.shape).to(dtype)
-    return out
+    return (z @ basis.T + mean).reshape(x.shape).to(dtype)
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -21,7 +21,7 @@ from companion._arguments import (
 )
 from companion._devices import as_float64
 from companion._modes import evaluating
-from companion.checkpoint import Configured
+from companion.configured import Configured
 from companion.data import ImageSet
 from companion.data.images import chosen
 from companion.metrics import frechet_distance

@@ -26,9 +26,9 @@ from companion.checkpoint import (
     as_path,
     read_tensors,
     state_of,
-    unwrapped,
     write_tensors,
 )
+from companion.configured import unwrapped
 from companion.data import ImageSet
 from companion.data.images import as_indices
 from companion.priors.base import Prior

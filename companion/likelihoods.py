@@ -29,7 +29,7 @@ from companion._arguments import (
     checks_values,
 )
 from companion._devices import as_float64, place_of
-from companion.checkpoint import Configured
+from companion.configured import Configured
 
 LEVELS = 256  # the grey values of an image with 8 bits a channel
 _GAP = 1 / (LEVELS - 1)  # between two neighbouring values, and the width of a bin
@@ -72,8 +72,7 @@ class Likelihood(nn.Module, ABC):
             )
         if params.dtype in (torch.float16, torch.bfloat16):
             params = params.float()  # sums of hundreds of logarithms need the digits
-        split: Tensor = params.unflatten(1, (-1, self.num_params))
-        return split
+        return params.unflatten(1, (-1, self.num_params))
 
     def _split_beside(self, params: Tensor, x: Tensor) -> Tensor:
         """As :meth:`_split`, and ``x`` has to have the shape (B, C, *spatial)."""
@@ -154,8 +153,7 @@ class Gaussian(Configured, Likelihood):
         check_finite("log_scale", self.log_scale)
 
         def antiderivative(t: Tensor) -> Tensor:  # of the normal CDF
-            value: Tensor = t * torch.special.ndtr(t) + torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
-            return value
+            return t * torch.special.ndtr(t) + torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
 
         # E[clip(X, 0, 1)] is the integral of P(X > e) over e from 0 to 1.
         value = self.scale * (antiderivative(mean / self.scale) - antiderivative((mean - 1) / self.scale))

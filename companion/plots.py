@@ -177,7 +177,7 @@ def image_rows(
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
     if title:
         fig.suptitle(title)
-    return fig  # type: ignore[no-any-return]
+    return fig
 
 
 def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0.6) -> "Figure":
@@ -207,7 +207,7 @@ def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0
     draw_image(ax, sheet.reshape(channels, lines * height, columns * width))
     if title:
         ax.set_title(title)
-    return fig  # type: ignore[no-any-return]
+    return fig
 
 
 def draw_image(ax: "Axes", image: Tensor) -> None:
@@ -310,7 +310,7 @@ def pipeline_map(image: Tensor, codes: Tensor, rebuilt: Tensor, sampled: Tensor)
     _arrow(ax, (8.9, 3.9), (8.9, 2.6), "learns from")
     _arrow(ax, (10.6, 1.9), (12.3, 4.5), "makes new codes")
     _arrow(ax, (13.2, 4.5), (14.8, 3.0))
-    return fig  # type: ignore[no-any-return]
+    return fig
 
 
 def draw_codes(ax: "Axes", codes: Tensor, *, order: Tensor | None = None, numbers: bool = True) -> None:
@@ -370,7 +370,7 @@ def rectangle(corner: tuple[float, float], width: float, height: float, **style:
     for name, value in (("corner", corner[0]), ("corner", corner[1]), ("width", width), ("height", height)):
         check_number(name, value)
     patches = require("matplotlib.patches", extra="plots", what="plots.rectangle")
-    return patches.Rectangle(corner, width, height, **style)  # type: ignore[no-any-return]
+    return patches.Rectangle(corner, width, height, **style)
 
 
 def draw_cells(

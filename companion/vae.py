@@ -29,7 +29,7 @@ from companion._arguments import (
 )
 from companion._devices import as_float64, place_of
 from companion.backbones.masked import AutoregressiveDecoder
-from companion.checkpoint import Configured
+from companion.configured import Configured
 from companion.likelihoods import Likelihood
 
 

@@ -16,7 +16,7 @@ from companion._arguments import (
     check_tensor,
     encoded,
 )
-from companion.checkpoint import Configured
+from companion.configured import Configured
 from companion.quantizers import Quantized, Quantizer
 from companion.quantizers.base import count_codes
 

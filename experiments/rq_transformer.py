@@ -111,8 +111,7 @@ class _ShiftedSteps(Steps):
                 cache.filled = 0
         else:
             newest = embedded[:, t, :r].sum(1)
-        out: Tensor = prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])
-        return out
+        return prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ from companion import (
     VectorQuantizer,
     autoencoder,
     backbones,
-    checkpoint,
     classifier,
     codes,
     data,
@@ -61,7 +60,7 @@ from companion import (
     training,
     vae,
 )
-from companion.checkpoint import Configured
+from companion.configured import CLASSES, Configured
 from companion.priors.sampling import draw
 from companion.priors.transformer import Block, CausalSelfAttention, Transformer, causal_attention
 
@@ -543,7 +542,9 @@ NOT_CALLED = {
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
-        "checkpoint.unwrapped", "checkpoint.state_of", "checkpoint.as_path",
+        "checkpoint.state_of", "checkpoint.as_path", "configured.CLASSES", "configured.unwrapped",
+        "configured.check_as_built", "configured.describe", "configured.is_described", "configured.is_ours",
+        "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
     ),
     "without arguments": ("History.table", "pretrained.names"),
 }  # fmt: skip
@@ -856,7 +857,7 @@ def configured() -> dict[str, type[Configured]]:
     """Every class of the library that keeps its arguments and can be made, as it is there under its own name."""
     return {
         name: kind
-        for name, kind in checkpoint._classes.items()
+        for name, kind in CLASSES.items()
         if getattr(sys.modules.get(kind.__module__), name, None) is kind and not inspect.isabstract(kind)
     }
 

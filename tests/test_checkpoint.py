@@ -23,7 +23,8 @@ from workers.save_worker import encoder, save_for_ever
 
 import companion
 import companion.checkpoint as checkpoint
-from companion.checkpoint import Configured, load, save, write_tensors
+from companion.checkpoint import load, save, write_tensors
+from companion.configured import CLASSES, Configured
 
 
 class Part(Configured, nn.Module):
@@ -828,9 +829,9 @@ def test_two_classes_of_one_name_in_the_library_are_refused_and_a_reload_is_not(
         with pytest.raises(TypeError, match=r"Part is the name of a class in companion.of_this_test already"):
             type("Part", (Configured,), {"__module__": "companion.elsewhere"})
         type("Part", (Configured,), {"__module__": "companion.course.checks"})  # not of the library
-        assert checkpoint._classes["Part"] is reloaded
+        assert CLASSES["Part"] is reloaded
     finally:
-        checkpoint._classes["Part"] = Part
+        CLASSES["Part"] = Part
 
 
 def test_header_length_says_nothing_about_pickles(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from torch import nn
 
 import companion
-from companion.checkpoint import Configured, _classes
+from companion.configured import CLASSES, Configured
 
 TESTS = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
 CLASSES = sorted(
-    (c for c in _classes.values() if c.__module__.startswith("companion.") and not inspect.isabstract(c)),
+    (c for c in CLASSES.values() if c.__module__.startswith("companion.") and not inspect.isabstract(c)),
     key=lambda c: c.__name__,
 )
 
@@ -40,5 +40,5 @@ def test_an_option_that_no_test_runs_would_be_noticed():
     assert untested(Forgetful) == [option]
 
 
-def test_the_public_classes_are_among_them():
+def test_the_publicCLASSES_are_among_them():
     assert {companion.VQVAE, companion.VAE, companion.VectorQuantizer, companion.Encoder} <= set(CLASSES)

@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor, nn
 
 from companion._arguments import DEEPEST, check_fits, check_size, check_sizes, check_tensor, check_whole
-from companion.checkpoint import Configured
+from companion.configured import Configured
 
 _LARGEST_FACTOR = 256
 
@@ -50,8 +50,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_tensor("x", x, shape=("B", self.channels, "H", "W"))
         check_fits("x", x, next(self.parameters()))
-        out: Tensor = x + self.branch(x)
-        return out
+        return x + self.branch(x)
 
 
 class ResNetEncoder(Configured, nn.Module):
@@ -99,8 +98,7 @@ class ResNetEncoder(Configured, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _check_image(x, self.in_channels, self.factor)
         check_fits("x", x, next(self.parameters()))
-        z: Tensor = self.layers(x)
-        return z
+        return self.layers(x)
 
 
 class ResNetDecoder(Configured, nn.Module):
@@ -139,8 +137,7 @@ class ResNetDecoder(Configured, nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         check_tensor("z", z, shape=("B", self.dim, "h", "w"))
         check_fits("z", z, next(self.parameters()))
-        x_hat: Tensor = self.layers(z)
-        return x_hat
+        return self.layers(z)
 
 
 def _check_sizes(num_blocks: int, **sizes: int) -> None:

@@ -16,7 +16,7 @@ from companion._arguments import (
     check_tensor,
     check_whole,
 )
-from companion.checkpoint import Configured
+from companion.configured import Configured
 
 _WIDEST = 1023  # of a window
 
@@ -143,5 +143,4 @@ class AutoregressiveDecoder(Configured, nn.Module):
         h = features + self.first(x)
         for layer in self.layers:
             h = h + layer(h.relu())
-        params: Tensor = self.to_params(h.relu())
-        return params
+        return self.to_params(h.relu())

@@ -29,7 +29,7 @@ from companion._arguments import (
 )
 from companion._devices import place_of, widest_float
 from companion._modes import evaluating
-from companion.checkpoint import Configured
+from companion.configured import Configured
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
 
 
@@ -115,7 +115,7 @@ class Prior(Configured, nn.Module, ABC):
 
     def loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Nats per code, 0-dim."""
-        return self(codes, labels).loss  # type: ignore[no-any-return]
+        return self(codes, labels).loss
 
     @abstractmethod
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:

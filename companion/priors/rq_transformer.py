@@ -118,5 +118,4 @@ class _CachedSteps(Steps):
                 cache.filled = 0  # a new stack
         else:
             newest = prior._embed(stacks[:, t])[:, :r].sum(1)
-        out: Tensor = prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])
-        return out
+        return prior.to_logits(prior.depthwise((newest + prior.depths[r])[:, None], self.depthwise)[:, 0])

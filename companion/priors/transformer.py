@@ -28,8 +28,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     scores = queries @ keys.transpose(2, 3) / d**0.5  # (B, heads, T, S): how well each query fits each key
     visible = torch.ones(t, s, dtype=torch.bool, device=queries.device).tril(s - t)  # (T, S): a position and its past
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)  # (B, heads, T, S): 0 in the future, rows sum to 1
-    out: Tensor = weights @ values  # (B, heads, T, d)
-    return out
+    return weights @ values  # (B, heads, T, d)
 
 
 _WIDEST = 2**14  # of a transformer: a matrix has the square of that
@@ -69,8 +68,7 @@ class CausalSelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,  # of the weights
             is_causal=t > 1,  # one query alone is the newest position, which sees all keys; several have T = S keys
         )
-        projected: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))  # heads joined: (32, 49, 128)
-        return projected
+        return self.to_out(out.transpose(1, 2).reshape(b, t, dim))  # heads joined: (32, 49, 128)
 
 
 class Block(nn.Module):
@@ -87,8 +85,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
         check_tensor("x", x, shape=("B", "T", *self.norm1.normalized_shape))
         x = x + self.dropout(self.attention(self.norm1(x), cache))
-        out: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
-        return out
+        return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 class Transformer(nn.Module):
@@ -108,8 +105,7 @@ class Transformer(nn.Module):
             raise ValueError(f"caches: got {len(caches)}, want one for each of the {len(self.blocks)} blocks")
         for i, block in enumerate(self.blocks):
             x = block(x, caches[i] if caches else None)
-        out: Tensor = self.norm(x)
-        return out
+        return self.norm(x)
 
     def new_caches(self, n: int, length: int, like: Tensor) -> "list[Cache]":
         """Empty ones, one a block, for ``n`` sequences of up to ``length`` positions, typed and placed as ``like``."""
@@ -184,8 +180,7 @@ class _TransformerSteps(Steps):
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
         if self.caches is None:
-            out: Tensor = prior.to_logits(prior.transformer(prior._inputs(codes, self.classes)[:, : step + 1])[:, -1])
-            return out
+            return prior.to_logits(prior.transformer(prior._inputs(codes, self.classes)[:, : step + 1])[:, -1])
         newest = prior.codes(codes[:, step - 1]) if step else prior.sos(self.classes)  # (n, dim)
         h = prior.transformer((newest + prior.positions[step])[:, None], self.caches)
         out = prior.to_logits(h[:, 0])

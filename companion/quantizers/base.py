@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import check_codes, check_finite, check_place, check_size, check_tensor, check_whole
-from companion.checkpoint import Configured
+from companion.configured import Configured
 
 
 @dataclass(frozen=True)

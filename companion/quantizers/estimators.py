@@ -23,8 +23,7 @@ def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     _check_pair(z, z_q)
-    out: Tensor = _StraightThrough.apply(z, z_q.detach().to(z.dtype))
-    return out
+    return _StraightThrough.apply(z, z_q.detach().to(z.dtype))
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -89,5 +89,4 @@ class ProjectedQuantizer(Quantizer):
 def _on_channels(linear: nn.Linear, z: Tensor) -> Tensor:
     """A linear map of the vectors at all positions: (B, in, *spatial) → (B, out, *spatial)."""
     check_fits("z", z, linear.weight, of="the quantizer")
-    out: Tensor = linear(z.movedim(1, -1)).movedim(-1, 1)
-    return out
+    return linear(z.movedim(1, -1)).movedim(-1, 1)

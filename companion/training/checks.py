@@ -22,8 +22,8 @@ from companion._arguments import (
     check_size,
     check_whole,
 )
-from companion.checkpoint import unwrapped
 from companion.codes import CodeSet
+from companion.configured import unwrapped
 from companion.data.images import ImageSet
 from companion.priors.base import Prior
 from companion.training.plan import Examples, Plan

@@ -53,7 +53,7 @@ class History:
         figure, axes = plots.figure(width, height)
         if not self.rows:
             axes.set(xlabel="epoch", ylabel=term, title="Stopped before the first step was done")
-            return figure  # type: ignore[no-any-return]
+            return figure
         logged = [name for name in self.rows[0] if all(name in row for row in self.rows)]
         terms = [name for name in logged if name not in ("epoch", "step")]
         if not isinstance(term, str) or term not in terms:
@@ -71,7 +71,7 @@ class History:
         axes.set(xlabel="epoch", ylabel=term, title=f"{term} by epoch: {', '.join(ends)}")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
-        return figure  # type: ignore[no-any-return]
+        return figure
 
     def __repr__(self) -> str:
         return self.table()

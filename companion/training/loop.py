@@ -103,7 +103,7 @@ class Loop:
         """The terms of a batch of the examples called ``name``, or an error that names the cause if it is known."""
         batch = batch_of(name, self.plan.examples[name], indices, self.device)
         try:
-            return terms(*batch)  # type: ignore[no-any-return]
+            return terms(*batch)
         except (ValueError, RuntimeError) as error:
             self.means.read()  # where a step before this one was not finite, that comes first
             if known := error_with_cause(error, self.model, name, batch, moment):

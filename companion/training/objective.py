@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import NotFiniteError, brief
-from companion.checkpoint import unwrapped
+from companion.configured import unwrapped
 from companion.priors.base import Prior
 from companion.training.checks import check_gradient
 from companion.training.means import CODE_COUNTS

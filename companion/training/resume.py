@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion.checkpoint import Configured, add_to_digest, unwrapped
+from companion.checkpoint import add_to_digest
+from companion.configured import Configured, unwrapped
 from companion.training.plan import Plan
 from companion.training.randomness import fresh_random_state, random_state_kept, set_random_state
 

@@ -35,20 +35,17 @@ def cases() -> Sequence[Case]:
 
 class _NoFirstRelu(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x)).relu().flatten(1))
-        return z
+        return self.to_latent(self.conv2(self.conv1(x)).relu().flatten(1))
 
 
 class _NoSecondRelu(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).flatten(1))
-        return z
+        return self.to_latent(self.conv2(self.conv1(x).relu()).flatten(1))
 
 
 class _NoRelu(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x)).flatten(1))
-        return z
+        return self.to_latent(self.conv2(self.conv1(x)).flatten(1))
 
 
 class _ReluOnLatent(Encoder):
@@ -63,14 +60,12 @@ class _SigmoidOnLatent(Encoder):
 
 class _FlattenAll(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu().flatten())
-        return z
+        return self.to_latent(self.conv2(self.conv1(x).relu()).relu().flatten())
 
 
 class _NoFlatten(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu())
-        return z
+        return self.to_latent(self.conv2(self.conv1(x).relu()).relu())
 
 
 class _TanhOnLatent(Encoder):
@@ -85,14 +80,12 @@ class _Squeezed(Encoder):
 
 class _FixedSize(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x).relu()).relu().reshape(-1, 64 * 7 * 7))
-        return z
+        return self.to_latent(self.conv2(self.conv1(x).relu()).relu().reshape(-1, 64 * 7 * 7))
 
 
 class _ReluFirst(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.to_latent(self.conv2(self.conv1(x.relu()).relu()).flatten(1))
-        return z
+        return self.to_latent(self.conv2(self.conv1(x.relu()).relu()).flatten(1))
 
 
 class _TrainingOnly(Encoder):
@@ -104,22 +97,19 @@ class _TrainingOnly(Encoder):
 class _Gelu(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         h = nn.functional.gelu(self.conv2(nn.functional.gelu(self.conv1(x))))
-        z: Tensor = self.to_latent(h.flatten(1))
-        return z
+        return self.to_latent(h.flatten(1))
 
 
 class _ChannelsLast(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(self.conv1(x).relu()).relu()
-        z: Tensor = self.to_latent(h.permute(0, 2, 3, 1).flatten(1))
-        return z
+        return self.to_latent(h.permute(0, 2, 3, 1).flatten(1))
 
 
 class _Detached(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(self.conv1(x).relu()).relu().detach()
-        z: Tensor = self.to_latent(h.flatten(1))
-        return z
+        return self.to_latent(h.flatten(1))
 
 
 class _FeaturesReturned(Encoder):

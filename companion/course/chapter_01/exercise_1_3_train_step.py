@@ -143,7 +143,7 @@ def _backward_of_the_result(model: nn.Module, optimizer: torch.optim.Optimizer, 
     optimizer.zero_grad()
     result.backward()
     optimizer.step()
-    return result.loss.detach()  # type: ignore[no-any-return]
+    return result.loss.detach()
 
 
 def _step_between(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:

@@ -54,8 +54,7 @@ def _by_chance(x_train: Tensor, x: Tensor, d: int) -> Tensor:
 
 def _directions(x_train: Tensor) -> Tensor:
     centred = x_train.flatten(1) - x_train.flatten(1).mean(0)
-    directions: Tensor = torch.linalg.eigh(centred.T @ centred / len(centred))[1]
-    return directions
+    return torch.linalg.eigh(centred.T @ centred / len(centred))[1]
 
 
 MISTAKES = (

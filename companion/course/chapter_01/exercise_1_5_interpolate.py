@@ -56,8 +56,7 @@ def _on_the_sphere(start: Tensor, end: Tensor, steps: int) -> Tensor:
     t = _weights(start, _t(start, steps))
     cosine = (start * end).sum() / (start.norm() * end.norm())
     angle = cosine.clamp(-1, 1).arccos()
-    out: Tensor = (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
-    return out
+    return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
 
 
 MISTAKES = (

@@ -77,8 +77,7 @@ class _ThreeFirst(CausalSelfAttention):
         b, t, dim = x.shape
         queries, keys, values = self.to_qkv(x).reshape(3, b, t, self.heads, dim // self.heads).transpose(2, 3)
         out = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
-        return mixed
+        return self.to_out(out.transpose(1, 2).reshape(b, t, dim))
 
 
 class _TrueForbids(CausalSelfAttention):
@@ -89,8 +88,7 @@ class _TrueForbids(CausalSelfAttention):
         )
         later = torch.ones(t, t, dtype=torch.bool).triu(1)
         out = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=later)
-        mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
-        return mixed
+        return self.to_out(out.transpose(1, 2).reshape(b, t, dim))
 
 
 class _HeadsInterleaved(CausalSelfAttention):
@@ -101,8 +99,7 @@ class _HeadsInterleaved(CausalSelfAttention):
         qkv = self.to_qkv(x).reshape(b, t, self.heads, 3, dim // self.heads).permute(3, 0, 2, 1, 4)
         queries, keys, values = qkv
         out = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        mixed: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, dim))
-        return mixed
+        return self.to_out(out.transpose(1, 2).reshape(b, t, dim))
 
 
 MISTAKES = (

@@ -38,27 +38,23 @@ def _variant(forward: Callable[[Any, Tensor], Any]) -> type[Block]:
 
 def _after(block: Any, x: Tensor) -> Tensor:
     x = block.norm1(x + block.attention(x))
-    out: Tensor = block.norm2(x + block.mlp(x))
-    return out
+    return block.norm2(x + block.mlp(x))
 
 
 def _skips_from_norms(block: Any, x: Tensor) -> Tensor:
     h = block.norm1(x)
     x = h + block.attention(h)
     h = block.norm2(x)
-    out: Tensor = h + block.mlp(h)
-    return out
+    return h + block.mlp(h)
 
 
 def _attended(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = x + block.attention(block.norm1(x))
-    return out
+    return x + block.attention(block.norm1(x))
 
 
 def _norms_exchanged(block: Any, x: Tensor) -> Tensor:
     x = x + block.attention(block.norm2(x))
-    out: Tensor = x + block.mlp(block.norm1(x))
-    return out
+    return x + block.mlp(block.norm1(x))
 
 
 def _mlp_first(block: Any, x: Tensor) -> Tensor:
@@ -67,8 +63,7 @@ def _mlp_first(block: Any, x: Tensor) -> Tensor:
 
 
 def _then_mlp(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = x + block.mlp(block.norm2(x))
-    return out
+    return x + block.mlp(block.norm2(x))
 
 
 MISTAKES = (
