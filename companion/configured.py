@@ -125,7 +125,8 @@ def _recording(init: Callable[..., None], ours: bool) -> Callable[..., None]:
         }
         built = _public_attributes(self) if ours else self.__dict__.get("_built", frozenset())
         self.__dict__.pop("_built", None)
-        self.__dict__["_settings"] = frozenset(arguments) | built - {*self._changeable}
+        free = {*self._changeable, *_arguments_of_bases(self)}  # what a reader's class gives to ours stays a setting
+        self.__dict__["_settings"] = frozenset(arguments) | built - free
 
     return recorded
 
@@ -146,6 +147,12 @@ def _by_name(signature: inspect.Signature, arguments: dict[str, Any]) -> dict[st
 def _attribute(owner: Configured, name: str) -> Any:
     """What the object itself holds under the name: no property, tensor or default of its class."""
     return {**vars(owner), **vars(owner).get("_modules", {})}[name]
+
+
+def _arguments_of_bases(owner: Configured) -> set[str]:
+    """The names of all arguments that the constructors of its base classes take."""
+    bases = [base for base in type(owner).__mro__ if issubclass(base, Configured) and "__init__" in vars(base)]
+    return {name for base in bases for name in inspect.signature(vars(base)["__init__"]).parameters}
 
 
 def _public_attributes(owner: Configured) -> frozenset[str]:

@@ -858,7 +858,7 @@ session.expect("distance_rebuilt", distance["held-out, rebuilt"])
 rows = {name: images[:12] for name, images in generated.items()}
 with torch.no_grad():
     params = vae_16.decoder(z_16[:12])
-    rows["VAE 16, x drawn"] = vae_16.likelihood.sample(params)
+    rows["VAE 16, x drawn"] = vae_16.likelihood.sample(params).clamp(0, 1)
 plots.show(
     plots.image_rows(rows, title="Drawn from N(0, I)"),
     alt="Four rows of twelve new images from N(0, I): the autoencoder's are tangles; those "

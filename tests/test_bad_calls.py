@@ -984,6 +984,20 @@ def test_a_part_may_be_replaced_by_its_like_and_by_one_around_it() -> None:
     assert torch.equal(parametrized.weight, torch.ones(2, 1, 3, 3))
 
 
+def test_what_a_readers_class_gives_to_ours_may_change() -> None:
+    """Its constructor does not name the argument, so that no twin can be made with another value."""
+
+    class Small(TransformerPrior):
+        def __init__(self) -> None:
+            super().__init__(5, (2, 2), dim=8, layers=1, heads=2)
+
+    prior = Small()
+    prior.tokenizer = "of another"
+    codes = CodeSet(tables(4, (2, 2)), torch.zeros(4, dtype=torch.int64), 5, tokenizer="of another")
+    training.fit(prior, codes, epochs=1, batch_size=2, progress=False)
+    assert prior.tokenizer == "of another"
+
+
 def test_the_readers_own_attributes_may_change() -> None:
     class Counts(VectorQuantizer):
         def __init__(self, num_codes: int, dim: int) -> None:
