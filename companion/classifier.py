@@ -58,7 +58,7 @@ class Classifier(Configured, nn.Module):
     def __init__(self, in_channels: int = 1, num_classes: int = 10, *, width: int = 24, dropout: float = 0.3) -> None:
         super().__init__()
         check_size("in_channels", in_channels)
-        check_size("num_classes", num_classes)
+        check_size("num_classes", num_classes, least=2)
         check_size("width", width)
         check_number("dropout", dropout, least=0, below=1)
         self.in_channels = in_channels

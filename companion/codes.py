@@ -43,9 +43,13 @@ def identity(tokenizer: nn.Module) -> str:
     ``FiniteScalarQuantizer``, which has no weights, are part of it.
 
     Raises:
-        ValueError: ``tokenizer`` is no module.
+        ValueError: ``tokenizer`` is no module, or a prior.
     """
     tokenizer = unwrapped(tokenizer, "tokenizer")
+    if isinstance(tokenizer, Prior):
+        raise ValueError(
+            f"tokenizer: got a {type(tokenizer).__name__}, want a tokenizer (prior.tokenizer names that of a prior)"
+        )
     digest = hashlib.sha256()
     add_to_digest(digest, state_of(tokenizer))
     for name, part in tokenizer.named_modules():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import (
+    brief_kind,
     check_finite,
     check_given,
     check_images,
@@ -16,8 +17,9 @@ from companion._arguments import (
     check_tensor,
     encoded,
 )
+from companion.backbones.masked import AutoregressiveDecoder
 from companion.configured import Configured
-from companion.quantizers import Quantized, Quantizer
+from companion.quantizers import Quantizer
 from companion.quantizers.base import count_codes
 
 _IMAGES = ("B", "C", "*spatial")
@@ -81,6 +83,8 @@ class VQVAE(Configured, nn.Module):
             raise ValueError(
                 f"quantizer: got a {type(quantizer).__name__} without {', '.join(lacks)}, want a quantizer"
             )
+        if isinstance(decoder, AutoregressiveDecoder):
+            raise ValueError("decoder: got an AutoregressiveDecoder, which also reads images, want one of codes alone")
         check_number("quantizer_weight", quantizer_weight, least=0)
         self.encoder = encoder
         self.quantizer = cast(Quantizer, quantizer)
@@ -90,11 +94,13 @@ class VQVAE(Configured, nn.Module):
     def forward(self, x: Tensor) -> VQVAEOutput:
         check_images("x", x, shape=_IMAGES)
         z_e = self._latents(x)
-        quantized: Quantized = self.quantizer(z_e)
+        quantized = self.quantizer(z_e)
+        if not all(hasattr(quantized, name) for name in ("z_q", "indices", "loss", "losses")):
+            raise ValueError(f"quantizer: gave {brief_kind(quantized)}, want a companion.quantizers.Quantized")
         reconstruction = self._decoded(quantized.z_q, "decoder")
         check_rebuilt(reconstruction, z_e, x)
         error = (reconstruction - x).square().mean()
-        counts = quantized.code_counts
+        counts = getattr(quantized, "code_counts", None)
         if counts is None:  # a quantizer from elsewhere
             counts = count_codes(quantized.indices, self.quantizer.num_codes, stacked_as=z_e)
         return VQVAEOutput(

@@ -54,7 +54,7 @@ def trained(
         validation=setup.test,
         epochs=epochs or setup.sizes["epochs"],
         batch_size=setup.sizes["batch_size"],
-        lr=lr or setup.sizes["lr"],
+        lr=None if optimizer else lr or setup.sizes["lr"],
         optimizer=optimizer,
         seed=seed,
         device=setup.device,

@@ -1,5 +1,6 @@
 """Wrong arguments of ``fit`` and ``train_step``."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,11 @@ def test_where_gradients_are_off_fit_turns_them_on_and_a_step_says_so() -> None:
     model, same = noisy(), noisy()
     with torch.no_grad():
         history = train(model)
-        with pytest.raises(ValueError, match="model: got a loss without a gradient, want one"):
+        with pytest.raises(ValueError, match="model: got it in eval mode"):  # as fit leaves it
             companion.training.train_step(model, torch.optim.SGD(model.parameters(), 0.1), torch.rand(8, 16))
+        fresh = noisy()
+        with pytest.raises(ValueError, match="model: got a loss without a gradient, want one"):
+            companion.training.train_step(fresh, torch.optim.SGD(fresh.parameters(), 0.1), torch.rand(8, 16))
         assert not torch.is_grad_enabled()
     assert history == train(same)
     assert bits(model) == bits(same)
@@ -169,3 +173,31 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path) -> None:
     numbers = {"epochs": np.int64(3), "batch_size": np.int32(8), "seed": np.uint8(0)}
     assert train(model, run=tmp_path, **numbers) == train(plain, run=tmp_path) == train(noisy())
     assert bits(model) == bits(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"device": "meta"}, "device: got meta"),
+        ({"device": ""}, "device: got ''"),
+        ({"optimizer": lambda p: torch.optim.Adam(p.parameters())}, "optimizer: called with the list"),
+        ({"optimizer": lambda p: torch.optim.Adam(p, maximize=True)}, "optimizer: got maximize=True"),
+        (
+            {"optimizer": lambda p: torch.optim.Adam([*p, torch.nn.Parameter(torch.ones(1))])},
+            "optimizer: got 1 parameters that are not the model's",
+        ),
+    ],
+)
+def test_an_optimizer_or_a_device_that_cannot_train_this_model_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        train(noisy(), **options)
+
+
+def test_a_rate_beside_an_optimizer_and_swapped_splits_are_said() -> None:
+    images = companion.data.load("glyphs", size=20)
+    swapped = {"train": replace(images, split="test"), "validation": images}
+    model = companion.Autoencoder(companion.Encoder(2), companion.Decoder(2))
+    with pytest.warns(UserWarning, match="are they swapped"):
+        fit(model, swapped["train"], validation=swapped["validation"], epochs=1, batch_size=10, progress=False)
+    with pytest.warns(UserWarning, match="lr: got 0.5 beside an optimizer"):
+        fit(model, images, epochs=1, batch_size=10, lr=0.5, optimizer=torch.optim.Adam, progress=False)

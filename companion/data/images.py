@@ -18,6 +18,7 @@ from companion._arguments import (
     check_same_device,
     check_tensor,
     check_whole,
+    checks_values,
     described,
 )
 
@@ -58,6 +59,11 @@ class ImageSet:
         if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
             raise ValueError(f"classes: got {twice[0]!r} more than once, want another name for each class")
         check_codes("labels", self.labels, len(self.classes))
+        if len(self) >= 8 and checks_values(self.images) and int(self.images.max()) == 1:
+            warnings.warn(
+                "images: got bytes of 0 and 1 only, want 0 … 255: (255 * x).round().to(torch.uint8) of x in [0, 1]",
+                stacklevel=3,
+            )
 
     def __len__(self) -> int:
         return self.images.shape[0]

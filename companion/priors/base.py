@@ -105,6 +105,8 @@ class Prior(Configured, nn.Module, ABC):
         """
         self._check(codes, labels)
         check_place("codes", codes, self._device(codes))
+        if self.training:
+            _warn_of_no_class("labels", labels, self)
         classes = self._classes(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout

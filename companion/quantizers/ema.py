@@ -222,6 +222,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             check_directions("codebook", codebook)
         if not bool(codebook.any()):
             raise ValueError("codebook: got zeros only, want codes")
+        if len(codebook) > 1 and bool((codebook == codebook[0]).all()):
+            raise ValueError(f"codebook: got the same code {len(codebook)} times, want codes that differ")
         if fixed := {"init", "num_codes", "dim"} & options.keys():
             raise ValueError(f"options: got {', '.join(sorted(fixed))}, want none of them: the codebook decides")
         made = cls(*codebook.shape, init="given", **options)

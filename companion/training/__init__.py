@@ -36,7 +36,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | None = None,
     validation: Examples | None = None,
     objective: Callable[..., Any] | None = None,
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
@@ -82,7 +82,7 @@ def fit(
     The process group stays open for the next call.
 
     Args:
-        lr: Adam's learning rate; with ``optimizer`` it goes unused.
+        lr: Adam's learning rate, 1e-3 by default; an ``optimizer`` has its own.
         objective: ``objective(model, *batch)`` gives a dataclass whose ``loss`` is minimised and whose other
             0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``, and for a
             conditional prior ``model(codes, labels)``.

@@ -20,13 +20,13 @@ def own_accelerator(precision: str, device: str | torch.device | None) -> Iterat
     """
     accelerate = require("accelerate", extra="train", what="fit")
     utils = require("accelerate.utils", extra="train", what="fit")
-    kind = torch.device(device or default_device()).type
+    kind = torch.device(default_device() if device is None else device).type
     if kind != "cpu" and not torch.get_device_module(kind).is_available():
         raise ValueError(f"device: got {device}, want one that this machine has")
     if precision == "fp16" and kind == "cpu":
         raise ValueError("precision: got fp16 on the CPU, want bf16 or no (fp16 needs a GPU)")
     alone = "LOCAL_RANK" not in os.environ  # with several, Accelerate gives each process its own GPU
-    named = {"ACCELERATE_TORCH_DEVICE": str(device)} if device and alone else {}
+    named = {"ACCELERATE_TORCH_DEVICE": str(device)} if device is not None and alone else {}
     with _settings_put_aside():
         with utils.patch_environment(**named):  # no argument of Accelerator names a device, this variable does
             accelerator = accelerate.Accelerator(

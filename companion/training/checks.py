@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,14 @@ def checked(plan: Plan) -> Plan:
     check_size("epochs", plan.epochs)
     check_size("batch_size", plan.batch_size)
     check_whole("seed", plan.seed, least=0)
-    check_number("lr", plan.lr, above=0)
+    if plan.lr is not None:
+        check_number("lr", plan.lr, above=0)
+        if plan.optimizer is not None:
+            warnings.warn(
+                f"lr: got {plan.lr} beside an optimizer, which has a rate of its own: it goes unused (want it in "
+                f"there, as in functools.partial(torch.optim.AdamW, lr={plan.lr}))",
+                stacklevel=3,
+            )
     check_flag("progress", plan.progress)
     check_choice("precision", plan.precision, ("no", "bf16", "fp16"))
     if plan.save_every is not None:
@@ -89,9 +97,17 @@ def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if "lr" in group and not isinstance(group["lr"], Tensor):
             check_number("optimizer: its lr", group["lr"], least=0)
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise ValueError("optimizer: got maximize=True, want one that makes the loss smaller")
     parameters = {id(p) for p in model.parameters()}
-    if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
+    belong = [id(p) in parameters for group in optimizer.param_groups for p in group["params"]]
+    if not any(belong):
         raise ValueError("optimizer: got one without any of the model's parameters, want one made from them")
+    if not all(belong):
+        raise ValueError(
+            f"optimizer: got {belong.count(False)} parameters that are not the model's, want one made from those: was "
+            "a part of the model replaced after it was made?"
+        )
 
 
 def check_gradient(argument: str, loss: Tensor) -> None:
@@ -145,9 +161,12 @@ def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.devic
         raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
     if not batch:
         raise ValueError(f"{name}: its batch() gave nothing, want a tuple of at least one tensor")
-    rows = len(batch[0]) if isinstance(batch[0], Tensor) and batch[0].ndim else len(indices)
-    if rows != len(indices):
-        raise ValueError(f"{name}: its batch() gave {rows} rows for {len(indices)} indices, want one for each")
+    for i, tensor in enumerate(batch):
+        rows = len(tensor) if isinstance(tensor, Tensor) and tensor.ndim else len(indices)
+        if rows != len(indices):
+            raise ValueError(
+                f"{name}: its batch() gave {rows} rows for {len(indices)} indices, want one for each (tensor {i})"
+            )
     return tuple(batch)
 
 
@@ -182,9 +201,11 @@ def _check_kinds(plan: Plan) -> None:
     if plan.run is not None:
         _check_folder(plan.run)
     try:
-        torch.device(plan.device or "cpu")
+        kind = torch.device("cpu" if plan.device is None else plan.device).type
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device: got {plan.device!r}, want a device, such as 'cpu' or 'cuda'") from error
+    if kind == "meta":
+        raise ValueError("device: got meta, want one that holds numbers, such as 'cpu' or 'cuda'")
 
 
 def _check_folder(run: str | os.PathLike[str]) -> None:
@@ -245,6 +266,8 @@ def _check_alike(plan: Plan, train_batch: tuple[Tensor, ...], validation_batch: 
             f"validation: got codes with num_codes={validation.num_codes}, want {train.num_codes} as train has"
         )
     if isinstance(train, ImageSet) and isinstance(validation, ImageSet):
+        if train.split == "test" and validation.split == "train":
+            warnings.warn("train: got the split 'test', validation the split 'train': are they swapped?", stacklevel=4)
         want, got = list(train.classes), list(validation.classes)
         if want != got:
             raise ValueError(f"validation: got the classes {', '.join(got)}, want those of train, {', '.join(want)}")

@@ -36,6 +36,8 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
         ValueError: ``optimizer`` has none of the model's parameters or needs a closure, or the loss has no gradient.
     """
     check_step(model, optimizer)
+    if not model.training:
+        raise ValueError("model: got it in eval mode, in which a codebook learns nothing, want model.train() first")
     loss = loss_of(model(x))
     check_gradient("model", loss)
     optimizer.zero_grad()

@@ -25,7 +25,7 @@ class Plan:
     validation: Examples | None
     objective: Callable[..., Any] | None
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None
-    lr: float
+    lr: float | None
     epochs: int
     batch_size: int
     seed: int
@@ -58,8 +58,8 @@ class Plan:
         """
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         try:
-            made = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters, lr=self.lr)
-        except (TypeError, ValueError) as error:
+            made = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters, lr=self.lr or 1e-3)
+        except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"optimizer: called with the list of the model's parameters: {error}") from error
         if not isinstance(made, torch.optim.Optimizer):
             raise ValueError(f"optimizer: it made a {type(made).__name__}, want a torch.optim.Optimizer")
