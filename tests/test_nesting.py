@@ -379,9 +379,9 @@ def test_a_member_that_is_frozen_lets_the_others_learn():
     [
         (lambda: EMAVectorQuantizer.from_codebook(torch.zeros(3)), "codebook: got float32 of shape"),
         (lambda: EMAVectorQuantizer.from_codebook(torch.full((2, 2), torch.nan)), "codebook: got 4 NaN"),
-        (lambda: EMAVectorQuantizer.from_codebook(torch.ones(2, 2), counts=torch.zeros(2)), "counts: got a negative"),
-        (lambda: EMAVectorQuantizer.from_codebook(torch.ones(2, 2), counts=torch.ones(3)), "counts: got float32"),
-        (lambda: EMAVectorQuantizer.from_codebook(torch.ones(2, 2), init="uniform"), "options: got init"),
+        (lambda: EMAVectorQuantizer.from_codebook(torch.rand(2, 2), counts=torch.zeros(2)), "counts: got a negative"),
+        (lambda: EMAVectorQuantizer.from_codebook(torch.rand(2, 2), counts=torch.ones(3)), "counts: got float32"),
+        (lambda: EMAVectorQuantizer.from_codebook(torch.rand(2, 2), init="uniform"), "options: got init"),
         (lambda: EMAVectorQuantizer.from_codebook(torch.zeros(2, 2)), "codebook: got zeros only"),
         (lambda: EMAVectorQuantizer.from_codebook(torch.eye(2) * torch.tensor([0, 1]), cosine=True), "of length 0"),
         (lambda: EMAVectorQuantizer(K, D, init="given")(latents()), "init: got 'given' and no codes"),

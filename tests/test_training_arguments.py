@@ -1,5 +1,6 @@
 """Wrong arguments of ``fit`` and ``train_step``."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -200,4 +201,5 @@ def test_a_rate_beside_an_optimizer_and_swapped_splits_are_said() -> None:
     with pytest.warns(UserWarning, match="are they swapped"):
         fit(model, swapped["train"], validation=swapped["validation"], epochs=1, batch_size=10, progress=False)
     with pytest.warns(UserWarning, match="lr: got 0.5 beside an optimizer"):
-        fit(model, images, epochs=1, batch_size=10, lr=0.5, optimizer=torch.optim.Adam, progress=False)
+        history = fit(model, images, epochs=1, batch_size=10, lr=0.5, optimizer=torch.optim.Adam, progress=False)
+    assert math.isfinite(history.last["loss"])
