@@ -38,7 +38,7 @@ class PriorOutput:
     """What a prior returns.
 
     Shapes:
-        logits: (B, *grid, K); logits[…, i, :] predict code i from the codes before it.
+        logits: (B, *grid, K); those at a place predict the code there, from the codes before it.
         loss: 0-dim, their cross-entropy with the codes, in nats per code.
     """
 
@@ -57,7 +57,8 @@ class Steps(ABC):
 
 
 class Prior(Configured, nn.Module, ABC):
-    """A distribution over tables of codes, p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}), in raster order, depth last.
+    """A distribution over tables of codes, p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}), in raster order:
+    row by row, and all R codes of a place before the next place.
 
     A prior knows nothing of images. A sequence starts with ``<sos>``: a learned vector of its class, or that of "no
     class"; none of them is a code.

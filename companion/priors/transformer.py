@@ -14,8 +14,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """softmax(QKᵀ/√d + mask) V (Vaswani et al. 2017, equation 1): each position takes a weighted mean of the values of
     itself and those before it.
 
-    Written out to be read; ``CausalSelfAttention`` calls torch's fused version of these four lines, and a test compares
-    the two. With T queries and S ≥ T keys, the queries are those of the last T positions.
+    For reading only: ``CausalSelfAttention`` calls torch's fused version of these four lines, and a test compares the
+    two. With T queries and S ≥ T keys, the queries are those of the last T positions.
 
     Shapes:
         queries (B, heads, T, d), keys and values (B, heads, S, d) → (B, heads, T, d).
@@ -66,7 +66,7 @@ class CausalSelfAttention(nn.Module):
             keys,
             values,
             dropout_p=self.dropout if self.training else 0.0,  # of the weights
-            is_causal=t > 1,  # one query alone is the newest position, which sees all keys; several have T = S keys
+            is_causal=t > 1,  # a cached step has one query, which sees all keys; else T = S, with a triangular mask
         )
         return self.to_out(out.transpose(1, 2).reshape(b, t, dim))  # heads joined: (32, 49, 128)
 

@@ -64,8 +64,7 @@ class Quantizer(Configured, nn.Module, ABC):
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` has nothing left to do: always, for a class without one. A class that overrides
-        ``initialise`` and not this has it called every time."""
+        """Whether ``initialise`` need not run. Override both, or neither; with ``initialise`` alone, it always runs."""
         return type(self).initialise is Quantizer.initialise
 
     def initialise(self, z: Tensor) -> None:
@@ -81,8 +80,8 @@ class Quantizer(Configured, nn.Module, ABC):
     def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
         """What this quantizer adds to a residual quantizer's sum, (B, D, *spatial): z_q without a gradient to ``z``.
 
-        The sum gets one straight-through estimator at its end. Only a ``ProjectedQuantizer`` keeps a gradient here, the
-        one to its linear maps.
+        The sum gets one straight-through estimator at its end. Only a ``ProjectedQuantizer`` keeps a gradient here: the
+        one to its linear maps, ``up`` and ``down``.
         """
         return quantized.z_q.detach()
 

@@ -39,15 +39,15 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     """Vector quantiser whose codes follow the running mean of the vectors they attract.
 
     Each training forward first looks up, and then moves every code that was chosen a part of the way to the mean of the
-    vectors that chose it (van den Oord et al. 2017, appendix A.1). With the count n_k and the sum s_k of those vectors:
+    vectors that chose it. With the count n_k and the sum s_k of those vectors:
 
-        N_k ← γ N_k + (1 − γ) n_k,      e_k ← e_k + min(1, (1 − γ) n_k / N_k) · (s_k/n_k − e_k).
+        N_k ← γ N_k + (1 − γ) n_k
+        e_k ← e_k + min(1, (1 − γ) n_k / N_k) · (s_k/n_k − e_k)
 
-    The paper writes the second line as m_k ← γ m_k + (1 − γ) s_k and e_k = m_k / N_k; with m_k = N_k e_k the two are
-    the same. Kept in this form there is no sum that could disagree with its code, and a code that nothing chose is
-    left as it is, to the bit. The step is also one of SGD on the summed codebook loss with the rate (1 − γ)/(2 N_k).
-    In place of N_k the second line divides by Ñ_k = (N_k + ε)/(ΣN + Kε)·ΣN (Laplace smoothing), which is never next to
-    0.
+    A code that nothing chose is left as it is, to the bit. (Van den Oord et al. 2017, appendix A.1, who write the
+    second line as m_k ← γ m_k + (1 − γ) s_k and e_k = m_k / N_k: the same, with m_k = N_k e_k. It is also a step of
+    SGD on the summed codebook loss, with the rate (1 − γ)/(2 N_k). Laplace smoothing of N_k keeps the division from
+    zero.)
 
     With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
     equal, and equal to that of one process that sees the joined batch.
@@ -149,16 +149,25 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             n, s = code_statistics(vectors, indices, self.num_codes)  # (512,), (512, 64)
             codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
             if self.cosine:
-                moved = (n > 0) & codebook.any(1)  # vectors that cancel leave no direction
-                codebook = torch.where(moved[:, None], functional.normalize(codebook, dim=1), self.codebook)
+                codebook = self._of_length_one(codebook, n)
             # Restarts come last: a restarted code stays on its vector until the next batch was looked up.
-            if number := number_of_dead(counts, self.restart_below):
-                step = 1 + int(self.step)
-                candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
-                codebook, counts = restart(codebook, counts, candidates, self.restart_below)
+            codebook, counts = self._restart_dead(codebook, counts, vectors)
         self.codebook.copy_(codebook)
         self.counts.copy_(counts)
         self.step.add_(1)
+
+    def _of_length_one(self, codebook: Tensor, n: Tensor) -> Tensor:
+        """The codes that moved; one whose vectors cancel to 0 has no direction, and stays."""
+        moved = (n > 0) & codebook.any(1)
+        return torch.where(moved[:, None], functional.normalize(codebook, dim=1), self.codebook)
+
+    def _restart_dead(self, codebook: Tensor, counts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        number = number_of_dead(counts, self.restart_below)
+        if number == 0:
+            return codebook, counts
+        step = 1 + int(self.step)
+        candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
+        return restart(codebook, counts, candidates, self.restart_below)
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         self._warn_if_untrained()
@@ -293,14 +302,14 @@ def ema_step(
         check_tensor(name, value, shape=(len(codebook),), finite=True)
         check_between(name, value, 0, math.inf)
     check_tensor("s", s, shape=tuple(codebook.shape), finite=True)
-    counts = (decay * counts).add_(n, alpha=1 - decay)
-    total = counts.sum()
-    smoothed = (counts + smoothing) / (total + len(counts) * smoothing) * total
-    used = n.nonzero()[:, 0]  # codes that were chosen; the others are not touched
-    rate = ((1 - decay) * n / smoothed)[used, None].clamp(max=1)  # how far to go towards the batch's mean
-    mean, before = s[used] / n[used, None], codebook[used]
-    moved = (before + rate * (mean - before)).to(codebook.dtype)
-    return codebook.index_copy(0, used, moved), counts
+    new_counts = (decay * counts).add_(n, alpha=1 - decay)  # N′
+    total = new_counts.sum()
+    smoothed = (new_counts + smoothing) / (total + len(counts) * smoothing) * total  # Ñ
+    chosen = n.nonzero()[:, 0]  # the other codes are not touched
+    rate = ((1 - decay) * n / smoothed)[chosen, None].clamp(max=1)  # how far to go towards the mean of the batch
+    mean, before = s[chosen] / n[chosen, None], codebook[chosen]
+    after = (before + rate * (mean - before)).to(codebook.dtype)
+    return codebook.index_copy(0, chosen, after), new_counts
 
 
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:

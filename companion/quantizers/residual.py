@@ -76,8 +76,8 @@ class ResidualQuantizer(Quantizer):
 
     What gets a gradient, and from where:
 
-    - the latents z: once the gradient of z_q, since the straight-through estimator comes after the sum (one at each
-      depth would multiply it by R); and that of each depth's commitment loss;
+    - the latents z: dL/dz_q once, since the straight-through estimator comes after the sum (with one at each depth it
+      would come R times); and the gradient of each depth's commitment loss;
     - the codes of depth r: from the codebook loss of depth r alone. The residual is detached from the codes before it,
       so no loss moves the codes of another depth;
     - the linear maps of a ``ProjectedQuantizer``: from z_q, past the estimator, and from the losses of their depth.
@@ -152,8 +152,8 @@ class ResidualQuantizer(Quantizer):
             z_q = z_q + codes
             residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
         indices = torch.stack([out.indices for out in depths], dim=-1)  # (16, 8, 8, 4)
-        everyone = torch.ones(len(z), self.depth, dtype=torch.bool, device=z.device)
-        return _result(z, z_q, indices, depths, residuals, everyone)
+        mask = torch.ones(len(z), self.depth, dtype=torch.bool, device=z.device)  # every image uses every depth
+        return _result(z, z_q, indices, depths, residuals, mask)
 
     @torch.no_grad()
     def update(self, z: Tensor, quantized: Quantized) -> None:
@@ -202,10 +202,10 @@ class ResidualQuantizer(Quantizer):
 
     def _quantize_with_dropout(self, z: Tensor) -> ResidualQuantized:
         """The loop of ``quantize``, where each depth is given the images that use it; the others only get indices."""
-        active = self._draw_depths(len(z), z.device)  # (16, 4) bool
+        mask = self._draw_mask(len(z), z.device)  # (16, 4) bool
         residual = at_least_float32(z)
         z_q, depths, residuals, indices = torch.zeros_like(residual), [], [], []
-        for quantizer, use in zip(self._by_depth(), active.unbind(1), strict=True):
+        for quantizer, use in zip(self._by_depth(), mask.unbind(1), strict=True):
             active_residual = residual[use]
             out = quantizer.quantize(active_residual)
             if len(active_residual) == 0:  # no image uses this depth: its losses, means over nothing, are 0
@@ -223,9 +223,9 @@ class ResidualQuantizer(Quantizer):
             indices.append(all_indices)
             z_q = z_q + codes
             residual = residual - codes.detach()
-        return _result(z, z_q, torch.stack(indices, dim=-1), depths, residuals, active)
+        return _result(z, z_q, torch.stack(indices, dim=-1), depths, residuals, mask)
 
-    def _draw_depths(self, images: int, device: torch.device) -> Tensor:
+    def _draw_mask(self, images: int, device: torch.device) -> Tensor:
         """(B, R) bool: which depths each image uses; all use the first."""
         fewer = torch.randint(1, self.depth + 1, (images,), device=device)
         dropped = torch.rand(images, device=device) < self.depth_dropout
@@ -253,7 +253,7 @@ class ResidualQuantizer(Quantizer):
 
 
 def _result(
-    z: Tensor, z_q: Tensor, indices: Tensor, depths: list[Quantized], residuals: list[Tensor], uses: Tensor
+    z: Tensor, z_q: Tensor, indices: Tensor, depths: list[Quantized], residuals: list[Tensor], mask: Tensor
 ) -> ResidualQuantized:
     """One straight-through estimator over the whole sum, and the losses added up.
 
@@ -261,12 +261,12 @@ def _result(
     sg[z_q] is added, whose value is 0.
     """
     estimated = straight_through(z, z_q.to(z.dtype))
-    if z_q.requires_grad:  # there are such maps
+    if z_q.requires_grad:  # there are such maps: + 0 in value, and they get dL/dz_q
         estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
     losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
     loss = torch.stack([out.loss for out in depths]).sum()
     return ResidualQuantized(
-        estimated, indices, loss, losses, depths=tuple(depths), residuals=tuple(residuals), mask=uses
+        estimated, indices, loss, losses, depths=tuple(depths), residuals=tuple(residuals), mask=mask
     )
 
 
