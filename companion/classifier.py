@@ -1,6 +1,7 @@
 """A small classifier, and what it says about generated images (chapters 07 and 08)."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -198,6 +199,8 @@ def evaluate_samples(
         raise ValueError("held_out: got the set that is train, want images that the generator has not seen")
     if _all_within(held_out, train):
         raise ValueError("held_out: has the images of train, want images that the generator has not seen")
+    if train.split == "test" and held_out.split == "train":
+        warnings.warn("train: got the split 'test', held_out the split 'train': are they swapped?", stacklevel=2)
     if held_out.classes != train.classes:
         raise ValueError("held_out: got other classes than train has, or in another order, want the same")
     check_instance("classifier", classifier, Classifier, "a Classifier")

@@ -179,6 +179,8 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
         raise ValueError(f"tokenizer: got {brief(tokenizer)}, want a VQVAE")
     check_instance("images", images, ImageSet, "an ImageSet")
     device = next(tokenizer.parameters()).device
+    if device.type == "meta":
+        raise ValueError("tokenizer: got tensors on the device meta, which holds no numbers, want a trained one")
     batches = [
         torch.arange(start, min(start + batch_size, len(images)), device="cpu")
         for start in range(0, len(images), batch_size)

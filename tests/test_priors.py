@@ -447,3 +447,9 @@ def test_self_attention_is_the_written_out_attention_of_each_head():
     moved[:, 3:] += 1  # the future of the first three positions
     torch.testing.assert_close(attention(moved)[:, :3], expected[:, :3])
     assert not torch.allclose(attention(moved)[:, 3], expected[:, 3])
+
+
+def test_a_table_of_codes_that_is_far_too_large_is_said_at_construction():
+    with pytest.warns(UserWarning, match="grid: got 262,144 codes in a row"):
+        prior = TransformerPrior(4, (512, 512), dim=2, heads=1, layers=1)
+    assert prior.length == 512 * 512

@@ -203,3 +203,30 @@ def test_a_rate_beside_an_optimizer_and_swapped_splits_are_said() -> None:
     with pytest.warns(UserWarning, match="lr: got 0.5 beside an optimizer"):
         history = fit(model, images, epochs=1, batch_size=10, lr=0.5, optimizer=torch.optim.Adam, progress=False)
     assert math.isfinite(history.last["loss"])
+
+
+def test_what_learns_nothing_is_said() -> None:
+    images = companion.data.load("glyphs", size=20)
+
+    class Detached(companion.Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    model = companion.Autoencoder(Detached(2), companion.Decoder(2))
+    encoders = sum(1 for _ in model.encoder.parameters())
+    with pytest.warns(UserWarning, match=f"model: no gradient reached {encoders} of its parameters"):
+        fit(model, images, epochs=2, batch_size=10, progress=False)
+    still = companion.Autoencoder(companion.Encoder(2), companion.Decoder(2))
+    with pytest.warns(UserWarning, match="optimizer: its lr is 0 in every group") as told:
+        fit(still, images, epochs=1, batch_size=10, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), progress=False)
+    assert len(told) == 1
+
+
+class Longer(Digits):
+    def __len__(self) -> int:
+        return 1000
+
+
+def test_examples_that_say_they_are_more_than_they_are_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train: its len\(\) is 1000, but its batch\(\) has no example"):
+        fit(noisy(), Longer(53, 1), epochs=1, batch_size=500, **QUIET)

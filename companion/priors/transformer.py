@@ -1,5 +1,6 @@
 """A transformer prior (chapter 07): decoder-only, written out to be read in one sitting."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,8 @@ from torch.nn import functional
 
 from companion._arguments import DEEPEST, check_number, check_size, check_tensor
 from companion.priors.base import Prior, Steps
+
+_MANY = 2**16  # codes in a row; as many as a 256 × 256 table has
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -143,6 +146,11 @@ class TransformerPrior(Prior):
     ) -> None:
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         check_transformer(dim, layers, heads, dropout)
+        if self.length > _MANY:
+            warnings.warn(
+                f"grid: got {self.length:,} codes in a row: each attends to all before it, and is a step of sampling",
+                stacklevel=2,
+            )
         self.codes = nn.Embedding(num_codes, dim)
         self.sos = nn.Embedding(num_classes + 1, dim)  # the last is "no class"
         self.positions = nn.Parameter(0.02 * torch.randn(self.length, dim))

@@ -1,5 +1,7 @@
 """k-means (Lloyd's algorithm), from which an EMA codebook takes its first codes (chapters 03 and 05)."""
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -39,6 +41,8 @@ def k_means(
     if available < num_codes:
         raise ValueError(f"vectors: got {available} for k-means with {num_codes} codes, want at least as many")
     centres = _processes.draw(vectors, num_codes, seed=seed, stream=stream, step=0)
+    if num_codes > 1 and bool((centres == centres[0]).all()):
+        warnings.warn(f"vectors: got {num_codes} draws of one and the same vector: all centres are equal", stacklevel=3)
     indices = nearest_code(vectors, centres)
     for _ in range(iterations):
         counts, sums = code_statistics(vectors, indices, num_codes)

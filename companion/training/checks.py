@@ -97,6 +97,8 @@ def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if "lr" in group and not isinstance(group["lr"], Tensor):
             check_number("optimizer: its lr", group["lr"], least=0)
+    if all(not isinstance(group.get("lr", 1), Tensor) and group.get("lr", 1) == 0 for group in optimizer.param_groups):
+        warnings.warn("optimizer: its lr is 0 in every group: nothing will be learnt", stacklevel=4)
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise ValueError("optimizer: got maximize=True, want one that makes the loss smaller")
     parameters = {id(p) for p in model.parameters()}
@@ -156,7 +158,13 @@ def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.devic
     Raises:
         ValueError: their ``batch`` gives something else than a tuple, or another number of rows.
     """
-    batch = examples.batch(indices, device)
+    try:
+        batch = examples.batch(indices, device)
+    except IndexError as error:
+        raise ValueError(
+            f"{name}: its len() is {len(examples)}, but its batch() has no example for one of the indices up to "
+            f"{int(indices.max())} ({error})"
+        ) from error
     if not isinstance(batch, tuple | list):
         raise ValueError(f"{name}: its batch() gave a {type(batch).__name__}, want a tuple of tensors")
     if not batch:

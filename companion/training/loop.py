@@ -1,5 +1,6 @@
 """A step of training as chapter 01 writes it out, and the loop of ``fit``, which is this step, repeated."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,7 @@ class Loop:
         self.terms = Terms(plan.model, plan.objective)
         self.training_terms, self.optimizer = accelerator.prepare(self.terms, optimizer)
         self.step, self.means, self.rows = 0, Means(), list[Row]()
+        self.without_gradient = {name for name, p in plan.model.named_parameters() if p.requires_grad}  # so far
         self.learns = False  # whether a gradient has reached the model
         set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank))
         if states and (saved := states.newest()):
@@ -113,6 +115,8 @@ class Loop:
             raise
 
     def _check_learns(self) -> None:
+        if self.without_gradient:
+            self.without_gradient -= {name for name, p in self.model.named_parameters() if p.grad is not None}
         self.learns = self.learns or any(p.grad is not None for p in self.model.parameters())
         if not self.learns:
             raise ValueError("objective: got a loss of another model, want one of the model that it is called with")
@@ -121,6 +125,13 @@ class Loop:
         return f"epoch {len(self.rows) + 1}, loss {self.means.read():.4g}"
 
     def _close_epoch(self) -> None:
+        if not self.rows and self.without_gradient:
+            some = ", ".join(sorted(self.without_gradient)[:3])
+            warnings.warn(
+                f"model: no gradient reached {len(self.without_gradient)} of its parameters in the first epoch ({some}"
+                "): detached, or not used?",
+                stacklevel=4,
+            )
         self.rows.append(self._row())
         self.means = Means()
         self._save()
