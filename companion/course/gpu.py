@@ -140,9 +140,15 @@ def outcome(folder: Path, piece: Piece) -> Outcome | None:
 
 def _run(piece: Piece, log: Path, cwd: Path, minutes: float) -> str:
     """Run a piece with its output in ``log``; after Ctrl-C or too long a time, all of its processes are ended."""
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # the log has output and errors in the order of their writing
     with log.open("wb") as out:
         process = subprocess.Popen(
-            piece.command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=os.name == "posix"
+            piece.command,
+            cwd=cwd,
+            env=unbuffered,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=os.name == "posix",
         )
         try:
             return "passed" if process.wait(minutes * 60) == 0 else "failed"
