@@ -15,7 +15,8 @@ from torch import Tensor
 
 import companion
 from companion import VAE, Decoder, Encoder
-from companion.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
+from companion.likelihoods import Bernoulli, Likelihood
+from experiments import vae_likelihood
 from experiments.common import Cell, Setup, run
 from experiments.vae_beta import binarised
 
@@ -77,12 +78,7 @@ def measured(model: VAE, x: Tensor, setup: Setup, cell: Cell) -> dict[str, float
 
 
 def new_likelihood(name: str, images: str) -> Likelihood:
-    return {
-        "Bernoulli": Bernoulli(relaxed=images == "grey"),
-        "Gaussian in bins": Gaussian(0.2, binned=True, learn_scale=True),
-        "logistic mixture, K = 3": DiscretizedLogisticMixture(3),
-        "categorical": Categorical(),
-    }[name]
+    return Bernoulli(relaxed=images == "grey") if name == "Bernoulli" else vae_likelihood.new_likelihood(name)
 
 
 if __name__ == "__main__":

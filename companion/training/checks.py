@@ -97,7 +97,7 @@ def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if "lr" in group and not isinstance(group["lr"], Tensor):
             check_number("optimizer: its lr", group["lr"], least=0)
-    if all(not isinstance(group.get("lr", 1), Tensor) and group.get("lr", 1) == 0 for group in optimizer.param_groups):
+    if all(float(group.get("lr", 1)) == 0 for group in optimizer.param_groups):
         warnings.warn("optimizer: its lr is 0 in every group: nothing will be learnt", stacklevel=4)
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise ValueError("optimizer: got maximize=True, want one that makes the loss smaller")

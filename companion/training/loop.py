@@ -61,8 +61,8 @@ class Loop:
         self.terms = Terms(plan.model, plan.objective)
         self.training_terms, self.optimizer = accelerator.prepare(self.terms, optimizer)
         self.step, self.means, self.rows = 0, Means(), list[Row]()
-        self.without_gradient = {name for name, p in plan.model.named_parameters() if p.requires_grad}  # so far
-        self.learns = False  # whether a gradient has reached the model
+        self.trainable = {name for name, p in plan.model.named_parameters() if p.requires_grad}
+        self.without_gradient = set(self.trainable)  # so far
         set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank))
         if states and (saved := states.newest()):
             self._restore(saved)
@@ -115,10 +115,10 @@ class Loop:
             raise
 
     def _check_learns(self) -> None:
-        if self.without_gradient:
-            self.without_gradient -= {name for name, p in self.model.named_parameters() if p.grad is not None}
-        self.learns = self.learns or any(p.grad is not None for p in self.model.parameters())
-        if not self.learns:
+        if not self.without_gradient:
+            return
+        self.without_gradient -= {name for name, p in self.model.named_parameters() if p.grad is not None}
+        if self.without_gradient == self.trainable:
             raise ValueError("objective: got a loss of another model, want one of the model that it is called with")
 
     def _progress(self) -> str:
