@@ -16,8 +16,7 @@ from torch import Tensor
 
 import companion
 from companion.metrics import CodeUsage, bits_per_image
-from companion.quantizers import EMAVectorQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
-from companion.quantizers.residual import rate_bits
+from companion.quantizers import EMAVectorQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer, rate_bits
 from experiments.common import Cell, Setup, run
 from experiments.tokenizer import SIZES, tokenizer, trained
 

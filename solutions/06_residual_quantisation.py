@@ -911,7 +911,7 @@ glue("proof.residual_losses", [v for t in by_term for v in t.tolist()], display=
 print("losses by depth agree:", True)
 
 rates = rate_bits(codes_of_z, 6)
-expected = companion.quantizers.residual.rate_bits(codes_of_z, 6)
+expected = companion.quantizers.rate_bits(codes_of_z, 6)
 assert all(abs(rates[name] - expected[name]) < 1e-9 for name in expected)
 glue("proof.rate_bits", rates, display=False)
 print("rates agree:", True)

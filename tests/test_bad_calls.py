@@ -550,7 +550,7 @@ NOT_CALLED = {
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
 INSIDE = (
-    "all_logits", "steps", "initialise", "quantize", "update", "contribution", "encode_vectors", "codes",
+    "all_logits", "steps", "initialise", "quantize", "update", "contribution", "encode_vectors", "lookup",
 )  # fmt: skip
 
 
@@ -1081,7 +1081,7 @@ NAN: dict[str, Callable[[], Any]] = {
     "VQVAE.decode, codebook": lambda: of_nan(tokenizer(), "quantizer").decode(tables()),
     "VQVAE.reconstruct": lambda: of_nan(tokenizer(), "decoder").reconstruct(images()),
     "tokenize": lambda: codes.tokenize(of_nan(tokenizer(GumbelQuantizer(5, 4)), "quantizer.to_logits"), small_set()),
-    "VectorQuantizer.codes": lambda: of_nan(VectorQuantizer(5, 4)).codes(tables()),
+    "VectorQuantizer.lookup": lambda: of_nan(VectorQuantizer(5, 4)).lookup(tables()),
     "GumbelQuantizer.encode": lambda: of_nan(GumbelQuantizer(5, 4)).encode(latents()),
     "GumbelQuantizer.forward, eval": lambda: of_nan(GumbelQuantizer(5, 4)).eval()(latents()),
     "GumbelQuantizer.decode": lambda: of_nan(GumbelQuantizer(5, 4)).decode(tables()),
@@ -1391,8 +1391,8 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: ProjectedQuantizer(VectorQuantizer(5, 2), 4).encode(latents().double()),
     ),
     "an index of a code as a number": ("indices", lambda: VectorQuantizer(5, 4).decode(torch.tensor(3))),
-    "a code that is none, looked up": ("indices", lambda: VectorQuantizer(5, 4).codes(torch.tensor([99]))),
-    "a point outside the grid": ("indices", lambda: FiniteScalarQuantizer([3, 3]).codes(torch.tensor([-7]))),
+    "a code that is none, looked up": ("indices", lambda: VectorQuantizer(5, 4).lookup(torch.tensor([99]))),
+    "a point outside the grid": ("indices", lambda: FiniteScalarQuantizer([3, 3]).lookup(torch.tensor([-7]))),
     "classes for a prior without any": (
         "classes",
         lambda: TransformerPrior(5, (2, 2)).eval().all_logits(tables(), labels()),

@@ -18,11 +18,12 @@ from companion.quantizers import (
     cosine_lookup,
     ema_step,
     nearest_code,
+    rate_bits,
     restart,
     straight_through,
     vq_losses,
 )
-from companion.quantizers.residual import decode_to_depth, rate_bits, residual_encode
+from companion.quantizers.residual import decode_to_depth, residual_encode
 from companion.training import train_step
 from companion.vae import importance_weighted_bound
 

@@ -12,9 +12,10 @@ from companion.quantizers import (
     ResidualQuantizer,
     VectorQuantizer,
     k_means,
+    rate_bits,
     straight_through,
 )
-from companion.quantizers.residual import decode_to_depth, rate_bits, residual_encode
+from companion.quantizers.residual import decode_to_depth, residual_encode
 
 
 def stack(depth: int = 3, *, shared: bool = False, ema: bool = False, **options) -> ResidualQuantizer:

@@ -104,11 +104,11 @@ class Prior(Configured, nn.Module, ABC):
         Raises:
             ValueError: codes or labels of another shape or type, or out of range.
         """
-        self._check(codes, labels)
+        self._check_batch(codes, labels)
         check_place("codes", codes, self._device(codes))
         if self.training:
             _warn_of_no_class("labels", labels, self)
-        classes = self._classes(labels, len(codes), codes.device)
+        classes = self._or_no_class(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
             classes = classes.masked_fill(dropped, self.num_classes)
@@ -174,13 +174,13 @@ class Prior(Configured, nn.Module, ABC):
         check_generator("generator", generator)
         check_weights(self)  # from NaN no code can be drawn
         device = next(self.parameters()).device
-        labels = self._labels(label, n)
+        labels = self._one_each(label, n)
         if guidance != 1 and (labels is None or not self.label_dropout):
             raise ValueError(
                 f"guidance: got {guidance} without a label or with label_dropout=0, want 1, which is no guidance"
             )
         _warn_of_no_class("label", labels, self)
-        classes = self._classes(labels, n, device)
+        classes = self._or_no_class(labels, n, device)
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
         uniform = uniform.to(device, widest_float(device))
@@ -206,38 +206,17 @@ class Prior(Configured, nn.Module, ABC):
             codes[:, i] = draw(filtered_probabilities(logits, **filters), uniform[:, i])
         return codes
 
-    def _classes(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
-        """(n,): which row of ``<sos>`` vectors each sequence starts with: its class, or the last row, "no class"."""
+    def _or_no_class(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
+        """(n,): the class of each sequence; without labels that of "no class", the last row of the ``<sos>`` table."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
     def _device(self, otherwise: Tensor) -> torch.device:
         return next(self.parameters(), otherwise).device  # replicas of DataParallel have no parameters()
 
-    def _check_given(self, codes: Tensor, classes: Tensor) -> None:
-        """Codes and classes that nobody has checked yet: :meth:`all_logits` and :meth:`steps` can be called by anybody.
+    # Checks of what callers give -----------------------------------------------------------------------------------
 
-        In training mode their numbers are not read from a GPU, since training would wait for them.
-        """
-        self._check_range("codes", codes, self.num_codes)
-        self._check_classes(classes)
-
-    def _check_classes(self, classes: Tensor) -> None:
-        self._check_range("classes", classes, self.num_classes + 1)  # the last is "no class"
-
-    def _check_range(self, name: str, indices: Tensor, number: int) -> None:
-        check_tensor(name, indices, dtype=torch.int64)
-        if indices.device.type == "cpu" or not self.training:
-            check_codes(name, indices, number)
-
-    def _check(self, codes: Tensor, labels: Tensor | None) -> None:
-        check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
-        check_place("codes", codes, self._device(codes), movable=True)
-        check_between("codes", codes, 0, self.num_codes - 1)
-        if labels is not None:
-            self._check_labels("labels", labels, len(codes))
-
-    def _labels(self, label: int | Tensor | None, n: int) -> Tensor | None:
-        """(n,) classes, from one or from as many."""
+    def _one_each(self, label: int | Tensor | None, n: int) -> Tensor | None:
+        """What ``sample`` takes as ``label`` → a class for each of n sequences, (n,)."""
         if label is None:
             return None
         if isinstance(label, Tensor):
@@ -251,12 +230,35 @@ class Prior(Configured, nn.Module, ABC):
         self._check_labels("label", labels, n)
         return labels
 
+    def _check_batch(self, codes: Tensor, labels: Tensor | None) -> None:
+        """Of ``forward`` and ``prior_bits``."""
+        check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
+        check_place("codes", codes, self._device(codes), movable=True)
+        check_between("codes", codes, 0, self.num_codes - 1)
+        if labels is not None:
+            self._check_labels("labels", labels, len(codes))
+
     def _check_labels(self, name: str, labels: Tensor, n: int) -> None:
         if self.num_classes == 0:
             raise ValueError(f"{name}: got one, but this prior was made without classes (num_classes=0)")
         check_tensor(name, labels, shape=(n,), dtype=torch.int64)
         check_place(name, labels, self._device(labels), movable=True)
         check_codes(name, labels, self.num_classes)
+
+    def _check_inputs(self, codes: Tensor, classes: Tensor) -> None:
+        """Of :meth:`all_logits`, which anybody can call."""
+        self._check_range("codes", codes, self.num_codes)
+        self._check_classes(classes)
+
+    def _check_classes(self, classes: Tensor) -> None:
+        """Of :meth:`steps`, which anybody can call."""
+        self._check_range("classes", classes, self.num_classes + 1)  # the last is "no class"
+
+    def _check_range(self, name: str, indices: Tensor, number: int) -> None:
+        """In training mode numbers are not read from a GPU, since training would wait for them."""
+        check_tensor(name, indices, dtype=torch.int64)
+        if indices.device.type == "cpu" or not self.training:
+            check_codes(name, indices, number)
 
 
 @torch.no_grad()
@@ -272,7 +274,7 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     """
     check_instance("prior", prior, Prior, "one of companion.priors")
     check_size("batch_size", batch_size)
-    prior._check(codes, labels)
+    prior._check_batch(codes, labels)
     _warn_of_no_class("labels", labels, prior)
     check_weights(prior)
     device, nats = next(prior.parameters()).device, 0.0

@@ -55,7 +55,7 @@ class PixelCNN(Prior):
         self.to_logits = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, num_codes, 1))
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        self._check_given(codes, classes)
+        self._check_inputs(codes, classes)
         x = self.codes(codes).movedim(-1, 1)  # (B, dim, h, w)
         start = self.sos(classes)[:, :, None, None]  # also fills the places that moving leaves empty
         vertical = torch.cat([start.expand(-1, -1, 1, x.shape[3]), x[:, :, :-1]], dim=2)

@@ -60,7 +60,7 @@ class RQTransformer(Prior):
         self.to_logits = nn.Linear(dim, num_codes)
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        self._check_given(codes, classes)
+        self._check_inputs(codes, classes)
         stacks = codes.reshape(len(codes), self.positions_count, self.depth)
         return self._stack_logits(stacks, classes).reshape(*codes.shape, self.num_codes)
 

@@ -1,4 +1,9 @@
-"""A transformer prior (chapter 07): decoder-only, written out to be read in one sitting."""
+"""A transformer prior (chapter 07): decoder-only, written out to be read in one sitting.
+
+Codes (32, 7, 7) → with ``<sos>`` in front and the last one left out, embeddings (32, 49, 128) → blocks of attention and
+MLP, (32, 49, 128) → logits (32, 7, 7, 512). The loss and the sampling loop are those of every prior: ``forward`` and
+``sample`` in ``base.py``.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -161,7 +166,7 @@ class TransformerPrior(Prior):
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         """For example codes (32, 7, 7), K = 512 and dim 128:"""
-        self._check_given(codes, classes)
+        self._check_inputs(codes, classes)
         inputs = self._inputs(codes.flatten(1), classes)  # (32, 49, 128): <sos>, k₁, …, k₄₈
         logits: Tensor = self.to_logits(self.transformer(inputs))  # (32, 49, 512): of k₁, …, k₄₉
         return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)

@@ -11,11 +11,11 @@ from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
 from companion.quantizers.k_means import code_statistics, k_means
 from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
+from companion.quantizers.rates import rate_bits
 from companion.quantizers.residual import (
     ResidualQuantized,
     ResidualQuantizer,
     decode_to_depth,
-    rate_bits,
     residual_encode,
 )
 from companion.quantizers.search import cosine_lookup, nearest_code

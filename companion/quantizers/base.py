@@ -111,10 +111,10 @@ class VectorwiseQuantizer(Quantizer):
 
     @abstractmethod
     def encode_vectors(self, vectors: Tensor) -> Tensor:
-        """(N, D) → (N,) int64, the indices that ``quantize`` gives in eval mode."""
+        """The search alone: (N, D) → (N,) int64, the indices that ``quantize`` gives in eval mode."""
 
     @abstractmethod
-    def codes(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Tensor) -> Tensor:
         """Indices of any shape → their codes, (*shape, D).
 
         Raises:
@@ -133,7 +133,7 @@ class VectorwiseQuantizer(Quantizer):
             raise ValueError("indices: got shape (), want (B, *spatial)")
         if depth is not None:
             check_whole("depth", depth, most=1)
-        return self.codes(indices).movedim(-1, 1)
+        return self.lookup(indices).movedim(-1, 1)
 
 
 def looked_up(indices: Tensor, codebook: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self._warn_if_untrained()
         return self._search(self._scaled(vectors))
 
-    def codes(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Tensor) -> Tensor:
         return looked_up(indices, self.codebook)
 
     def _search(self, vectors: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         return self._nearest(vectors.tanh())
 
-    def codes(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Tensor) -> Tensor:
         check_codes("indices", indices, self.num_codes)
         return self._points(indices)
 

@@ -86,13 +86,13 @@ class GumbelQuantizer(VectorwiseQuantizer):
                 z_q = soft @ self.codebook.to(soft.dtype)  # (1024, 64)
         else:
             indices = self._likeliest(logits)
-            z_q = self.codes(indices)
+            z_q = self.lookup(indices)
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), self.kl_weight * kl, {"kl": kl})
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         return self._likeliest(self._logits(vectors))
 
-    def codes(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Tensor) -> Tensor:
         return looked_up(indices, self.codebook)
 
     def update(self, z: Tensor, quantized: Quantized) -> None:

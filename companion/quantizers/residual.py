@@ -1,15 +1,15 @@
 """Residual quantisation (chapter 06): each quantizer quantises what those before it left."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from companion._arguments import brief, check_codes, check_number, check_size, check_whole
-from companion.metrics import CodeUsage, nominal_bits, perplexity
 from companion.quantizers.base import Quantized, Quantizer, at_least_float32, check_latents
+from companion.quantizers.depth_dropout import draw_mask, quantize_with_dropout
 from companion.quantizers.ema import EMAVectorQuantizer
 from companion.quantizers.estimators import straight_through
 from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
@@ -110,50 +110,31 @@ class ResidualQuantizer(Quantizer):
         depth_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        shared = isinstance(quantizers, Quantizer)
-        if not shared and (not isinstance(quantizers, Sequence) or isinstance(quantizers, str | bytes)):
-            raise ValueError(f"quantizers: got {brief(quantizers)}, want a quantizer, or a list of at least one")
-        if depth is not None:
-            check_size("depth", depth)
-        members = [quantizers] if isinstance(quantizers, Quantizer) else list(quantizers)
-        if shared != (depth is not None) or not members:
-            raise ValueError(
-                f"depth: got {depth} with {'one quantizer' if shared else f'a list of {len(members)}'}, want a number "
-                "from 1 for one shared quantizer, and None for a list of at least one"
-            )
-        for i, member in enumerate(members):
-            _check_member(i, member, members[0], "the first has")
-        if len({id(member) for member in members}) < len(members):
-            raise ValueError(
-                "quantizers: got the same one twice, want ResidualQuantizer(quantizer, depth=R) to share it"
-            )
         check_number("depth_dropout", depth_dropout, least=0, most=1)
-        self.quantizers, self.shared = nn.ModuleList(members), shared
+        members = _checked_members(quantizers, depth)
+        self.quantizers, self.shared = nn.ModuleList(members), isinstance(quantizers, Quantizer)
         self.num_codes, self.dim = members[0].num_codes, members[0].dim
         self.depth = depth or len(members)
         self.depth_dropout = depth_dropout
-        seeds: list[int] = []
-        for member in members:  # equal seeds would make all depths draw the same vectors of a batch: number them
-            if isinstance(codebook := _innermost(member), EMAVectorQuantizer):
-                codebook.stream = seeds.count(codebook.seed)
-                seeds.append(codebook.seed)
+        _number_streams(members)
 
     def quantize(self, z: Tensor) -> ResidualQuantized:
         """Shapes beside the lines are those of R = 4 depths and z (16, 64, 8, 8)."""
         if self.training and self.depth_dropout:
-            return self._quantize_with_dropout(z)
+            mask = draw_mask(len(z), self.depth, self.depth_dropout, z.device)  # (16, 4) bool
+            return _result(z, *quantize_with_dropout(z, self._in_order(), mask), mask)
         residual = at_least_float32(z)  # (16, 64, 8, 8)
-        z_q, depths, residuals = torch.zeros_like(residual), [], []
-        for quantizer in self._by_depth():
+        z_q, results, residuals = torch.zeros_like(residual), [], []
+        for quantizer in self._in_order():
             out = quantizer.quantize(residual)
             codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8): z_q, without its own estimator
-            depths.append(out)
+            results.append(out)
             residuals.append(residual.detach())
             z_q = z_q + codes
             residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
-        indices = torch.stack([out.indices for out in depths], dim=-1)  # (16, 8, 8, 4)
+        indices = torch.stack([out.indices for out in results], dim=-1)  # (16, 8, 8, 4)
         mask = torch.ones(len(z), self.depth, dtype=torch.bool, device=z.device)  # every image uses every depth
-        return _result(z, z_q, indices, depths, residuals, mask)
+        return _result(z, z_q, indices, results, residuals, mask)
 
     @torch.no_grad()
     def update(self, z: Tensor, quantized: Quantized) -> None:
@@ -162,13 +143,13 @@ class ResidualQuantizer(Quantizer):
         if self.shared:
             self._member(0).update(torch.cat(quantized.residuals), _joined(quantized.depths))
         else:
-            for member, residual, out in zip(self._by_depth(), quantized.residuals, quantized.depths, strict=True):
+            for member, residual, out in zip(self._in_order(), quantized.residuals, quantized.depths, strict=True):
                 member.update(residual, out)
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         check_latents(z, self.dim)
-        return residual_encode(at_least_float32(z), self._by_depth())
+        return residual_encode(at_least_float32(z), self._in_order())
 
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         """Indices (B, *spatial, R) → the sum of their codes, of the first ``depth`` depths only if given.
@@ -176,11 +157,11 @@ class ResidualQuantizer(Quantizer):
         Raises:
             ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
         """
-        return decode_to_depth(indices, self._by_depth(), self.depth if depth is None else depth)
+        return decode_to_depth(indices, self._in_order(), self.depth if depth is None else depth)
 
     @property
     def initialised(self) -> bool:
-        return all(member.initialised for member in self._by_depth())
+        return all(member.initialised for member in self._in_order())
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
@@ -190,7 +171,7 @@ class ResidualQuantizer(Quantizer):
         the residuals.
         """
         residual, residuals = at_least_float32(z), []
-        for member in self._by_depth():
+        for member in self._in_order():
             residuals.append(residual)
             if not member.initialised:
                 member.initialise(residual)
@@ -198,41 +179,10 @@ class ResidualQuantizer(Quantizer):
         if self.shared:
             self._member(0).initialise(torch.cat(residuals))
 
-    # Depth dropout -------------------------------------------------------------------------------------------------
+    # Members ----------------------------------------------------------------------------------------------------------
 
-    def _quantize_with_dropout(self, z: Tensor) -> ResidualQuantized:
-        """The loop of ``quantize``, where each depth is given the images that use it; the others only get indices."""
-        mask = self._draw_mask(len(z), z.device)  # (16, 4) bool
-        residual = at_least_float32(z)
-        z_q, depths, residuals, indices = torch.zeros_like(residual), [], [], []
-        for quantizer, use in zip(self._by_depth(), mask.unbind(1), strict=True):
-            active_residual = residual[use]
-            out = quantizer.quantize(active_residual)
-            if len(active_residual) == 0:  # no image uses this depth: its losses, means over nothing, are 0
-                zero = residual.new_zeros(())
-                out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
-            contribution = quantizer.contribution(active_residual, out)
-            codes = torch.zeros_like(residual, dtype=contribution.dtype)  # dropped images contribute 0
-            codes = codes.index_put((use,), contribution)
-            all_indices = out.indices.new_empty(len(z), *out.indices.shape[1:])
-            all_indices[use] = out.indices
-            if not bool(use.all()):
-                all_indices[~use] = quantizer.encode(residual[~use])
-            depths.append(out)
-            residuals.append(active_residual.detach())
-            indices.append(all_indices)
-            z_q = z_q + codes
-            residual = residual - codes.detach()
-        return _result(z, z_q, torch.stack(indices, dim=-1), depths, residuals, mask)
-
-    def _draw_mask(self, images: int, device: torch.device) -> Tensor:
-        """(B, R) bool: which depths each image uses; all use the first."""
-        fewer = torch.randint(1, self.depth + 1, (images,), device=device)
-        dropped = torch.rand(images, device=device) < self.depth_dropout
-        number = torch.where(dropped, fewer, self.depth)  # of depths that each image uses
-        return torch.arange(self.depth, device=device) < number[:, None]
-
-    def _by_depth(self) -> list[Quantizer]:
+    def _in_order(self) -> list[Quantizer]:
+        """The quantizers of depths 1 to R: R of them, or the shared one R times."""
         self._check_members()
         return [self._member(r) for r in range(self.depth)]
 
@@ -253,7 +203,7 @@ class ResidualQuantizer(Quantizer):
 
 
 def _result(
-    z: Tensor, z_q: Tensor, indices: Tensor, depths: list[Quantized], residuals: list[Tensor], mask: Tensor
+    z: Tensor, z_q: Tensor, indices: Tensor, results: list[Quantized], residuals: list[Tensor], mask: Tensor
 ) -> ResidualQuantized:
     """One straight-through estimator over the whole sum, and the losses added up.
 
@@ -263,58 +213,44 @@ def _result(
     estimated = straight_through(z, z_q.to(z.dtype))
     if z_q.requires_grad:  # there are such maps: + 0 in value, and they get dL/dz_q
         estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
-    losses = {name: torch.stack([out.losses[name] for out in depths]).sum() for name in depths[0].losses}
-    loss = torch.stack([out.loss for out in depths]).sum()
+    losses = {name: torch.stack([out.losses[name] for out in results]).sum() for name in results[0].losses}
+    loss = torch.stack([out.loss for out in results]).sum()
     return ResidualQuantized(
-        estimated, indices, loss, losses, depths=tuple(depths), residuals=tuple(residuals), mask=mask
+        estimated, indices, loss, losses, depths=tuple(results), residuals=tuple(residuals), mask=mask
     )
 
 
-def _joined(depths: Sequence[Quantized]) -> Quantized:
+def _joined(results: Sequence[Quantized]) -> Quantized:
     """The results of a shared quantizer for all depths as one batch, for its ``update``, which uses no losses."""
     joined = replace(
-        depths[0], z_q=torch.cat([out.z_q for out in depths]), indices=torch.cat([out.indices for out in depths])
+        results[0], z_q=torch.cat([out.z_q for out in results]), indices=torch.cat([out.indices for out in results])
     )
     if isinstance(joined, ProjectedQuantized):
-        return replace(joined, inner=_joined([out.inner for out in depths if isinstance(out, ProjectedQuantized)]))
+        return replace(joined, inner=_joined([out.inner for out in results if isinstance(out, ProjectedQuantized)]))
     return joined
 
 
-def rate_bits(indices: Tensor, num_codes: int, *, depth: int | None = None) -> dict[str, float]:
-    """What one position's stack of codes costs, in bits, by three ways of writing it down.
+# Checks --------------------------------------------------------------------------------------------------------------
 
-    "nominal": R·log₂K. "entropy": Σ_r H(k_r), each depth with the shares that its own codes have. "joint":
-    H(k_1, …, k_R), the shares of whole stacks. Each is at most the one before. The shares are those of the indices
-    given: with fewer positions than stacks there could be, "joint" comes out too small.
 
-    Args:
-        depth: R, if the last axis is to be compared with it. The indices of a plain quantizer, (N, h, w), have no axis
-            of depths: without ``depth`` their last axis is taken for it. Give ``indices[..., None]``.
-
-    Shapes:
-        indices: (N, *spatial, R) int64.
-
-    Raises:
-        ValueError: not int64, no indices, an index outside 0…K − 1, or a last axis that is not ``depth`` long.
-    """
-    check_size("num_codes", num_codes)
-    check_codes("indices", indices, num_codes)
-    if indices.ndim < 2 or indices.numel() == 0:
-        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (N, *spatial, R) with at least one code")
+def _checked_members(quantizers: object, depth: int | None) -> list[Quantizer]:
+    """The quantizers as a list: those given, or the one that is shared."""
+    shared = isinstance(quantizers, Quantizer)
+    if not shared and (not isinstance(quantizers, Sequence) or isinstance(quantizers, str | bytes)):
+        raise ValueError(f"quantizers: got {brief(quantizers)}, want a quantizer, or a list of at least one")
     if depth is not None:
-        check_whole("depth", depth)
-        if indices.shape[-1] != depth:
-            raise ValueError(
-                f"depth: got {depth} with indices of shape {tuple(indices.shape)}, want the length of their last axis "
-                "(the indices of a plain quantizer have no axis of depths: give indices[..., None])"
-            )
-    stacks = indices.reshape(-1, indices.shape[-1])  # (N·T, R)
-    counts = torch.unique(stacks, dim=0, return_counts=True)[1]
-    return {
-        "nominal": nominal_bits(num_codes, (stacks.shape[1],)),
-        "entropy": sum(CodeUsage(num_codes).update(one).entropy_bits for one in stacks.unbind(1)),
-        "joint": math.log2(perplexity(counts)),
-    }
+        check_size("depth", depth)
+    members = [quantizers] if isinstance(quantizers, Quantizer) else list(cast(Sequence[Quantizer], quantizers))
+    if shared != (depth is not None) or not members:
+        raise ValueError(
+            f"depth: got {depth} with {'one quantizer' if shared else f'a list of {len(members)}'}, want a number "
+            "from 1 for one shared quantizer, and None for a list of at least one"
+        )
+    for i, member in enumerate(members):
+        _check_member(i, member, members[0], "the first has")
+    if len({id(member) for member in members}) < len(members):
+        raise ValueError("quantizers: got the same one twice, want ResidualQuantizer(quantizer, depth=R) to share it")
+    return members
 
 
 def _check_quantizers(quantizers: object) -> None:
@@ -352,3 +288,12 @@ def _check_member(i: int, member: object, first: Quantizer, of: str) -> None:
 
 def _innermost(quantizer: object) -> object:
     return quantizer.quantizer if isinstance(quantizer, ProjectedQuantizer) else quantizer
+
+
+def _number_streams(members: list[Quantizer]) -> None:
+    """Equal seeds would make all depths draw the same vectors of a batch for k-means and restarts: number them."""
+    seeds: list[int] = []
+    for member in members:
+        if isinstance(codebook := _innermost(member), EMAVectorQuantizer):
+            codebook.stream = seeds.count(codebook.seed)
+            seeds.append(codebook.seed)

@@ -65,7 +65,7 @@ class VectorQuantizer(VectorwiseQuantizer):
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         return nearest_code(vectors, self.codebook)
 
-    def codes(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Tensor) -> Tensor:
         return looked_up(indices, self.codebook)
 
 

@@ -101,7 +101,7 @@ def _variant(
     class Variant(ResidualQuantizer):
         def forward(self, z: Tensor) -> Any:
             residual, parts, codes = z, [], []
-            for quantizer in self._by_depth():
+            for quantizer in self._in_order():
                 part = quantizer(given(z, residual))
                 # With a graph where the codebook has one; an EMA codebook has moved since, so what z_q says.
                 code = quantizer.decode(part.indices) if isinstance(quantizer, VectorQuantizer) else part.z_q.detach()
@@ -120,7 +120,7 @@ class _OneLossForTheSum(ResidualQuantizer):
         indices = self.encode(z)
         total = self.decode(indices)
         codebook, commitment = vq_losses(z, total)
-        beta = float(self._by_depth()[0].commitment_weight)  # type: ignore[arg-type]
+        beta = float(self._in_order()[0].commitment_weight)  # type: ignore[arg-type]
         terms = {"codebook": codebook, "commitment": commitment}
         return Quantized(straight_through(z, total.detach()), indices, codebook + beta * commitment, terms)
 
@@ -147,9 +147,9 @@ def _changed(change: Callable[[Any, Quantized], tuple[Any, Any]]) -> type[Residu
 class _OwnLosses(ResidualQuantizer):
     def forward(self, z: Tensor) -> Any:
         indices = self.encode(z)
-        codes = codes_by_depth(indices, self._by_depth())
+        codes = codes_by_depth(indices, self._in_order())
         codebook, commitment = (terms.sum() for terms in residual_losses(z, codes))
-        beta = float(self._by_depth()[0].commitment_weight)  # type: ignore[arg-type]
+        beta = float(self._in_order()[0].commitment_weight)  # type: ignore[arg-type]
         terms = {"codebook": codebook, "commitment": commitment}
         return Quantized(
             straight_through(z, sum_of_codes(codes).detach()), indices, codebook + beta * commitment, terms
@@ -162,7 +162,7 @@ def _learns_first(what: str) -> type[ResidualQuantizer]:
     class Late(ResidualQuantizer):
         def forward(self, z: Tensor) -> Any:
             residual, z_q, found, parts = z, torch.zeros_like(z), [], []
-            for quantizer in self._by_depth():
+            for quantizer in self._in_order():
                 part = quantizer(residual)
                 moved = quantizer.decode(part.indices).detach()
                 if what == "the call":

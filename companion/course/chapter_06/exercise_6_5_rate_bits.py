@@ -11,7 +11,7 @@ from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 from companion.course.checks.runners import call
 from companion.metrics import perplexity
-from companion.quantizers.residual import rate_bits
+from companion.quantizers import rate_bits
 
 
 def cases() -> Sequence[Case]:

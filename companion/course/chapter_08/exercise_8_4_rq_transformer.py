@@ -89,7 +89,7 @@ class _ShiftedLabels(RQTransformer):
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:
         stacks = codes.reshape(len(codes), -1, self.depth)
-        starts = self._classes(labels, len(codes), codes.device)
+        starts = self._or_no_class(labels, len(codes), codes.device)
         h = self.spatial(spatial_inputs(stacks, self.codes, self.sos(starts), self.positions))
         partial = embed_stacks(stacks, self.codes).cumsum(2)
         depths = torch.cat([self.depths, torch.zeros_like(self.depths[:1])])
@@ -104,7 +104,7 @@ class _DepthBeforeSpace(RQTransformer):
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:
         stacks = codes.reshape(len(codes), self.depth, -1).transpose(1, 2)
-        starts = self._classes(labels, len(codes), codes.device)
+        starts = self._or_no_class(labels, len(codes), codes.device)
         h = self.spatial(spatial_inputs(stacks, self.codes, self.sos(starts), self.positions))
         x = depth_inputs(h, stacks, self.codes, self.depths)
         logits = self.to_logits(self.depthwise(x.flatten(0, 1)).reshape(x.shape))
