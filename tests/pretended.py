@@ -65,12 +65,14 @@ class _PretendedTensor(Tensor):
     def __new__(cls, held: Tensor) -> "_PretendedTensor":
         if held.dtype in (torch.float64, torch.complex128) and not cls.float64:
             raise TypeError("the pretended device has no float64, as Apple's GPUs have none")
+        strided = held.layout == torch.strided
         out: _PretendedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
+            strides=held.stride() if strided else None,
+            storage_offset=held.storage_offset() if strided else None,
             dtype=held.dtype,
+            layout=held.layout,
             device=torch.device(_KIND, 0),
         )
         out.held = held
