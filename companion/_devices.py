@@ -20,6 +20,11 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """``value`` in float32 or float64: distances, losses, averages and probabilities are never in half precision."""
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
 def as_float64(value: Tensor) -> Tensor:
     """``value`` in float64, on its device, or on the CPU if its device has no float64; differentiable."""
     return value.cpu().double() if value.device.type in WITHOUT_FLOAT64 else value.double()

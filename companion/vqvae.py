@@ -102,7 +102,9 @@ class VQVAE(Configured, nn.Module):
         error = (reconstruction - x).square().mean()
         counts = getattr(quantized, "code_counts", None)
         if counts is None:  # a quantizer from elsewhere
-            counts = count_codes(quantized.indices, self.quantizer.num_codes, stacked_as=z_e)
+            counts = count_codes(
+                quantized.indices, self.quantizer.num_codes, stacked=quantized.indices.ndim == z_e.ndim
+            )
         return VQVAEOutput(
             reconstruction,
             z_e,

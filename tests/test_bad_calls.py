@@ -744,6 +744,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "ResidualQuantizer.decode.indices": {"empty"},
     "quantizers.decode_to_depth.indices": {"empty"},
     "quantizers.nearest_code.z": {"empty"},
+    "quantizers.cosine_lookup.z": {"empty"},
     "quantizers.code_statistics.vectors": {"empty"},
     # called in every step of training, on numbers that were looked at; where shapes differ, the other one is named
     "quantizers.straight_through.z": {"nan", "infinite", "scalar", "empty"},
@@ -1382,10 +1383,6 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "noise in another precision": ("noise", lambda: variational()(grey(), noise=torch.randn(2, 3).double())),
     "images as a text": ("x", lambda: variational().decode(torch.randn(2, 3), "no images")),
-    "latents in another precision than a projection": (
-        "z",
-        lambda: ProjectedQuantizer(VectorQuantizer(5, 2), 4).half()(latents()),
-    ),
     "latents in float64 for a projection": (
         "z",
         lambda: ProjectedQuantizer(VectorQuantizer(5, 2), 4).encode(latents().double()),

@@ -633,3 +633,33 @@ def test_a_restart_that_the_same_step_takes_back_would_be_seen():
         quantizer(z)
     onto = (quantizer.codebook[:, None] == z[None]).all(-1).any(1)
     assert int(onto.sum()) == 0
+
+
+def test_a_restart_never_takes_a_vector_without_a_direction():
+    """Latents of exactly 0 (after a ReLU, say) as codes of length 1 would refuse every later lookup."""
+    torch.manual_seed(0)
+    quantizer = EMAVectorQuantizer(4, 2, cosine=True, decay=0.0, restart_below=0.5)
+    quantizer(torch.randn(12, 2))
+    mostly_zero = torch.zeros(40, 2)
+    mostly_zero[:2] = torch.tensor([[1.0, 0.0], [1.0, 0.1]])
+    for _ in range(5):
+        quantizer(mostly_zero)
+    torch.testing.assert_close(quantizer.codebook.norm(dim=1), torch.ones(4))
+    before = quantizer.codebook.clone()
+    quantizer(torch.zeros(6, 2))  # nothing in it has a direction: dead codes stay
+    torch.testing.assert_close(quantizer.codebook.norm(dim=1), torch.ones(4))
+    assert torch.equal(quantizer.codebook, before)
+
+
+def test_k_means_of_directions_starts_from_vectors_that_have_one():
+    vectors = torch.zeros(30, 2)
+    vectors[:3] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    centres, _ = k_means(vectors, 3, cosine=True)
+    torch.testing.assert_close(centres.norm(dim=1), torch.ones(3))
+
+
+def test_codes_that_are_still_random_are_not_decoded_without_a_word():
+    quantizer = EMAVectorQuantizer(4, 2)
+    with pytest.warns(UserWarning, match="codes are still random"):
+        codes = quantizer.decode(torch.zeros(1, 3, dtype=torch.int64))
+    assert torch.equal(codes, quantizer.codebook[0].expand(1, 3, 2).movedim(-1, 1))

@@ -111,7 +111,7 @@ def test_loss_is_the_cross_entropy_of_all_codes_code_zero_among_them(kind):
     for codes in (codes_of(made), zeros):
         out = made(codes, torch.tensor([0, 2]))
         expected = -out.logits.log_softmax(-1).gather(-1, codes[..., None]).mean()
-        torch.testing.assert_close(out.loss, expected.float())
+        torch.testing.assert_close(out.loss, expected)
         assert out.logits.shape == (*codes.shape, made.num_codes)
     with_zero_ignored = functional.cross_entropy(
         made(zeros).logits.reshape(-1, made.num_codes), zeros.flatten(), ignore_index=0
@@ -453,3 +453,26 @@ def test_a_table_of_codes_that_is_far_too_large_is_said_at_construction():
     with pytest.warns(UserWarning, match="grid: got 262,144 codes in a row"):
         prior = TransformerPrior(4, (512, 512), dim=2, heads=1, layers=1)
     assert prior.length == 512 * 512
+
+
+def test_many_small_probabilities_are_drawn_alike_in_half_precision():
+    """Summed up in bfloat16, steps of 1/256 near 1 swallow most of 2,048 codes: the wrong version draws few of them."""
+    logits = torch.zeros(1, 2_048, dtype=torch.bfloat16)
+    uniform = torch.linspace(0, 1 - 1e-6, 2_048)
+    probabilities = filtered_probabilities(logits).expand(2_048, -1)
+    assert probabilities.dtype == torch.float32
+    assert len(draw(probabilities, uniform).unique()) > 2_000
+    in_half = probabilities.bfloat16().cumsum(-1)
+    assert len((in_half <= uniform[:, None].bfloat16()).sum(-1).unique()) < 1_000
+
+
+def test_a_top_p_of_one_keeps_every_code():
+    logits = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0)) - 5
+    assert torch.equal(filtered_probabilities(logits, top_p=1.0), filtered_probabilities(logits))
+    assert bool((filtered_probabilities(logits, top_p=1.0) > 0).all())
+
+
+def test_a_table_of_another_grid_is_refused_by_all_logits():
+    made = prior("transformer")
+    with pytest.raises(ValueError, match=r"codes: got int64 of shape \(2, 1, 1\), want int64 of shape \(B, 3, 4\)"):
+        made.all_logits(torch.zeros(2, 1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))

@@ -12,6 +12,7 @@ from torch.nn import functional
 import companion
 from companion._arguments import check_finite
 from companion.quantizers import (
+    EMAVectorQuantizer,
     FiniteScalarQuantizer,
     GumbelQuantizer,
     Quantizer,
@@ -667,3 +668,12 @@ def test_finite_scalar_gradient_is_that_of_tanh():
 def test_gumbel_kl_weight_is_that_of_its_loss():
     out = GumbelQuantizer(6, 3, kl_weight=0.3).eval()(torch.randn(5, 3))
     torch.testing.assert_close(out.loss, 0.3 * out.losses["kl"])
+
+
+@pytest.mark.parametrize("kind", [VectorQuantizer, EMAVectorQuantizer])
+def test_the_next_layer_may_work_in_place(kind):
+    torch.manual_seed(0)
+    z = torch.randn(12, 2, 3, requires_grad=True)
+    out = kind(4, 2)(z)
+    functional.relu_(out.z_q).sum().backward()
+    assert torch.equal(z.grad != 0, out.z_q > 0)

@@ -238,6 +238,40 @@ def test_a_depth_that_no_image_uses_learns_nothing_and_spoils_nothing(options, i
             assert all(torch.equal(value, before[name]) for name, value in own.items())
 
 
+@pytest.mark.parametrize("options", KINDS)
+def test_dropped_depths_get_the_indices_that_encode_gives(options):
+    """The wrong version leaves the residual of an image as it is at the depths that the image does not use."""
+    quantizer = stack(depth_dropout=1.0, **options)
+    quantizer(latents(16, seed=5))  # initialises
+    z = latents(32)
+    expected = quantizer.encode(z)  # before the step
+    out = quantizer(z)
+    assert torch.equal(out.indices, expected)
+    assert int((~out.mask).sum(1).max()) == 2  # some image uses one depth of three
+    assert torch.equal(out.code_counts.sum(1), torch.full((3,), expected[..., 0].numel()))
+    third = residual_encode(z - quantizer.decode(expected, depth=1), list(quantizer._in_order())[2:])[..., 0]
+    assert not torch.equal(expected[..., 2], third)  # what is left after one code has other third codes
+
+
+def test_codes_of_length_one_inside_projections_stand_a_depth_that_no_image_uses():
+    """As in the Descript audio codec, with quantiser dropout: a batch of one leaves depths without an image."""
+    torch.manual_seed(0)
+    members = [ProjectedQuantizer(EMAVectorQuantizer(4, 3, cosine=True, seed=r), 6) for r in range(3)]
+    quantizer = ResidualQuantizer(members, depth_dropout=1.0)
+    quantizer(torch.randn(12, 6, 3))
+    used = {int(quantizer(torch.randn(1, 6, 3)).mask.sum()) for _ in range(20)}
+    assert used == {1, 2, 3}
+
+
+def test_projected_members_work_in_half_precision():
+    quantizer = ResidualQuantizer([ProjectedQuantizer(VectorQuantizer(5, 2), 4) for _ in range(2)]).bfloat16()
+    z = latents().bfloat16().requires_grad_()
+    out = quantizer(z)
+    out.z_q.float().square().sum().backward()
+    assert out.z_q.dtype == z.grad.dtype == torch.bfloat16
+    assert torch.equal(quantizer.eval().encode(z), out.indices)
+
+
 # Errors ------------------------------------------------------------------------------------------------------------
 
 

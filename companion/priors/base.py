@@ -27,7 +27,7 @@ from companion._arguments import (
     check_weights,
     unchecked_values,
 )
-from companion._devices import place_of, widest_float
+from companion._devices import at_least_float32, place_of, widest_float
 from companion._modes import evaluating
 from companion.configured import Configured
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
@@ -38,8 +38,8 @@ class PriorOutput:
     """What a prior returns.
 
     Shapes:
-        logits: (B, *grid, K); those at a place predict the code there, from the codes before it.
-        loss: 0-dim, their cross-entropy with the codes, in nats per code.
+        logits: (B, *grid, K). The logits at a position predict the code of that position, from the codes before it.
+        loss: 0-dim, the cross-entropy of these logits with the codes, in nats per code.
     """
 
     logits: Tensor
@@ -57,11 +57,12 @@ class Steps(ABC):
 
 
 class Prior(Configured, nn.Module, ABC):
-    """A distribution over tables of codes, p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}), in raster order:
-    row by row, and all R codes of a place before the next place.
+    """A distribution over tables of codes: p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}).
 
-    A prior knows nothing of images. A sequence starts with ``<sos>``: a learned vector of its class, or that of "no
-    class"; none of them is a code.
+    The codes are in raster order: row by row, and all R codes of a position before those of the next position.
+
+    A prior knows nothing of images. Each sequence starts with ``<sos>``, a learned vector: there is one for each class
+    and one for "no class".
 
     Args:
         num_codes: K.
@@ -112,8 +113,9 @@ class Prior(Configured, nn.Module, ABC):
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
             classes = classes.masked_fill(dropped, self.num_classes)
-        logits = self.all_logits(codes, classes)
-        loss = functional.cross_entropy(logits.reshape(-1, self.num_codes).float(), codes.flatten())
+        with unchecked_values():  # they were checked above
+            logits = self.all_logits(codes, classes)
+        loss = functional.cross_entropy(at_least_float32(logits.reshape(-1, self.num_codes)), codes.flatten())
         return PriorOutput(logits, loss)
 
     def loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -122,7 +124,7 @@ class Prior(Configured, nn.Module, ABC):
 
     @abstractmethod
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        """Teacher forcing: the logits of every code from the *given* codes before it, all in one pass.
+        """Teacher forcing: the logits of every code, from the *given* codes before it, in one pass.
 
         Shapes:
             codes: (B, *grid) int64; classes: (B,) int64 in 0…num_classes, where num_classes is "no class" →
@@ -131,8 +133,8 @@ class Prior(Configured, nn.Module, ABC):
 
     @abstractmethod
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
-        """Begin samples of these classes, (n,) int64 as in :meth:`all_logits`; ``cache`` keeps what later steps need of
-        earlier ones."""
+        """Begin to sample sequences of these classes, (n,) int64 as in :meth:`all_logits`. With ``cache``, keep what
+        later steps need of earlier ones."""
 
     @torch.no_grad()
     def sample(
@@ -148,11 +150,11 @@ class Prior(Configured, nn.Module, ABC):
         cache: bool = True,
         batch_size: int = 256,
     ) -> Tensor:
-        """``n`` tables of codes, (n, *grid) int64, in eval mode.
+        """Draw ``n`` tables of codes, (n, *grid) int64, in eval mode.
 
-        All random numbers, (n, h·w·R) of them, are drawn before the first code, on the device of the generator
-        (default: the CPU). So the same generator gives the same codes on every device, with and without cache and for
-        any ``batch_size``, up to rounding of the logits.
+        All n·h·w·R random numbers are drawn before the first code, on the device of the generator (default: the CPU).
+        So the same generator gives the same codes on every device, with and without cache, and for any ``batch_size``,
+        up to rounding of the logits.
 
         Args:
             n: how many.
@@ -160,8 +162,8 @@ class Prior(Configured, nn.Module, ABC):
                 prior has classes and ``label_dropout`` is 0: the vector of "no class" is then untrained, unless
                 training passed no labels.
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
-            guidance: classifier-free guidance, see :func:`guided`; at least 0, and 1 is none. It needs a label, and a
-                prior trained with ``label_dropout``.
+            guidance: classifier-free guidance, see :func:`guided`; at least 0, and 1 leaves the logits of the class as
+                they are. It needs a label, and a prior that was trained with ``label_dropout``.
 
         Raises:
             ValueError: an argument is out of range.
@@ -177,7 +179,8 @@ class Prior(Configured, nn.Module, ABC):
         labels = self._one_each(label, n)
         if guidance != 1 and (labels is None or not self.label_dropout):
             raise ValueError(
-                f"guidance: got {guidance} without a label or with label_dropout=0, want 1, which is no guidance"
+                f"guidance: got {guidance} without a label, or of a prior trained with label_dropout=0, want 1, which "
+                "is no guidance"
             )
         _warn_of_no_class("label", labels, self)
         classes = self._or_no_class(labels, n, device)
@@ -247,18 +250,13 @@ class Prior(Configured, nn.Module, ABC):
 
     def _check_inputs(self, codes: Tensor, classes: Tensor) -> None:
         """Of :meth:`all_logits`, which anybody can call."""
-        self._check_range("codes", codes, self.num_codes)
+        check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
+        check_codes("codes", codes, self.num_codes)
         self._check_classes(classes)
 
     def _check_classes(self, classes: Tensor) -> None:
         """Of :meth:`steps`, which anybody can call."""
-        self._check_range("classes", classes, self.num_classes + 1)  # the last is "no class"
-
-    def _check_range(self, name: str, indices: Tensor, number: int) -> None:
-        """In training mode numbers are not read from a GPU, since training would wait for them."""
-        check_tensor(name, indices, dtype=torch.int64)
-        if indices.device.type == "cpu" or not self.training:
-            check_codes(name, indices, number)
+        check_codes("classes", classes, self.num_classes + 1)  # the last is "no class"
 
 
 @torch.no_grad()

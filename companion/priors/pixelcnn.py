@@ -56,7 +56,11 @@ class PixelCNN(Prior):
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         self._check_inputs(codes, classes)
-        x = self.codes(codes).movedim(-1, 1)  # (B, dim, h, w)
+        return self._logits_of_rows(codes, classes)
+
+    def _logits_of_rows(self, codes: Tensor, classes: Tensor) -> Tensor:
+        """The first rows of tables, (B, rows, w) → (B, rows, w, K): a code depends on no row below its own."""
+        x = self.codes(codes).movedim(-1, 1)  # (B, dim, rows, w)
         start = self.sos(classes)[:, :, None, None]  # also fills the places that moving leaves empty
         vertical = torch.cat([start.expand(-1, -1, 1, x.shape[3]), x[:, :, :-1]], dim=2)
         horizontal = torch.cat([start.expand(-1, -1, x.shape[2], 1), x[:, :, :, :-1]], dim=3)
@@ -102,4 +106,4 @@ class _PixelCNNSteps(Steps):
     def logits(self, codes: Tensor, step: int) -> Tensor:
         rows = step // self.prior.grid[1] + 1  # what lies below is not drawn yet
         table = codes.reshape(len(codes), *self.prior.grid)[:, :rows]
-        return self.prior.all_logits(table, self.classes).flatten(1, 2)[:, step]
+        return self.prior._logits_of_rows(table, self.classes).flatten(1, 2)[:, step]

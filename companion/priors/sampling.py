@@ -12,6 +12,7 @@ from companion._arguments import (
     check_whole,
     checks_values,
 )
+from companion._devices import at_least_float32
 
 _COLDEST = 1e-6  # logits divided by less overflow
 
@@ -41,7 +42,7 @@ def filtered_probabilities(
     0 is the likeliest code, and the first of several that are equally likely.
 
     Shapes:
-        logits: (..., K) → probabilities (..., K), in the logits' dtype.
+        logits: (..., K) → probabilities (..., K), in float32 at least.
 
     Raises:
         ValueError: temperature, top_k or top_p is out of range; a logit is NaN or +∞, or all of a row are −∞.
@@ -51,13 +52,14 @@ def filtered_probabilities(
     if checks_values(logits) and not bool((logits.amax(-1) > -torch.inf).all()):
         raise ValueError("logits: got a row of -inf only, want a code that can be drawn in each")
     check_sampling(logits.shape[-1], temperature, top_k, top_p)
+    logits = at_least_float32(logits)  # in half precision the sum of many small probabilities has steps
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     p = (logits / temperature).softmax(-1)
     if top_k is not None:
         least = p.topk(top_k, dim=-1).values[..., -1:]  # the k-th largest probability
         p = _renormalised(p, p >= least)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         ranked = p.sort(dim=-1, descending=True).values
         kept = ranked.cumsum(-1) - ranked < top_p  # the sum of all likelier codes is below p
         least = ranked.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)  # the smallest probability that is kept
@@ -83,7 +85,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     check_between("uniform", uniform, 0, 1 - torch.finfo(uniform.dtype).eps / 2)  # the largest number below 1
     if checks_values(probabilities) and not bool((probabilities.amax(1) > 0).all()):
         raise ValueError("probabilities: got a row of zeros, want a code that can be drawn in each")
-    reached = probabilities.cumsum(-1)
+    reached = at_least_float32(probabilities).cumsum(-1)
     threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # the sum is one up to rounding only
     codes = (reached <= threshold).sum(-1)
     # Rounding may lead past the last code that has a probability: stop there.
@@ -92,7 +94,9 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 
 def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2021): log-probabilities u + g·(c − u); 1 is plain conditioning, 0 none.
+    """Classifier-free guidance (Ho & Salimans 2021): log-probabilities u + g·(c − u).
+
+    g = 0 ignores the class, 1 leaves the logits of the class as they are, and more exaggerates what the class changes.
 
     Shapes:
         both (..., K) logits → logits.

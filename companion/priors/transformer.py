@@ -15,6 +15,7 @@ from torch.nn import functional
 from companion._arguments import DEEPEST, check_number, check_size, check_tensor
 from companion.priors.base import Prior, Steps
 
+_WIDEST = 2**14  # dim of a transformer: its matrices have the square of that
 _MANY = 2**16  # codes in a row; as many as a 256 × 256 table has
 
 
@@ -39,14 +40,12 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return weights @ values  # (B, heads, T, d)
 
 
-_WIDEST = 2**14  # of a transformer: a matrix has the square of that
-
-
 class CausalSelfAttention(nn.Module):
     """:func:`causal_attention` of several heads side by side, with learned projections before and after it.
 
     Shapes:
-        x: (B, T, dim) → (B, T, dim). With a ``cache``, x is the newest position only; an empty cache takes several.
+        x: (B, T, dim) → (B, T, dim). With a ``cache``, x is the newest position only, (B, 1, dim); an empty cache takes
+        several.
 
     Raises:
         ValueError: an argument is out of range, ``heads`` does not divide ``dim``, or the cache has no room for x.
@@ -54,7 +53,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        check_transformer(dim, 1, heads, dropout)
+        check_transformer(dim, layers=1, heads=heads, dropout=dropout)
         self.heads, self.dropout = heads, dropout
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_out = nn.Linear(dim, dim)
@@ -84,7 +83,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        check_transformer(dim, 1, heads, dropout)
+        check_transformer(dim, layers=1, heads=heads, dropout=dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = CausalSelfAttention(dim, heads, dropout)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
@@ -107,7 +106,8 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
-        """x (B, T, dim); with ``caches`` of :meth:`new_caches`, only the newest position, (B, 1, dim)."""
+        """x (B, T, dim); with ``caches`` of :meth:`new_caches`, the newest position only, (B, 1, dim); empty ones take
+        several."""
         check_tensor("x", x, shape=("B", "T", *self.norm.normalized_shape))
         if caches and len(caches) != len(self.blocks):
             raise ValueError(f"caches: got {len(caches)}, want one for each of the {len(self.blocks)} blocks")
@@ -123,8 +123,8 @@ class Transformer(nn.Module):
 class TransformerPrior(Prior):
     """A decoder-only transformer over codes in raster order, with learned positions.
 
-    The input is shifted by one: ``<sos>``, k₁, …, k_{N−1}; the output at place i predicts k_i. Over (h, w, R) it is the
-    *flattened* transformer, over h·w·R codes in a row.
+    The input is shifted by one: ``<sos>``, k₁, …, k_{N−1}. So the output at position i predicts k_i. Over a grid
+    (h, w, R) it is the *flattened* transformer, over h·w·R codes in a row.
 
     Args:
         num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`.
@@ -165,10 +165,10 @@ class TransformerPrior(Prior):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        """For example codes (32, 7, 7), K = 512 and dim 128:"""
+        """Shapes beside the lines are those of codes (32, 7, 7), K = 512 and dim 128."""
         self._check_inputs(codes, classes)
         inputs = self._inputs(codes.flatten(1), classes)  # (32, 49, 128): <sos>, k₁, …, k₄₈
-        logits: Tensor = self.to_logits(self.transformer(inputs))  # (32, 49, 512): of k₁, …, k₄₉
+        logits: Tensor = self.to_logits(self.transformer(inputs))  # (32, 49, 512): of k₁, …, k₄₉, not shifted again
         return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
@@ -196,8 +196,7 @@ class _TransformerSteps(Steps):
             return prior.to_logits(prior.transformer(prior._inputs(codes, self.classes)[:, : step + 1])[:, -1])
         newest = prior.codes(codes[:, step - 1]) if step else prior.sos(self.classes)  # (n, dim)
         h = prior.transformer((newest + prior.positions[step])[:, None], self.caches)
-        out = prior.to_logits(h[:, 0])
-        return out
+        return prior.to_logits(h[:, 0])
 
 
 # Sampling and checks ------------------------------------------------------------------------------------------------

@@ -43,5 +43,6 @@ def draw(vectors: Tensor, n: int, *, seed: int, stream: int, step: int) -> Tenso
     order = [torch.randperm(available, generator=generator, device="cpu") for _ in range(whole + (rest > 0))]
     mine = torch.cat(order)[:n].to(vectors.device) - start
     here = (mine >= 0) & (mine < len(vectors))
-    chosen = torch.where(here[:, None], vectors[mine.clamp(0, max(len(vectors) - 1, 0))], 0)
+    chosen = vectors.new_zeros(n, vectors.shape[1])
+    chosen[here] = vectors[mine[here]]
     return total(chosen)

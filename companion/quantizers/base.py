@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import check_codes, check_finite, check_place, check_size, check_tensor, check_whole
+from companion._devices import at_least_float32
 from companion.configured import Configured
 
 
@@ -60,11 +62,14 @@ class Quantizer(Configured, nn.Module, ABC):
         quantized = self.quantize(z)
         if self.training:
             self.update(z.detach(), quantized)
-        return replace(quantized, code_counts=count_codes(quantized.indices, self.num_codes, stacked_as=z))
+        stacked = quantized.indices.ndim == z.ndim  # (B, h, w, R) beside (B, D, h, w): R codes a position
+        return replace(quantized, code_counts=count_codes(quantized.indices, self.num_codes, stacked=stacked))
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` need not run. Override both, or neither; with ``initialise`` alone, it always runs."""
+        """Whether ``initialise`` need not run. A quantizer with an ``initialise`` of its own says here when it is done;
+        else that would run at every step.
+        """
         return type(self).initialise is Quantizer.initialise
 
     def initialise(self, z: Tensor) -> None:
@@ -101,7 +106,7 @@ class Quantizer(Configured, nn.Module, ABC):
         """
 
     def _check_device(self, name: str, value: Tensor) -> None:
-        own = next((tensor for tensor in (*self.parameters(), *self.buffers())), None)
+        own = next(chain(self.parameters(), self.buffers()), None)
         if own is not None:
             check_place(name, value, own.device)
 
@@ -171,29 +176,20 @@ def _positions(z: Tensor) -> tuple[int, ...]:
     return (z.shape[0], *z.shape[2:])
 
 
-def at_least_float32(z: Tensor) -> Tensor:
-    """Distances, losses and averages are never computed in half precision, under autocast neither."""
-    return z if z.dtype in (torch.float32, torch.float64) else z.float()
-
-
 _MOST_COUNTED = 2**28  # codes, whose table takes 2 GB; a finite scalar quantizer can have more, and encodes with them
 
 
-def count_codes(indices: Tensor, num_codes: int, *, stacked_as: Tensor) -> Tensor:
-    """How often each code was chosen: (K,), or (R, K) where each position has R codes.
-
-    Latents (B, D, h, w) with one code a position have indices (B, h, w). Indices with as many axes as the latents,
-    (B, h, w, R), have R codes a position on the last one, also where R = 1.
+def count_codes(indices: Tensor, num_codes: int, *, stacked: bool) -> Tensor:
+    """How often each code was chosen.
 
     Shapes:
-        indices: (B, *spatial) or (B, *spatial, R), int64; stacked_as: the latents, (B, D, *spatial).
+        indices: (B, *spatial) int64 → (K,); with ``stacked``, (B, *spatial, R) → (R, K).
     """
     check_size("num_codes", num_codes, most=_MOST_COUNTED)
-    stacked = indices.ndim == stacked_as.ndim
     depths = indices.reshape(-1, indices.shape[-1]) if stacked else indices.reshape(-1, 1)  # (N, R)
-    cells = depths + num_codes * torch.arange(depths.shape[1], device=indices.device)  # which of the R·K counters
+    counter = depths + num_codes * torch.arange(depths.shape[1], device=indices.device)  # code 3 of depth 2: K + 3
     counts = indices.new_zeros(depths.shape[1] * num_codes)
-    counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells).flatten())
+    counts.scatter_add_(0, counter.flatten(), torch.ones_like(counter).flatten())
     return counts.reshape(-1, num_codes) if stacked else counts
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from companion.quantizers.base import Quantized, Quantizer, at_least_float32
+from companion._devices import at_least_float32
+from companion.quantizers.base import Quantized, Quantizer
 
 
 def draw_mask(images: int, depth: int, probability: float, device: torch.device) -> Tensor:
@@ -25,7 +26,8 @@ def quantize_with_dropout(
 ) -> tuple[Tensor, Tensor, list[Quantized], list[Tensor]]:
     """The loop of ``ResidualQuantizer.quantize``, where each depth learns from the images that use it alone.
 
-    The images that do not use a depth add nothing to the sum there, and get their indices all the same.
+    The other images add nothing to the sum there. They get their indices all the same, those that ``encode`` gives:
+    their residual goes on as if they used the depth.
 
     Shapes:
         z: (B, D, *spatial); mask: (B, R) bool → z_q (B, D, *spatial), indices (B, *spatial, R), and of each depth its
@@ -39,20 +41,17 @@ def quantize_with_dropout(
         if len(used) == 0:  # its losses, means over nothing, are 0
             zero = residual.new_zeros(())
             out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
-        contribution = quantizer.contribution(used, out)  # (n, 64, 8, 8)
-        codes = torch.zeros_like(residual, dtype=contribution.dtype).index_put((use,), contribution)  # (16, 64, 8, 8)
-        indices.append(_indices_of_all(quantizer, residual, use, out.indices))  # (16, 8, 8)
+        codes = quantizer.contribution(used, out)  # (n, 64, 8, 8)
+        z_q = z_q.index_add(0, use.nonzero()[:, 0], codes.to(z_q.dtype))
+        step = torch.zeros_like(residual)  # (16, 64, 8, 8): what each image subtracts
+        step[use] = codes.detach().to(step.dtype)
+        indices_of_all = out.indices.new_empty(len(z), *out.indices.shape[1:])  # (16, 8, 8)
+        indices_of_all[use] = out.indices
+        if len(used) < len(z):
+            indices_of_all[~use] = quantizer.encode(residual[~use])
+            step[~use] = quantizer.decode(indices_of_all[~use]).to(step.dtype)
+        indices.append(indices_of_all)
         results.append(out)
         residuals.append(used.detach())
-        z_q = z_q + codes
-        residual = residual - codes.detach()
+        residual = residual - step
     return z_q, torch.stack(indices, dim=-1), results, residuals
-
-
-def _indices_of_all(quantizer: Quantizer, residual: Tensor, use: Tensor, indices: Tensor) -> Tensor:
-    """``indices`` of the images that use this depth, and those that the others would have: (B, *spatial)."""
-    of_all = indices.new_empty(len(residual), *indices.shape[1:])
-    of_all[use] = indices
-    if not bool(use.all()):
-        of_all[~use] = quantizer.encode(residual[~use])
-    return of_all

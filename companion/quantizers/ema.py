@@ -36,18 +36,24 @@ from companion.quantizers.vector import first_codes
 
 
 class EMAVectorQuantizer(VectorwiseQuantizer):
-    """Vector quantiser whose codes follow the running mean of the vectors they attract.
+    """Vector quantiser whose codes follow the running mean of the vectors that choose them.
 
-    Each training forward first looks up, and then moves every code that was chosen a part of the way to the mean of the
-    vectors that chose it. With the count n_k and the sum s_k of those vectors:
+    The best place for a code is the mean of its vectors. No gradient has to search for it; but a batch has only a few
+    of them, and the encoder moves them while it learns. So the mean is taken over many batches, and each batch counts
+    γ times as much as the one after it. With n_k vectors of sum s_k that chose code k in this batch (van den Oord et
+    al. 2017, appendix A.1, equations 6 to 8):
 
-        N_k ← γ N_k + (1 − γ) n_k
-        e_k ← e_k + min(1, (1 − γ) n_k / N_k) · (s_k/n_k − e_k)
+        N_k ← γ N_k + (1 − γ) n_k        the running count
+        m_k ← γ m_k + (1 − γ) s_k        the running sum
+        e_k = m_k / N_k                  the code, their mean
 
-    A code that nothing chose is left as it is, to the bit. (Van den Oord et al. 2017, appendix A.1, who write the
-    second line as m_k ← γ m_k + (1 − γ) s_k and e_k = m_k / N_k: the same, with m_k = N_k e_k. It is also a step of
-    SGD on the summed codebook loss, with the rate (1 − γ)/(2 N_k). Laplace smoothing of N_k keeps the division from
-    zero.)
+    Written as a step from the code before, which is what is computed here and needs no m_k:
+
+        e_k ← e_k + (1 − γ) n_k / N_k · (s_k/n_k − e_k),        with the new N_k
+
+    A code that nothing chose is left as it is, to the bit. Laplace smoothing of N_k keeps the division from zero.
+    (It is also a step of SGD on the summed codebook loss, with the rate (1 − γ)/(2 N_k).) The lookup of a batch comes
+    before its step.
 
     With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
     equal, and equal to that of one process that sees the joined batch.
@@ -58,18 +64,17 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     Args:
         num_codes: K.
         dim: D, the length of a code.
-        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code that the encoder leaves behind
-            falls below 0.02 of its count after log(0.02) / log(γ) steps: 390 at the customary 0.99, 77 at 0.95. Until
-            then the first depth of a residual quantizer may use only a few of its codes.
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code that nothing chooses any more falls
+            below 0.02 of its count, and is restarted, after log(0.02) / log(γ) steps: 390 at the customary 0.99, 77 at
+            0.95.
         commitment_weight: β.
         smoothing: ε of the Laplace smoothing.
         init: "k-means" on the first training batch, which replaces whatever the codebook held; "uniform" as in
             ``VectorQuantizer``; or "given", as :meth:`from_codebook` sets it.
         restart_below: a code with N_k < restart_below · ΣN/K is put onto a random vector of the batch (Dhariwal et al.
-            2020, section 3; ΣN/K is the count if all codes were chosen equally often). Its count is then *at* that
-            threshold: if the next batch chooses it less often than that, it is restarted again. 0 turns restarts off.
-            With ``init="uniform"`` all counts begin at 0, so that restarts put every code that the first batch does
-            not choose onto a vector of it; for codes that stay where they were drawn, turn restarts off.
+            2020, section 3; ΣN/K is the count if all codes were chosen equally often). Its count starts *at* that
+            threshold, so that it is restarted again if the next batch hardly chooses it. 0 turns restarts off. With
+            ``init="uniform"`` the first batch restarts every code that it does not choose, since all counts begin at 0.
         cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
             (Yu et al. 2022, section 3.2).
         estimator: "straight-through" or "rotation".
@@ -88,8 +93,9 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
     codebook: Tensor
     counts: Tensor
     step: Tensor
-    _as_built = ("cosine", "init")  # the codes are of length 1, or come from elsewhere
-    _changeable = ("stream",)  # a residual quantizer numbers its members
+    # For ``Configured``: settings that nobody may assign later, and an attribute that a residual quantizer assigns.
+    _as_built = ("cosine", "init")
+    _changeable = ("stream",)
 
     def __init__(
         self,
@@ -146,7 +152,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         if self.frozen or _processes.total_number(len(vectors), z.device) == 0:
             return
         with unchecked_values():  # the latents were checked before the lookup
-            n, s = code_statistics(vectors, indices, self.num_codes)  # (512,), (512, 64)
+            n, s = code_statistics(vectors, indices, self.num_codes)  # (512,), (512, 64): of all processes
             codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
             if self.cosine:
                 codebook = self._of_length_one(codebook, n)
@@ -165,6 +171,10 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         number = number_of_dead(counts, self.restart_below)
         if number == 0:
             return codebook, counts
+        if self.cosine:  # a vector of length 0 has no direction
+            vectors = vectors[vectors.any(1)]
+            if _processes.total_number(len(vectors), vectors.device) == 0:
+                return codebook, counts
         step = 1 + int(self.step)
         candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
         return restart(codebook, counts, candidates, self.restart_below)
@@ -174,6 +184,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         return self._search(self._scaled(vectors))
 
     def lookup(self, indices: Tensor) -> Tensor:
+        self._warn_if_untrained()
         return looked_up(indices, self.codebook)
 
     def _search(self, vectors: Tensor) -> Tensor:
@@ -187,11 +198,16 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     @property
     def initialised(self) -> bool:
-        """False until there are codes that come from data, or counts for codes that were given."""
-        if self.init == "uniform" or self.frozen:
-            return True
-        if not checks_values(self.counts):  # compiled or exported: the counts cannot be read, k-means is skipped
-            return True
+        """True when ``initialise`` has nothing to do, or may not:
+
+        * ``init="uniform"``: the codes were drawn when the quantizer was made;
+        * frozen: the codes stay what they are;
+        * compiled or exported: the counts cannot be read;
+        * else from the first training batch on, or where :meth:`from_codebook` was given counts.
+        """
+        return self.init == "uniform" or self.frozen or not checks_values(self.counts) or self._seen_data()
+
+    def _seen_data(self) -> bool:
         return int(self.step) > 0 or bool(self.counts.any())
 
     @torch.no_grad()
@@ -257,7 +273,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             return
         if self.init == "given":
             self._check_given()
-        elif int(self.step) == 0 and not bool(self.counts.any()):
+        elif not self._seen_data():
             later = "it is frozen" if self.frozen else "k-means takes them from the first training batch"
             warnings.warn(f"EMAVectorQuantizer: its codes are still random; {later}", stacklevel=2)
         self._warned = True
@@ -282,8 +298,9 @@ def ema_step(
     """The codes and their counts after one step of the moving average; nothing is written in place.
 
     N′_k = γN_k + (1 − γ)n_k and e′_k = e_k + min(1, (1 − γ)n_k/Ñ_k) · (s_k/n_k − e_k), where Ñ_k is the smoothed count
-    (N′_k + ε)/(ΣN′ + Kε) · ΣN′ (van den Oord et al. 2017, equations 6 to 8, with m_k = N_k e_k). The minimum keeps a
-    step from going beyond the mean s_k/n_k. A code with n_k = 0 stays as it is.
+    (N′_k + ε)/(ΣN′ + Kε) · ΣN′ (van den Oord et al. 2017, equations 6 to 8, with m_k = N_k e_k). Smoothing can make Ñ_k
+    smaller than N′_k; the minimum then keeps a step from going beyond the mean s_k/n_k. A code with n_k = 0 stays as it
+    is.
 
     Args:
         decay: γ. smoothing: ε.

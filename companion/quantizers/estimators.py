@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from companion._arguments import check_same_shape, check_tensor
-from companion.quantizers.base import at_least_float32
+from companion._devices import at_least_float32
 
 
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, z_q: Tensor) -> Tensor:
-        return z_q.view_as(z_q)
+        return z_q.clone()  # not z_q itself or a view: the next layer may write in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -40,9 +40,11 @@ def rotation_trick(z: Tensor, z_q: Tensor) -> Tensor:
     """The value of ``z_q``, with a gradient that is turned and scaled as z is turned and scaled onto z_q.
 
     z_q = λRz, where R is the rotation in the plane of z and z_q that takes one direction to the other and λ =
-    ‖z_q‖/‖z‖; both count as constants, so that dL/dz = λRᵀ dL/dz_q (Fifty et al. 2024, equations 3 to 5). Where there
-    is no such rotation (z or z_q is 0, or they point in opposite directions), or z is shorter than a millionth of z_q,
-    the gradient is that of :func:`straight_through`.
+    ‖z_q‖/‖z‖; both count as constants, so that dL/dz = λRᵀ dL/dz_q (Fifty et al. 2024, equations 3 to 5). With the
+    directions u = z/‖z‖ and v = z_q/‖z_q‖, and r = (u + v)/‖u + v‖, it is R = I − 2rrᵀ + 2vuᵀ.
+
+    Where there is no such rotation (z or z_q is 0, or they point in opposite directions), or z is shorter than a
+    millionth of z_q, the gradient is that of :func:`straight_through`.
 
     Shapes:
         z, z_q: (N, D) → (N, D), in z's dtype.
@@ -54,23 +56,22 @@ def rotation_trick(z: Tensor, z_q: Tensor) -> Tensor:
     if z.ndim != 2:
         raise ValueError(f"z: got shape {tuple(z.shape)}, want (N, D)")
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        source, target = at_least_float32(z.detach()), at_least_float32(z_q.detach())
-        length, wanted = (v.norm(dim=1, keepdim=True) for v in (source, target))  # (N, 1)
-        turns = (length > 1e-6 * wanted) & (wanted > 0)
-        one = torch.ones_like(length)
-        u = source / length.where(turns, one)
-        v = target / wanted.where(turns, one)
-        middle = u + v  # what R leaves in place; 0 where the two are opposite
-        span = middle.norm(dim=1, keepdim=True)
-        turns &= span > 1e-6
-        r = middle / span.where(turns, one)
-        scale = wanted / length.where(turns, one)
+        start, target = at_least_float32(z.detach()), at_least_float32(z_q.detach())  # (N, D)
+        z_length, z_q_length = (vectors.norm(dim=1, keepdim=True) for vectors in (start, target))  # (N, 1)
+        can_rotate = (z_length > 1e-6 * z_q_length) & (z_q_length > 0)  # (N, 1) bool
+        one = torch.ones_like(z_length)  # in place of lengths that nothing can be divided by
+        u = start / z_length.where(can_rotate, one)  # (N, D)
+        v = target / z_q_length.where(can_rotate, one)  # (N, D)
+        sum_length = (u + v).norm(dim=1, keepdim=True)  # (N, 1); 0 where the two are opposite
+        can_rotate &= sum_length > 1e-6
+        r = (u + v) / sum_length.where(can_rotate, one)  # (N, D)
+        scale = z_q_length / z_length.where(can_rotate, one)  # (N, 1): λ
     with torch.autocast(z.device.type, enabled=False):
-        moving = at_least_float32(z)
-        along_r, along_u = ((moving * w).sum(1, keepdim=True) for w in (r, u))  # (N, 1)
-        turned = scale * (moving - 2 * along_r * r + 2 * along_u * v)  # λRz, equation 4
-        path = torch.where(turns, turned, moving)
-        return (target + (path - path.detach())).to(z.dtype)
+        z_32 = at_least_float32(z)
+        z_along_r, z_along_u = ((z_32 * direction).sum(1, keepdim=True) for direction in (r, u))  # (N, 1)
+        rotated = scale * (z_32 - 2 * z_along_r * r + 2 * z_along_u * v)  # λRz, equation 4
+        gradient_from = torch.where(can_rotate, rotated, z_32)  # elsewhere straight through
+        return (target + (gradient_from - gradient_from.detach())).to(z.dtype)
 
 
 ESTIMATORS = {"straight-through": straight_through, "rotation": rotation_trick}

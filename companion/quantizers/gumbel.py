@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import check_finite, check_number, check_size
+from companion._devices import at_least_float32
 from companion.quantizers.base import (
     Quantized,
     VectorwiseQuantizer,
-    at_least_float32,
     looked_up,
     to_latents,
     to_positions,

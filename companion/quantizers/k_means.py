@@ -35,12 +35,14 @@ def k_means(
     check_whole("seed", seed, least=0)
     check_whole("stream", stream, least=0)
     check_flag("cosine", cosine)
-    if cosine:  # some vector has to have a direction
+    drawable = vectors
+    if cosine:  # a centre has to have a direction
         check_directions("vectors", vectors[vectors.norm(dim=1).argmax(keepdim=True)])
+        drawable = vectors[vectors.any(1)]
     available = _processes.total_number(len(vectors), vectors.device)
     if available < num_codes:
         raise ValueError(f"vectors: got {available} for k-means with {num_codes} codes, want at least as many")
-    centres = _processes.draw(vectors, num_codes, seed=seed, stream=stream, step=0)
+    centres = _processes.draw(drawable, num_codes, seed=seed, stream=stream, step=0)
     if num_codes > 1 and bool((centres == centres[0]).all()):
         warnings.warn(f"vectors: got {num_codes} draws of one and the same vector: all centres are equal", stacklevel=3)
     indices = nearest_code(vectors, centres)

@@ -69,8 +69,9 @@ class ProjectedQuantizer(Quantizer):
     def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
         """With gradients to both maps: they learn from what is rebuilt, and the latents by the sum's estimator."""
         assert isinstance(quantized, ProjectedQuantized)
-        low = _on_channels(self.down, z.detach())
-        return _on_channels(self.up, straight_through(low, quantized.inner.z_q.to(low.dtype)))
+        low = _on_channels(self.down, z.detach())  # (B, d, *spatial): the gradient goes to ``down``, not to z
+        codes = straight_through(low, quantized.inner.z_q.to(low.dtype))  # (B, d, *spatial)
+        return _on_channels(self.up, codes)  # (B, D, *spatial): the values of quantized.z_q
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
@@ -87,6 +88,11 @@ class ProjectedQuantizer(Quantizer):
 
 
 def _on_channels(linear: nn.Linear, z: Tensor) -> Tensor:
-    """A linear map of the vectors at all positions: (B, in, *spatial) → (B, out, *spatial)."""
+    """A linear map of the vectors at all positions: (B, in, *spatial) → (B, out, *spatial).
+
+    A residual quantizer hands its members float32, also those of a model in half precision.
+    """
+    if linear.weight.dtype in (torch.float16, torch.bfloat16) and z.dtype == torch.float32:
+        z = z.to(linear.weight.dtype)
     check_fits("z", z, linear.weight, of="the quantizer")
     return linear(z.movedim(1, -1)).movedim(-1, 1)

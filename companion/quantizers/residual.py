@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import brief, check_codes, check_number, check_size, check_whole
-from companion.quantizers.base import Quantized, Quantizer, at_least_float32, check_latents
+from companion._devices import at_least_float32
+from companion.quantizers.base import Quantized, Quantizer, check_latents
 from companion.quantizers.depth_dropout import draw_mask, quantize_with_dropout
 from companion.quantizers.ema import EMAVectorQuantizer
 from companion.quantizers.estimators import straight_through
@@ -122,12 +123,14 @@ class ResidualQuantizer(Quantizer):
         """Shapes beside the lines are those of R = 4 depths and z (16, 64, 8, 8)."""
         if self.training and self.depth_dropout:
             mask = draw_mask(len(z), self.depth, self.depth_dropout, z.device)  # (16, 4) bool
-            return _result(z, *quantize_with_dropout(z, self._in_order(), mask), mask)
+            return _result(z, *quantize_with_dropout(z, self._in_order(), mask), mask)  # this loop, image by image
         residual = at_least_float32(z)  # (16, 64, 8, 8)
         z_q, results, residuals = torch.zeros_like(residual), [], []
         for quantizer in self._in_order():
             out = quantizer.quantize(residual)
-            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8): z_q, without its own estimator
+            # The values of out.z_q, without its estimator: `_result` has one for the whole sum. A gradient is left
+            # only to the linear maps of a projected quantizer.
+            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8)
             results.append(out)
             residuals.append(residual.detach())
             z_q = z_q + codes

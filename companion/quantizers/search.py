@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from companion._arguments import check_finite, check_place, check_tensor, checks_values
-from companion.quantizers.base import at_least_float32
+from companion._devices import at_least_float32
 
 # Bytes of the table of scores that exist at one time: what a CPU's cache holds, what keeps a GPU busy.
 _TABLE = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
@@ -50,7 +50,7 @@ def _largest_score(z: Tensor, centre: Tensor, codes: Tensor, bias: Tensor) -> Te
     """``((z - centre) @ codes.T + bias).argmax(1)``, of which a block of ``rows`` × ``columns`` exists at a time."""
     columns = min(_CODES, len(codes))
     rows = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * columns), len(z)))
-    table = codes.new_empty(rows * columns)
+    table = codes.new_empty(rows * columns)  # memory for every block; a smaller last one takes a part of it
     nearest = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     for row in range(0, len(z), rows):
         part = z[row : row + rows].to(codes.dtype) - centre  # (rows, D)
@@ -71,16 +71,19 @@ def _largest_score(z: Tensor, centre: Tensor, codes: Tensor, bias: Tensor) -> Te
 def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:
     """The index of the code at the smallest angle, whatever the lengths (Yu et al. 2022, section 3.2).
 
-    Of vectors of length 1, ‖z − e‖² = 2 − 2 cos: the nearest code is the one at the smallest angle.
+    Of vectors of length 1, ‖z − e‖² = 2 − 2 cos: the nearest code is the one at the smallest angle. A z of length 0 has
+    no angle; it gets any one of the codes.
 
     Shapes:
-        z: (N, D), codebook: (K, D), floating point → (N,) int64.
+        z: (N, D), codebook: (K, D), floating point → (N,) int64. N may be 0.
 
     Raises:
         ValueError: the shapes do not fit, or a number is NaN or infinite.
     """
-    for name, value in (("z", z), ("codebook", codebook)):
-        check_tensor(name, value, shape=("N", "D"))
+    check_tensor("codebook", codebook, shape=("K", "D"))
+    check_tensor("z", z)
+    if z.ndim != 2:
+        raise ValueError(f"z: got shape {tuple(z.shape)}, want (N, D)")
     check_directions("codebook", codebook)
     return nearest_code(functional.normalize(z, dim=1), functional.normalize(codebook, dim=1))
 

@@ -15,8 +15,9 @@ from companion.quantizers.search import nearest_code
 class VectorQuantizer(VectorwiseQuantizer):
     """Each vector is replaced by the nearest of K codes, and the codes are parameters (van den Oord et al. 2017).
 
-    ``loss`` is ‖sg[z] − z_q‖² + β ‖z − sg[z_q]‖² (equation 3): the first term moves the codes, the second the latents,
-    and β weighs the second only. The reconstruction's gradient passes from z_q to z and never reaches the codebook.
+    ``loss`` is ‖sg[z] − z_q‖² + β ‖z − sg[z_q]‖² (equation 3), each a mean over positions and dimensions. The first
+    term moves the codes, the second the latents, and β weighs the second only. The reconstruction's gradient passes
+    from z_q to z and never reaches the codebook.
 
     Args:
         num_codes: K.
