@@ -34,14 +34,14 @@ class Augment:
     On one CPU thread 64 images of 3×32×32 take 0.04 of the time of a training step of a VQ-VAE with the default
     networks (``hidden=128``), and 0.3 of that of one with ``hidden=32``.
 
-    Augmented images lie between the 256 grey values, so a likelihood of grey values (``binned=True``) refuses them.
+    All parts but ``flip`` make numbers between the 256 grey values, which discrete likelihoods of a ``VAE`` refuse.
 
     Args:
         crop: the smallest and the largest share of an image's area that is kept; it is resized to the old size. The
             sides of what is kept are as 3:4 to 4:3. None: no crop.
         flip: how likely an image is mirrored, left to right; 0: never.
         sharpness: how likely an image is sharpened (torchvision's factor 2).
-        autocontrast: how likely each channel is stretched to go from 0 to 1.
+        autocontrast: how likely an image is stretched, so that each of its channels goes from 0 to 1.
 
     Shapes:
         images: (B, C, H, W) floating point in [0, 1] → the same. Sharpness and autocontrast want C = 1 or 3.
@@ -75,7 +75,7 @@ class Augment:
             for transform in transforms:
                 image = transform(image)
             row.copy_(image)
-        return changed.clamp_(0, 1)  # images may come, and go, a rounding outside
+        return changed.clamp_(0, 1)  # images may come a rounding outside
 
     def _transforms(self, height: int, width: int) -> list[Any]:
         v2 = require("torchvision.transforms.v2", extra="data", what="Augment")

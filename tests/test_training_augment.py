@@ -276,6 +276,19 @@ def test_codes_can_be_augmented_too_and_labels_come_through() -> None:
         fit(prior(), codes, augment=lambda k: k.float(), **options)
 
 
+def test_a_likelihood_of_grey_values_learns_from_mirrored_images_and_refuses_cropped_ones() -> None:
+    def model() -> companion.VAE:
+        likelihood = companion.likelihoods.Gaussian(binned=True)
+        parts = companion.Encoder(4, hidden=2, image_size=8), companion.Decoder(2, hidden=2, image_size=8)
+        return companion.VAE(*parts, likelihood)
+
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 8, **QUIET}
+    mirrored = Augment(crop=None, sharpness=0, autocontrast=0)
+    assert fit(model(), glyphs(16, 8), augment=mirrored, **options).last["step"] == 2
+    with pytest.raises(ValueError, match=r"^x: got values that are no multiples of 1/255"):
+        fit(model(), glyphs(16, 8), augment=Augment(), **options)
+
+
 def test_batches_that_begin_with_no_tensor_cannot_be_augmented() -> None:
     class Named(Digits):
         def batch(self, indices: Tensor, device: torch.device) -> Any:
