@@ -60,6 +60,7 @@ from companion import (
     training,
     vae,
 )
+from companion.augment import Augment
 from companion.configured import CLASSES, Configured
 from companion.priors.sampling import draw
 from companion.priors.transformer import Block, CausalSelfAttention, Transformer, causal_attention
@@ -224,10 +225,14 @@ def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters)
 
 
+def mirrored(x: Tensor) -> Tensor:
+    return x.flip(-1)
+
+
 def training_call() -> Good:
     arguments = {
         "model": auto(), "train": small_set(), "epochs": 1, "batch_size": 4, "lr": 1e-3, "validation": small_set(),
-        "objective": loss_of, "optimizer": adam, "seed": 0, "precision": "no",
+        "objective": loss_of, "augment": mirrored, "optimizer": adam, "seed": 0, "precision": "no",
         "run": Path(tempfile.mkdtemp(dir=SCRATCH.name)), "save_every": 1, "device": "cpu", "progress": False,
     }  # fmt: skip
     return companion.fit, arguments
@@ -261,6 +266,7 @@ def step_statistics() -> dict[str, Any]:
 
 
 GOOD: dict[str, Callable[[], Good]] = {
+    "Augment": lambda: (Augment, {"crop": (0.8, 1.0), "flip": 0.3, "sharpness": 0.3, "autocontrast": 0.3}),
     "Encoder": lambda: (Encoder, {"latent_dim": 3, "in_channels": 1, "hidden": 2, "image_size": 8}),
     "Encoder.forward": lambda: (encoder(), {"x": images()}),
     "Decoder": lambda: (Decoder, {"latent_dim": 3, "out_channels": 1, "hidden": 2, "image_size": 8}),
@@ -714,6 +720,8 @@ RIGHT_THERE: dict[str, set[str]] = {
     # an impossible image has infinite bits, and a sample may weigh nothing
     "vae.bits_per_dimension.log_prob": {"infinite", "scalar"},
     "vae.importance_weighted_bound.log_weights": {"infinite"},
+    # no crop
+    "Augment.crop": {"none"},
     # a folder that is to be made
     "training.fit.run": {"missing"},
     "CodeSet.save.path": {"missing"},
@@ -1449,6 +1457,16 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "batches of nothing": ("train", lambda: brief_fit(lambda rows: ())),
     "one count of codes": ("objective", lambda: brief_fit(objective=lambda model, x: Counted(model(x).loss))),
     "a loss function for an objective": ("objective", lambda: brief_fit(pairs, objective=nn.MSELoss())),
+    "an augment that crops": ("augment", lambda: brief_fit(augment=lambda x: x[..., 1:])),
+    "an augment that makes bytes": ("augment", lambda: brief_fit(augment=lambda x: (255 * x).byte())),
+    "an augment that divides by zero": ("augment", lambda: brief_fit(augment=lambda x: x / 0)),
+    "bytes to augment": ("images", lambda: Augment()(images().byte())),
+    "images in −1 … 1 to augment": ("images", lambda: Augment()(2 * images() - 1)),
+    "one image to augment": ("images", lambda: Augment()(images()[0])),
+    "two channels to augment": ("images", lambda: Augment()(images(channels=2))),
+    "a crop of nothing": ("crop", lambda: Augment(crop=(0, 1))),
+    "a crop from large to small": ("crop", lambda: Augment(crop=(1.0, 0.8))),
+    "a crop of three numbers": ("crop", lambda: Augment(crop=(0.5, 0.8, 1.0))),
     "a model without numbers to train": ("model", lambda: companion.fit(auto().to("meta"), small_set(), epochs=1)),
     "a model without numbers to save": (
         "model",

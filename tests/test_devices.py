@@ -24,6 +24,7 @@ from companion import (
     EMAVectorQuantizer,
     ResNetDecoder,
     ResNetEncoder,
+    augment,
     autoencoder,
     backbones,
     classifier,
@@ -69,7 +70,7 @@ def without_case() -> set[Any]:
     every class of a family."""
     with_list = (companion, backbones, quantizers, priors, explorers)
     listed = {getattr(module, name) for module in with_list for name in module.__all__}
-    modules = (autoencoder, classifier, codes, likelihoods, metrics, plots, vae, vqvae)
+    modules = (augment, autoencoder, classifier, codes, likelihoods, metrics, plots, vae, vqvae)
     defined = {
         one
         for module in modules

@@ -166,6 +166,44 @@ def test_two_processes_killed_go_on_to_the_bit(
     assert code == 1  # refused: one process is not two
 
 
+def test_killed_with_augmented_images_it_ends_as_if_it_had_never_stopped(
+    processes: Any, one_process: dict[str, Any], tmp_path: Path
+) -> None:
+    code, whole = run_one(processes, tmp_path / "whole", augmented="yes")
+    shares = whole.pop("shares")
+    assert (code, len(shares), len(set(shares))) == (0, 18, 18)  # a new draw in each step, and none in validation
+    assert whole["bits"] != one_process["bits"]
+    options: dict[str, Any] = {"run": str(tmp_path / "run"), "augmented": "yes"}
+    for point in ("step:5", "write:3", "rename:1"):
+        assert run_one(processes, tmp_path / "out", **options, kill=point) == (-SIGKILL, {})
+    code, result = run_one(processes, tmp_path / "out", **options)
+    left = result.pop("shares")
+    assert 0 < len(left) < 18
+    assert left == shares[-len(left) :]
+    assert (code, result) == (0, whole)
+    assert run_one(processes, tmp_path / "out2", run=options["run"]) == (1, {})  # refused without augment
+
+
+def test_two_processes_augment_their_shares_by_streams_of_their_own_and_go_on_to_the_bit(
+    processes: Any, two_processes: dict[str, Any], tmp_path: Path
+) -> None:
+    codes, whole = run_two(processes, tmp_path / "whole", augmented="yes")
+    assert codes == [0, 0]
+    shares = [result.pop("shares") for result in whole]
+    assert [len(drawn) for drawn in shares] == [18, 18]
+    assert len({*shares[0], *shares[1]}) == 36  # with one stream the second process would draw what the first does
+    assert whole[0] == whole[1]
+    assert whole[0]["bits"] != two_processes["bits"]
+    options = {"run": str(tmp_path / "run"), "augmented": "yes"}
+    codes, _ = run_two(processes, tmp_path / "out", **options, kill="step:8", rank_to_kill="1")
+    assert codes[1] == -SIGKILL
+    codes, results = run_two(processes, tmp_path / "out", **options)
+    left = [result.pop("shares") for result in results]
+    assert codes == [0, 0]
+    assert left == [drawn[-len(left[0]) :] for drawn in shares]
+    assert results == whole
+
+
 @contextlib.contextmanager
 def torchrun(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Two workers under torchrun, each ended by its id in any case."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from companion._extras import require
 from companion.training.accelerator import own_accelerator
@@ -39,6 +39,7 @@ def fit(
     lr: float | None = None,
     validation: Examples | None = None,
     objective: Callable[..., Any] | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
     seed: int = 0,
     precision: str = "no",
@@ -65,12 +66,18 @@ def fit(
     from (each process its own stream, validation always the same one). Afterwards the caller's generators are
     as they were. Initial weights are the caller's. Gradients are on, also where the caller has them off.
 
+    Augmentation: ``augment(x)`` is called on the first tensor of each training batch, the images (B, C, H, W), once it
+    is on the device, and the model learns from what it gives; validation sees the examples as they are. It draws from
+    torch's global generators, as a model does, so that a run goes on with the same images; several processes augment
+    their shares each by its own stream. It gives a tensor of the same shape, type and device, whose numbers are
+    checked at each step: they are finite, and those of an ``ImageSet`` in [0, 1]. ``companion.augment`` has one.
+
     Resume: with ``run``, the same call goes on from where the run ended, whatever ended it. History and
     weights are then those of a run that never stopped, to the bit on a CPU with the same number of
     threads and with one or two processes. A model must hold what it changes in training in parameters
     and buffers, and the optimizer in its state: what changes its settings between steps, as a learning-rate
     schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, the
-    name of the objective, the shapes of all tensors and a sample of the examples are the same
+    names of objective and augment, the shapes of all tensors and a sample of the examples are the same
     (``companion/training/resume.py`` compares them).
 
     Priors: a conditional one learns from codes and labels, an unconditional one from the codes alone. The codes must
@@ -86,6 +93,8 @@ def fit(
         objective: ``objective(model, *batch)`` gives a dataclass whose ``loss`` is minimised and whose other
             0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``, and for a
             conditional prior ``model(codes, labels)``.
+        augment: changes the first tensor of each training batch, without autocast or gradient. When a run goes on, a
+            function counts by its name, a partial by that of what it calls, another object by its repr.
         optimizer: makes one from the parameters, as ``functools.partial(torch.optim.AdamW, lr=3e-4)`` does.
         precision: "no", "bf16" or "fp16" (autocast; the weights keep their dtype). "fp16" needs a GPU.
         run: the folder of this run alone, made if absent. It keeps the two newest states; other files are left alone.
@@ -95,8 +104,8 @@ def fit(
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
-            holds a run with other settings (``epochs`` may grow); ``objective`` gives something else; the codes are of
-            another tokenizer than the prior's; it is called under ``torch.inference_mode()``.
+            holds a run with other settings (``epochs`` may grow); ``objective`` or ``augment`` gives something
+            else; the codes are of another tokenizer than the prior's; it is called under ``torch.inference_mode()``.
         FloatingPointError: a term, or what the model makes on the way to it, is no longer finite; the message says
             which, and at which step.
     """
@@ -108,6 +117,7 @@ def fit(
             train=train,
             validation=validation,
             objective=objective,
+            augment=augment,
             optimizer=optimizer,
             lr=lr,
             epochs=epochs,

@@ -16,11 +16,15 @@ from companion._arguments import (
     brief_kind,
     check_between,
     check_choice,
+    check_finite,
     check_flag,
     check_instance,
     check_module,
     check_number,
+    check_same_device,
     check_size,
+    check_tensor,
+    check_unit_range,
     check_whole,
 )
 from companion.codes import CodeSet
@@ -178,6 +182,26 @@ def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.devic
     return tuple(batch)
 
 
+def check_augmented(augmented: Any, given: Tensor, *, images: bool) -> None:
+    """That what ``augment`` made of ``given`` can stand in its place.
+
+    Type and shape are looked at first; then the numbers are, which reads the smallest and the largest of them.
+
+    Args:
+        images: the numbers have to be in [0, 1] too, and not only finite.
+
+    Raises:
+        ValueError: it is no tensor, or one of another shape, type, device or range.
+    """
+    check_tensor("augment", augmented, shape=tuple(given.shape), dtype=given.dtype)
+    check_same_device("augment", augmented, "the batch", given)
+    if augmented.is_inference():
+        raise ValueError("augment: got a tensor made under torch.inference_mode(), want one that can be learnt from")
+    check_finite("augment", augmented)
+    if images:
+        check_unit_range("augment", augmented)
+
+
 def _check_model(model: nn.Module) -> None:
     if not any(p.requires_grad for p in unwrapped(model, "model").parameters()):
         raise ValueError(f"model: got a {type(model).__name__} without a parameter to train")
@@ -203,7 +227,11 @@ def _check_kinds(plan: Plan) -> None:
             _check_call(examples.batch, f"{name}.batch", "indices and device", torch.zeros(1), CPU)
     if plan.validation is not None and len(plan.validation) == 0:
         raise ValueError("validation: got no examples, want at least one, or None")
-    for name, function in (("objective", plan.objective), ("optimizer", plan.optimizer)):
+    for name, function in (
+        ("objective", plan.objective),
+        ("augment", plan.augment),
+        ("optimizer", plan.optimizer),
+    ):
         if function is not None and not callable(function):
             raise ValueError(f"{name}: got a {type(function).__name__}, want a function, or None")
     if plan.run is not None:
@@ -238,6 +266,10 @@ def _check_examples(plan: Plan) -> None:
             tensors = "1 tensor" if len(batch) == 1 else f"{len(batch)} tensors"
             given = f"the model and the {tensors} of a batch of {name}"
             _check_call(plan.objective, "objective", given, plan.model, *batch)
+    if plan.augment is not None:
+        first = batches["train"][0]
+        check_instance("train", first, Tensor, "batches that begin with a tensor, which augment changes")
+        _check_call(plan.augment, "augment", "the first tensor of a batch of train", first)
     if plan.validation is not None:
         _check_alike(plan, batches["train"], batches["validation"])
 

@@ -1,14 +1,15 @@
 """A step of training as chapter 01 writes it out, and the loop of ``fit``, which is this step, repeated."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from companion._extras import require
-from companion.training.checks import batch_of, check_gradient, check_step, loss_of
+from companion.data.images import ImageSet
+from companion.training.checks import batch_of, check_augmented, check_gradient, check_step, loss_of
 from companion.training.history import History, Row
 from companion.training.means import Means
 from companion.training.objective import Terms, error_with_cause
@@ -106,6 +107,8 @@ class Loop:
     def _terms(self, terms: nn.Module, name: str, indices: Tensor, moment: str) -> dict[str, Tensor]:
         """The terms of a batch of the examples called ``name``, or an error that names the cause if it is known."""
         batch = batch_of(name, self.plan.examples[name], indices, self.device)
+        if name == "train" and self.plan.augment is not None:
+            batch = (self._augmented(self.plan.augment, batch[0]), *batch[1:])
         try:
             return terms(*batch)
         except (ValueError, RuntimeError) as error:
@@ -113,6 +116,13 @@ class Loop:
             if known := error_with_cause(error, self.model, name, batch, moment):
                 raise known from error
             raise
+
+    def _augmented(self, augment: Callable[[Tensor], Tensor], first: Tensor) -> Tensor:
+        """What ``augment`` makes of the first tensor of a batch."""
+        with torch.no_grad():  # it is no part of the model
+            augmented = augment(first)
+        check_augmented(augmented, first, images=isinstance(self.plan.train, ImageSet))
+        return augmented
 
     def _check_learns(self) -> None:
         if not self.without_gradient:

@@ -24,6 +24,7 @@ class Plan:
     train: Examples
     validation: Examples | None
     objective: Callable[..., Any] | None
+    augment: Callable[[Tensor], Tensor] | None
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None
     lr: float | None
     epochs: int

@@ -45,8 +45,10 @@ def check_same_run(folder: Path, saved: dict[str, Any], current: dict[str, Setti
     if "origin" in saved:
         before |= saved["origin"]  # in which "optimizer" is the class alone: its settings have entries of their own
         now |= current["origin"]
-    elif announce:
-        print("run: an earlier version began it and noted no configuration and no sample of the data to compare")
+    else:  # the first version, which had no augment
+        now |= {name: value for name, value in current["origin"].items() if name == "augment"}
+        if announce:
+            print("run: an earlier version began it and noted no configuration and no sample of the data to compare")
     differences = [
         f"  {name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} here"
         for name in now | before
@@ -98,10 +100,12 @@ def _settings(plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any) ->
 
 
 def _origin(plan: Plan, optimizer: torch.optim.Optimizer) -> Settings:
-    """The configuration of the model, the names of objective and optimizer, and a sample of the data."""
+    """The configuration of the model, the names of objective, augment and optimizer, and a sample of the data."""
     origin: Settings = {"model": type(unwrapped(plan.model, "model")).__qualname__}
     origin |= _configuration(plan.model)
-    origin["objective"] = _objective_name(plan.objective)
+    origin["objective"] = DEFAULT_OBJECTIVE if plan.objective is None else _name(plan.objective)
+    if plan.augment is not None:  # without one there is no entry, as in the states of earlier versions
+        origin["augment"] = _shown(plan.augment)
     origin["optimizer"] = type(optimizer).__qualname__
     for i, group in enumerate(optimizer.param_groups):
         origin |= {f"optimizer.{i}.{key}": repr(value) for key, value in group.items() if key != "params"}
@@ -127,9 +131,20 @@ def _class_names(described: Any) -> Any:
     return [_class_names(item) for item in described] if isinstance(described, list) else described
 
 
-def _objective_name(objective: Callable[..., Any] | None) -> str:
-    while isinstance(objective, functools.partial):
-        objective = objective.func
-    if objective is None:
-        return DEFAULT_OBJECTIVE
-    return getattr(objective, "__qualname__", type(objective).__qualname__)
+def _name(function: Callable[..., Any]) -> str:
+    """Of a function its name, of another object that of its class; a partial has that of what it calls."""
+    function = _called(function)
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _shown(augment: Callable[..., Any]) -> str:
+    """Its name; of an object that shows its settings, as a dataclass or a transform of torchvision does, all of it."""
+    augment = _called(augment)
+    shown = " ".join(repr(augment).split())
+    return _name(augment) if hasattr(augment, "__qualname__") or " at 0x" in shown else shown
+
+
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function

@@ -55,6 +55,7 @@ from companion import (
     quantizers,
     vae,
 )
+from companion.augment import Augment
 from companion.course import explorers
 
 CPU = torch.device("cpu")
@@ -281,6 +282,9 @@ case(
         classifier.nearest_distances,
     ),
 )
+
+
+case("augmented images", lambda device: Augment(sharpness=1, autocontrast=1)(images(device)), Augment)
 
 
 # --- metrics

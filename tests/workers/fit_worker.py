@@ -81,6 +81,11 @@ def objective(model: nn.Module, x: Tensor, y: Tensor) -> Any:
     return model(x, y) if isinstance(model, Noisy) else model(x)
 
 
+def darkened(x: Tensor) -> Tensor:
+    """Each image of x (B, …) darker by a draw of its own."""
+    return x * torch.rand(len(x), 1, 1, 1)
+
+
 def model_of(kind: str, noise: float) -> nn.Module:
     """ "noisy", or a tokenizer with k-means, moving averages and restarts: "ema" (one codebook), "residual" (two)."""
     if kind == "noisy":
@@ -109,6 +114,7 @@ def main(
     epochs: str = "3",
     kind_of_model: str = "noisy",
     validation: str = "11",
+    augmented: str = "",
     tell: Connection | None = None,
 ) -> None:
     """kill: "step:7" (in its 7th step), "write:2" (2nd state half written), "rename:2" (not yet renamed)."""
@@ -131,6 +137,13 @@ def main(
                 tell.send(reached["step"])
         return objective(model, x, y)
 
+    shares: list[float] = []  # of the first image of each batch, that is left by augment
+
+    def seen(x: Tensor) -> Tensor:
+        made = darkened(x)
+        shares.append((made[0].sum() / x[0].sum()).item())
+        return made
+
     torch.save = _half_then(torch.save, lambda: reach("write"))
     companion.checkpoint.os.replace = _after(os.replace, lambda: reach("rename"))
     torch.manual_seed(rank)  # every rank makes other weights: those of rank 0 must win
@@ -143,6 +156,7 @@ def main(
         lr=0.01,
         validation=Digits(int(validation), 2),
         objective=watched,
+        augment=seen if augmented else None,
         run=run,
         save_every=2 if run else None,
         device="cpu",
@@ -154,6 +168,8 @@ def main(
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     state = {name: value.tolist() for name, value in model.state_dict().items()}
     result = {"world": world, "rows": history.rows, "bits": bits(model), "state": state, "again": again.rows}
+    if augmented:
+        result["shares"] = shares
     Path(f"{out}.{rank}.json").write_text(json.dumps(result))
 
 
