@@ -181,7 +181,7 @@ def image_rows(
 
 
 def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0.6) -> "Figure":
-    """Many images as one picture, row by row, without gaps.
+    """Many images as one picture, row by row, without gaps; where the last line has none, it is white.
 
     Args:
         size: of an image, in inches.
@@ -200,7 +200,7 @@ def image_grid(images: Tensor, *, columns: int, title: str = "", size: float = 0
     lines = -(-n // columns)
     if size * lines * height / width + 1 > _LARGEST_FIGURE:
         raise ValueError(f"images: got {n}, {lines} lines of {columns}, want fewer, or more columns")
-    padded = torch.zeros(lines * columns, channels, height, width, device="cpu")
+    padded = torch.ones(lines * columns, channels, height, width, device="cpu")
     padded[:n] = images.detach().float().cpu()
     sheet = padded.reshape(lines, columns, channels, height, width).permute(2, 0, 3, 1, 4)  # (C, lines, H, columns, W)
     fig, ax = figure(size * columns, size * lines * height / width + (0.35 if title else 0))
@@ -229,8 +229,8 @@ def draw_image(ax: "Axes", image: Tensor) -> None:
 def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
     """Draw points of the plane, coloured by class, with the name of each class at its median.
 
-    The names make the figure readable in grey. Names that would overlap are moved apart, to at least 6 % of the width
-    or height that the points take up.
+    The names make the figure readable in grey. Names that would overlap are moved apart, to at least 6 % of the height
+    that the points take up, or of the width 6 %, and 2 % for each letter of the longest name.
 
     Args:
         classes: the names.
@@ -252,11 +252,14 @@ def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[
     present = [k for k in range(len(classes)) if bool((labels == k).any())]
     extent = (points.amax(0) - points.amin(0)).clamp_min(1e-9)
     medians = torch.stack([points[labels == k].median(dim=0).values for k in present])
-    centres = extent * _moved_apart(medians / extent, 0.06)
+    longest = max(len(classes[k]) for k in present)
+    unit = extent * extent.new_tensor([max(1.0, longest / 3), 1.0])  # a name is wider than high
+    centres = unit * _moved_apart(medians / unit, 0.06)
     for k, (x, y) in zip(present, centres.tolist(), strict=True):
         chosen, colour = points[labels == k], CLASS_COLOURS[k % len(CLASS_COLOURS)]
         ax.scatter(chosen[:, 0].numpy(), chosen[:, 1].numpy(), s=4, alpha=0.5, color=colour, linewidths=0)
-        box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.9}
+        style = "circle,pad=0.15" if longest < 3 else "round,pad=0.15"  # a circle around a long name hides much
+        box = {"boxstyle": style, "facecolor": "white", "edgecolor": colour, "alpha": 0.9}
         ax.text(x, y, classes[k], ha="center", va="center", fontweight="bold", bbox=box)
 
 

@@ -27,7 +27,11 @@ from companion.data import ImageSet, load
 from companion.data.real import NAMES, data_folder
 
 RESULTS = Path(__file__).with_name("results")
-MOST = {"cifar10": 50_000, "CIFAR10-jpeg": 50_000}  # training images of a set that has fewer than profile full takes
+MOST = {  # training and test images of sets that have fewer than profile full takes
+    "cifar10": (50_000, 10_000),
+    "CIFAR10-jpeg": (50_000, 10_000),
+    "emoji": (2_413, 339),
+}
 Cell = dict[str, Any]
 
 
@@ -128,9 +132,10 @@ def print_verdicts(name: str, data: str, profile: str, cells: Sequence[Cell]) ->
 
 
 def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:
-    """The sizes of a profile, with no more training images than there are."""
-    most = MOST.get(Path(data).name, sizes["train_images"])
-    return {**sizes, "train_images": min(sizes["train_images"], most)}
+    """The sizes of a profile, with no more images than there are."""
+    splits = ("train_images", "test_images")
+    most = MOST.get(Path(data).name, tuple(sizes[split] for split in splits))
+    return {**sizes, **{split: min(sizes[split], there) for split, there in zip(splits, most, strict=True)}}
 
 
 def images(data: str, split: str, size: int) -> ImageSet:
@@ -138,7 +143,7 @@ def images(data: str, split: str, size: int) -> ImageSet:
 
     Which of a folder's images are drawn depends on its path as given; here on its name alone, the same everywhere.
     """
-    if data in ("glyphs", *NAMES):
+    if data in ("glyphs", "emoji", *NAMES):
         return load(data, split, size=size)
     folder = Path(data) if Path(data).is_dir() else data_folder() / data
     if not folder.is_dir():
@@ -194,7 +199,9 @@ def _choices(cells: Sequence[Cell], only: str) -> list[str]:
 def _parser(name: str, profiles: Sequence[str] | None, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=description)
     parser.add_argument("--profile", choices=profiles, help="default: full on CUDA, else quick")
-    parser.add_argument("--data", default="glyphs", help="glyphs, mnist, fashion-mnist, cifar10, celeba, or a folder")
+    parser.add_argument(
+        "--data", default="glyphs", help="glyphs, emoji, mnist, fashion-mnist, cifar10, celeba, or a folder"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 … SEEDS - 1")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE", help="only cells with these settings")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: the committed results")

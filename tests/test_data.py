@@ -303,7 +303,7 @@ for name in ("mnist", "cifar10", sys.argv[1]):
     [
         (
             {"name": "mnits"},
-            "name: got 'mnits', want one of glyphs, mnist, fashion-mnist, cifar10, celeba, or",
+            "name: got 'mnits', want one of glyphs, emoji, mnist, fashion-mnist, cifar10, celeba, or",
         ),
         ({"split": "valid"}, "split: got 'valid', want 'train' or 'test', which glyphs has"),
         ({"name": "mnist", "split": "valid"}, "split: got 'valid', want 'train' or 'test', which mnist has"),
@@ -403,7 +403,7 @@ def test_an_absent_set_names_both_ways_out(name: str, tmp_path: Path) -> None:
         load(name)
     message = str(caught.value)
     assert message.startswith(f"{name}: {tmp_path / 'data'}")
-    for part in ("COMPANION_DATA", "network", "glyphs"):
+    for part in ("COMPANION_DATA", "network", "glyphs", "emoji"):
         assert part in message
 
 

@@ -130,11 +130,13 @@ def test_profile_full_asks_for_no_more_images_than_a_set_has(name):
         "cifar10": (50_000, 10_000),
         "somewhere/CIFAR10-jpeg": (50_000, 10_000),
         "celeba": (162_770, 19_962),
+        "emoji": (2_413, 339),
     }.items():
         sizes = common.sizes_of(full, data)
         assert sizes["train_images"] <= train
         assert sizes["test_images"] <= test
-        assert {**sizes, "train_images": 0} == {**full, "train_images": 0}
+        some = dict.fromkeys(("train_images", "test_images"), 0)
+        assert {**sizes, **some} == {**full, **some}
 
 
 def test_only_some_cells_are_run_and_the_command_says_which(tmp_path):
@@ -232,7 +234,7 @@ def test_a_command_ends_with_its_verdicts_and_writes_where_the_options_say(tmp_p
     [
         (
             ["--data", "nowhere"],
-            "--data: name: got 'nowhere', want one of glyphs, mnist, fashion-mnist, cifar10, celeba",
+            "--data: name: got 'nowhere', want one of glyphs, emoji, mnist, fashion-mnist, cifar10, celeba",
         ),
         (["--data", __file__], "--data: "),
         (["--profile", "quik"], "invalid choice: 'quik'"),

@@ -56,6 +56,14 @@ def test_blur_keeps_the_brightness_inside_and_zero_changes_nothing():
     torch.testing.assert_close(blurred(x, 1.5).sum(dim=(2, 3)), torch.ones(1, 2), rtol=1e-3, atol=1e-3)
 
 
+def test_blur_leaves_a_white_border_white():
+    """Of an image that goes on in black, the border darkens."""
+    white = torch.ones(1, 3, 12, 12)
+    torch.testing.assert_close(blurred(white, 2.0), white)
+    black_around = blurred(torch.nn.functional.pad(white, (6, 6, 6, 6)), 2.0)[:, :, 6:-6, 6:-6]
+    assert black_around[0, 0, 0, 0] < 0.5
+
+
 def test_a_step_in_the_plane_is_a_step_of_gradient_descent_on_the_three_losses():
     generator = torch.Generator().manual_seed(0)
     homes, codes = torch.randn(20, 2, generator=generator), torch.randn(4, 2, generator=generator)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from companion import plots
+from companion.data import load
 
 
 def figure():
@@ -59,7 +60,39 @@ def test_image_grid_puts_each_image_in_its_place():
     assert sheet[0, 0] == 0
     assert sheet[0, 5] == pytest.approx(0.2)
     assert sheet[3, 3] == pytest.approx(0.4)
-    assert sheet[3, 5] == 0  # filled up
+    assert sheet[3, 5] == 1  # filled up in white, as the page is
+
+
+def test_colours_are_drawn_as_they_are():
+    """Red, green and blue in their order, of three channels and of a grid; grey beside them stays grey."""
+    images = load("emoji", size=5).batch(range(5))[0]
+    expected = images.permute(0, 2, 3, 1).numpy()  # (5, 32, 32, 3)
+    sheet = plots.image_grid(images, columns=3).axes[0].images[0].get_array()
+    assert sheet.shape == (64, 96, 3)
+    assert (sheet[:32, 32:64] == expected[1]).all()
+    assert (sheet[32:, 32:64] == expected[4]).all()
+    assert (sheet[32:, 64:] == 1).all()
+    rows = plots.image_rows({"x": images, "grey": images.mean(1, keepdim=True)})
+    drawn = [ax.images[0].get_array() for ax in rows.axes]
+    assert [image.shape for image in drawn] == [(32, 32, 3)] * 5 + [(32, 32)] * 5
+    assert all((one == other).all() for one, other in zip(drawn[:5], expected, strict=True))
+    course = plots.pipeline_map(images[0], torch.arange(16).reshape(4, 4), images[1], images[2])
+    shown = [ax.images[0].get_array() for ax in course.axes[0].child_axes]
+    assert all((image == expected[i]).all() for i, image in ((0, shown[0]), (1, shown[1]), (2, shown[3])))
+
+
+@pytest.mark.cpu_only("looks at where matplotlib puts the names")
+def test_long_names_of_a_class_scatter_do_not_hide_each_other():
+    """In circles, those of the emoji did, and most of the points too."""
+    test = load("emoji", "test")
+    points = torch.randn(len(test), 2, generator=torch.Generator().manual_seed(0)) + test.labels[:, None] / 9
+    fig, ax = plots.figure(6, 5)
+    plots.class_scatter(ax, points, test.labels, test.classes)
+    plots.to_png(fig)  # lays it out
+    boxes = [text.get_bbox_patch().get_window_extent() for text in ax.texts]
+    assert len(boxes) == 9
+    assert [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)] == []
+    assert sum(box.width * box.height for box in boxes) < 0.2 * ax.bbox.width * ax.bbox.height
 
 
 def test_class_scatter_names_only_the_classes_there_are():

@@ -1,4 +1,4 @@
-"""Image sets, each held as one tensor: generated (glyphs), published (mnist, …), or from a folder of your own."""
+"""Image sets, each held as one tensor: shipped (glyphs, emoji), published (mnist, …), or from a folder of your own."""
 
 from pathlib import Path
 
@@ -20,29 +20,31 @@ def load(
     """Load a set of images. A set that is not available raises an error; no other set is given in its place.
 
     Args:
-        name: "glyphs" (digits drawn by the computer, 28×28), "mnist", "fashion-mnist", "cifar10", "celeba", or the
-            path of a folder of images (see ``companion.data.folder``).
+        name: "glyphs" (digits drawn by the computer, 28×28), "emoji" (pictures in colour, 32×32, see
+            ``companion.data.emoji``), "mnist", "fashion-mnist", "cifar10", "celeba", or the path of a folder of images
+            (see ``companion.data.folder``).
         split: "train" or "test"; for a folder, its sub-folder of that name if there is one (the classes are then those
             of its sub-folder train).
         size: how many images. Glyphs are generated, 10,000 by default. Of any other set, all images are kept by
             default; with ``size``, that many are drawn with ``seed`` and kept in the order of the set.
         seed: of the random numbers; those of glyphs depend on ``split`` too.
         image_size: crop each image to its middle square and resize it to this side. By default images keep their size,
-            except those of celeba (64).
-        root: the folder of published sets, where they are looked for and downloaded to; default: the environment
-            variable ``COMPANION_DATA``, or else ``companion`` in the user's cache folder.
+            except those of celeba (64). Emoji are not resized: 16, 64 and 128 are read from a file that a command makes
+            from the font.
+        root: the folder of published sets, where they are looked for and downloaded to, and of emoji in other sizes;
+            default: the environment variable ``COMPANION_DATA``, or else ``companion`` in the user's cache folder.
 
     Shapes:
         → ``ImageSet`` with images (N, C, H, W) uint8 and labels (N,) int64.
 
     Raises:
         ValueError: an argument is wrong, or a file is damaged; the message names it.
-        FileNotFoundError: a published set is missing and cannot be downloaded.
+        FileNotFoundError: a published set is missing and cannot be downloaded, or emoji of that size were not made.
         PermissionError: a published set has to be extracted into a folder that cannot be written to.
-        ImportError: torchvision or pillow is missing (glyphs need neither).
+        ImportError: torchvision or pillow is missing (glyphs need neither, emoji pillow only).
     """
     # Imported here, so that ``python -m companion.data.glyphs`` finds its module not yet loaded.
-    from companion.data import folder, glyphs, real
+    from companion.data import emoji, folder, glyphs, real
 
     if size is not None:
         check_size("size", size)
@@ -55,16 +57,19 @@ def load(
         ("root", root, (str, Path, type(None)), "a string or a path"),
     ):
         check_instance(argument, value, kinds, want)
-    published = name in ("glyphs", *real.NAMES)
+    built_in = ("glyphs", "emoji")
+    published = name in (*built_in, *real.NAMES)
     if published and split not in ("train", "test"):
         raise ValueError(f"split: got {split!r}, want 'train' or 'test', which {name} has")
     if name == "glyphs":
         if image_size not in (None, glyphs.SIZE):
             raise ValueError(f"image_size: got {image_size}, want {glyphs.SIZE}, the size of glyphs, or none")
         return glyphs.glyphs(split, size=10_000 if size is None else size, seed=seed)
+    if name == "emoji":
+        return emoji.emoji(split, size=size, seed=seed, image_size=image_size, root=root)
     if published:
         return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
     if name == "" or not Path(name).is_dir():  # Path("") is the working directory
-        names = ", ".join(("glyphs", *real.NAMES))
+        names = ", ".join((*built_in, *real.NAMES))
         raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
     return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)

@@ -175,8 +175,8 @@ def _fetch(get: Callable[[], Any], name: str, missing: list[Path]) -> Any:
             ) from error
         raise FileNotFoundError(
             f"{name}: {first} is missing and could not be had ({' '.join(str(error).split())}). Set "
-            "COMPANION_DATA (or root) to a folder that has it, or load it with a network, or use 'glyphs', "
-            "which need neither."
+            "COMPANION_DATA (or root) to a folder that has it, or load it with a network, or use 'glyphs' "
+            "or 'emoji', which need neither."
         ) from error
     finally:
         socket.setdefaulttimeout(waiting)

@@ -37,7 +37,7 @@ def shift_and_blur(images: Tensor, variance: float) -> widgets.VBox:
         fig.suptitle(f"distortion {distance:.2f}")
         return (
             fig,
-            f"A digit, the digit moved by {right}, {down} pixels and blurred by {blur}: distortion {distance:.2f}",
+            f"An image, the image moved by {right}, {down} pixels and blurred by {blur}: distortion {distance:.2f}",
         )
 
     return explorer(
@@ -50,7 +50,10 @@ def shift_and_blur(images: Tensor, variance: float) -> widgets.VBox:
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (B, C, H, W) with the given width in pixels; 0 leaves the images as they are."""
+    """Gaussian blur of (B, C, H, W) with the given width in pixels; 0 leaves the images as they are.
+
+    Beyond the border an image goes on in the colour that it has there: black would darken what is on white.
+    """
     if sigma <= 0:
         return images
     reach = round(3 * sigma)
@@ -58,5 +61,5 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     kernel /= kernel.sum()
     channels = images.shape[1]
     line = kernel.expand(channels, 1, 1, -1)
-    padded = functional.pad(images, (reach, reach, reach, reach))
+    padded = functional.pad(images, (reach, reach, reach, reach), mode="replicate")
     return functional.conv2d(functional.conv2d(padded, line, groups=channels), line.transpose(2, 3), groups=channels)
