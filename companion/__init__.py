@@ -1,6 +1,6 @@
 """Autoencoders, vector quantisers and priors over discrete codes: what the course builds, finished."""
 
-from companion import augment, backbones, classifier, data, likelihoods, metrics, plots, priors, quantizers
+from companion import augment, backbones, classifier, data, likelihoods, losses, metrics, plots, priors, quantizers
 from companion._version import __version__
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
@@ -55,6 +55,7 @@ __all__ = [
     "identity",
     "likelihoods",
     "load",
+    "losses",
     "metrics",
     "plots",
     "pretrained",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from companion._arguments import (
     brief,
@@ -12,6 +13,7 @@ from companion._arguments import (
     check_codes,
     check_finite,
     check_flag,
+    check_images,
     check_number,
     check_place,
     check_same_shape,
@@ -41,6 +43,94 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
         check_finite("x_hat", x_hat)
         check_finite("x", x)
     return error
+
+
+WINDOW = 11  # pixels on each side of the Gaussian window of SSIM
+WINDOW_SIGMA = 1.5  # its standard deviation, in pixels
+
+
+def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Structural similarity: are brightness, contrast and structure alike in each small window? (Wang et al. 2004)
+
+    SSIM = (2 μ_x μ_y + C₁)(2 σ_xy + C₂) / ((μ_x² + μ_y² + C₁)(σ_x² + σ_y² + C₂)) (eq. 13), with means, variances and
+    covariance under a Gaussian window of 11×11 pixels (σ = 1.5), C₁ = 0.01² and C₂ = 0.03² for images in [0, 1]. It is
+    averaged over all windows that lie inside the image, over channels and over images: 1 for equal images, about 0
+    where nothing is alike. Colours are compared channel by channel.
+
+    Blur costs more here than it does in MSE, since it takes contrast away. Differentiable. Some libraries mirror the
+    image at its edges and count the windows there too, so their numbers differ a little.
+
+    Shapes:
+        x_hat, x: (B, C, H, W), with H and W at least 11 → 0-dim. x in [0, 1]; x_hat, as a decoder gives it, may leave
+        that range.
+
+    Raises:
+        ValueError: shapes or types are others, the images are smaller than the window, x lies outside [0, 1], or a
+            number is NaN or infinite.
+    """
+    _check_pairs(x_hat, x)
+    if min(x.shape[2:]) < WINDOW:
+        raise ValueError(f"x: got {x.shape[2]}×{x.shape[3]} images, want at least {WINDOW} pixels on each side")
+    result = x.dtype
+    if result not in (torch.float32, torch.float64):
+        x_hat, x = x_hat.float(), x.float()
+    with torch.autocast(x.device.type, enabled=False):  # squares of nearly equal numbers are subtracted
+        a, b = x_hat.to(x.dtype).flatten(0, 1)[:, None], x.flatten(0, 1)[:, None]  # (B·C, 1, H, W): each plane alone
+        mean_a, mean_b = _blurred(a), _blurred(b)  # (B·C, 1, H − 10, W − 10): μ of each window
+        variance_a = _blurred(a * a) - mean_a.square()
+        variance_b = _blurred(b * b) - mean_b.square()
+        covariance = _blurred(a * b) - mean_a * mean_b
+        c1, c2 = 0.01**2, 0.03**2
+        brightness = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+        structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
+        return (brightness * structure).mean().to(result)
+
+
+def _blurred(planes: Tensor) -> Tensor:
+    """(N, 1, H, W) → the mean under the Gaussian window at each position inside, (N, 1, H − 10, W − 10)."""
+    offsets = torch.arange(WINDOW, dtype=planes.dtype, device=planes.device) - WINDOW // 2  # −5 … 5
+    weights = (-offsets.square() / (2 * WINDOW_SIGMA**2)).exp()
+    weights = weights / weights.sum()
+    rows = functional.conv2d(planes, weights.reshape(1, 1, -1, 1))  # a Gaussian in the plane is one along each axis
+    return functional.conv2d(rows, weights.reshape(1, 1, 1, -1))
+
+
+def sharpness(images: Tensor) -> Tensor:
+    """How much fine detail images have: the variance of the Laplacian (Pech-Pacheco et al. 2000, "LAPV").
+
+    The Laplacian is the difference of four times a pixel and the sum of its four neighbours. Where an image is smooth
+    it is near 0; at edges and in texture it swings to both sides. Its variance over the pixels inside each channel is
+    averaged over channels and images.
+
+    The number depends on what is shown, so compare it with that of the originals: ``sharpness(x_hat) / sharpness(x)``
+    is 1 for the same amount of detail and below 1 for blur. It does not say whether the detail is right: noise and
+    checkerboard patterns count as sharp, and can bring the ratio above 1. Read it beside :func:`ssim` or MSE.
+
+    Shapes:
+        images: (B, C, H, W), with H and W at least 3 → 0-dim.
+
+    Raises:
+        ValueError: the shape or type is another, the images are smaller, or a number is NaN or infinite.
+    """
+    check_tensor("images", images, shape=("B", "C", "H", "W"))
+    if min(images.shape[2:]) < 3:
+        raise ValueError(
+            f"images: got {images.shape[2]}×{images.shape[3]} pixels, want at least 3 on each side: four neighbours"
+        )
+    check_finite("images", images)
+    wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    middle = wide[..., 1:-1, 1:-1]  # (B, C, H − 2, W − 2)
+    sides = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1] + wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
+    laplacian = 4 * middle - sides
+    return laplacian.var((2, 3), correction=0).mean().to(images.dtype)
+
+
+def _check_pairs(x_hat: Tensor, x: Tensor) -> None:
+    """Images, and reconstructions of them that may leave [0, 1]."""
+    check_tensor("x_hat", x_hat, shape=("B", "C", "H", "W"))
+    check_images("x", x)
+    check_same_shape("x_hat", x_hat, "x", x)
+    check_finite("x_hat", x_hat)
 
 
 def distortion(error: float, variance: float) -> float:

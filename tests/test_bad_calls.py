@@ -363,6 +363,8 @@ GOOD: dict[str, Callable[[], Good]] = {
     "CodeUsage.update": lambda: (metrics.CodeUsage(5).update, {"indices": tables()}),
     "metrics.bits_per_image": lambda: (metrics.bits_per_image, {"indices": tables(), "num_codes": 5}),
     "metrics.perplexity": lambda: (metrics.perplexity, {"counts": torch.tensor([1.0, 0.0, 2.0])}),
+    "metrics.ssim": lambda: (metrics.ssim, {"x_hat": images(size=12), "x": images(size=12)}),
+    "metrics.sharpness": lambda: (metrics.sharpness, {"images": images()}),
     "metrics.frechet_distance": lambda: (metrics.frechet_distance, {"a": vectors(6), "b": vectors(5)}),
     "classifier.nearest_distances": lambda: (classifier.nearest_distances, {"images": images(), "training": images(5)}),
     "Picture": lambda: (plots.Picture, {"png": b"", "alt": "a line", "width": 9}),

@@ -31,6 +31,7 @@ from companion import (
     codes,
     data,
     likelihoods,
+    losses,
     metrics,
     plots,
     priors,
@@ -68,7 +69,7 @@ LEFT_OUT = {
 def without_case() -> set[Any]:
     """Functions and classes of the public lists; of modules without one, what is defined there under a public name; and
     every class of a family."""
-    with_list = (companion, backbones, quantizers, priors, explorers)
+    with_list = (companion, backbones, quantizers, priors, losses, explorers)
     listed = {getattr(module, name) for module in with_list for name in module.__all__}
     modules = (augment, autoencoder, classifier, codes, likelihoods, metrics, plots, vae, vqvae)
     defined = {

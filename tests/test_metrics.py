@@ -8,6 +8,8 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from companion.metrics import (
     CodeUsage,
@@ -17,6 +19,8 @@ from companion.metrics import (
     mse,
     nominal_bits,
     perplexity,
+    sharpness,
+    ssim,
 )
 
 
@@ -216,3 +220,105 @@ def test_frechet_distance_falls_with_the_number_of_examples():
 def test_frechet_distance_refuses_what_has_no_covariance(a, b, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, b)
+
+
+# Images
+
+
+def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Noise with large and small patterns, in [0, 1]."""
+    noise = torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+    return (noise + functional.avg_pool2d(noise, 5, stride=1, padding=2)) / 2
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 28, 28), (2, 3, 32, 20), (1, 1, 11, 11)])
+def test_ssim_is_that_of_torchmetrics_over_the_windows_inside_the_image(shape):
+    x = pictures(*shape)
+    for x_hat in (x.clone(), pictures(*shape, seed=1), 0.5 * x, 1 - x, 1.3 * x - 0.2):
+        _, windows = structural_similarity_index_measure(x_hat, x, data_range=1.0, return_full_image=True)
+        torch.testing.assert_close(ssim(x_hat, x), windows[..., 5:-5, 5:-5].mean(), rtol=1e-4, atol=1e-5)
+    # torchmetrics' own mean also counts windows that reach over the edge, where it mirrors the image
+    with_edges = structural_similarity_index_measure(pictures(*shape, seed=1), x, data_range=1.0)
+    assert abs(ssim(pictures(*shape, seed=1), x) - with_edges) > 1e-3
+
+
+def test_ssim_of_two_flat_images_is_what_equation_13_says():
+    """Without variance, only the term of brightness is left."""
+    x_hat, x = torch.full((2, 3, 16, 16), 0.25).double(), torch.full((2, 3, 16, 16), 0.75).double()
+    wanted = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
+    assert ssim(x_hat, x).item() == pytest.approx(wanted, abs=1e-12)
+    assert ssim(x, x).item() == pytest.approx(1, abs=1e-12)
+
+
+def test_ssim_sees_blur_that_mse_finds_as_small_as_a_shift_in_brightness():
+    x = pictures(4, 1, 28, 28)
+    blurred = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    brighter = x + mse(blurred, x).sqrt()
+    assert mse(brighter, x).item() == pytest.approx(mse(blurred, x).item())
+    assert ssim(blurred, x) < ssim(brighter, x) - 0.1
+
+
+def test_ssim_treats_every_colour_of_every_image_alone():
+    x, x_hat = pictures(2, 3, 16, 16), pictures(2, 3, 16, 16, seed=1)
+    single = [ssim(x_hat[i : i + 1, c : c + 1], x[i : i + 1, c : c + 1]).item() for i in range(2) for c in range(3)]
+    assert ssim(x_hat, x).item() == pytest.approx(statistics.fmean(single), abs=1e-6)
+    assert max(single) - min(single) > 0.01
+
+
+def test_ssim_has_a_finite_gradient_also_at_equal_and_at_flat_images():
+    for x in (pictures(1, 1, 12, 12).double(), torch.zeros(1, 1, 12, 12).double()):
+        x_hat = x.clone().requires_grad_()
+        ssim(x_hat, x).backward()
+        torch.testing.assert_close(x_hat.grad, torch.zeros_like(x), atol=1e-9, rtol=0)  # 1 is the most there is
+    other = pictures(1, 1, 12, 12, seed=1).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x_hat: ssim(x_hat, x), other)
+
+
+def test_ssim_in_half_precision_is_computed_in_float32(autocast):
+    x, x_hat = pictures(2, 1, 16, 16), pictures(2, 1, 16, 16, seed=1)
+    wanted = ssim(x_hat, x)
+    with autocast():
+        assert ssim(x_hat, x).item() == wanted.item()
+    half = ssim(x_hat.bfloat16(), x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert half.float().item() == pytest.approx(wanted.item(), abs=0.02)
+
+
+def test_ssim_refuses_what_has_no_window_and_other_ranges():
+    with pytest.raises(ValueError, match="x: got 10×12 images, want at least 11 pixels"):
+        ssim(torch.rand(1, 1, 10, 12), torch.rand(1, 1, 10, 12))
+    with pytest.raises(ValueError, match="x: got numbers from 0 to 255, want images in"):
+        ssim(torch.rand(1, 1, 16, 16), torch.linspace(0, 255, 256).reshape(1, 1, 16, 16))
+    with pytest.raises(ValueError, match=r"x_hat: got shape \(1, 1, 16, 16\), want that of x"):
+        ssim(torch.rand(1, 1, 16, 16), torch.rand(1, 3, 16, 16))
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    x = torch.zeros(1, 1, 4, 5, dtype=torch.float64)
+    x[0, 0, 1, 1] = 1.0  # the Laplacian inside: 4 there, −1 to its right and below it, and 0 three times
+    values = [4.0, -1.0, 0.0, -1.0, 0.0, 0.0]
+    assert sharpness(x).item() == pytest.approx(statistics.pvariance(values))
+    slope = torch.linspace(0, 1, 20).expand(2, 3, 20, 20)
+    assert sharpness(slope).item() == pytest.approx(0, abs=1e-10)  # an even slope has no edge
+
+
+def test_sharpness_is_the_mean_over_colours_and_images():
+    x = pictures(2, 3, 8, 8)
+    single = [sharpness(x[i : i + 1, c : c + 1]).item() for i in range(2) for c in range(3)]
+    assert sharpness(x).item() == pytest.approx(statistics.fmean(single))
+
+
+def test_sharpness_falls_with_blur_and_rises_with_noise_which_is_its_caveat():
+    x = pictures(3, 3, 32, 32)
+    blurred = functional.avg_pool2d(x, 3, stride=1)
+    assert sharpness(blurred) < 0.2 * sharpness(x)
+    noisy = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    assert sharpness(noisy) > 1.5 * sharpness(x)
+    assert ssim(noisy, x) < 0.9
+
+
+def test_sharpness_of_fewer_than_three_pixels_is_refused():
+    with pytest.raises(ValueError, match="images: got 2×8 pixels, want at least 3"):
+        sharpness(torch.rand(1, 1, 2, 8))
+    with pytest.raises(ValueError, match="images: got 1 NaN"):
+        sharpness(torch.where(torch.arange(16).reshape(1, 1, 4, 4) == 5, math.nan, 0.5))

@@ -275,7 +275,7 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
 ROOMS = (
     *("_arguments", "_devices", "_extras", "_modes", "_version", "configured", "checkpoint"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
-    *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "training"),
+    *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
 )
 
 

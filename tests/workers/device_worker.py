@@ -292,6 +292,7 @@ case("augmented images", lambda device: Augment(sharpness=1, autocontrast=1)(ima
 
 def measure(device: torch.device) -> Any:
     a, b = torch.randn(30, 4), torch.randn(20, 4)
+    pictures = torch.rand(2, 3, 12, 12)
     indices = torch.randint(0, 5, (6, 2, 3))
     usage = metrics.CodeUsage(5, per_position=True).update(indices.to(device)).update(indices)
     return [
@@ -301,6 +302,8 @@ def measure(device: torch.device) -> Any:
         metrics.perplexity(torch.rand(9).to(device)),
         metrics.frechet_distance(a.to(device), b.to(device)),
         metrics.frechet_distance(a.to(device), b),
+        metrics.ssim(pictures.to(device), pictures.flip(0).to(device)),
+        metrics.sharpness(pictures.to(device)),
     ]
 
 
@@ -308,7 +311,7 @@ case(
     "metrics",
     measure,
     *(metrics.mse, metrics.CodeUsage, metrics.bits_per_image, metrics.perplexity),
-    metrics.frechet_distance,
+    *(metrics.frechet_distance, metrics.ssim, metrics.sharpness),
 )
 
 # --- what is drawn; it ends on the CPU
