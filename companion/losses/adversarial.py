@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from companion._arguments import check_number, check_same_device, check_tensor
+from companion._devices import at_least_float32
 from companion.quantizers._processes import several, total
-from companion.quantizers.base import at_least_float32
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ from companion._arguments import (
     check_same_device,
     check_tensor,
 )
+from companion._devices import at_least_float32
 from companion.classifier import load_classifier
-from companion.quantizers.base import at_least_float32
 
 
 class FeatureDistance(nn.Module):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import check_module, check_number, check_same_device, check_tensor
+from companion._devices import at_least_float32
 from companion.quantizers._processes import several, total
-from companion.quantizers.base import at_least_float32
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
