@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ def test_the_file_is_small_and_brings_its_licence() -> None:
     with np.load(ATLAS) as atlas:
         assert atlas["licence"].item() == licence
     assert emoji.made_from().startswith("Noto Color Emoji Version 2.042;")
+
+
+def test_an_installed_package_has_the_file_and_its_licence() -> None:
+    root = Path(emoji.__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["companion"]
+    packed = {file for pattern in patterns for file in (root / "companion").glob(pattern)}
+    assert {ATLAS, ATLAS.with_name("emoji-LICENSE.txt")} <= packed
+    assert "companion/data/emoji-LICENSE.txt" in project["project"]["license-files"]
+    assert "OFL-1.1" in project["project"]["license"]
 
 
 def test_no_picture_is_there_twice(train: ImageSet, test: ImageSet) -> None:
