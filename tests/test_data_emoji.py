@@ -365,6 +365,28 @@ def test_the_shipped_file_is_made_again_from_the_font() -> None:
     assert np.abs(halves - shipped).max() <= 1
 
 
+def test_the_command_makes_other_sizes_from_the_version_of_the_shipped_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names are looked up in the shipped file, so another version's pictures would get wrong ones."""
+    pictures, entries = emoji.read(ATLAS, 32)
+    made = {"pictures": pictures[:40], "entries": entries[:40], "versions": "of another day"}
+    monkeypatch.setattr(_emoji_atlas, "drawn", lambda font, emoji_test, side: tuple(made.values()))
+    out = tmp_path / "new" / "atlas.npz"
+    arguments = ["--font", "f", "--emoji-test", "e", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        emoji.main([*arguments, "--size", "64"])
+    says = f"font, emoji_test: got of another day, want {emoji.made_from()}, of which the pictures of 32×32 are"
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    emoji.main(arguments)
+    assert np.array_equal(emoji.read(out, 32)[0], pictures[:40])
+    assert capsys.readouterr().out.startswith(f"{out}: 40 pictures of 32×32, 0.")
+    made["versions"] = emoji.made_from()
+    emoji.main([*arguments, "--size", "64"])
+    assert emoji.made_from(out) == emoji.made_from()
+
+
 def test_the_command_says_what_is_wrong_with_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = tmp_path / "emoji-test.txt"
     names.write_text(
