@@ -89,7 +89,7 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequentia
 
 
 def load_classifier(data: str) -> Classifier:
-    """The trained classifier of "glyphs", "mnist" or "fashion-mnist" that comes with the package.
+    """The trained classifier of "glyphs", "emoji", "mnist" or "fashion-mnist" that comes with the package.
 
     Its accuracy on test images is in ``companion.pretrained.scores``.
 

@@ -55,9 +55,9 @@ SETTINGS: dict[str, Settings] = {
     "glyphs-classifier": {**_CLASSIFIER, "stages": [(2, 2e-3), (1, 2e-4)]},
     "mnist-classifier": _CLASSIFIER,
     "fashion-mnist-classifier": _CLASSIFIER,
-    "emoji-classifier": {  # few images, so each is shown in many places
-        **{"train_images": 2_413, "test_images": 339, "shift": 2},
-        **{"batch_size": 64, "stages": [(30, 3e-3), (10, 1e-3), (6, 2e-4)], "seed": 0},
+    # Images moved by up to two pixels and mirrored, in 46 epochs: 0.752 of the test images, no better than this.
+    "emoji-classifier": {
+        **{"train_images": 2_413, "test_images": 339, "batch_size": 64, "stages": [(8, 2e-3), (3, 2e-4)], "seed": 0},
     },
     "glyphs-vqvae": _VQVAE,
     "mnist-vqvae": _VQVAE,
@@ -90,29 +90,13 @@ class Recognised:
     accuracy: Tensor
 
 
-def recognised(model: Classifier, x: Tensor, y: Tensor, *, shift: int = 0) -> Recognised:
-    logits = model(moved(x, shift) if shift and model.training else x).logits
+def recognised(model: Classifier, x: Tensor, y: Tensor) -> Recognised:
+    logits = model(x).logits
     return Recognised(functional.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean())
 
 
-def moved(x: Tensor, shift: int) -> Tensor:
-    """Each image mirrored or not, and moved by up to ``shift`` pixels across and down; its border fills what is bare.
-
-    Shapes:
-        x: (B, C, H, W) → (B, C, H, W).
-    """
-    n, _, height, width = x.shape
-    down, across = torch.randint(2 * shift + 1, (2, n, 1), device=x.device)
-    rows, columns = (torch.arange(size, device=x.device).expand(n, size) for size in (height, width))
-    columns = torch.where(torch.rand(n, 1, device=x.device) < 0.5, columns.flip(1), columns)
-    framed = functional.pad(x, (shift, shift, shift, shift), mode="replicate").permute(0, 2, 3, 1)  # (B, H', W', C)
-    batch = torch.arange(n, device=x.device)[:, None, None]
-    return framed[batch, (rows + down)[:, :, None], (columns + across)[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
 def classifier(train: ImageSet, settings: Settings) -> nn.Module:
-    model = Classifier(train.shape[0], len(train.classes))
-    return trained(model, train, settings, partial(recognised, shift=settings.get("shift", 0)))
+    return trained(Classifier(train.shape[0], len(train.classes)), train, settings, recognised)
 
 
 def accuracy(model: Classifier, images: ImageSet, *, through: companion.VQVAE | None = None) -> float:

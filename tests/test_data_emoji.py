@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ def test_the_file_is_small_and_brings_its_licence() -> None:
     with np.load(ATLAS) as atlas:
         assert atlas["licence"].item() == licence
     assert emoji.made_from().startswith("Noto Color Emoji Version 2.042;")
+
+
+def test_an_installed_package_has_the_file_and_its_licence() -> None:
+    root = Path(emoji.__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["companion"]
+    packed = {file for pattern in patterns for file in (root / "companion").glob(pattern)}
+    assert {ATLAS, ATLAS.with_name("emoji-LICENSE.txt")} <= packed
+    assert "companion/data/emoji-LICENSE.txt" in project["project"]["license-files"]
+    assert "OFL-1.1" in project["project"]["license"]
 
 
 def test_no_picture_is_there_twice(train: ImageSet, test: ImageSet) -> None:
@@ -352,6 +363,28 @@ def test_the_shipped_file_is_made_again_from_the_font() -> None:
     assert same == known
     halves = large.reshape(-1, 32, 2, 32, 2, 3).astype(float).mean((2, 4))
     assert np.abs(halves - shipped).max() <= 1
+
+
+def test_the_command_makes_other_sizes_from_the_version_of_the_shipped_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names are looked up in the shipped file, so another version's pictures would get wrong ones."""
+    pictures, entries = emoji.read(ATLAS, 32)
+    made = {"pictures": pictures[:40], "entries": entries[:40], "versions": "of another day"}
+    monkeypatch.setattr(_emoji_atlas, "drawn", lambda font, emoji_test, side: tuple(made.values()))
+    out = tmp_path / "new" / "atlas.npz"
+    arguments = ["--font", "f", "--emoji-test", "e", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        emoji.main([*arguments, "--size", "64"])
+    says = f"font, emoji_test: got of another day, want {emoji.made_from()}, of which the pictures of 32×32 are"
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    emoji.main(arguments)
+    assert np.array_equal(emoji.read(out, 32)[0], pictures[:40])
+    assert capsys.readouterr().out.startswith(f"{out}: 40 pictures of 32×32, 0.")
+    made["versions"] = emoji.made_from()
+    emoji.main([*arguments, "--size", "64"])
+    assert emoji.made_from(out) == emoji.made_from()
 
 
 def test_the_command_says_what_is_wrong_with_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -260,6 +260,10 @@ def main(arguments: list[str] | None = None) -> None:
         pictures, entries, versions = drawn(options.font, options.emoji_test, options.size)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
+    if options.size != SIZE and versions != made_from():  # names and splits of all sizes are those of the shipped file
+        parser.error(
+            f"font, emoji_test: got {versions}, want {made_from()}, of which the pictures of {SIZE}×{SIZE} are"
+        )
     write(out, pictures, entries, versions)
     print(f"{out}: {len(pictures):,} pictures of {options.size}×{options.size}, {out.stat().st_size / 1e6:.2f} MB")
 
