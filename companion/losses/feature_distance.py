@@ -119,6 +119,7 @@ class FeatureDistance(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As any module; the network in it stays in eval mode."""
+        check_flag("mode", mode)
         super().train(mode)
         self.network.eval()
         return self
