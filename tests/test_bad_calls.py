@@ -711,8 +711,8 @@ def wrong(value: Any) -> dict[str, Any]:
         infinite.flatten()[-1:] = math.inf
         return other | {
             "numbers": value.tolist(), "int64": value.long(), "uint8": value.byte(), "complex": value.cfloat(),
-            "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value.expand(value.shape or 1)[:0], "scalar": torch.tensor(0.5),
-            "number": 0.5, "sparse": value.to_sparse(),
+            "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value.expand(value.shape or 1)[:0],
+            "scalar": torch.tensor(0.5), "number": 0.5, "sparse": value.to_sparse(),
         }  # fmt: skip
     if isinstance(value, Tensor):
         return other | {
