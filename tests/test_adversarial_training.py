@@ -230,13 +230,13 @@ def test_the_names_of_the_terms_are_the_same_before_and_after_the_start() -> Non
 
 
 @pytest.mark.parametrize("penalty", ["none", "r1", "lecam"])
-def test_validation_works_without_gradients_and_changes_nothing(penalty: str) -> None:
+def test_validation_works_without_gradients_and_changes_nothing(penalty: str, device: torch.device) -> None:
     model, x = both(penalty=penalty), Images().x[:8]
     model.train()(x)
     model.eval()
     before = bits(model)
-    for off in (torch.no_grad(), torch.inference_mode()):
-        with off:
+    for off in (torch.no_grad, torch.inference_mode)[: 1 if device.type == "pretended" else 2]:
+        with off():
             out = model(x)
         assert not out.loss.requires_grad
         assert bits(model) == before
@@ -375,7 +375,9 @@ def test_without_the_adaptive_weight_the_generator_term_has_its_own_weight() -> 
 
 
 def test_a_tokenizer_that_returns_something_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="tokenizer: gave a Tensor whose reconstruction is None, want a result with"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer: gave a .*Tensor whose reconstruction is None, want a result with"
+    ):
         AdversarialTraining(Tiny(), critic(), adaptive=False)(Images().x[:4])
     with pytest.raises(ValueError, match="feature_distance: got a Linear, want a FeatureDistance or None"):
         AdversarialTraining(tokenizer(), critic(), nn.Linear(1, 1))
