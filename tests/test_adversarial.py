@@ -185,10 +185,10 @@ def test_a_gradient_that_overflows_leaves_the_step_without_the_adversarial_loss(
     assert wrong.isnan()
 
 
-def test_a_loss_that_does_not_depend_on_the_layer_is_refused_by_its_name() -> None:
+def test_a_loss_that_does_not_depend_on_the_layer_is_refused_by_name() -> None:
     reconstruction, adversarial, layer = two_losses()
     other = nn.Parameter(torch.ones(2))
-    with pytest.raises(ValueError, match="reconstruction_loss: got one that does not depend on last_layer"):
+    with pytest.raises(ValueError, match="last_layer: got a tensor on which reconstruction_loss does not depend"):
         adaptive_weight(other.sum(), adversarial, layer)
     with pytest.raises(ValueError, match="adversarial_loss: got a loss without a gradient"):
         adaptive_weight(reconstruction, adversarial.detach(), layer)

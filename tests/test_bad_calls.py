@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision.models
 from torch import Tensor, nn
 
 import companion
@@ -53,6 +54,7 @@ from companion import (
     codes,
     data,
     likelihoods,
+    losses,
     metrics,
     plots,
     priors,
@@ -124,6 +126,28 @@ def tokenizer(quantizer: nn.Module | None = None) -> VQVAE:
 
 def ema() -> EMAVectorQuantizer:
     return EMAVectorQuantizer(5, 4)
+
+
+def distance() -> losses.FeatureDistance:
+    return losses.FeatureDistance(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), ["1"])
+
+
+def vgg_file() -> Path:
+    """VGG16 as torchvision saves it, of zeros, which are one number on disk."""
+    with torch.device("meta"):
+        state = torchvision.models.vgg16().state_dict()
+    path = Path(SCRATCH.name, "vgg16.pth")
+    torch.save({name: torch.zeros((), device="cpu").expand(value.shape) for name, value in state.items()}, path)
+    return path
+
+
+def adversarial() -> losses.AdversarialTraining:
+    return losses.AdversarialTraining(tokenizer(), losses.PatchDiscriminator(1, width=2), distance())
+
+
+def two_losses() -> dict[str, Any]:
+    layer = torch.rand(3).requires_grad_()
+    return {"reconstruction_loss": layer.sum(), "adversarial_loss": layer.square().sum(), "last_layer": layer}
 
 
 def residual() -> ResidualQuantizer:
@@ -365,6 +389,61 @@ GOOD: dict[str, Callable[[], Good]] = {
     "metrics.perplexity": lambda: (metrics.perplexity, {"counts": torch.tensor([1.0, 0.0, 2.0])}),
     "metrics.ssim": lambda: (metrics.ssim, {"x_hat": images(size=12), "x": images(size=12)}),
     "metrics.sharpness": lambda: (metrics.sharpness, {"images": images()}),
+    "FeatureDistance": lambda: (
+        losses.FeatureDistance,
+        {
+            "network": nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), "taps": ["0", "1"],
+            "weights": [torch.rand(2), torch.rand(2)], "mean": (0.5,), "std": (0.5,), "repeat_grey": False,
+            "epsilon": 1e-3,
+        },
+    ),
+    "FeatureDistance.forward": lambda: (distance(), {"x_hat": images(), "x": images()}),
+    "FeatureDistance.per_image": lambda: (distance().per_image, {"x_hat": images(), "x": images()}),
+    "FeatureDistance.train": lambda: (distance().train, {"mode": True}),
+    "losses.lpips_vgg": lambda: (losses.lpips_vgg, {"weights": vgg_file(), "download": False}),
+    "losses.classifier_distance": lambda: (losses.classifier_distance, {"data": "glyphs"}),
+    "losses.hinge_discriminator_loss": lambda: (
+        losses.hinge_discriminator_loss,
+        {"real": torch.randn(4), "fake": torch.randn(5)},
+    ),
+    "losses.hinge_generator_loss": lambda: (losses.hinge_generator_loss, {"fake": torch.randn(5)}),
+    "losses.non_saturating_discriminator_loss": lambda: (
+        losses.non_saturating_discriminator_loss,
+        {"real": torch.randn(4), "fake": torch.randn(5)},
+    ),
+    "losses.non_saturating_generator_loss": lambda: (
+        losses.non_saturating_generator_loss,
+        {"fake": torch.randn(5)},
+    ),
+    "losses.adaptive_weight": lambda: (losses.adaptive_weight, two_losses() | {"most": 1e4, "epsilon": 1e-4}),
+    "losses.r1_penalty": lambda: (
+        losses.r1_penalty,
+        {"discriminator": losses.PatchDiscriminator(1, width=2), "real": images()},
+    ),
+    "losses.lecam_penalty": lambda: (
+        losses.lecam_penalty,
+        {
+            "real": torch.randn(4), "fake": torch.randn(5), "real_mean": torch.tensor(0.5),
+            "fake_mean": torch.tensor(-0.5),
+        },
+    ),
+    "LeCamPenalty": lambda: (losses.LeCamPenalty, {"decay": 0.9}),
+    "LeCamPenalty.forward": lambda: (losses.LeCamPenalty(), {"real": torch.randn(4), "fake": torch.randn(5)}),
+    "PatchDiscriminator": lambda: (
+        losses.PatchDiscriminator,
+        {"in_channels": 1, "width": 2, "layers": 1, "norm": "group"},
+    ),
+    "PatchDiscriminator.forward": lambda: (losses.PatchDiscriminator(1, width=2), {"x": images()}),
+    "AdversarialTraining": lambda: (
+        losses.AdversarialTraining,
+        {
+            "tokenizer": tokenizer(), "discriminator": losses.PatchDiscriminator(1, width=2),
+            "feature_distance": None, "adversarial_loss": "hinge", "perceptual_weight": 1.0,
+            "adversarial_weight": 0.5, "adaptive": True, "last_layer": "decoder.layers.0.weight", "start": 0,
+            "penalty": "r1", "penalty_weight": 1.0,
+        },
+    ),
+    "AdversarialTraining.forward": lambda: (adversarial(), {"x": images()}),
     "metrics.frechet_distance": lambda: (metrics.frechet_distance, {"a": vectors(6), "b": vectors(5)}),
     "classifier.nearest_distances": lambda: (classifier.nearest_distances, {"images": images(), "training": images(5)}),
     "Picture": lambda: (plots.Picture, {"png": b"", "alt": "a line", "width": 9}),
@@ -545,7 +624,7 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
 NOT_CALLED = {
     "a result, made by the library": (
         "AutoencoderOutput", "ClassifierOutput", "History", "PriorOutput", "Quantized",
-        "ProjectedQuantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
+        "ProjectedQuantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput", "AdversarialOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -554,7 +633,7 @@ NOT_CALLED = {
         "configured.check_as_built", "configured.describe", "configured.is_described", "configured.is_ours",
         "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
     ),
-    "without arguments": ("History.table", "pretrained.names"),
+    "without arguments": ("History.table", "pretrained.names", "AdversarialTraining.decoders_last_layer"),
 }  # fmt: skip
 # Methods that a base class calls, with what it has checked.
 INSIDE = (
@@ -638,8 +717,8 @@ def wrong(value: Any) -> dict[str, Any]:
         infinite.flatten()[-1:] = math.inf
         return other | {
             "numbers": value.tolist(), "int64": value.long(), "uint8": value.byte(), "complex": value.cfloat(),
-            "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value[:0], "scalar": torch.tensor(0.5),
-            "number": 0.5, "sparse": value.to_sparse(),
+            "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value.expand(value.shape or 1)[:0],
+            "scalar": torch.tensor(0.5), "number": 0.5, "sparse": value.to_sparse(),
         }  # fmt: skip
     if isinstance(value, Tensor):
         return other | {
@@ -763,6 +842,31 @@ RIGHT_THERE: dict[str, set[str]] = {
     "quantizers.rotation_trick.z_q": {"nan", "infinite"},
     "quantizers.vq_losses.z": {"nan", "infinite", "scalar", "empty"},
     "quantizers.vq_losses.z_q": {"nan", "infinite"},
+    **{
+        f"{name}.{argument}": {"nan", "infinite"}
+        for name, arguments in {
+            "FeatureDistance.forward": ("x_hat", "x"),
+            "FeatureDistance.per_image": ("x_hat", "x"),
+            "PatchDiscriminator.forward": ("x",),
+            "losses.adaptive_weight": ("reconstruction_loss", "adversarial_loss"),
+            "losses.r1_penalty": ("real",),
+        }.items()
+        for argument in arguments
+    },
+    **{
+        f"{name}.{argument}": {"nan", "infinite", "scalar"}
+        for name, arguments in {
+            "losses.hinge_discriminator_loss": ("real", "fake"),
+            "losses.hinge_generator_loss": ("fake",),
+            "losses.non_saturating_discriminator_loss": ("real", "fake"),
+            "losses.non_saturating_generator_loss": ("fake",),
+            "losses.lecam_penalty": ("real", "fake", "real_mean", "fake_mean"),
+            "LeCamPenalty.forward": ("real", "fake"),
+        }.items()
+        for argument in arguments
+    },
+    "losses.lpips_vgg.weights": {"missing"},
+    "AdversarialTraining.start": {"zero", "huge", "vast"},
     # any text
     "Picture.alt": {"other"},
     "plots.show.alt": {"other"},
@@ -889,6 +993,9 @@ OTHERS: dict[str, Any] = {
     "Gaussian.binned": False, "Bernoulli.relaxed": False,
 }  # fmt: skip
 SETTABLE = {
+    "AdversarialTraining.adaptive", "AdversarialTraining.adversarial_weight", "AdversarialTraining.discriminator",
+    "AdversarialTraining.feature_distance", "AdversarialTraining.penalty_weight",
+    "AdversarialTraining.perceptual_weight", "AdversarialTraining.start", "AdversarialTraining.tokenizer",
     "Autoencoder.encoder", "Autoencoder.decoder", "AutoregressiveDecoder.context", "Bernoulli.relaxed",
     "EMAVectorQuantizer.commitment_weight", "EMAVectorQuantizer.decay", "EMAVectorQuantizer.estimator",
     "EMAVectorQuantizer.frozen", "EMAVectorQuantizer.restart_below", "EMAVectorQuantizer.seed",
@@ -906,7 +1013,7 @@ def another(value: Any) -> Any:
     """A value of the same kind, which the constructor takes as well."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, nn.Module):
+    if value is None or isinstance(value, nn.Module):
         return copy.deepcopy(value)
     if isinstance(value, tuple | list):
         return type(value)((value[0] + 1, *value[1:]))

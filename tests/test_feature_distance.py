@@ -312,10 +312,12 @@ def test_lpips_is_that_of_the_package_in_value_and_gradient(
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * gradients[1].abs().max().item())
 
 
-def test_images_in_0_to_1_without_their_scaling_would_be_another_number(theirs: nn.Module, vgg_file: Path) -> None:
+def test_images_in_0_to_1_without_their_scaling_would_be_another_number(
+    theirs: nn.Module, vgg_file: Path, device: torch.device
+) -> None:
     x_hat, x = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
-    ours = lpips_vgg(vgg_file)(x_hat, x).item()
-    assert ours != pytest.approx(theirs.cpu()(x_hat.cpu(), x.cpu(), normalize=False).mean().item(), rel=1e-2)
+    ours = lpips_vgg(vgg_file).to(device)(x_hat, x).item()
+    assert ours != pytest.approx(theirs.to(device)(x_hat, x, normalize=False).mean().item(), rel=1e-2)
 
 
 def test_lpips_of_equal_images_is_0_with_gradient_0_also_where_no_feature_is_left(vgg_file: Path) -> None:
@@ -376,7 +378,7 @@ def test_only_when_asked_the_file_is_fetched_by_torchvision(
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "grey.pth")
+    torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3, device="cpu")}, tmp_path / "grey.pth")
     with pytest.raises(ValueError, match=r"features.0.weight of shape \(64, 1, 3, 3\), want VGG16's, of shape \(64, 3"):
         lpips_vgg(tmp_path / "grey.pth")
     torch.save({}, tmp_path / "empty.pth")

@@ -150,6 +150,20 @@ def test_two_processes_learn_the_codebooks_of_one(processes: Any, tmp_path: Path
         torch.testing.assert_close(torch.tensor(first["state"][name]), torch.tensor(values), rtol=1e-3, atol=1e-5)
 
 
+def test_two_processes_train_against_a_discriminator_as_one_does(processes: Any, tmp_path: Path) -> None:
+    """Its adaptive weight and running means are those of the whole batch, and it begins in the same step."""
+    codes, (first, second) = run_two(processes, tmp_path / "two", kind_of_model="adversarial", validation="9")
+    code, alone = run_one(processes, tmp_path / "one", kind_of_model="adversarial", validation="9")
+    assert (codes, code) == ([0, 0], 0)
+    assert first == second
+    assert (first["world"], alone["world"]) == (2, 1)
+    assert first["state"]["steps"] == alone["state"]["steps"] == first["state"]["lecam.updates"] + 3 == 18
+    for row, other in zip(first["rows"], alone["rows"], strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    for name, values in alone["state"].items():
+        torch.testing.assert_close(torch.tensor(first["state"][name]), torch.tensor(values), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_two_processes_killed_go_on_to_the_bit(
     processes: Any, two_processes: dict[str, Any], tmp_path: Path, rank: str

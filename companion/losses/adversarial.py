@@ -129,7 +129,7 @@ def _gradient_norm(name: str, loss: Tensor, last_layer: Tensor) -> Tensor:
         loss, last_layer, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
     )
     if gradient is None:
-        raise ValueError(f"{name}: got one that does not depend on last_layer, want one of the decoder's output")
+        raise ValueError(f"last_layer: got a tensor on which {name} does not depend, want a weight that made it")
     gradient = at_least_float32(gradient.detach()) / scale
     if several():
         gradient = total(gradient.clone()) / torch.distributed.get_world_size()

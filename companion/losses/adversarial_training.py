@@ -6,6 +6,7 @@ both losses are made from the same weights, and each is cut off from the other n
 two has, for each parameter, exactly the gradient of the loss that this parameter is there for.
 """
 
+import difflib
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -173,7 +174,13 @@ class AdversarialTraining(Configured, nn.Module):
         """
         parameters = dict(self.tokenizer.named_parameters())
         if self.last_layer is not None:
-            check_choice("last_layer", self.last_layer, parameters)
+            if not isinstance(self.last_layer, str) or self.last_layer not in parameters:
+                near = difflib.get_close_matches(str(self.last_layer), parameters, n=3, cutoff=0.4)
+                some = ", ".join(map(repr, near or [*parameters][-3:]))
+                raise ValueError(
+                    f"last_layer: got {brief(self.last_layer)}, want the name of a parameter of the tokenizer, such as "
+                    f"{some}"
+                )
             return parameters[self.last_layer]
         weights = [p for name, p in parameters.items() if name.split(".")[0] == "decoder" and p.ndim >= 2]
         if not weights:

@@ -119,13 +119,15 @@ class FeatureDistance(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As any module; the network in it stays in eval mode."""
+        check_flag("mode", mode)
         super().train(mode)
         self.network.eval()
         return self
 
     def _features(self, name: str, images: Tensor) -> list[Tensor]:
         """The features at each tap, (B, C_l, *positions), of length 1 over the channels."""
-        like = next(itertools.chain(self.network.parameters(), self.network.buffers()), None)
+        tensors = itertools.chain(self.network.parameters(), self.network.buffers())
+        like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
         if images.dtype in (torch.float16, torch.bfloat16) and like is not None:
             images = images.to(like.dtype)  # a reconstruction that was made under autocast
         check_fits(name, images, like, of="the network")

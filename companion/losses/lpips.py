@@ -67,7 +67,8 @@ def _vgg_state(published: Any, weights: Any, download: bool) -> dict[str, Tensor
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and system errors alike: it cannot be read
-        raise ValueError(f"weights: got {path}, want a file of VGG16 as torchvision saves it ({error})") from error
+        said = str(error).partition(". ")[0]
+        raise ValueError(f"weights: got {path}, want a file of VGG16 as torchvision saves it ({said})") from error
     if not isinstance(state, dict):
         raise ValueError(f"weights: got {path} with {brief_kind(state)}, want VGG16's tensors by torchvision's names")
     return state

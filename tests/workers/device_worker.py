@@ -49,6 +49,7 @@ from companion import (
     codes,
     data,
     likelihoods,
+    losses,
     metrics,
     plots,
     priors,
@@ -313,6 +314,56 @@ case(
     *(metrics.mse, metrics.CodeUsage, metrics.bits_per_image, metrics.perplexity),
     *(metrics.frechet_distance, metrics.ssim, metrics.sharpness),
 )
+
+# --- losses
+
+
+def see(device: torch.device) -> Any:
+    """VGG16 from a file with small random weights, and the shipped classifier, on colour and on grey images."""
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6]
+    layers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    state: dict[str, Tensor] = {}
+    for layer, ins, outs in zip(layers, widths[:-1], widths[1:], strict=True):
+        state[f"features.{layer}.weight"] = torch.randn(outs, ins, 1, 1).expand(-1, -1, 3, 3) / (9 * ins) ** 0.5
+        state[f"features.{layer}.bias"] = 0.1 * torch.randn(outs)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / "vgg16.pth")
+        vgg = losses.lpips_vgg(Path(folder) / "vgg16.pth").to(device)
+    small, results = losses.classifier_distance("glyphs").to(device), []
+    for distance, channels in ((vgg, 3), (vgg, 1), (small, 1)):
+        x = torch.rand(2, channels, 16, 16).to(device)
+        x_hat = torch.rand(2, channels, 16, 16).to(device).requires_grad_()
+        distance(x_hat, x).backward()
+        results += [distance.per_image(x_hat, x), x_hat.grad]
+    return results
+
+
+case("feature distances", see, losses.FeatureDistance, losses.classifier_distance, losses.lpips_vgg)
+
+
+def oppose(penalty: str, adversarial_loss: str, device: torch.device) -> Any:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
+    distance = losses.FeatureDistance(network, ["1"], [torch.rand(3)], mean=(0.5,), std=(0.2,))
+    critic = losses.PatchDiscriminator(1, width=4)
+    options: dict[str, Any] = {"penalty": penalty, "adversarial_loss": adversarial_loss}
+    model = losses.AdversarialTraining(small_vqvae(VectorQuantizer(6, 4)), critic, distance, start=1, **options)
+    model.to(device)
+    first, out = model(images(device)), model(images(device))
+    out.loss.backward()
+    results = [list(first.losses.values()), list(out.losses.values()), list(model.state_dict().values())]
+    results += [parameter.grad for parameter in model.parameters()]
+    return [*results, list(model.eval()(images(device)).losses.values())]
+
+
+for penalty, adversarial_loss in (("r1", "hinge"), ("lecam", "non-saturating")):
+    case(
+        f"adversarial training, {penalty}",
+        lambda device, penalty=penalty, loss=adversarial_loss: oppose(penalty, loss, device),
+        *(losses.AdversarialTraining, losses.PatchDiscriminator, losses.LeCamPenalty, losses.r1_penalty),
+        *(losses.lecam_penalty, losses.adaptive_weight),
+        *(losses.hinge_discriminator_loss, losses.hinge_generator_loss),
+        *(losses.non_saturating_discriminator_loss, losses.non_saturating_generator_loss),
+    )
 
 # --- what is drawn; it ends on the CPU
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import companion.checkpoint
-from companion import VQVAE, EMAVectorQuantizer, ResidualQuantizer, ResNetDecoder, ResNetEncoder
+from companion import VQVAE, Autoencoder, EMAVectorQuantizer, ResidualQuantizer, ResNetDecoder, ResNetEncoder
+from companion.losses import AdversarialTraining, FeatureDistance
 from companion.training import fit
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as bluntly
@@ -87,15 +88,28 @@ def darkened(x: Tensor) -> Tensor:
 
 
 def model_of(kind: str, noise: float) -> nn.Module:
-    """ "noisy", or a tokenizer with k-means, moving averages and restarts: "ema" (one codebook), "residual" (two)."""
+    """ "noisy", or a tokenizer with k-means, moving averages and restarts: "ema" (one codebook), "residual" (two).
+
+    Or "adversarial", an autoencoder with a discriminator that begins in the fourth step.
+    """
     if kind == "noisy":
         return Noisy(noise)
+    if kind == "adversarial":
+        return adversarial()
     depths = [EMAVectorQuantizer(4, 2, decay=0.5, restart_below=0.5) for _ in range(2)]
     return VQVAE(
         ResNetEncoder(1, 2, hidden=4, factor=2, num_blocks=1),
         depths[0] if kind == "ema" else ResidualQuantizer(depths),
         ResNetDecoder(1, 2, hidden=4, factor=2, num_blocks=1),
     )
+
+
+def adversarial() -> AdversarialTraining:
+    sizes: dict[str, Any] = {"hidden": 4, "factor": 2, "num_blocks": 1}
+    autoencoder = Autoencoder(ResNetEncoder(1, 2, **sizes), ResNetDecoder(1, 2, **sizes))
+    critic = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3))
+    features = FeatureDistance(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()), ["1"])
+    return AdversarialTraining(autoencoder, critic, features, start=3, penalty="lecam")
 
 
 def bits(model: nn.Module) -> str:
