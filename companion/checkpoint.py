@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from companion._arguments import check_instance
+from companion._arguments import expanded
 from companion._version import __version__
 from companion.configured import (
     CLASSES,
@@ -187,13 +187,12 @@ def state_of(model: nn.Module) -> dict[str, Any]:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """``path`` as a ``Path``.
+    """``path`` as a ``Path``, with the folder of the user for ``~``.
 
     Raises:
         ValueError: it is neither a string nor a path.
     """
-    check_instance("path", path, (str, os.PathLike), "a string or a path")
-    return Path(path)
+    return expanded("path", path)
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:

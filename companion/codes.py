@@ -139,6 +139,7 @@ class CodeSet:
         small = next(kind for kind in _KINDS if self.num_codes - 1 <= torch.iinfo(kind).max)
         tensors = {"codes": self.codes.cpu().to(small).contiguous(), "labels": self.labels.cpu().contiguous()}
         about = {"format": "companion codes", "version": FORMAT_VERSION}
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, about | {"num_codes": int(self.num_codes), "tokenizer": self.tokenizer})
 
     @classmethod

@@ -1139,6 +1139,10 @@ class Sums(nn.Module):
         return x.sum()
 
 
+def tokenizer_of(part: nn.Module) -> VQVAE:
+    return VQVAE(ResNetEncoder(1, 4, hidden=2), VectorQuantizer(5, 4), part)
+
+
 def normal() -> likelihoods.Gaussian:
     return likelihoods.Gaussian()
 
@@ -1365,6 +1369,24 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     # parts that do not fit, and what a module gives
     "a model for an encoder": ("encoder", lambda: VQVAE(auto(), VectorQuantizer(5, 4), decoder())(images())),
     "a decoder for an encoder": ("encoder", lambda: Autoencoder(decoder(), encoder())(images())),
+    **{
+        f"layers that do not take the latents, in {kind} {method}": (
+            "decoder",
+            lambda make=make, method=method, more=more: getattr(make(nn.Conv2d(7, 1, 1)), method)(grey(), *more),
+        )
+        for kind, make, calls in (
+            ("an autoencoder", lambda part: Autoencoder(ResNetEncoder(1, 4), part), ("forward", "reconstruct")),
+            ("a tokenizer", lambda part: tokenizer_of(part), ("forward",)),
+            ("a VAE", lambda part: VAE(ResNetEncoder(1, 4, hidden=2), part, normal()), ("forward", "reconstruct")),
+            ("a VAE's", lambda part: VAE(ResNetEncoder(1, 4, hidden=2), part, normal()), ("log_weights",)),
+        )
+        for method, more in ((call, (2,) if call == "log_weights" else ()) for call in calls)
+    },
+    "layers that do not take the images": ("encoder", lambda: Autoencoder(nn.Linear(3, 2), decoder())(images())),
+    "layers that do not take the images of a tokenizer": (
+        "encoder",
+        lambda: VQVAE(nn.Conv2d(3, 4, 1), VectorQuantizer(5, 4), decoder()).encode(images()),
+    ),
     "a decoder for the encoder of a tokenizer": (
         "encoder",
         lambda: VQVAE(ResNetDecoder(1, 4, hidden=2), VectorQuantizer(5, 4), ResNetEncoder(1, 4, hidden=2))(images()),

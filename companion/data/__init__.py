@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from companion._arguments import check_instance, check_size, check_whole
+from companion._arguments import check_instance, check_size, check_whole, expanded
 from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
@@ -64,7 +64,8 @@ def load(
         return glyphs.glyphs(split, size=10_000 if size is None else size, seed=seed)
     if published:
         return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
-    if name == "" or not Path(name).is_dir():  # Path("") is the working directory
+    folder_path = expanded("name", name)
+    if name == "" or not folder_path.is_dir():  # Path("") is the working directory
         names = ", ".join(("glyphs", *real.NAMES))
         raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
-    return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)
+    return folder.folder(folder_path, split, size=size, seed=seed, image_size=image_size)

@@ -153,6 +153,14 @@ def as_indices(indices: Any, n: int) -> Tensor:
     return rows
 
 
+def share_within(some: ImageSet, others: ImageSet) -> float:
+    """Which share of the images of one set are, byte by byte, images of the other, 0 … 1."""
+    if some.shape != others.shape:
+        return 0.0
+    there = {image.tobytes() for image in others.images.cpu().numpy()}
+    return sum(image.tobytes() in there for image in some.images.cpu().numpy()) / len(some)
+
+
 def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[int]:
     """The indices of the images to keep: all of them, or ``size`` drawn with ``seed``, in ascending order.
 
