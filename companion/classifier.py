@@ -202,8 +202,8 @@ def evaluate_samples(
     shared = max(share_within(held_out, train), share_within(train, held_out))
     if shared > _MOST_SHARED:
         raise ValueError(
-            f"held_out: got a set that has {shared:.0%} of its images, or of those of train, in common with train, want "
-            "images that the generator has not seen"
+            f"held_out: got a set that shares {shared:.0%} of its images, or of train's, with train, want images that "
+            "the generator has not seen"
         )
     if train.split == "test" and held_out.split == "train":
         warnings.warn("train: got the split 'test', held_out the split 'train': are they swapped?", stacklevel=2)

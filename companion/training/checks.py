@@ -264,9 +264,9 @@ def _check_examples(plan: Plan) -> None:
 def _warn_of_shared(train: Examples, validation: Examples) -> None:
     """Validation on what was trained on says nothing about other images."""
     shared = 1.0 if validation is train else 0.0
-    sets = isinstance(train, ImageSet) and isinstance(validation, ImageSet) and train is not validation
-    if sets and (train.name, train.split) == (validation.name, validation.split):
-        shared = share_within(validation, train)
+    if isinstance(train, ImageSet) and isinstance(validation, ImageSet) and train is not validation:
+        same = (train.name, train.split) == (validation.name, validation.split)
+        shared = share_within(validation, train) if same else 0.0
     if shared > 0.05:  # a few equal images are found in real sets too
         warnings.warn(
             f"validation: got examples of which {shared:.0%} are in train, want others: the loss on these cannot show "
