@@ -71,10 +71,10 @@ def load(path: str | os.PathLike[str], model: Model) -> Model: ...
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """Read a file that :func:`save` wrote.
 
-    Without ``model``, the model is rebuilt on the CPU, in eval mode; this works for the classes of this library. With
-    ``model``, any module whose state has the same names, shapes and dtypes, the weights are copied into it, on its
-    device. If file and model both have a config, the two must be equal. Reading runs no code from the file, takes no
-    more memory than its tensors need, and does not change the random generators.
+    Without ``model``, the model is rebuilt on the CPU, in eval mode and in the precision of the file; this works for
+    the classes of this library. With ``model``, any module whose state has the same names, shapes and dtypes, the
+    weights are copied into it, on its device. If file and model both have a config, the two must be equal. Reading runs
+    no code from the file, takes no more memory than its tensors need, and does not change the random generators.
 
     Raises:
         ValueError: the file is truncated, damaged, a pickle, not written by :func:`save`, or of a newer format; names a
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     """
     path = as_path(path)
     about, tensors = read_tensors(path, "companion", "that companion.save did not write")
-    target = _rebuilt(path, about, tensors).eval() if model is None else unwrapped(model, "model")
+    target = _rebuilt(path, about, tensors) if model is None else unwrapped(model, "model")
     _check_has_numbers(target.state_dict())
     _check_fit(path, tensors, target)
     if differ := _differences("", about, describe("model", target)):
@@ -230,12 +230,14 @@ def _what_instead(path: Path) -> str:
 
 
 def _rebuilt(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The model that the header describes, as long as it is not larger than the file."""
+    """The model that the header describes, in the precision of the tensors, and not larger than these."""
     numbers_there = sum(value.numel() for value in tensors.values())
     blueprint = _Blueprint(path, max(_LARGEST_NUMBER, numbers_there))
     limit = _Within(10 * (len(tensors) + 10), _LARGEST_NUMBER + 4 * numbers_there)  # ours make one for each
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), limit:  # first weights are drawn, to be overwritten
-        return blueprint.build(about, "the file")
+        model = blueprint.build(about, "the file")
+    kinds = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    return (model.to(kinds.pop()) if len(kinds) == 1 else model).eval()  # of one type alone, as half() makes it
 
 
 class _Within(TorchFunctionMode):

@@ -29,6 +29,7 @@ from companion.metrics import frechet_distance
 from companion.pretrained import names, pretrained
 from companion.quantizers import nearest_code
 
+_SIDES = (14, 64)  # in pixels, of images that are about 28×28
 _MOST_SHARED = 0.05  # of the images of two sets; a few equal ones are found in real sets too
 
 
@@ -110,6 +111,8 @@ def load_classifier(data: str) -> Classifier:
 def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) -> ClassifierOutput:
     """Logits and features of any number of images, in eval mode, batch by batch.
 
+    Images far from 28×28 pixels are recognised with a warning.
+
     Shapes:
         images: (n, C, H, W) in [0, 1] → logits (n, num_classes), features (n, F).
 
@@ -120,6 +123,12 @@ def recognise(classifier: Classifier, images: Tensor, *, batch_size: int = 500) 
     check_instance("classifier", classifier, Classifier, "a Classifier")
     check_images("images", images, shape=("B", classifier.in_channels, "H", "W"))
     check_size("batch_size", batch_size)
+    if not all(_SIDES[0] <= side <= _SIDES[1] for side in images.shape[2:]):
+        warnings.warn(
+            f"images: got {images.shape[2]}×{images.shape[3]} pixels, want about 28×28: a classifier of such images "
+            "sees other features in these",
+            stacklevel=3,
+        )
     like = classifier.head.weight  # on its device, and in its precision
     batches = [images[start : start + batch_size].to(like) for start in range(0, len(images), batch_size)]
     with evaluating(classifier), unchecked_values():  # the images were checked above, all of them

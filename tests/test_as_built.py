@@ -127,3 +127,16 @@ def test_the_path_of_a_part_does_not_tell_whether_it_is_compiled() -> None:
     model.encoder = torch.compile(model.encoder)
     assert [path for path, _ in parts_of(torch.nn.DataParallel(model))] == paths
     assert paths[:3] == ["", "encoder", "encoder.layers"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_another_precision_is_rebuilt_in_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    model, path = tokenizer().to(dtype), tmp_path / "model.safetensors"
+    companion.save(model, path)
+    again = companion.load(path)
+    there, here = model.state_dict(), again.state_dict()
+    assert {value.dtype for value in here.values() if value.is_floating_point()} == {dtype}
+    assert here["quantizer.step"].dtype == torch.int64
+    assert all(torch.equal(there[name], here[name]) for name in here)
+    with pytest.raises(ValueError, match=rf"is {dtype} in the file and torch.float32 in the model"):
+        companion.load(path, tokenizer())

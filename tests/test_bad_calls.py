@@ -1139,6 +1139,12 @@ class Sums(nn.Module):
         return x.sum()
 
 
+def nan_vae() -> VAE:
+    model = variational()
+    nn.init.constant_(model.decoder.conv2.weight, math.nan)
+    return model
+
+
 def tokenizer_of(part: nn.Module) -> VQVAE:
     return VQVAE(ResNetEncoder(1, 4, hidden=2), VectorQuantizer(5, 4), part)
 
@@ -1359,6 +1365,9 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "samples in a float": ("n", lambda: variational().sample(2.0)),
     "a seed in place of a generator": ("generator", lambda: variational().sample(2, generator=3)),
     "noise for one image only": ("noise", lambda: variational()(grey(), noise=torch.randn(1, 3))),
+    "0 … 255 for a density": ("x", lambda: likelihoods.Gaussian().log_prob(params(1), images() * 255)),
+    "a log-likelihood for a KL": ("kl", lambda: vae.elbo(torch.rand(2, 3), torch.tensor([-300.0, -200.0]))),
+    "samples of a decoder of NaN": ("decoder", lambda: nan_vae().sample(2)),
     "grey values between those of a byte": ("x", lambda: variational()(torch.full((1, 1, 8, 8), 0.1234))),
     "grey images for a Bernoulli": ("x", lambda: likelihoods.Bernoulli().log_prob(params(1), grey())),
     "parameters of another number of channels": (

@@ -271,7 +271,7 @@ def _warn_of_shared(train: Examples, validation: Examples) -> None:
         warnings.warn(
             f"validation: got examples of which {shared:.0%} are in train, want others: the loss on these cannot show "
             "overfitting",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
