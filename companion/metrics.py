@@ -181,7 +181,7 @@ def bits_per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
         ValueError: not int64, no images, or an index outside 0…K − 1.
     """
     check_tensor("indices", indices, shape=("N", "*grid"), dtype=torch.int64)
-    check_whole("num_codes", num_codes, most=2**63 - 1)
+    check_size("num_codes", num_codes)
     check_place("indices", indices, movable=True)
     check_codes("indices", indices, num_codes)
     columns = indices.flatten(1).T  # (T, N)
