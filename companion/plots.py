@@ -59,7 +59,7 @@ _STYLE = {
 
 _LARGEST_FIGURE = 500  # inches: a larger PNG cannot be written
 _MOST_AXES = 200  # in a row: more take minutes
-_MOST_IMAGES = 240  # in rows, each with axes of its own: more take long
+_MOST_IMAGES = 150  # in rows, each with axes of its own: more take long
 _MOST_NUMBERS = 10_000  # written into a table: more take long
 _OUTSIDE = 0.9  # how far outside [0, 1] images of a decoder may be; images in −1 … 1 are further outside, and refused
 
