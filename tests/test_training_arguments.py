@@ -1,6 +1,7 @@
 """Wrong arguments of ``fit`` and ``train_step``."""
 
 import math
+import os
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -297,8 +298,9 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     codes = companion.CodeSet(torch.zeros(2, 1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 2, "abc")
     codes.save("~/new/codes.safetensors")  # the folder is made, as companion.save makes it
     assert companion.CodeSet.load(tmp_path / "new" / "codes.safetensors").tokenizer == "abc"
-    with pytest.raises(ValueError, match=r"path: got '~nobody-of-that-name/m', want a path that there is"):
-        companion.load("~nobody-of-that-name/m")
+    if os.name == "posix":  # elsewhere the folders of users lie side by side, whether there is such a user or not
+        with pytest.raises(ValueError, match=r"path: got '~nobody-of-that-name/m', want a path that there is"):
+            companion.load("~nobody-of-that-name/m")
 
 
 def test_a_prior_keeps_its_tokenizer_where_nothing_was_learnt() -> None:
