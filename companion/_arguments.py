@@ -6,10 +6,12 @@ traced: it is left out inside :func:`unchecked_values`, and while torch compiles
 """
 
 import numbers
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,6 +126,19 @@ def check_device(name: str, value: Any) -> None:
         known = False
     if not known:
         raise ValueError(f"{name}: got {brief(value)}, want a torch.device or its name, such as 'cpu' or 'cuda'")
+
+
+def expanded(name: str, value: Any) -> Path:
+    """A path, as a string or a ``Path``, with the folder of the user in place of ``~``.
+
+    Raises:
+        ValueError: it is none, or that folder is not known.
+    """
+    check_instance(name, value, (str, os.PathLike), "a string or a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}: got {brief(value)}, want a path that there is ({error})") from error
 
 
 def check_module(name: str, value: Any) -> None:
@@ -359,11 +374,13 @@ def encoded(encode: Callable[..., Any], x: Tensor) -> Any:
     """``encode(x)``, latents (B, …) of images.
 
     Raises:
-        ValueError: the encoder gives something else, or takes latents, as a decoder does.
+        ValueError: the encoder does not take the images, gives something else, or takes latents, as a decoder does.
     """
     try:
         z = encode(x)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if is_about_shapes(error):
+            raise ValueError(f"encoder: does not take images of shape {tuple(x.shape)} ({error})") from error
         if not str(error).startswith("z: "):
             raise
         raise ValueError(
@@ -407,12 +424,22 @@ def decoded(decode: Callable[..., Any], z: Tensor, *more: Any) -> Any:
     """
     try:
         return decode(z, *more)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if is_about_shapes(error):
+            raise ValueError(
+                f"decoder: does not take the encoder's latents of shape {tuple(z.shape)} ({error})"
+            ) from error
         if not str(error).startswith("z: "):
             raise
         if isinstance(error, NotFiniteError):
             raise NotFiniteError(f"encoder: gave latents that are not finite, want finite ones ({error})") from error
         raise ValueError(f"decoder: got latents of the encoder that it does not take, want others ({error})") from error
+
+
+def is_about_shapes(error: Exception) -> bool:
+    """Whether it is torch's own, of a layer that was given a tensor of a shape that it does not take."""
+    own = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+    return own and any(word in str(error) for word in ("shape", "size", "channels", "dimension"))
 
 
 def check_unit_range(name: str, value: Tensor, *, slack: float = _ROUNDING) -> None:

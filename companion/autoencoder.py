@@ -19,6 +19,7 @@ from companion._arguments import (
     decoded,
     encoded,
 )
+from companion._devices import widest_float
 from companion.configured import Configured
 
 
@@ -162,11 +163,25 @@ def pca_reconstruct(x_train: Tensor, x: Tensor, d: int) -> Tensor:
         x_train, x = x_train.float(), x.float()
     mean = x_train.flatten(1).mean(0)
     centred = x_train.flatten(1) - mean  # (N, F)
-    covariance = centred.T @ centred / len(centred)  # (F, F)
-    _, directions = torch.linalg.eigh(covariance)  # columns, least variance first
-    basis = directions[:, -d:]  # (F, d)
+    basis = _directions(centred, d).to(centred.dtype)
     z = (x.flatten(1) - mean) @ basis  # (B, d)
     return (z @ basis.T + mean).reshape(x.shape).to(dtype)
+
+
+def _directions(centred: Tensor, d: int) -> Tensor:
+    """(N, F) → (F, d), orthonormal columns: the directions in which the vectors vary most.
+
+    They are the eigenvectors of the covariance (F, F). Of fewer vectors than numbers, those of the small matrix (N, N)
+    of their products say how to combine the vectors into the same directions. Both have eigenvalues of 0, with which
+    float32 need not converge.
+    """
+    widest = widest_float(centred.device)
+    if len(centred) > centred.shape[1]:
+        _, directions = torch.linalg.eigh((centred.T @ centred / len(centred)).to(widest))  # least variance first
+        return directions[:, -d:]
+    vectors = centred.to(widest)
+    _, combinations = torch.linalg.eigh(vectors @ vectors.T)  # (N, N)
+    return torch.linalg.qr(vectors.T @ combinations[:, -d:]).Q
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:

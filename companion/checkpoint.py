@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from companion._arguments import check_instance
+from companion._arguments import expanded
 from companion._version import __version__
 from companion.configured import (
     CLASSES,
@@ -71,10 +71,10 @@ def load(path: str | os.PathLike[str], model: Model) -> Model: ...
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """Read a file that :func:`save` wrote.
 
-    Without ``model``, the model is rebuilt on the CPU, in eval mode; this works for the classes of this library. With
-    ``model``, any module whose state has the same names, shapes and dtypes, the weights are copied into it, on its
-    device. If file and model both have a config, the two must be equal. Reading runs no code from the file, takes no
-    more memory than its tensors need, and does not change the random generators.
+    Without ``model``, the model is rebuilt on the CPU, in eval mode and in the precision of the file; this works for
+    the classes of this library. With ``model``, any module whose state has the same names, shapes and dtypes, the
+    weights are copied into it, on its device. If file and model both have a config, the two must be equal. Reading runs
+    no code from the file, takes no more memory than its tensors need, and does not change the random generators.
 
     Raises:
         ValueError: the file is truncated, damaged, a pickle, not written by :func:`save`, or of a newer format; names a
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     """
     path = as_path(path)
     about, tensors = read_tensors(path, "companion", "that companion.save did not write")
-    target = _rebuilt(path, about, tensors).eval() if model is None else unwrapped(model, "model")
+    target = _rebuilt(path, about, tensors) if model is None else unwrapped(model, "model")
     _check_has_numbers(target.state_dict())
     _check_fit(path, tensors, target)
     if differ := _differences("", about, describe("model", target)):
@@ -187,13 +187,12 @@ def state_of(model: nn.Module) -> dict[str, Any]:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """``path`` as a ``Path``.
+    """``path`` as a ``Path``, with the folder of the user for ``~``.
 
     Raises:
         ValueError: it is neither a string nor a path.
     """
-    check_instance("path", path, (str, os.PathLike), "a string or a path")
-    return Path(path)
+    return expanded("path", path)
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
@@ -231,12 +230,14 @@ def _what_instead(path: Path) -> str:
 
 
 def _rebuilt(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The model that the header describes, as long as it is not larger than the file."""
+    """The model that the header describes, in the precision of the tensors, and not larger than these."""
     numbers_there = sum(value.numel() for value in tensors.values())
     blueprint = _Blueprint(path, max(_LARGEST_NUMBER, numbers_there))
     limit = _Within(10 * (len(tensors) + 10), _LARGEST_NUMBER + 4 * numbers_there)  # ours make one for each
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), limit:  # first weights are drawn, to be overwritten
-        return blueprint.build(about, "the file")
+        model = blueprint.build(about, "the file")
+    kinds = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    return (model.to(kinds.pop()) if len(kinds) == 1 else model).eval()  # of one type alone, as half() makes it
 
 
 class _Within(TorchFunctionMode):

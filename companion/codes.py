@@ -28,7 +28,7 @@ from companion.checkpoint import (
     state_of,
     write_tensors,
 )
-from companion.configured import unwrapped
+from companion.configured import changes_since_built, unwrapped
 from companion.data import ImageSet
 from companion.data.images import as_indices
 from companion.priors.base import Prior
@@ -40,7 +40,8 @@ def identity(tokenizer: nn.Module) -> str:
     """The identity of a trained tokenizer: the first twelve hexadecimal digits of a hash of its weights and buffers.
 
     The same weights give the same identity on every machine, in training and in eval mode. The levels of a
-    ``FiniteScalarQuantizer``, which has no weights, are part of it.
+    ``FiniteScalarQuantizer``, which has no weights, are part of it, and so are layers that were exchanged or added, and
+    their attributes that were changed, after the model was made.
 
     Raises:
         ValueError: ``tokenizer`` is no module, or a prior.
@@ -55,6 +56,8 @@ def identity(tokenizer: nn.Module) -> str:
     for name, part in tokenizer.named_modules():
         if isinstance(part, FiniteScalarQuantizer):
             digest.update(f"{name} levels {part.config['levels']}\n".encode())
+    for line in changes_since_built(tokenizer):
+        digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:12]
 
 
@@ -136,6 +139,7 @@ class CodeSet:
         small = next(kind for kind in _KINDS if self.num_codes - 1 <= torch.iinfo(kind).max)
         tensors = {"codes": self.codes.cpu().to(small).contiguous(), "labels": self.labels.cpu().contiguous()}
         about = {"format": "companion codes", "version": FORMAT_VERSION}
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, about | {"num_codes": int(self.num_codes), "tokenizer": self.tokenizer})
 
     @classmethod

@@ -8,14 +8,14 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from companion._arguments import brief, check_instance, check_module
+from companion._arguments import brief, brief_kind, check_instance, check_module
 
 LARGEST_MODEL = 2**31  # numbers in one model: 8 GB in float32
 
@@ -350,7 +350,7 @@ def check_as_built(model: nn.Module) -> None:
     """That the config of ``model`` says how to make it as it is now.
 
     Raises:
-        ValueError: its constructor refuses the config, or would make other tensors or attributes from it.
+        ValueError: its constructor refuses the config, or would make other tensors, parts or attributes from it.
     """
     if not isinstance(model, Configured) or not is_ours(model):
         return
@@ -366,16 +366,73 @@ def check_as_built(model: nn.Module) -> None:
                 f"model: got {got}, want shape {shape} as a {kind_of(model).__name__} is built with this config; a "
                 "file of it could not be loaded"
             )
-    parts = {plain_name(path): part for path, part in twin.named_modules()}
-    for path, part in model.named_modules():
-        other = parts.get(plain_name(path), part)
-        for name in vars(part).get("_settings", ()):
-            if name in vars(part) and name in vars(other) and not _alike(name, vars(part)[name], vars(other)[name]):
-                where = ".".join(filter(None, (plain_name(path), name)))
-                raise ValueError(
-                    f"model: got {where} = {brief(vars(part)[name])}, want {brief(vars(other)[name])} as it is built "
-                    "with this config; a file of it would be loaded otherwise"
-                )
+    for where, got, want in _differing_parts(model, twin, whole=there.keys() == here.keys()):
+        raise ValueError(
+            f"model: got {where} = {got}, want {want} as it is built with this config; a file of it would be loaded "
+            "otherwise"
+        )
+
+
+def changes_since_built(model: nn.Module) -> list[str]:
+    """The parts and plain attributes of ``model`` that are other than its config would make them, each as a line.
+
+    There are none where its class is not of this library, and where it cannot be made again.
+    """
+    twin = _twin_or_none(model) if isinstance(model, Configured) and is_ours(model) else None
+    if not isinstance(twin, nn.Module):
+        return []
+    return [f"{where} = {got}" for where, got, _ in _differing_parts(model, twin, whole=True)]
+
+
+def parts_of(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module in ``model`` with its path, as if none of them were compiled or wrapped."""
+    model = unwrapped(model, "model")
+    yield path, model
+    for name, part in model.named_children():
+        yield from parts_of(part, _below(path, name))
+
+
+def plain_attributes(part: nn.Module) -> dict[str, Any]:
+    """What its class keeps of its arguments: public attributes that are no tensors and no modules."""
+    own = vars(part)
+    names = own["_settings"] if "_settings" in own else {name for name in own if not name.startswith("_")}
+    return {name: own[name] for name in own if name in names and name not in _OF_EVERY_MODULE}
+
+
+def _differing_parts(
+    model: nn.Module, twin: nn.Module, path: str = "", *, whole: bool
+) -> Iterator[tuple[str, str, str]]:
+    """Path, what is there and what its twin has, of each part and plain attribute in which the two differ.
+
+    Args:
+        whole: also compare what does not know its arguments, such as the layers of an ``nn.Sequential``. A reader who
+            added tensors has other ones; a file with those cannot be taken for one without.
+    """
+    model, twin = unwrapped(model, "model"), unwrapped(twin, "model")
+    if model is twin:
+        return
+    if whole and _full_name(model) != _full_name(twin):
+        yield path, brief_kind(model), brief_kind(twin)
+        return
+    here, there = plain_attributes(model), plain_attributes(twin)
+    for name in here if whole or isinstance(model, Configured) else ():
+        if name in there and not _alike(name, here[name], there[name]):
+            yield _below(path, name), brief(here[name]), brief(there[name])
+    parts, others = dict(model.named_children()), dict(twin.named_children())
+    for name in parts | others:
+        if name in parts and name in others:
+            yield from _differing_parts(parts[name], others[name], _below(path, name), whole=whole)
+        elif whole and not isinstance(model, Configured):  # which calls the parts that it was written with, and no more
+            got, want = (brief_kind(all_[name]) if name in all_ else "nothing" for all_ in (parts, others))
+            yield _below(path, name), got, want
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _full_name(part: nn.Module) -> tuple[str, str]:
+    return kind_of(part).__module__, kind_of(part).__qualname__
 
 
 def is_described(owner: Configured, name: str, description: Any) -> bool:

@@ -26,6 +26,7 @@ from companion._arguments import (
     check_place,
     check_size,
     check_tensor,
+    check_unit_range,
     checks_values,
 )
 from companion._devices import as_float64, place_of
@@ -134,6 +135,7 @@ class Gaussian(Configured, Likelihood):
             _check_grey_values(x)
             return _per_image(_discretized_gaussian(x, mean, self.log_scale))
         check_finite("x", x)
+        check_unit_range("x", x)
         z = (x - mean) / self.scale
         return _per_image(-0.5 * z.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
 

@@ -265,26 +265,34 @@ def bits_per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
     about each other; a prior does (chapter 07).
 
     Shapes:
-        indices: (N, *grid) int64, the codes of N images.
+        indices: (N, *grid) int64, the codes of N images: of one image (1, *grid), as (h, w) would count as h images.
 
     Raises:
         ValueError: not int64, no images, or an index outside 0…K − 1.
     """
     check_tensor("indices", indices, shape=("N", "*grid"), dtype=torch.int64)
-    usage = CodeUsage(num_codes, per_position=True).update(indices)
-    positions = usage.entropy_bits_per_position
+    check_size("num_codes", num_codes)
+    check_place("indices", indices, movable=True)
+    check_codes("indices", indices, num_codes)
+    columns = indices.flatten(1).T  # (T, N)
     return {
         "nominal": nominal_bits(num_codes, indices.shape[1:]),
-        "entropy": len(positions) * usage.entropy_bits,
-        "per_position": positions.sum().item(),
+        "entropy": len(columns) * _entropy_bits(columns),
+        "per_position": math.fsum(map(_entropy_bits, columns)),
     }
+
+
+def _entropy_bits(codes: Tensor) -> float:
+    """H of the shares of the codes that occur, in bits: the others add nothing, and may be many."""
+    return math.log2(perplexity(codes.unique(return_counts=True)[1]))
 
 
 def perplexity(counts: Tensor) -> float:
     """exp H of the shares of the codes: the effective number of codes, 1 … K.
 
     Shapes:
-        counts: (K,), how often each code was chosen.
+        counts: (K,), how often each code was chosen: ``torch.bincount(codes.flatten(), minlength=K)``, and not the
+        codes themselves, which are numbers of the same kind.
 
     Raises:
         ValueError: the counts are not one row of finite numbers of at least 0, or they are all 0.

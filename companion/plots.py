@@ -59,6 +59,7 @@ _STYLE = {
 
 _LARGEST_FIGURE = 500  # inches: a larger PNG cannot be written
 _MOST_AXES = 200  # in a row: more take minutes
+_MOST_IMAGES = 150  # in rows, each with axes of its own: more take long
 _MOST_NUMBERS = 10_000  # written into a table: more take long
 _OUTSIDE = 0.9  # how far outside [0, 1] images of a decoder may be; images in −1 … 1 are further outside, and refused
 
@@ -154,7 +155,7 @@ def image_rows(
         clamped.
 
     Raises:
-        ValueError: a row is no batch of grey or colour images, or another argument is out of range.
+        ValueError: a row is no batch of grey or colour images, there are too many, or another argument is out of range.
     """
     if not isinstance(rows, Mapping) or not rows:
         raise ValueError(f"rows: got {brief(rows)}, want at least one row of images by name: {{'x': images}}")
@@ -166,6 +167,9 @@ def image_rows(
     if columns is not None:
         check_size("columns", columns, most=_MOST_AXES)
     n = columns or max(len(images) for images in rows.values())
+    if n * len(rows) > _MOST_IMAGES:
+        got = f"{len(rows)} rows of {n}" if len(rows) > 1 else f"a row of {n}"
+        raise ValueError(f"rows: got {got} images, want at most {_MOST_IMAGES} in all: image_grid draws more")
     fig, axes = figure(
         size * n + 1.2, size * len(rows) + (0.4 if title else 0.1), rows=len(rows), columns=n, squeeze=False
     )
@@ -230,7 +234,7 @@ def class_scatter(ax: "Axes", points: Tensor, labels: Tensor, classes: Sequence[
     """Draw points of the plane, coloured by class, with the name of each class at its median.
 
     The names make the figure readable in grey. Names that would overlap are moved apart, to at least 6 % of the height
-    that the points take up, or of the width 6 %, and 2 % for each letter of the longest name.
+    that the points take up, or of the width 6 %, and 2 % for each letter of the longest name, as far as so many fit.
 
     Args:
         classes: the names.
@@ -267,7 +271,7 @@ def _moved_apart(points: Tensor, distance: float) -> Tensor:
     """Points of the plane (n, 2), moved until no two are nearer than ``distance`` to each other."""
     turn = torch.arange(len(points), device=points.device)
     points = points + 1e-3 * distance * torch.stack([turn.cos(), turn.sin()], 1)  # so that equal points differ
-    for _ in range(1000):
+    for _ in range(min(1000, 10**7 // len(points) ** 2)):  # of so many that they do not fit, some stay near each other
         differences = points[:, None] - points  # (n, n, 2)
         gaps = differences.norm(dim=2).fill_diagonal_(torch.inf)
         if bool((gaps >= distance).all()):

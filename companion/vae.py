@@ -23,6 +23,7 @@ from companion._arguments import (
     check_sizes,
     check_tensor,
     check_weights,
+    checks_values,
     decoded,
     encoded,
     unchecked_values,
@@ -31,6 +32,8 @@ from companion._devices import as_float64, place_of
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.configured import Configured
 from companion.likelihoods import Likelihood
+
+_LARGEST_ROUNDING = 0.01  # below 0, of a KL in half precision
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
         log_likelihood: (B,) or (B, *pixels), kl: (B,) or (B, *latent) → 0-dim.
 
     Raises:
-        ValueError: the two have different batch sizes, or a number is NaN or infinite.
+        ValueError: the two have different batch sizes, a number is NaN or infinite, or a KL is negative.
     """
     check_tensor("log_likelihood", log_likelihood, shape=("B", "*pixels"), finite=True)
     check_tensor("kl", kl, shape=("B", "*latent"), finite=True)
@@ -87,6 +90,10 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
         raise ValueError(
             f"kl: got shape {tuple(kl.shape)} beside log_likelihood of shape {tuple(log_likelihood.shape)}, "
             "want both to begin with the same batch axis"
+        )
+    if checks_values(kl) and (least := float(kl.detach().min())) < -_LARGEST_ROUNDING:
+        raise ValueError(
+            f"kl: got {least:.4g}, want numbers of at least 0, as each KL divergence is: swapped with log_likelihood?"
         )
     return (_per_image(log_likelihood) - _per_image(kl)).mean()
 
@@ -322,6 +329,7 @@ class VAE(Configured, nn.Module):
             if latent_shape is None or not str(error).startswith("z: "):
                 raise
             raise ValueError(f"latent_shape: got {latent_shape}, want one that the decoder takes ({error})") from error
+        check_finite("decoder", params)
         return self.likelihood.mean(params) if mean else self.likelihood.sample(params, generator)
 
     @torch.no_grad()

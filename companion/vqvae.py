@@ -16,6 +16,7 @@ from companion._arguments import (
     check_rebuilt,
     check_tensor,
     encoded,
+    is_about_shapes,
 )
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.configured import Configured
@@ -165,7 +166,9 @@ class VQVAE(Configured, nn.Module):
     def _decoded(self, z_q: Tensor, argument: str, given: tuple[int, ...] | None = None) -> Tensor:
         try:
             images: Tensor = self.decoder(z_q)
-        except ValueError as error:  # its message names its own argument z, which the caller did not pass
+        except (ValueError, RuntimeError) as error:  # ours names its own argument z, which the caller did not pass
+            if isinstance(error, RuntimeError) and not is_about_shapes(error):
+                raise
             what = f"got shape {given}, which is" if given else "it does not take"
             raise ValueError(f"{argument}: {what} latents {tuple(z_q.shape)}; the decoder: {error}") from error
         check_given("decoder", images, "images")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import companion
 from companion import Autoencoder, Decoder, Encoder, ResNetDecoder, ResNetEncoder
 from companion.autoencoder import interpolate, pca_reconstruct
 
@@ -147,3 +148,27 @@ def test_pca_refuses_what_does_not_fit():
         pca_reconstruct(x[:3], x, 3)
     with pytest.raises(ValueError, match="x: got images of"):
         pca_reconstruct(x, torch.rand(5, 1, 3, 3), 1)
+
+
+def test_pca_of_fewer_images_than_pixels_is_that_of_the_singular_vectors():
+    x_train = companion.data.load("glyphs", size=64).batch(range(64))[0]
+    x = companion.data.load("glyphs", "test", size=5).batch(range(5))[0]
+    mean = x_train.double().flatten(1).mean(0)
+    basis = torch.linalg.svd(x_train.double().flatten(1) - mean, full_matrices=False).Vh[:8].T
+    want = (x.double().flatten(1) - mean) @ basis @ basis.T + mean
+    torch.testing.assert_close(pca_reconstruct(x_train, x, 8).flatten(1).double(), want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pca_reconstruct(x_train, x_train, 63), x_train, atol=1e-5, rtol=0)
+
+
+def test_pca_of_large_images_needs_no_matrix_of_all_their_numbers(monkeypatch):
+    x_train, sides = torch.rand(32, 3, 64, 64), []
+
+    def watched(matrix, eigh=torch.linalg.eigh):
+        sides.append(tuple(matrix.shape))
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", watched)
+    assert torch.allclose(pca_reconstruct(x_train, x_train, 31), x_train, atol=1e-5)
+    assert sides == [(32, 32)]
+    again = x_train[:2].repeat(16, 1, 1, 1)  # on one line: all but one of the directions are any
+    assert torch.allclose(pca_reconstruct(again, x_train[:2], 4), x_train[:2], atol=1e-5)

@@ -630,7 +630,8 @@ NOT_CALLED = {
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
         "checkpoint.state_of", "checkpoint.as_path", "configured.CLASSES", "configured.unwrapped",
-        "configured.check_as_built", "configured.describe", "configured.is_described", "configured.is_ours",
+        "configured.changes_since_built", "configured.check_as_built", "configured.describe", "configured.parts_of",
+        "configured.plain_attributes", "configured.is_described", "configured.is_ours",
         "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
     ),
     "without arguments": ("History.table", "pretrained.names", "AdversarialTraining.decoders_last_layer"),
@@ -1256,6 +1257,16 @@ class Sums(nn.Module):
         return x.sum()
 
 
+def nan_vae() -> VAE:
+    model = variational()
+    nn.init.constant_(model.decoder.conv2.weight, math.nan)
+    return model
+
+
+def tokenizer_of(part: nn.Module) -> VQVAE:
+    return VQVAE(ResNetEncoder(1, 4, hidden=2), VectorQuantizer(5, 4), part)
+
+
 def normal() -> likelihoods.Gaussian:
     return likelihoods.Gaussian()
 
@@ -1472,6 +1483,9 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "samples in a float": ("n", lambda: variational().sample(2.0)),
     "a seed in place of a generator": ("generator", lambda: variational().sample(2, generator=3)),
     "noise for one image only": ("noise", lambda: variational()(grey(), noise=torch.randn(1, 3))),
+    "0 … 255 for a density": ("x", lambda: likelihoods.Gaussian().log_prob(params(1), images() * 255)),
+    "a log-likelihood for a KL": ("kl", lambda: vae.elbo(torch.rand(2, 3), torch.tensor([-300.0, -200.0]))),
+    "samples of a decoder of NaN": ("decoder", lambda: nan_vae().sample(2)),
     "grey values between those of a byte": ("x", lambda: variational()(torch.full((1, 1, 8, 8), 0.1234))),
     "grey images for a Bernoulli": ("x", lambda: likelihoods.Bernoulli().log_prob(params(1), grey())),
     "parameters of another number of channels": (
@@ -1482,6 +1496,24 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     # parts that do not fit, and what a module gives
     "a model for an encoder": ("encoder", lambda: VQVAE(auto(), VectorQuantizer(5, 4), decoder())(images())),
     "a decoder for an encoder": ("encoder", lambda: Autoencoder(decoder(), encoder())(images())),
+    **{
+        f"layers that do not take the latents, in {kind} {method}": (
+            "decoder",
+            lambda make=make, method=method, more=more: getattr(make(nn.Conv2d(7, 1, 1)), method)(grey(), *more),
+        )
+        for kind, make, calls in (
+            ("an autoencoder", lambda part: Autoencoder(ResNetEncoder(1, 4), part), ("forward", "reconstruct")),
+            ("a tokenizer", lambda part: tokenizer_of(part), ("forward",)),
+            ("a VAE", lambda part: VAE(ResNetEncoder(1, 4, hidden=2), part, normal()), ("forward", "reconstruct")),
+            ("a VAE's", lambda part: VAE(ResNetEncoder(1, 4, hidden=2), part, normal()), ("log_weights",)),
+        )
+        for method, more in ((call, (2,) if call == "log_weights" else ()) for call in calls)
+    },
+    "layers that do not take the images": ("encoder", lambda: Autoencoder(nn.Linear(3, 2), decoder())(images())),
+    "layers that do not take the images of a tokenizer": (
+        "encoder",
+        lambda: VQVAE(nn.Conv2d(3, 4, 1), VectorQuantizer(5, 4), decoder()).encode(images()),
+    ),
     "a decoder for the encoder of a tokenizer": (
         "encoder",
         lambda: VQVAE(ResNetDecoder(1, 4, hidden=2), VectorQuantizer(5, 4), ResNetEncoder(1, 4, hidden=2))(images()),

@@ -1,6 +1,7 @@
 """The classifier, and the evaluation of generated images with it."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -320,3 +321,29 @@ def test_nearest_distances_refuse_images_that_do_not_fit():
             nearest_distances(images, training)
     with pytest.raises(ValueError, match="training: got int64"):
         nearest_distances(images, images.long())
+
+
+def test_images_far_from_the_size_of_the_classifiers_are_recognised_with_a_warning():
+    model, x = small(), torch.rand(2, 1, 100, 28)
+    with pytest.warns(UserWarning, match="images: got 100×28 pixels, want about 28×28"):
+        assert torch.equal(recognise(model, x).logits, model(x).logits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recognise(model, torch.rand(2, 1, 32, 32)).logits.shape == (2, 10)
+
+
+def test_a_held_out_set_that_shares_images_with_train_is_refused(classifier):
+    def joined(*parts: ImageSet) -> ImageSet:
+        pixels, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+        return replace(HELD_OUT, images=pixels, labels=labels)
+
+    images = everything(HELD_OUT)[:50]
+    some = TRAIN.subset(100)
+    for train, held_out, share in (
+        (TRAIN, joined(HELD_OUT, TRAIN.subset(60)), "17%"),  # 60 of 360
+        (some, joined(HELD_OUT, some), "100%"),  # of the images of train
+    ):
+        with pytest.raises(ValueError, match=f"held_out: got a set that shares {share} of its images, or of train's"):
+            evaluate_samples(classifier, images, train=train, held_out=held_out)
+    few = joined(HELD_OUT, TRAIN.subset(10))  # 3% of one, 2% of the other
+    assert evaluate_samples(classifier, everything(TRAIN.subset(50)), train=TRAIN, held_out=few).nearest == 0

@@ -593,7 +593,15 @@ def test_splits_without_classes_have_the_one_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("Train", "Test"), ("training", "testing"), ("train", "Test"), ("TRAIN", "TEST", "x")]
+    "names",
+    [
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("train", "Test"),
+        ("TRAIN", "TEST", "x"),
+        ("train_images", "test_images"),
+        ("my-train", "my-val"),
+    ],
 )
 def test_splits_of_another_spelling_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
@@ -605,7 +613,37 @@ def test_splits_of_another_spelling_are_no_classes(tmp_path: Path, names: tuple[
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     paint(tmp_path / "car" / "1.png", 1)
     paint(tmp_path / "train" / "1.png", 2)
-    assert load(tmp_path).classes == ("car", "train")
+    with pytest.warns(UserWarning, match=r"name: got .* with train, named like splits, beside car, .*: each is taken"):
+        assert load(tmp_path).classes == ("car", "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("train/a", "extra/a"), "with train, named like splits, beside extra, want .*: each is taken for a class"),
+        (("train", "labels"), "with train, named like splits, beside labels, want .*: each is taken for a class"),
+        (
+            ("train/a", "test/a", "labels"),
+            "with test, train, named .* beside labels, want .*: labels is left out",
+        ),
+        (("train_images", "more"), "with train_images, named like splits, beside more"),
+    ],
+)
+def test_a_split_beside_what_is_none_is_said(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
+    for name in names:
+        paint(tmp_path / name / "1.png", 1)
+    with pytest.warns(UserWarning, match=f"name: got .* {says}"):
+        classes = load(tmp_path).classes
+    assert classes == (("a",) if "test/a" in names else tuple(sorted(name.partition("/")[0] for name in names)))
+
+
+def test_a_folder_below_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    paint(tmp_path / "pictures" / "trains" / "1.png", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load("~/pictures").classes == ("trains",)
 
 
 def test_one_colour_image_makes_the_set_rgb(tmp_path: Path) -> None:
@@ -797,3 +835,37 @@ def test_a_part_of_the_real_cifar10_jpegs(tmp_path: Path) -> None:
     assert (train.classes[0], train.classes[9]) == ("airplane", "truck")
     assert train.labels.bincount().tolist() == [20] * 10
     assert 0.3 < train.batch(range(200))[0].mean() < 0.6
+
+
+def test_images_that_were_cut_to_zero_or_one_are_said() -> None:
+    def made(images: torch.Tensor) -> ImageSet:
+        return ImageSet("a", "train", images.to(torch.uint8), torch.zeros(len(images), dtype=torch.int64), ("a",))
+
+    x = torch.rand(8, 1, 2, 2)
+    for images, says in ((x * 0.999, "bytes that are all 0, want 0 … 255"), (x.round(), "bytes of 0 and 1 only, want")):
+        with pytest.warns(UserWarning, match=f"images: got {says}"):
+            made(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(made(255 * x)) == 8
+
+
+def test_an_image_set_is_a_data_set_of_images_and_whole_numbers() -> None:
+    images = load("glyphs", size=10)
+    x, y = images[3]
+    assert torch.equal(x, images.batch([3])[0][0])
+    assert (x.shape, x.dtype) == ((1, 28, 28), torch.float32)
+    assert y == int(images.labels[3])
+    assert isinstance(y, int)
+    assert torch.equal(images[-1][0], images[9][0])
+    assert [label for _, label in images] == images.labels.tolist()
+    batches = list(torch.utils.data.DataLoader(images, 4))  # type: ignore[arg-type,var-annotated]
+    assert torch.equal(torch.cat([x for x, _ in batches]), images.batch(range(10))[0])
+    assert torch.equal(torch.cat([y for _, y in batches]), images.labels)
+    with pytest.raises(IndexError, match="index: got 10, want -10 to 9"):
+        images[10]
+    for wrong in (slice(2), 1.0, True, torch.arange(2)):
+        with pytest.raises(TypeError, match=r"index: got .*, want a whole number; several at once: batch"):
+            images[wrong]
+    again = pickle.loads(pickle.dumps(images))
+    assert torch.equal(again[3][0], x)

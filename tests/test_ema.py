@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -663,3 +664,12 @@ def test_codes_that_are_still_random_are_not_decoded_without_a_word():
     with pytest.warns(UserWarning, match="codes are still random"):
         codes = quantizer.decode(torch.zeros(1, 3, dtype=torch.int64))
     assert torch.equal(codes, quantizer.codebook[0].expand(1, 3, 2).movedim(-1, 1))
+
+
+def test_who_stops_the_gradients_of_a_codebook_without_any_is_told_of_freeze():
+    quantizer = EMAVectorQuantizer(4, 2)
+    with pytest.warns(UserWarning, match=r"move by averages; freeze\(\) keeps them"):
+        quantizer.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert quantizer.freeze().requires_grad_(False) is quantizer

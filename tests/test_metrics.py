@@ -222,6 +222,21 @@ def test_frechet_distance_refuses_what_has_no_covariance(a, b, message):
         frechet_distance(a, b)
 
 
+def test_bits_of_an_image_take_no_table_of_all_codes_at_all_positions():
+    indices = torch.zeros(2, 32, 32, dtype=torch.int64)
+    indices[1, :, 16:] = 2**18 - 1
+    bits = bits_per_image(indices, 2**24)  # a table of 1,024 positions × 2²⁴ codes would take 128 GB
+    assert bits["nominal"] == 1024 * 24
+    bits = bits_per_image(indices, 2**18)
+    assert bits["nominal"] == 1024 * 18
+    assert bits["entropy"] == pytest.approx(1024 * -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)))
+    assert bits["per_position"] == pytest.approx(512)
+    many = torch.randint(0, 7, (40, 3, 2), generator=torch.Generator().manual_seed(0))
+    usage = CodeUsage(7, per_position=True).update(many)
+    assert bits_per_image(many, 7)["per_position"] == pytest.approx(float(usage.entropy_bits_per_position.sum()))
+    assert bits_per_image(many, 7)["entropy"] == pytest.approx(6 * usage.entropy_bits)
+
+
 # Images
 
 

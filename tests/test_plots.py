@@ -181,3 +181,21 @@ def test_codes_are_coloured_by_number_or_by_a_given_order():
 def test_a_rectangle_lies_where_it_was_put():
     frame = plots.rectangle((1.5, 2.5), 4, 3, fill=False)
     assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == (1.5, 2.5, 4, 3)
+
+
+def test_a_thousand_classes_are_named_although_the_names_cannot_be_moved_apart(monkeypatch):
+    tables = []
+
+    def watched(self, *args, norm=torch.Tensor.norm, **options):
+        tables.append(tuple(self.shape))
+        return norm(self, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "norm", watched)
+    moved = plots._moved_apart(torch.rand(1000, 2), 0.06)
+    assert moved.isfinite().all()
+    assert tables == [(1000, 1000, 2)] * 10  # and not a thousand
+
+
+def test_more_images_than_axes_can_be_made_for_are_refused():
+    with pytest.raises(ValueError, match=r"rows: got 2 rows of 200 images, want at most 150 in all: image_grid"):
+        plots.image_rows({"x": torch.rand(200, 1, 2, 2), "y": torch.rand(3, 1, 2, 2)})

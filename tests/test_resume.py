@@ -1,5 +1,6 @@
 """A run that goes on: to the same history, and only with the same settings."""
 
+import importlib.util
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from workers.fit_worker import Digits, Output, bits, objective
 import companion
 import companion.training
 from companion.training import History, fit
+from companion.training.details import details, differing_details
 from companion.training.resume import fingerprint
 
 pytestmark = pytest.mark.cpu_only("the same to the bit after a stop")
@@ -159,7 +161,8 @@ def test_a_run_of_the_first_version_goes_on_and_says_what_was_not_compared(
     history = train(model, run=tmp_path, epochs=2)
     for path in tmp_path.glob("state*"):
         state = torch.load(path)
-        state.pop("origin", None)  # as they used to be
+        for later in ("origin", "details"):  # as they used to be
+            state.pop(later, None)
         torch.save(state, path)
     longer, whole = noisy(seed=9), noisy()
     capsys.readouterr()
@@ -169,7 +172,8 @@ def test_a_run_of_the_first_version_goes_on_and_says_what_was_not_compared(
     assert history.rows == train(noisy()).rows[:2]
     for path in tmp_path.glob("state*"):
         state = torch.load(path)
-        state.pop("origin", None)  # as they used to be
+        for later in ("origin", "details"):  # as they used to be
+            state.pop(later, None)
         torch.save(state, path)
     with pytest.raises(ValueError, match=r"seed: 0 there, 1 here\n  optimizer: Adam .* there, Adam .* here\nUse"):
         train(noisy(), run=tmp_path, seed=1, lr=0.5)
@@ -178,7 +182,9 @@ def test_a_run_of_the_first_version_goes_on_and_says_what_was_not_compared(
 def test_a_state_has_the_names_that_runs_begun_before_have(tmp_path: Path) -> None:
     fit(noisy(), Digits(53, 1), epochs=1, batch_size=8, run=tmp_path, **QUIET)
     state = torch.load(max(tmp_path.glob("state*")))
-    assert state.keys() == {"step", "rows", "model", "optimizer", "scaler", "processes", "settings", "origin"}
+    parts = {"step", "rows", "model", "optimizer", "scaler", "processes", "settings", "origin", "details"}
+    assert state.keys() == parts
+    assert list(state["details"]) == ["parts", "attributes", "parameters", "objective"]
     assert [process.keys() for process in state["processes"]] == [{"means", "random"}]
     assert state["processes"][0]["means"].keys() == {"sums", "weight", "code_counts"}
     numbers = ["seed", "batch_size", "precision", "processes", "device", "len(train)", "len(validation)", "optimizer"]
@@ -186,6 +192,69 @@ def test_a_state_has_the_names_that_runs_begun_before_have(tmp_path: Path) -> No
     names = [name for name in state["origin"] if not name.startswith("optimizer.")]
     assert names == ["model", "objective", "optimizer", "train", "validation"]
     assert state["origin"]["objective"] == "_the_models_own"  # the function's name when the first states were written
+
+
+def test_a_run_is_not_gone_on_with_where_other_parameters_are_frozen(tmp_path: Path) -> None:
+    def run(frozen: str, *, drop_details: bool = False) -> History:
+        model = stack()
+        model.get_submodule(frozen).requires_grad_(False)
+        before = bits(model)
+        if drop_details:  # as states of the second version are
+            for path in tmp_path.glob("state*"):
+                state = torch.load(path)
+                state.pop("details")
+                torch.save(state, path)
+        try:
+            return fit(model, Digits(53, 1), epochs=1, batch_size=8, run=tmp_path, **QUIET)
+        except ValueError:
+            assert bits(model) == before  # nothing was restored into it
+            raise
+
+    history = run("decoder")
+    with pytest.raises(ValueError, match="other settings") as caught:
+        run("encoder")
+    assert "  parameter encoder.layers.0.weight: trained there, frozen here" in str(caught.value).splitlines()
+    assert run("decoder") == history
+    with pytest.raises(ValueError, match=r"run: the state is of an optimizer that does not fit: were other parameters"):
+        run("quantizer", drop_details=True)
+    assert run("decoder") == history  # a state of the second version goes on
+
+
+def weighted(model: nn.Module, x: Tensor, y: Tensor, *, beta: float = 0.0) -> Output:
+    out: Output = model(x, y)
+    return Output(out.reconstruction, out.mean_abs, out.loss + beta * out.mean_abs)
+
+
+def test_a_run_is_not_gone_on_with_where_the_objective_or_a_layer_does_something_else(tmp_path: Path) -> None:
+    history = train(noisy(), run=tmp_path, epochs=1, objective=partial(weighted, beta=1.0))
+    assert train(noisy(), run=tmp_path, epochs=1, objective=partial(weighted, beta=1.0)) == history
+    with pytest.raises(ValueError, match=r"\n  objective\.beta: 1\.0 there, 100\.0 here\nUse"):
+        train(noisy(), run=tmp_path, epochs=1, objective=partial(weighted, beta=100.0))
+    other = noisy()
+    other.layers[2].p = 0.9
+    with pytest.raises(ValueError, match=r"\n  model\.layers\.2\.p: 0\.1 there, 0\.9 here\nUse"):
+        train(other, run=tmp_path, epochs=1, objective=partial(weighted, beta=1.0))
+    other = noisy()
+    other.layers[1] = nn.ReLU()
+    with pytest.raises(ValueError, match=r"\n  model\.layers\.1: Tanh there, ReLU here\nUse"):
+        train(other, run=tmp_path, epochs=1, objective=partial(weighted, beta=1.0))
+
+
+def test_the_code_of_an_objective_is_compared_and_not_its_text() -> None:
+    def defined(text: str) -> Any:
+        names: dict[str, Any] = {}
+        exec(text, names)  # two functions of one name, as a notebook makes them
+        return details(nn.Linear(1, 1), names["objective"])["objective"]
+
+    one = defined("def objective(model, x):\n    return model(x)")
+    assert one == defined("\n\ndef objective(model, x):\n    'A text.'\n\n    # why\n    return model(x)")
+    assert one != defined("def objective(model, x):\n    return model(2 * x)")
+    assert one != defined("def objective(model, x):\n    return model.half(x)")
+    assert one.keys() == defined("def objective(model, x):\n    return model(2 * x)").keys()
+    ((name, value),) = one.items()
+    there = {"objective": {name.replace(importlib.util.MAGIC_NUMBER.hex(), "another"): "of another Python"}}
+    assert differing_details(there, {"objective": one}) == []
+    assert differing_details({"objective": {name: "other"}}, {"objective": one}) == [(name, "other", value)]
 
 
 def test_a_schedule_that_would_begin_anew_is_refused_together_with_a_run(tmp_path: Path) -> None:

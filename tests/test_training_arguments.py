@@ -1,6 +1,8 @@
 """Wrong arguments of ``fit`` and ``train_step``."""
 
 import math
+import os
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_runs import QUIET, noisy, train
+from training_runs import QUIET, noisy, tokenizer, train
 from workers.fit_worker import Digits, Output, bits, objective
 
 import companion
@@ -48,6 +50,7 @@ class Wide(Digits):
         ({"precision": "fp8"}, "precision: got 'fp8', want one of 'no', 'bf16', 'fp16'"),
         ({"precision": torch.bfloat16}, "precision: got torch.bfloat16, want one of 'no'"),
         ({"precision": "fp16"}, "precision: got fp16 on the CPU"),
+        ({"device": "xla"}, "device: got 'xla', want a device, such as"),
         ({"device": "xpu"}, "device: got xpu, want one that this machine has"),
         ({"save_every": 2}, "save_every: got it without run"),
         ({"save_every": 0, "run": "unused"}, "save_every: got 0, want a whole number from 1"),
@@ -230,3 +233,107 @@ class Longer(Digits):
 def test_examples_that_say_they_are_more_than_they_are_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train: its len\(\) is 1000, but its batch\(\) has no example"):
         fit(noisy(), Longer(53, 1), epochs=1, batch_size=500, **QUIET)
+
+
+def batch_norm() -> nn.Module:
+    encoder = nn.Sequential(nn.Conv2d(1, 2, 4), nn.BatchNorm2d(2), nn.Flatten())
+    return companion.Autoencoder(encoder, nn.Sequential(nn.Linear(2, 16), nn.Unflatten(1, (1, 4, 4))))
+
+
+def test_a_part_in_eval_mode_is_kept_so_and_named_and_a_model_in_eval_mode_is_trained_as_a_whole() -> None:
+    model = batch_norm()
+    model.encoder.eval()
+    with pytest.warns(UserWarning, match=r"model: got encoder in eval mode inside a model in training mode: kept so"):
+        fit(model, Digits(53, 1), epochs=2, batch_size=8, validation=Digits(11, 2), **QUIET)
+    assert model.encoder[1].num_batches_tracked == 0
+    assert not any(module.training for module in model.modules())  # as after each call
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, Digits(53, 1), epochs=2, batch_size=8, **QUIET)
+    assert model.encoder[1].num_batches_tracked == 12
+    tokens = tokenizer()
+    tokens.quantizer.eval()
+    before = tokens.quantizer.codebook.clone()
+    with pytest.warns(UserWarning, match=r"model: got quantizer in eval mode"):
+        fit(tokens, Squares(16), epochs=1, batch_size=8, **QUIET)
+    assert torch.equal(tokens.quantizer.codebook, before)
+
+
+class Squares(Digits):
+    def __init__(self, n: int, seed: int = 1) -> None:
+        super().__init__(n, seed)
+        self.x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def images(split: str, n: int = 20, seed: int = 0) -> companion.data.ImageSet:
+    bytes_ = torch.randint(0, 256, (n, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return companion.data.ImageSet("some", split, bytes_, torch.arange(n) % 2, ("a", "b"))
+
+
+def test_validation_on_the_training_examples_is_said() -> None:
+    train_set, options = images("train"), {"epochs": 1, "batch_size": 4, **QUIET}
+    for validation, share in ((train_set, "100%"), (images("train"), "100%"), (train_set.subset(5), "100%")):
+        with pytest.warns(UserWarning, match=f"validation: got examples of which {share} are in train"):
+            fit(small_auto(), train_set, validation=validation, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (images("train", seed=1), images("test")):
+            assert "validation_loss" in fit(small_auto(), train_set, validation=other, **options).last
+
+
+def small_auto() -> companion.Autoencoder:
+    return companion.Autoencoder(
+        companion.Encoder(2, hidden=2, image_size=4), companion.Decoder(2, hidden=2, image_size=4)
+    )
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    train(noisy(), run="~/run", epochs=1)
+    assert list((tmp_path / "run").glob("state*"))
+    companion.save(small_auto(), "~/model.safetensors")
+    assert isinstance(companion.load("~/model.safetensors"), companion.Autoencoder)
+    assert (tmp_path / "model.safetensors").is_file()
+    codes = companion.CodeSet(torch.zeros(2, 1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 2, "abc")
+    codes.save("~/new/codes.safetensors")  # the folder is made, as companion.save makes it
+    assert companion.CodeSet.load(tmp_path / "new" / "codes.safetensors").tokenizer == "abc"
+    if os.name == "posix":  # elsewhere the folders of users lie side by side, whether there is such a user or not
+        with pytest.raises(ValueError, match=r"path: got '~nobody-of-that-name/m', want a path that there is"):
+            companion.load("~nobody-of-that-name/m")
+
+
+def test_a_prior_keeps_its_tokenizer_where_nothing_was_learnt() -> None:
+    codes = companion.CodeSet(torch.arange(32).reshape(8, 2, 2) % 4, torch.zeros(8, dtype=torch.int64), 4, "abc")
+    prior = companion.TransformerPrior(4, (2, 2), dim=4, layers=1, heads=2)
+
+    def bad(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        raise ValueError("no optimizer today")
+
+    with pytest.raises(ValueError, match="no optimizer today"):
+        fit(prior, codes, epochs=1, batch_size=4, optimizer=bad, **QUIET)
+    assert prior.tokenizer == ""
+
+    def stops(model: nn.Module, codes: Tensor, labels: Tensor) -> Any:
+        raise ValueError("no step today")
+
+    with pytest.raises(ValueError, match="no step today"):
+        fit(prior, codes, epochs=1, batch_size=4, objective=stops, **QUIET)
+    assert prior.tokenizer == ""
+    fit(prior, codes, epochs=1, batch_size=4, **QUIET)
+    assert prior.tokenizer == "abc"
+
+
+def test_a_module_that_does_not_take_the_examples_is_named() -> None:
+    says = r"model: does not take a batch of train of shape \(8, 1, 4, 4\) \(.*mat1 and mat2 shapes"
+    with pytest.raises(ValueError, match=says):
+        fit(nn.Linear(2, 2), Digits(53, 1), epochs=1, batch_size=8, **QUIET)
+
+
+def test_a_term_that_was_not_logged_is_answered_with_those_that_were() -> None:
+    history = train(noisy(), epochs=1)
+    assert history.last == history.rows[-1]
+    with pytest.raises(KeyError, match=r"'validation_loss' was not logged: fit had no validation=…; there are epoch"):
+        history.last["validation_loss"]
+    with pytest.raises(KeyError, match=r"'los' was not logged; there are epoch, step, loss, mean_abs"):
+        history.last["los"]

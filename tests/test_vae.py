@@ -92,6 +92,9 @@ def test_elbo_sums_within_an_image_and_averages_over_the_batch():
     torch.testing.assert_close(elbo(log_likelihood.flatten(1).sum(1), kl.sum(1)), expected[0])
     with pytest.raises(ValueError, match="kl: got shape"):
         elbo(log_likelihood, torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"kl: got -15, want numbers of at least 0.*swapped with log_likelihood"):
+        elbo(kl, -log_likelihood[:, :, 0])
+    assert float(elbo(torch.zeros(1, 1), torch.tensor([[-1e-7]]))) == pytest.approx(1e-7)  # as rounding leaves it
 
 
 def test_bits_per_dimension_of_a_uniform_image_is_eight():
@@ -435,5 +438,5 @@ def test_nan_comes_out_as_a_loss_that_fit_reports_with_its_step():
     with torch.no_grad():
         model.decoder.conv2.bias.fill_(math.nan)
     assert model(torch.rand(2, 1, 8, 8)).loss.isnan()
-    with pytest.raises(ValueError, match=r"params: got .* NaN"):  # nothing is drawn from it
+    with pytest.raises(ValueError, match=r"decoder: got .* NaN"):  # nothing is drawn from it
         model.sample(1)

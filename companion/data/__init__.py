@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from companion._arguments import check_instance, check_size, check_whole
+from companion._arguments import check_instance, check_size, check_whole, expanded
 from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
@@ -69,7 +69,8 @@ def load(
         return emoji.emoji(split, size=size, seed=seed, image_size=image_size, root=root)
     if published:
         return real.real(str(name), split, size=size, seed=seed, image_size=image_size, root=root)
-    if name == "" or not Path(name).is_dir():  # Path("") is the working directory
+    folder_path = expanded("name", name)
+    if name == "" or not folder_path.is_dir():  # Path("") is the working directory
         names = ", ".join((*built_in, *real.NAMES))
         raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
-    return folder.folder(Path(name), split, size=size, seed=seed, image_size=image_size)
+    return folder.folder(folder_path, split, size=size, seed=seed, image_size=image_size)

@@ -30,6 +30,7 @@ _OTHER_PICTURES = (
     *(".psd", ".qoi", ".svg", ".tga"),
 )
 
+_SPLITS = {"train", "val", "valid", "validation", "test"}
 _OTHER_SPELLINGS = {"training": "train", "testing": "test"}
 
 
@@ -143,10 +144,19 @@ def _is_deep(opened: Any) -> bool:
 def _split_folder(path: Path, split: str) -> Path:
     names = {sub.name for sub in _folders(path)}
     splits = _are_splits(names)
-    if not splits and _are_splits({_OTHER_SPELLINGS.get(name.lower(), name.lower()) for name in names}):
+    like_splits = {name for name in names if _is_like_split(name)}
+    respelt = {_OTHER_SPELLINGS.get(name.lower(), name.lower()) for name in names}
+    if not splits and (_are_splits(respelt) or (like_splits == names and len(names) > 1)):
         raise ValueError(
             f"name: got {path} with the sub-folders {', '.join(sorted(names))}, which look like splits and not like "
             "classes, want splits to be named train and test"
+        )
+    if like_splits and like_splits < names:
+        some, others = ", ".join(sorted(like_splits)), ", ".join(sorted(names - like_splits))
+        taken = f"{others} is left out" if splits else "each is taken for a class"
+        warnings.warn(
+            f"name: got {path} with {some}, named like splits, beside {others}, want splits or classes alone: {taken}",
+            stacklevel=4,
         )
     if splits and split in names:
         return path / split
@@ -156,8 +166,14 @@ def _split_folder(path: Path, split: str) -> Path:
     return path
 
 
+def _is_like_split(name: str) -> bool:
+    """Whether it is the name of a split, or begins or ends with one: "test", "train_images", "my-val"."""
+    words = re.split(r"[\W_]+", name.lower())
+    return not {words[0], words[-1]}.isdisjoint(_SPLITS | _OTHER_SPELLINGS.keys())
+
+
 def _are_splits(names: set[str]) -> bool:
-    return {"train", "test"} <= names or (len(names) > 0 and names <= {"train", "val", "valid", "validation", "test"})
+    return {"train", "test"} <= names or (len(names) > 0 and names <= _SPLITS)
 
 
 def _names_in_train(path: Path, top: Path) -> list[str]:

@@ -267,6 +267,14 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.frozen = frozen
         return self
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As any module's. It has no parameter to stop: :meth:`freeze` is what keeps the codebook."""
+        if not requires_grad and not self.frozen:
+            warnings.warn(
+                "requires_grad_: got False, but the codes move by averages; freeze() keeps them", stacklevel=2
+            )
+        return super().requires_grad_(requires_grad)
+
     def _warn_if_untrained(self) -> None:
         """Say once that there are no codes from data before the first training batch."""
         if self._warned or self.init == "uniform" or not checks_values(self.counts):

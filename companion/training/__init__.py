@@ -3,7 +3,8 @@
 * ``loop``: ``train_step``, and the loop that repeats it.
 * ``plan``: what ``fit`` was asked for, in one object; ``checks`` looks at it before the first step.
 * ``objective``: from a batch to the terms of its loss; ``means`` averages them, ``history`` shows them.
-* ``states``: a run on disk; ``resume`` compares its settings with those of the call that goes on with it.
+* ``states``: a run on disk; ``resume`` compares its settings with those of the call that goes on with it, also the
+  ``details``.
 * ``accelerator``: device, precision and processes. ``randomness``: seeds. ``stop_button``: Ctrl-C.
 """
 
@@ -50,6 +51,9 @@ def fit(
 ) -> History:
     """Train ``model`` in place; it ends on the device, in eval mode, and otherwise as it came.
 
+    A model in training mode keeps the parts in eval mode that the caller put into it, with a warning; one in eval mode,
+    as after an earlier call, is trained as a whole.
+
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation; what does not fill a batch
     is left out of that epoch. After it, each term is averaged over the whole of ``validation``, in eval
     mode.
@@ -76,9 +80,9 @@ def fit(
     weights are then those of a run that never stopped, to the bit on a CPU with the same number of
     threads and with one or two processes. A model must hold what it changes in training in parameters
     and buffers, and the optimizer in its state: what changes its settings between steps, as a learning-rate
-    schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, the
-    names of objective and augment, the shapes of all tensors and a sample of the examples are the same
-    (``companion/training/resume.py`` compares them).
+    schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, what is
+    frozen, the objective's code, the name of augment, the shapes of all tensors and a sample of the examples are the
+    same (``companion/training/resume.py`` compares them).
 
     Priors: a conditional one learns from codes and labels, an unconditional one from the codes alone. The codes must
     come from the tokenizer that the prior names; one that names none takes the name from ``train``.
@@ -130,9 +134,16 @@ def fit(
             progress=progress,
         )
     )
-    settle_tokenizer(plan)
+    unsettle = settle_tokenizer(plan)
+    loop: Loop | None = None
+
+    def learnt_nothing(error: type[BaseException] | None, *_: object) -> None:
+        if error is not None and (loop is None or loop.step == 0):
+            unsettle()
+
     tqdm = require("tqdm.auto", extra="train", what="fit").tqdm
     with ExitStack() as stack:
+        stack.push(learnt_nothing)
         stack.enter_context(torch.enable_grad())
         accelerator = stack.enter_context(own_accelerator(plan.precision, plan.device))
         stack.enter_context(random_state_kept(accelerator.device))

@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +25,13 @@ from companion._arguments import (
     check_tensor,
     check_unit_range,
     check_whole,
+    expanded,
 )
 from companion.codes import CodeSet
 from companion.configured import unwrapped
-from companion.data.images import ImageSet
+from companion.data.images import ImageSet, share_within
 from companion.priors.base import Prior
+from companion.training.details import parts_kept_in_eval
 from companion.training.plan import Examples, Plan
 from companion.training.randomness import random_state_kept
 
@@ -65,18 +66,22 @@ def checked(plan: Plan) -> Plan:
     if plan.batch_size > len(plan.train):
         raise ValueError(f"batch_size: got {plan.batch_size}, want at most the {len(plan.train)} examples of train")
     _check_examples(plan)
-    return replace(plan, epochs=int(plan.epochs), batch_size=int(plan.batch_size), seed=int(plan.seed))
+    run = None if plan.run is None else expanded("run", plan.run)
+    return replace(plan, epochs=int(plan.epochs), batch_size=int(plan.batch_size), seed=int(plan.seed), run=run)
 
 
-def settle_tokenizer(plan: Plan) -> None:
+def settle_tokenizer(plan: Plan) -> Callable[[], None]:
     """A code means something in its own tokenizer only. A prior that names none takes the name from ``train``.
+
+    Returns:
+        What takes the name back, for where nothing was learnt.
 
     Raises:
         ValueError: the codes are of another tokenizer than the prior's.
     """
     prior = unwrapped(plan.model, "model")
     if not isinstance(prior, Prior):
-        return
+        return lambda: None
     tokenizer = prior.tokenizer or (plan.train.tokenizer if isinstance(plan.train, CodeSet) else "")
     for name, codes in plan.examples.items():
         if isinstance(codes, CodeSet) and codes.tokenizer != tokenizer:
@@ -85,7 +90,8 @@ def settle_tokenizer(plan: Plan) -> None:
                 f"{'the prior' if prior.tokenizer else 'train'} names: tokenize the images with that one, or make a "
                 "prior with tokenizer=codes.tokenizer"
             )
-    prior.tokenizer = tokenizer
+    before, prior.tokenizer = prior.tokenizer, tokenizer
+    return lambda: setattr(prior, "tokenizer", before)
 
 
 def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -212,6 +218,15 @@ def _check_model(model: nn.Module) -> None:
         )
     if any(p.is_inference() for p in model.parameters()):
         raise ValueError("model: got one made under torch.inference_mode(), want one made outside, as it cannot learn")
+    kept = list(parts_kept_in_eval(model))
+    tops = [path for path in kept if path.rpartition(".")[0] not in kept]
+    if tops:
+        warnings.warn(
+            f"model: got {', '.join(tops[:3])}{', …' * (len(tops) > 3)} in eval mode inside a model in training mode: "
+            "kept so, without dropout there and with fixed batch statistics and codebooks; model.train() first trains "
+            "all of it",
+            stacklevel=4,
+        )
 
 
 def _check_kinds(plan: Plan) -> None:
@@ -238,6 +253,8 @@ def _check_kinds(plan: Plan) -> None:
         _check_folder(plan.run)
     try:
         kind = torch.device("cpu" if plan.device is None else plan.device).type
+        if kind != "meta":
+            torch.get_device_module(kind)  # torch knows the names of devices that only a package of their own serves
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device: got {plan.device!r}, want a device, such as 'cpu' or 'cuda'") from error
     if kind == "meta":
@@ -249,7 +266,8 @@ def _check_folder(run: str | os.PathLike[str]) -> None:
         raise ValueError(f"run: got a {type(run).__name__}, want the path of a folder")
     if run == "" or "\0" in str(run):  # Path("") is the working directory
         raise ValueError(f"run: got {str(run)!r}, want the path of a folder")
-    if Path(run).exists() and not Path(run).is_dir():
+    path = expanded("run", run)
+    if path.exists() and not path.is_dir():
         raise ValueError(f"run: got {run}, which is a file, want a folder")
 
 
@@ -272,6 +290,21 @@ def _check_examples(plan: Plan) -> None:
         _check_call(plan.augment, "augment", "the first tensor of a batch of train", first)
     if plan.validation is not None:
         _check_alike(plan, batches["train"], batches["validation"])
+        _warn_of_shared(plan.train, plan.validation)
+
+
+def _warn_of_shared(train: Examples, validation: Examples) -> None:
+    """Validation on what was trained on says nothing about other images."""
+    shared = 1.0 if validation is train else 0.0
+    if isinstance(train, ImageSet) and isinstance(validation, ImageSet) and train is not validation:
+        same = (train.name, train.split) == (validation.name, validation.split)
+        shared = share_within(validation, train) if same else 0.0
+    if shared > 0.05:  # a few equal images are found in real sets too
+        warnings.warn(
+            f"validation: got examples of which {shared:.0%} are in train, want others: the loss on these cannot show "
+            "overfitting",
+            stacklevel=5,
+        )
 
 
 def _check_codes(plan: Plan, name: str, examples: Examples) -> None:

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 
 
+class _Named(Row):
+    """A row that says which terms it has where it is asked for another."""
+
+    def __missing__(self, name: str) -> float:
+        without = isinstance(name, str) and name.startswith("validation_") and not any(map(_of_validation, self))
+        why = ": fit had no validation=…" if without else ""
+        raise KeyError(f"{name!r} was not logged{why}; there are {', '.join(self)}")
+
+
+def _of_validation(name: str) -> bool:
+    return name.startswith("validation_")
+
+
 @dataclass
 class History:
     """What ``fit`` logged: a row an epoch.
@@ -30,10 +43,15 @@ class History:
 
     @property
     def last(self) -> Row:
-        """The newest row."""
+        """The newest row.
+
+        Raises:
+            ValueError: there is none.
+            KeyError: ``last[name]``, where nothing of that name was logged; the message has the names that were.
+        """
         if not self.rows:
             raise ValueError("History: it is empty; training was stopped before its first step was done")
-        return self.rows[-1]
+        return _Named(self.rows[-1])
 
     def table(self) -> str:
         """The rows as aligned text, a line an epoch."""

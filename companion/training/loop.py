@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from companion._extras import require
 from companion.data.images import ImageSet
 from companion.training.checks import batch_of, check_augmented, check_gradient, check_step, loss_of
+from companion.training.details import parts_kept_in_eval
 from companion.training.history import History, Row
 from companion.training.means import Means
 from companion.training.objective import Terms, error_with_cause
@@ -64,6 +65,7 @@ class Loop:
         self.step, self.means, self.rows = 0, Means(), list[Row]()
         self.trainable = {name for name, p in plan.model.named_parameters() if p.requires_grad}
         self.without_gradient = set(self.trainable)  # so far
+        self.kept_in_eval = parts_kept_in_eval(plan.model)
         set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank))
         if states and (saved := states.newest()):
             self._restore(saved)
@@ -72,6 +74,8 @@ class Loop:
         """The loop of chapter 01: in each epoch a new order of the examples, cut into batches, and a step on each."""
         while len(self.rows) < self.plan.epochs and not stop.pressed:
             self.model.train()
+            for part in self.kept_in_eval.values():
+                part.training = False
             for indices in self._batches_left():
                 self._train_step(indices)
                 if self.means.due:  # for when the bar moves next, which is tqdm's to say (TQDM_MININTERVAL)
@@ -113,7 +117,8 @@ class Loop:
             return terms(*batch)
         except (ValueError, RuntimeError) as error:
             self.means.read()  # where a step before this one was not finite, that comes first
-            if known := error_with_cause(error, self.model, name, batch, moment):
+            called = self.terms.argument
+            if known := error_with_cause(error, self.model, name, batch, moment, argument=called):
                 raise known from error
             raise
 
@@ -193,11 +198,17 @@ class Loop:
         self.states.save(common, {"means": self.means.state(), "random": random_state(self.device)})
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.step, self.rows = saved["step"], saved["rows"]
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        """All parts of a state; the model last, so that it stays as it is where another part does not fit."""
+        of_process = saved["processes"][self.rank]
+        means = Means(**of_process["means"])
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except ValueError as error:
+            raise ValueError(
+                f"run: the state is of an optimizer that does not fit: were other parameters frozen there? ({error})"
+            ) from error
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        of_process = saved["processes"][self.rank]
-        self.means = Means(**of_process["means"])
+        self.model.load_state_dict(saved["model"])
+        self.step, self.rows, self.means = saved["step"], saved["rows"], means
         set_random_state(self.device, of_process["random"])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import NotFiniteError, brief
+from companion._arguments import NotFiniteError, brief, is_about_shapes
 from companion.configured import unwrapped
 from companion.priors.base import Prior
 from companion.training.checks import check_gradient
@@ -65,16 +65,23 @@ def default_objective(model: nn.Module, *batch: Tensor) -> Any:
 
 
 def error_with_cause(
-    error: ValueError | RuntimeError, model: nn.Module, name: str, batch: tuple[Tensor, ...], moment: str
+    error: ValueError | RuntimeError,
+    model: nn.Module,
+    name: str,
+    batch: tuple[Tensor, ...],
+    moment: str,
+    *,
+    argument: str = "model",
 ) -> Exception | None:
     """What to raise instead of the ``error`` that a batch of ``name`` led to, if its cause is known.
 
     Args:
         name: of the examples, "train" or "validation".
+        argument: what was called with the batch, "model" or "objective".
 
     Returns:
         ``FloatingPointError``: the weights, or what comes from them, are not finite, which the model may see first.
-        ``ValueError``: weights and examples are of different types. None: neither.
+        ``ValueError``: weights and examples are of different types, or a layer does not take the shape. None: neither.
     """
     broken = not _all_finite(model.parameters()) or any(buffer.isnan().any() for buffer in model.buffers())
     if (isinstance(error, NotFiniteError) or (broken and isinstance(error, ValueError))) and _all_finite(batch):
@@ -89,6 +96,10 @@ def error_with_cause(
         return ValueError(
             f"model: got weights of {weights[0]}, want {given[0]} as the examples of {name} are: {remedy} ({error})"
         )
+    if is_about_shapes(error):
+        shown = batch if argument == "objective" else batch[:1]
+        shapes = ", ".join(str(tuple(value.shape)) for value in shown if isinstance(value, Tensor))
+        return ValueError(f"{argument}: does not take a batch of {name} of shape {shapes} ({error})")
     return None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from companion.checkpoint import add_to_digest
 from companion.configured import Configured, unwrapped
+from companion.training.details import details, differing_details
 from companion.training.plan import Plan
 from companion.training.randomness import fresh_random_state, random_state_kept, set_random_state
 
@@ -27,9 +28,13 @@ def run_settings(plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any)
     """What has to be the same when a run goes on, as a state file holds it.
 
     ``settings`` is in every state. ``origin``, which tells configurations and data apart, is not in those of the first
-    version.
+    version, and the ``details`` of :mod:`companion.training.details` are not in those of the second.
     """
-    return {"settings": _settings(plan, optimizer, accelerator), "origin": _origin(plan, optimizer)}
+    return {
+        "settings": _settings(plan, optimizer, accelerator),
+        "origin": _origin(plan, optimizer),
+        "details": details(plan.model, plan.objective),
+    }
 
 
 def check_same_run(folder: Path, saved: dict[str, Any], current: dict[str, Settings], *, announce: bool) -> None:
@@ -54,6 +59,10 @@ def check_same_run(folder: Path, saved: dict[str, Any], current: dict[str, Setti
         for name in now | before
         if now.get(name) != before.get(name)
     ]
+    if "details" in saved:
+        more_of_them = differing_details(saved["details"], current["details"])
+        differences += [f"  {name}: {there} there, {here} here" for name, there, here in more_of_them]
+    differences = list(dict.fromkeys(differences))  # the class of a part may be among the arguments of another
     if differences:
         left_out = len(differences) - MOST_LINES
         more = [f"  and {left_out} more"] if left_out > 0 else []
