@@ -504,6 +504,7 @@ GOOD: dict[str, Callable[[], Good]] = {
         {"vectors": vectors(), "num_codes": 5, "seed": 0, "stream": 1, "iterations": 2, "cosine": False},
     ),
     "EMAVectorQuantizer.freeze": lambda: (ema().freeze, {"frozen": True}),
+    "EMAVectorQuantizer.requires_grad_": lambda: (ema().requires_grad_, {"requires_grad": True}),
     "EMAVectorQuantizer.from_codebook": lambda: (
         functools.partial(EMAVectorQuantizer.from_codebook, decay=0.9),
         {"codebook": vectors(5), "counts": torch.ones(5)},

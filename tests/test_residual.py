@@ -263,6 +263,16 @@ def test_codes_of_length_one_inside_projections_stand_a_depth_that_no_image_uses
     assert used == {1, 2, 3}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_members_with_and_without_a_codebook_loss_go_together(order):
+    """The wrong version takes the names of the terms from the first member."""
+    members = [VectorQuantizer(8, 4), EMAVectorQuantizer(8, 4, init="uniform")][::order]
+    out = ResidualQuantizer(members)(latents())
+    assert out.losses.keys() == {"codebook", "commitment"}
+    weighted = out.losses["codebook"] + 0.25 * out.losses["commitment"]
+    torch.testing.assert_close(out.loss, weighted)
+
+
 def test_projected_members_work_in_half_precision():
     quantizer = ResidualQuantizer([ProjectedQuantizer(VectorQuantizer(5, 2), 4) for _ in range(2)]).bfloat16()
     z = latents().bfloat16().requires_grad_()

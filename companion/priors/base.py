@@ -52,14 +52,15 @@ class Steps(ABC):
 
     @abstractmethod
     def logits(self, codes: Tensor, step: int) -> Tensor:
-        """Codes (n, T·R) int64, of which the first ``step`` are drawn and the others unread → logits of the next one,
-        (n, K)."""
+        """Codes (n, N) int64 in raster order, of which the first ``step`` are drawn and the others unread → logits of
+        the next one, (n, K)."""
 
 
 class Prior(Configured, nn.Module, ABC):
     """A distribution over tables of codes: p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}).
 
-    The codes are in raster order: row by row, and all R codes of a position before those of the next position.
+    A code is a whole number here, an index into a tokenizer's codebook (``Quantized.indices``). The codes are in raster
+    order: row by row, and all R codes of a position before those of the next position.
 
     A prior knows nothing of images. Each sequence starts with ``<sos>``, a learned vector: there is one for each class
     and one for "no class".
@@ -196,17 +197,19 @@ class Prior(Configured, nn.Module, ABC):
     def _sample(
         self, classes: Tensor, uniform: Tensor, filters: dict[str, Any], guidance: float, cache: bool
     ) -> Tensor:
-        codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)
+        """The loop: code by code, in raster order, logits → guidance → temperature, top-k, top-p → a draw. (n, N)."""
+        codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)  # (n, N)
         use_guidance = guidance != 1
         if use_guidance:  # rows 0 … n − 1 with the class, rows n … 2n − 1 with "no class", of the same codes
             classes = torch.cat([classes, torch.full_like(classes, self.num_classes)])
         steps = self.steps(classes, cache=cache)
         for i in range(self.length):
-            logits = steps.logits(codes.repeat(2, 1) if use_guidance else codes, i)
+            logits = steps.logits(codes.repeat(2, 1) if use_guidance else codes, i)  # (n, K), or (2n, K)
             if use_guidance:
                 conditional, unconditional = logits.chunk(2)
                 logits = guided(conditional, unconditional, guidance)
-            codes[:, i] = draw(filtered_probabilities(logits, **filters), uniform[:, i])
+            p = filtered_probabilities(logits, **filters)  # (n, K)
+            codes[:, i] = draw(p, uniform[:, i])  # (n,)
         return codes
 
     def _or_no_class(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:

@@ -1,8 +1,17 @@
 """A transformer prior (chapter 07): decoder-only, written out to be read in one sitting.
 
 Codes (32, 7, 7) → with ``<sos>`` in front and the last one left out, embeddings (32, 49, 128) → blocks of attention and
-MLP, (32, 49, 128) → logits (32, 7, 7, 512). The loss and the sampling loop are those of every prior: ``forward`` and
-``sample`` in ``base.py``.
+MLP, (32, 49, 128) → logits (32, 7, 7, 512). Loss and sampling are those of every prior, in ``base.py``. In short, for a
+batch of codes (B, N) and their classes (B,):
+
+    logits = prior.all_logits(codes, classes)                      # (B, N, K): of each code, from those before it
+    loss = cross_entropy(logits.flatten(0, 1), codes.flatten())    # Prior.forward
+
+    for i in range(N):                                             # Prior.sample: one code after the other
+        p = prior.all_logits(codes, classes)[:, i].softmax(-1)     # (B, K); what stands at i and after it is not seen
+        codes[:, i] = p.multinomial(1)[:, 0]
+
+What is computed again and again in this loop, the keys and values of earlier positions, a ``Cache`` keeps.
 """
 
 import warnings
@@ -109,10 +118,10 @@ class Transformer(nn.Module):
         """x (B, T, dim); with ``caches`` of :meth:`new_caches`, the newest position only, (B, 1, dim); empty ones take
         several."""
         check_tensor("x", x, shape=("B", "T", *self.norm.normalized_shape))
-        if caches and len(caches) != len(self.blocks):
+        if caches is not None and len(caches) != len(self.blocks):
             raise ValueError(f"caches: got {len(caches)}, want one for each of the {len(self.blocks)} blocks")
         for i, block in enumerate(self.blocks):
-            x = block(x, caches[i] if caches else None)
+            x = block(x, caches[i] if caches is not None else None)
         return self.norm(x)
 
     def new_caches(self, n: int, length: int, like: Tensor) -> "list[Cache]":

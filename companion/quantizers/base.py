@@ -40,7 +40,7 @@ class Quantizer(Configured, nn.Module, ABC):
     2. ``quantize``: search, lookup, losses and gradient estimator; the codebook does not change;
     3. ``update``, in training mode: what is learnt without a gradient, such as moving averages.
 
-    So a lookup always sees the codebook as it was before the batch. A codebook changes in training mode only, by an
+    So a lookup sees the codebook as it was before this batch's update. A codebook changes in training mode only, by an
     optimizer's step or by 1 and 3; ``encode`` and ``decode`` never change anything. A quantizer that contains others
     calls *their* methods in its own. Subclasses do not override ``forward``.
     """
@@ -158,7 +158,7 @@ def looked_up(indices: Tensor, codebook: Tensor) -> Tensor:
 
 
 def to_vectors(z: Tensor) -> Tensor:
-    """(B, D, *spatial) → (N, D), the vectors of all N = B·T positions, in float32 at least."""
+    """(B, D, *spatial) → (N, D): the vectors of all positions of all images, N of them, in float32 at least."""
     return at_least_float32(z.movedim(1, -1).reshape(-1, z.shape[1]))
 
 

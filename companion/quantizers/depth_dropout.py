@@ -24,7 +24,7 @@ def draw_mask(images: int, depth: int, probability: float, device: torch.device)
 def quantize_with_dropout(
     z: Tensor, quantizers: Sequence[Quantizer], mask: Tensor
 ) -> tuple[Tensor, Tensor, list[Quantized], list[Tensor]]:
-    """The loop of ``ResidualQuantizer.quantize``, where each depth learns from the images that use it alone.
+    """The loop of ``ResidualQuantizer.quantize``, where each depth learns only from the images that use it.
 
     The other images add nothing to the sum there. They get their indices all the same, those that ``encode`` gives:
     their residual goes on as if they used the depth.
@@ -36,22 +36,23 @@ def quantize_with_dropout(
     residual = at_least_float32(z)  # (16, 64, 8, 8)
     z_q, results, residuals, indices = torch.zeros_like(residual), [], [], []
     for quantizer, use in zip(quantizers, mask.unbind(1), strict=True):
-        used = residual[use]  # (n, 64, 8, 8): the n images that use this depth
+        # The n images that use this depth:
+        used = residual[use]  # (n, 64, 8, 8)
         out = quantizer.quantize(used)
         if len(used) == 0:  # its losses, means over nothing, are 0
             zero = residual.new_zeros(())
             out = replace(out, loss=zero, losses=dict.fromkeys(out.losses, zero))
         codes = quantizer.contribution(used, out)  # (n, 64, 8, 8)
         z_q = z_q.index_add(0, use.nonzero()[:, 0], codes.to(z_q.dtype))
-        step = torch.zeros_like(residual)  # (16, 64, 8, 8): what each image subtracts
-        step[use] = codes.detach().to(step.dtype)
-        indices_of_all = out.indices.new_empty(len(z), *out.indices.shape[1:])  # (16, 8, 8)
-        indices_of_all[use] = out.indices
-        if len(used) < len(z):
-            indices_of_all[~use] = quantizer.encode(residual[~use])
-            step[~use] = quantizer.decode(indices_of_all[~use]).to(step.dtype)
-        indices.append(indices_of_all)
         results.append(out)
         residuals.append(used.detach())
-        residual = residual - step
+        # All images, the others too, get indices and go on with what is left:
+        indices_of_all = out.indices.new_empty(len(z), *out.indices.shape[1:])  # (16, 8, 8)
+        subtracted = torch.zeros_like(residual)  # (16, 64, 8, 8)
+        indices_of_all[use], subtracted[use] = out.indices, codes.detach().to(residual.dtype)
+        if len(used) < len(z):
+            indices_of_all[~use] = quantizer.encode(residual[~use])
+            subtracted[~use] = quantizer.decode(indices_of_all[~use]).detach().to(residual.dtype)
+        indices.append(indices_of_all)
+        residual = residual - subtracted
     return z_q, torch.stack(indices, dim=-1), results, residuals

@@ -36,45 +36,39 @@ from companion.quantizers.vector import first_codes
 
 
 class EMAVectorQuantizer(VectorwiseQuantizer):
-    """Vector quantiser whose codes follow the running mean of the vectors that choose them.
+    """A vector quantizer whose codes follow the running mean of the vectors that choose them.
 
-    The best place for a code is the mean of its vectors. No gradient has to search for it; but a batch has only a few
-    of them, and the encoder moves them while it learns. So the mean is taken over many batches, and each batch counts
-    γ times as much as the one after it. With n_k vectors of sum s_k that chose code k in this batch (van den Oord et
-    al. 2017, appendix A.1, equations 6 to 8):
+    The best place for a code is the mean of its vectors. No gradient has to search for it. But a batch has only a few
+    of them, and the encoder moves them while it learns. So the mean is taken over many batches, and an old batch counts
+    less than a new one. With n_k vectors of sum s_k that chose code k in this batch (van den Oord et al. 2017, appendix
+    A.1, equations 6 to 8):
 
         N_k ← γ N_k + (1 − γ) n_k        the running count
         m_k ← γ m_k + (1 − γ) s_k        the running sum
         e_k = m_k / N_k                  the code, their mean
 
-    Written as a step from the code before, which is what is computed here and needs no m_k:
+    :func:`ema_step` computes this without m_k, as a step from the old code. A code that nothing chose stays as it is,
+    to the bit. The lookup of a batch comes before its step.
 
-        e_k ← e_k + (1 − γ) n_k / N_k · (s_k/n_k − e_k),        with the new N_k
+    With several processes (``torch.distributed``) the statistics are those of all of them together, and all have the
+    same codebook.
 
-    A code that nothing chose is left as it is, to the bit. Laplace smoothing of N_k keeps the division from zero.
-    (It is also a step of SGD on the summed codebook loss, with the rate (1 − γ)/(2 N_k).) The lookup of a batch comes
-    before its step.
-
-    With several processes (``torch.distributed``) the statistics are those of all of them together: the codebooks stay
-    equal, and equal to that of one process that sees the joined batch.
-
-    One training forward is one update. Under gradient accumulation each micro-batch is one (A of them forget by γ^A);
-    a forward that is computed again for checkpointed activations would count twice.
+    One training forward is one update. Under gradient accumulation each micro-batch is one. A forward that is computed
+    again for checkpointed activations would count twice.
 
     Args:
         num_codes: K.
         dim: D, the length of a code.
-        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code that nothing chooses any more falls
-            below 0.02 of its count, and is restarted, after log(0.02) / log(γ) steps: 390 at the customary 0.99, 77 at
-            0.95.
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code with an even share that nothing
+            chooses any more is restarted after log(restart_below) / log(γ) steps: 77 with the defaults, 390 at the
+            customary γ = 0.99.
         commitment_weight: β.
         smoothing: ε of the Laplace smoothing.
         init: "k-means" on the first training batch, which replaces whatever the codebook held; "uniform" as in
             ``VectorQuantizer``; or "given", as :meth:`from_codebook` sets it.
-        restart_below: a code with N_k < restart_below · ΣN/K is put onto a random vector of the batch (Dhariwal et al.
-            2020, section 3; ΣN/K is the count if all codes were chosen equally often). Its count starts *at* that
-            threshold, so that it is restarted again if the next batch hardly chooses it. 0 turns restarts off. With
-            ``init="uniform"`` the first batch restarts every code that it does not choose, since all counts begin at 0.
+        restart_below: a code with less than this part of an even share, ΣN/K, is put onto a random vector of the batch
+            (:func:`restart`). 0 turns restarts off. With ``init="uniform"`` the first batch restarts every code that it
+            does not choose, since all counts begin at 0.
         cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
             (Yu et al. 2022, section 3.2).
         estimator: "straight-through" or "rotation".
@@ -118,6 +112,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         check_number("commitment_weight", commitment_weight, least=0)
         check_number("smoothing", smoothing, least=0)
         check_choice("init", init, ("k-means", "uniform", "given"))
+        check_choice("estimator", estimator, ESTIMATORS)
         check_whole("seed", seed, least=0)
         check_flag("cosine", cosine)
         check_flag("frozen", frozen)
@@ -127,7 +122,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.estimator, self.seed, self.frozen = estimator, seed, frozen
         self._warned = False
         self.stream = 0  # a residual quantizer numbers its members here, so that equal seeds draw differently
-        codes = first_codes(num_codes, dim, estimator)
+        codes = first_codes(num_codes, dim)
         if init == "given":
             codes = torch.zeros_like(codes)  # until from_codebook or a file fills them in
         self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
@@ -135,7 +130,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
 
     def quantize(self, z: Tensor) -> Quantized:
-        """Shapes beside the lines are those of K = 512 codes and z (16, 64, 8, 8)."""
+        """Called by ``forward`` (in ``base.py``). Shapes beside the lines are those of K = 512 and z (16, 64, 8, 8)."""
         self._warn_if_untrained()
         vectors = self._scaled(to_vectors(z))  # (1024, 64): one for each position
         indices = self._search(vectors)  # (1024,)
@@ -269,6 +264,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """As any module's. It has no parameter to stop: :meth:`freeze` is what keeps the codebook."""
+        check_flag("requires_grad", requires_grad)
         if not requires_grad and not self.frozen:
             warnings.warn(
                 "requires_grad_: got False, but the codes move by averages; freeze() keeps them", stacklevel=2
@@ -305,10 +301,15 @@ def ema_step(
 ) -> tuple[Tensor, Tensor]:
     """The codes and their counts after one step of the moving average; nothing is written in place.
 
-    N′_k = γN_k + (1 − γ)n_k and e′_k = e_k + min(1, (1 − γ)n_k/Ñ_k) · (s_k/n_k − e_k), where Ñ_k is the smoothed count
-    (N′_k + ε)/(ΣN′ + Kε) · ΣN′ (van den Oord et al. 2017, equations 6 to 8, with m_k = N_k e_k). Smoothing can make Ñ_k
-    smaller than N′_k; the minimum then keeps a step from going beyond the mean s_k/n_k. A code with n_k = 0 stays as it
-    is.
+    With m_k = N_k e_k put into equations 6 to 8 of van den Oord et al. 2017, a code goes a part of the way to the mean
+    of the vectors that chose it:
+
+        N′_k = γ N_k + (1 − γ) n_k
+        e′_k = e_k + (1 − γ) n_k / N′_k · (s_k/n_k − e_k)
+
+    The paper smooths the counts: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the second line, which keeps the
+    division from zero. Ñ_k can be smaller than N′_k; so the part is at most 1. (It is also a step of SGD on the summed
+    codebook loss, with the rate (1 − γ)/(2 N′_k).)
 
     Args:
         decay: γ. smoothing: ε.
@@ -320,6 +321,18 @@ def ema_step(
     Raises:
         ValueError: the shapes do not fit, or ``decay`` or ``smoothing`` is out of range.
     """
+    _check_step(codebook, counts, n, s, decay, smoothing)
+    new_counts = (decay * counts).add_(n, alpha=1 - decay)  # (K,): N′
+    total = new_counts.sum()
+    smoothed = (new_counts + smoothing) / (total + len(counts) * smoothing) * total  # (K,): Ñ
+    chosen = n.nonzero()[:, 0]  # the other codes are not touched
+    rate = ((1 - decay) * n / smoothed)[chosen, None].clamp(max=1)  # (chosen, 1): how far to go
+    mean, before = s[chosen] / n[chosen, None], codebook[chosen]  # (chosen, D)
+    after = (before + rate * (mean - before)).to(codebook.dtype)
+    return codebook.index_copy(0, chosen, after), new_counts
+
+
+def _check_step(codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float) -> None:
     check_number("decay", decay, least=0, below=1)
     check_number("smoothing", smoothing, least=0)
     check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
@@ -327,14 +340,6 @@ def ema_step(
         check_tensor(name, value, shape=(len(codebook),), finite=True)
         check_between(name, value, 0, math.inf)
     check_tensor("s", s, shape=tuple(codebook.shape), finite=True)
-    new_counts = (decay * counts).add_(n, alpha=1 - decay)  # N′
-    total = new_counts.sum()
-    smoothed = (new_counts + smoothing) / (total + len(counts) * smoothing) * total  # Ñ
-    chosen = n.nonzero()[:, 0]  # the other codes are not touched
-    rate = ((1 - decay) * n / smoothed)[chosen, None].clamp(max=1)  # how far to go towards the mean of the batch
-    mean, before = s[chosen] / n[chosen, None], codebook[chosen]
-    after = (before + rate * (mean - before)).to(codebook.dtype)
-    return codebook.index_copy(0, chosen, after), new_counts
 
 
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:

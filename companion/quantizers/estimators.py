@@ -23,7 +23,7 @@ def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     _check_pair(z, z_q)
-    return _StraightThrough.apply(z, z_q.detach().to(z.dtype))
+    return _StraightThrough.apply(z, z_q.detach().to(z.dtype))  # z + (z_q − z).detach(), without its rounding
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -67,7 +67,7 @@ def rotation_trick(z: Tensor, z_q: Tensor) -> Tensor:
         r = (u + v) / sum_length.where(can_rotate, one)  # (N, D)
         scale = z_q_length / z_length.where(can_rotate, one)  # (N, 1): λ
     with torch.autocast(z.device.type, enabled=False):
-        z_32 = at_least_float32(z)
+        z_32 = at_least_float32(z)  # the values of start, with the gradient to z
         z_along_r, z_along_u = ((z_32 * direction).sum(1, keepdim=True) for direction in (r, u))  # (N, 1)
         rotated = scale * (z_32 - 2 * z_along_r * r + 2 * z_along_u * v)  # λRz, equation 4
         gradient_from = torch.where(can_rotate, rotated, z_32)  # elsewhere straight through

@@ -69,7 +69,8 @@ class ProjectedQuantizer(Quantizer):
     def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
         """With gradients to both maps: they learn from what is rebuilt, and the latents by the sum's estimator."""
         assert isinstance(quantized, ProjectedQuantized)
-        low = _on_channels(self.down, z.detach())  # (B, d, *spatial): the gradient goes to ``down``, not to z
+        # Once more from a detached z: the projected latents of ``quantize`` have a gradient to z as well.
+        low = _on_channels(self.down, z.detach())  # (B, d, *spatial)
         codes = straight_through(low, quantized.inner.z_q.to(low.dtype))  # (B, d, *spatial)
         return _on_channels(self.up, codes)  # (B, D, *spatial): the values of quantized.z_q
 

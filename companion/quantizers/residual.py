@@ -120,7 +120,7 @@ class ResidualQuantizer(Quantizer):
         _number_streams(members)
 
     def quantize(self, z: Tensor) -> ResidualQuantized:
-        """Shapes beside the lines are those of R = 4 depths and z (16, 64, 8, 8)."""
+        """Called by ``forward`` (in ``base.py``). Shapes beside the lines are those of R = 4 and z (16, 64, 8, 8)."""
         if self.training and self.depth_dropout:
             mask = draw_mask(len(z), self.depth, self.depth_dropout, z.device)  # (16, 4) bool
             return _result(z, *quantize_with_dropout(z, self._in_order(), mask), mask)  # this loop, image by image
@@ -128,8 +128,8 @@ class ResidualQuantizer(Quantizer):
         z_q, results, residuals = torch.zeros_like(residual), [], []
         for quantizer in self._in_order():
             out = quantizer.quantize(residual)
-            # The values of out.z_q, without its estimator: `_result` has one for the whole sum. A gradient is left
-            # only to the linear maps of a projected quantizer.
+            # out.z_q.detach(): `_result` has one estimator for the whole sum. Of a projected quantizer the same values,
+            # with a gradient to its linear maps only.
             codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8)
             results.append(out)
             residuals.append(residual.detach())
@@ -179,7 +179,7 @@ class ResidualQuantizer(Quantizer):
             if not member.initialised:
                 member.initialise(residual)
             residual = residual - member.decode(member.encode(residual))
-        if self.shared:
+        if self.shared:  # now on what all depths will see
             self._member(0).initialise(torch.cat(residuals))
 
     # Members ----------------------------------------------------------------------------------------------------------
@@ -216,7 +216,8 @@ def _result(
     estimated = straight_through(z, z_q.to(z.dtype))
     if z_q.requires_grad:  # there are such maps: + 0 in value, and they get dL/dz_q
         estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
-    losses = {name: torch.stack([out.losses[name] for out in results]).sum() for name in results[0].losses}
+    names = dict.fromkeys(name for out in results for name in out.losses)  # an EMA codebook has no codebook loss
+    losses = {name: torch.stack([out.losses[name] for out in results if name in out.losses]).sum() for name in names}
     loss = torch.stack([out.loss for out in results]).sum()
     return ResidualQuantized(
         estimated, indices, loss, losses, depths=tuple(results), residuals=tuple(residuals), mask=mask
@@ -224,7 +225,8 @@ def _result(
 
 
 def _joined(results: Sequence[Quantized]) -> Quantized:
-    """The results of a shared quantizer for all depths as one batch, for its ``update``, which uses no losses."""
+    """The results of a shared quantizer for all depths as one batch, for its ``update``. The losses are those of the
+    first depth still; ``update`` uses none."""
     joined = replace(
         results[0], z_q=torch.cat([out.z_q for out in results]), indices=torch.cat([out.indices for out in results])
     )

@@ -47,7 +47,10 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _largest_score(z: Tensor, centre: Tensor, codes: Tensor, bias: Tensor) -> Tensor:
-    """``((z - centre) @ codes.T + bias).argmax(1)``, of which a block of ``rows`` × ``columns`` exists at a time."""
+    """``((z - centre) @ codes.T + bias).argmax(1)``, of which a block of ``rows`` × ``columns`` exists at a time.
+
+    Up to 4,096 codes are one block of columns; then only the loop over rows matters.
+    """
     columns = min(_CODES, len(codes))
     rows = max(1, min(_TABLE.get(z.device.type, _TABLE["cpu"]) // (codes.element_size() * columns), len(z)))
     table = codes.new_empty(rows * columns)  # memory for every block; a smaller last one takes a part of it

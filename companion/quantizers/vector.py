@@ -1,4 +1,16 @@
-"""Vector quantisation with a codebook that is learnt by gradient descent (chapters 03 and 04)."""
+"""Vector quantisation with a codebook that is learnt by gradient descent (chapters 03 and 04).
+
+The whole method, for vectors z (N, D) and a codebook of K codes, (K, D):
+
+    distances = (z[:, None] - codebook).square().sum(-1)   # (N, K): from each vector to each code
+    indices = distances.argmin(1)                          # (N,): the search
+    codes = codebook[indices]                              # (N, D): the lookup
+    codebook_loss = (z.detach() - codes).square().mean()   # moves the codes to the vectors
+    commitment_loss = (z - codes.detach()).square().mean() # moves the vectors to the codes
+    z_q = z + (codes - z).detach()                         # straight-through: the codes, with the gradient of z
+
+``VectorQuantizer.quantize`` below is these lines, with a search that needs no (N, K) table.
+"""
 
 from typing import Literal
 
@@ -46,13 +58,14 @@ class VectorQuantizer(VectorwiseQuantizer):
     ) -> None:
         super().__init__()
         check_number("commitment_weight", commitment_weight, least=0)
+        check_choice("estimator", estimator, ESTIMATORS)
         self.num_codes, self.dim = num_codes, dim
         self.commitment_weight = commitment_weight
         self.estimator = estimator
-        self.codebook = nn.Parameter(first_codes(num_codes, dim, estimator))  # (K, D)
+        self.codebook = nn.Parameter(first_codes(num_codes, dim))  # (K, D)
 
     def quantize(self, z: Tensor) -> Quantized:
-        """Shapes beside the lines are those of K = 512 codes and z (16, 64, 8, 8)."""
+        """Called by ``forward`` (in ``base.py``). Shapes beside the lines are those of K = 512 and z (16, 64, 8, 8)."""
         vectors = to_vectors(z)  # (1024, 64): one for each position
         indices = nearest_code(vectors, self.codebook)  # (1024,): the search
         codes = functional.embedding(indices, self.codebook)  # (1024, 64): the lookup, with a gradient to the codebook
@@ -88,14 +101,13 @@ def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
     return (z.detach() - z_q).square().mean(), (z - z_q.detach()).square().mean()
 
 
-def first_codes(num_codes: int, dim: int, estimator: str) -> Tensor:
+def first_codes(num_codes: int, dim: int) -> Tensor:
     """(K, D) codes drawn from U(−√(3/D), √(3/D)): variance 1/D in each dimension, so that the mean of ‖e‖² is 1.
 
     Raises:
-        ValueError: a size is not positive, or there is no such estimator.
+        ValueError: a size is not positive.
     """
     check_size("num_codes", num_codes)
     check_size("dim", dim)
-    check_choice("estimator", estimator, ESTIMATORS)
     bound = (3 / dim) ** 0.5
     return torch.empty(num_codes, dim).uniform_(-bound, bound)
