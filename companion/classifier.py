@@ -208,7 +208,7 @@ def evaluate_samples(
         )
     if held_out is train:
         raise ValueError("held_out: got the set that is train, want images that the generator has not seen")
-    shared = max(share_within(held_out, train), share_within(train, held_out))
+    shared = max(share_within(held_out.images, train.images), share_within(train.images, held_out.images))
     if shared > _MOST_SHARED:
         raise ValueError(
             f"held_out: got a set that shares {shared:.0%} of its images, or of train's, with train, want images that "

@@ -171,12 +171,15 @@ def as_indices(indices: Any, n: int) -> Tensor:
     return rows
 
 
-def share_within(some: ImageSet, others: ImageSet) -> float:
-    """Which share of the images of one set are, byte by byte, images of the other, 0 … 1."""
-    if some.shape != others.shape:
+def share_within(some: Tensor, others: Tensor) -> float:
+    """Which share of the rows of one tensor, images or codes, are rows of the other, byte by byte, 0 … 1.
+
+    Hashes of 64 bits are compared, so that no set is held twice.
+    """
+    if some.shape[1:] != others.shape[1:] or some.dtype != others.dtype:
         return 0.0
-    there = {image.tobytes() for image in others.images.cpu().numpy()}
-    return sum(image.tobytes() in there for image in some.images.cpu().numpy()) / len(some)
+    there = {hash(row.tobytes()) for row in others.cpu().numpy()}
+    return sum(hash(row.tobytes()) in there for row in some.cpu().numpy()) / len(some)
 
 
 def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[int]:

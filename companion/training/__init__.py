@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from companion._extras import require
 from companion.training.accelerator import own_accelerator
-from companion.training.checks import check_schedule, check_step, checked, settle_tokenizer
+from companion.training.checks import check_schedule, check_step, checked, settle_tokenizer, warn_of_left_out
 from companion.training.history import History
 from companion.training.loop import Loop, train_step
 from companion.training.plan import Examples, Plan
@@ -155,6 +155,7 @@ def fit(
         model.to(accelerator.device)
         chosen = plan.make_optimizer()
         check_step(model, chosen)
+        warn_of_left_out(model, chosen)
         check_schedule(chosen, plan.run)
         stack.callback(model.eval)  # however it ends
         stack.callback(chosen.zero_grad)

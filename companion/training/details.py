@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from companion._modes import modes_kept
 from companion.configured import Configured, kind_of, parts_of, plain_attributes, unwrapped
 
 _LIBRARIES = ("torch", "companion")  # whose modules keep no counters in attributes, as those of a caller may
@@ -17,7 +18,7 @@ _LIBRARIES = ("torch", "companion")  # whose modules keep no counters in attribu
 
 def details(model: nn.Module, objective: Callable[..., Any] | None) -> dict[str, dict[str, Any]]:
     """By group: "parts" (the class of each module, and which stay in eval mode), "attributes" of these, "parameters"
-    (which are trained) and "objective".
+    (which are trained), "objective", and "own modes" (of the parts that a model keeps in eval mode by itself).
     """
     parts: dict[str, str] = {}
     attributes: dict[str, str] = {}
@@ -34,6 +35,7 @@ def details(model: nn.Module, objective: Callable[..., Any] | None) -> dict[str,
         "attributes": attributes,
         "parameters": {f"parameter {name}": learns[p.requires_grad] for name, p in model.named_parameters()},
         "objective": dict(_of_function("objective", objective)),
+        "own modes": {f"mode of {name}": "eval" for name in parts_always_in_eval(model)},
     }
 
 
@@ -42,21 +44,33 @@ def parts_kept_in_eval(model: nn.Module) -> dict[str, nn.Module]:
 
     A model that is in eval mode itself, as it is after it was trained or loaded, is trained as a whole.
     """
-    return {path: part for path, part in parts_of(model) if not part.training and unwrapped(model, "model").training}
+    if not unwrapped(model, "model").training:
+        return {}
+    always = parts_always_in_eval(model)
+    return {path: part for path, part in parts_of(model) if not part.training and path not in always}
+
+
+def parts_always_in_eval(model: nn.Module) -> set[str]:
+    """The paths of the modules that ``model.train()`` leaves in eval mode, as the network of a ``FeatureDistance``."""
+    whole = unwrapped(model, "model")
+    with modes_kept(whole):
+        whole.train()
+        return {path for path, part in parts_of(whole) if not part.training}
 
 
 def differing_details(saved: dict[str, Any], current: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Name, what is in the state and what is here, of each difference.
 
     Attributes, and what is known of an objective, are compared where both have them: another version of torch or of
-    Python may know others.
+    Python may know others. Modes that the model itself decides are not compared: earlier versions took some of them for
+    the caller's.
     """
     found = []
     for group, now in current.items():
         before = saved.get(group, {})
-        common = group in ("attributes", "objective")
+        common = group in ("attributes", "objective", "own modes")
         for name in [name for name in now if name in before] if common else now | before:
-            if now.get(name) != before.get(name):
+            if now.get(name) != before.get(name) and name not in current.get("own modes", {}):
                 found.append((name, before.get(name, "absent"), now.get(name, "absent")))
     return found
 
