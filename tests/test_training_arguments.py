@@ -77,6 +77,10 @@ class Wide(Digits):
             {"optimizer": partial(torch.optim.Adam, lr=-1)},
             "optimizer: called with .* parameters: Invalid learning rate",
         ),
+        (
+            {"optimizer": partial(torch.optim.Adam, lr="3e-4")},
+            r"optimizer: called with .* parameters: .*\(got lr='3e-4', a string\)",
+        ),
         ({"optimizer": lambda: None}, "optimizer: called with the list of the model's parameters"),
         (
             {"objective": lambda model, x: model(x)},

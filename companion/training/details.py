@@ -103,6 +103,8 @@ def _of_function(name: str, function: Any) -> Iterator[tuple[str, str]]:
 
 def _owner_and_function(called: Any) -> tuple[Any, Any]:
     """The object that what is called belongs to, or None, and the function, or None where that is a library's."""
+    owner: Any
+    function: Any
     if isinstance(called, MethodType):
         owner, function = called.__self__, called.__func__
     elif isinstance(called, type | FunctionType) or called is None:

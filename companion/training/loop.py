@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import described
 from companion._extras import require
 from companion.configured import parts_of
 from companion.data.images import ImageSet
@@ -133,6 +134,8 @@ class Loop:
             self.means.read()  # where a step before this one was not finite, that comes first
             if known := error_with_cause(error, self.model, name, batch, moment, argument=called):
                 raise known from error
+            if name == "train" and self.plan.augment is not None and "no multiples of" in str(error):
+                raise ValueError(f"augment: the model does not take the images after it ({error})") from error
             raise
         if self.plan.objective is not None:
             self._warn_of_modes(name, modes)
@@ -160,7 +163,13 @@ class Loop:
     def _augmented(self, augment: Callable[[Tensor], Tensor], first: Tensor) -> Tensor:
         """What ``augment`` makes of the first tensor of a batch."""
         with torch.no_grad():  # it is no part of the model
-            augmented = augment(first)
+            try:
+                augmented = augment(first)
+            except (TypeError, AttributeError, IndexError) as error:  # as of transforms of one image, or of pillow's
+                raise ValueError(
+                    f"augment: called with a batch, here {described(first)}, it fails; want one that takes "
+                    f"images (B, C, H, W) as a tensor ({type(error).__name__}: {error})"
+                ) from error
         check_augmented(augmented, first, images=isinstance(self.plan.train, ImageSet))
         return augmented
 
