@@ -110,7 +110,8 @@ def fit(
     Raises:
         ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
             holds a run with other settings (``epochs`` may grow); ``objective`` or ``augment`` gives something
-            else; the codes are of another tokenizer than the prior's; it is called under ``torch.inference_mode()``.
+            else, or the first makes gradients itself or adds up losses of several batches; the codes are of another
+            tokenizer than the prior's; it is called under ``torch.inference_mode()``.
         FloatingPointError: a term, or what the model makes on the way to it, is no longer finite; the message says
             which, and at which step.
     """
