@@ -457,6 +457,20 @@ def check_unit_range(name: str, value: Tensor, *, slack: float = _ROUNDING) -> N
         raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in [0, 1]{way}")
 
 
+def check_about_unit(name: str, value: Tensor) -> None:
+    """From −1 to 2: what a decoder gives may leave [0, 1], but not as images in 0 … 255 do.
+
+    Raises:
+        ValueError: NaN or outside.
+    """
+    if not checks_values(value):
+        return
+    least, most = (float(one) for one in value.detach().aminmax())
+    if not (least >= -1 and most <= 2):
+        way = f": {name} / 255" if least >= 0 else ""
+        raise ValueError(f"{name}: got numbers from {least:.4g} to {most:.4g}, want images in about [0, 1]{way}")
+
+
 def _has_shape(value: Tensor, shape: tuple[int | str, ...]) -> bool:
     axes = list(value.shape)
     starred = [i for i, one in enumerate(shape) if isinstance(one, str) and one.startswith("*")]

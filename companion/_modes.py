@@ -1,4 +1,4 @@
-"""Eval mode for the length of a block."""
+"""Eval mode, or any other modes, for the length of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     ``model.train(model.training)`` would not restore that: it sets all submodules to one mode, also those that were
     frozen in eval mode inside a model that trains.
     """
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """After this block each of the model's submodules is in the mode that it was in before."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:

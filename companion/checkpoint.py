@@ -21,6 +21,7 @@ from companion.configured import (
     CLASSES,
     check_as_built,
     describe,
+    parts_of,
     plain_name,
     unwrapped,
     without_memory,
@@ -36,7 +37,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     The file appears under its name when it is complete; until then an older file of that name is unchanged. It holds a
     checksum of its contents. Any module can be saved; a compiled or distributed one is saved like the module inside it
-    (shards are gathered, so every process has to call this). Tied tensors are written under each of their names.
+    (shards are gathered, so every process has to call this). Tied tensors are written under each of their names. A
+    forward or a hook that was given to a single module is code, and not saved: there is a warning.
 
     Raises:
         ValueError: ``path`` is a folder or does not end in ``.safetensors``; the state of ``model`` holds NaN,
@@ -54,6 +56,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"model: {', '.join(strange)} in its state is no tensor and cannot be saved")
     _check_has_numbers(state)
     check_as_built(model)
+    _warn_of_what_is_not_saved(model)
     if nan := [name for name, value in state.items() if bool(value.isnan().any())]:
         raise ValueError(f"model: got NaN in {', '.join(nan)}, want numbers: a file with NaN would not be loaded")
     about = {"format": "companion", "version": FORMAT_VERSION, "companion": __version__}
@@ -193,6 +196,23 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         ValueError: it is neither a string nor a path.
     """
     return expanded("path", path)
+
+
+def _warn_of_what_is_not_saved(model: nn.Module) -> None:
+    """Code that was put onto single modules. That of torch, as weight norm and shards have it, belongs to a class."""
+    found = []
+    for path, part in parts_of(model):
+        if "forward" in vars(part) and "_original_forward" not in vars(part):  # where Accelerate puts the module's own
+            found.append(f"{path}.forward".lstrip("."))
+        hooks = (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        if any(not getattr(hook, "__module__", "").startswith("torch.") for hook in hooks):
+            found.append(f"a forward hook of {path or 'the model'}")
+    if found:
+        warnings.warn(
+            f"model: got {', '.join(found[:3])}{', …' * (len(found) > 3)} put there by hand, which a file cannot hold: "
+            "loaded from it the model will do something else",
+            stacklevel=3,
+        )
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from companion.pretrained import names, pretrained
 from companion.quantizers import nearest_code
 
 _SIDES = (14, 64)  # in pixels, of images that are about 28×28
+_ENOUGH = 50  # images, to tell a classifier from chance
 _MOST_SHARED = 0.05  # of the images of two sets; a few equal ones are found in real sets too
 
 
@@ -94,7 +95,8 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequentia
 def load_classifier(data: str) -> Classifier:
     """The trained classifier of "glyphs", "emoji", "mnist" or "fashion-mnist" that comes with the package.
 
-    Its accuracy on test images is in ``companion.pretrained.scores``.
+    Its accuracy on test images is what ``scores("glyphs-classifier")["scores"]["accuracy_test"]`` gives, with
+    ``from companion.pretrained import scores``.
 
     Raises:
         ValueError: there is no classifier for ``data``.
@@ -208,7 +210,7 @@ def evaluate_samples(
         )
     if held_out is train:
         raise ValueError("held_out: got the set that is train, want images that the generator has not seen")
-    shared = max(share_within(held_out, train), share_within(train, held_out))
+    shared = max(share_within(held_out.images, train.images), share_within(train.images, held_out.images))
     if shared > _MOST_SHARED:
         raise ValueError(
             f"held_out: got a set that shares {shared:.0%} of its images, or of train's, with train, want images that "
@@ -230,18 +232,31 @@ def evaluate_samples(
     predicted = out.logits.argmax(1)  # (n,)
     n = min(len(images), len(train), len(held_out))
     seen, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))  # (n, C, H, W) each
-    seen_features, unseen_features = (recognise(classifier, x, batch_size=batch_size).features for x in (seen, unseen))
+    of_seen, of_unseen = (recognise(classifier, x, batch_size=batch_size) for x in (seen, unseen))
+    _warn_of_a_stranger(of_unseen.logits.argmax(1).cpu(), held_out.labels.cpu()[_some(n, len(held_out))])
     variance = as_float64(train.images).div(255).var(correction=0).item()
     if variance == 0:
         raise ValueError("train: got images that are all of one grey value, want some to measure distances by")
     return SampleQuality(
         accuracy=float("nan") if labels is None else as_float64(predicted == labels.to(predicted.device)).mean().item(),
         shares=torch.bincount(predicted, minlength=out.logits.shape[1]).cpu().double() / len(images),
-        frechet=frechet_distance(out.features[_some(n, len(images))], unseen_features),
-        frechet_floor=frechet_distance(seen_features, unseen_features),
+        frechet=frechet_distance(out.features[_some(n, len(images))], of_unseen.features),
+        frechet_floor=frechet_distance(of_seen.features, of_unseen.features),
         nearest=nearest_distances(images, train.images).mean().item() / variance,
         nearest_floor=nearest_distances(unseen, train.images).mean().item() / variance,
     )
+
+
+def _warn_of_a_stranger(predicted: Tensor, labels: Tensor) -> None:
+    """A classifier that hardly knows the classes of real images says nothing about generated ones."""
+    chance = labels.bincount().max().item() / len(labels)  # of one that always says the most frequent class
+    right = (predicted == labels).double().mean().item()
+    if len(labels) >= _ENOUGH and right < chance + 0.1 * (1 - chance):
+        warnings.warn(
+            f"classifier: got one that recognises {right:.0%} of held_out, hardly more than chance ({chance:.0%}), "
+            "want one that was trained on such images, with the classes in this order",
+            stacklevel=4,
+        )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from companion._arguments import (
     brief,
+    brief_kind,
     check_codes,
     check_device,
     check_flag,
@@ -44,13 +45,15 @@ def identity(tokenizer: nn.Module) -> str:
     their attributes that were changed, after the model was made.
 
     Raises:
-        ValueError: ``tokenizer`` is no module, or a prior.
+        ValueError: ``tokenizer`` is no module, a prior, or a model around a tokenizer.
     """
     tokenizer = unwrapped(tokenizer, "tokenizer")
     if isinstance(tokenizer, Prior):
         raise ValueError(
             f"tokenizer: got a {type(tokenizer).__name__}, want a tokenizer (prior.tokenizer names that of a prior)"
         )
+    if isinstance(getattr(tokenizer, "tokenizer", None), nn.Module):  # such as an AdversarialTraining
+        raise ValueError(f"tokenizer: got {brief_kind(tokenizer)}, want the tokenizer in it: its .tokenizer")
     digest = hashlib.sha256()
     add_to_digest(digest, state_of(tokenizer))
     for name, part in tokenizer.named_modules():

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from companion._arguments import (
     brief,
+    check_about_unit,
     check_between,
     check_codes,
     check_finite,
@@ -62,13 +63,14 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
     Shapes:
         x_hat, x: (B, C, H, W), with H and W at least 11 → 0-dim. x in [0, 1]; x_hat, as a decoder gives it, may leave
-        that range.
+        that range by up to 1.
 
     Raises:
-        ValueError: shapes or types are others, the images are smaller than the window, x lies outside [0, 1], or a
-            number is NaN or infinite.
+        ValueError: shapes or types are others, the images are smaller than the window, x lies outside [0, 1], x_hat
+            outside −1 … 2, or a number is NaN or infinite.
     """
     _check_pairs(x_hat, x)
+    check_about_unit("x_hat", x_hat)
     if min(x.shape[2:]) < WINDOW:
         raise ValueError(f"x: got {x.shape[2]}×{x.shape[3]} images, want at least {WINDOW} pixels on each side")
     result = x.dtype
@@ -107,17 +109,24 @@ def sharpness(images: Tensor) -> Tensor:
     checkerboard patterns count as sharp, and can bring the ratio above 1. Read it beside :func:`ssim` or MSE.
 
     Shapes:
-        images: (B, C, H, W), with H and W at least 3 → 0-dim.
+        images: (B, C, H, W), with H and W at least 3, in about [0, 1] → 0-dim.
 
     Raises:
-        ValueError: the shape or type is another, the images are smaller, or a number is NaN or infinite.
+        ValueError: the shape or type is another, the channels come last, the images are smaller, or a number is NaN,
+            infinite or outside −1 … 2.
     """
     check_tensor("images", images, shape=("B", "C", "H", "W"))
     if min(images.shape[2:]) < 3:
         raise ValueError(
             f"images: got {images.shape[2]}×{images.shape[3]} pixels, want at least 3 on each side: four neighbours"
         )
+    if images.shape[3] in (3, 4) and images.shape[1] > 4:
+        raise ValueError(
+            f"images: got shape {tuple(images.shape)}, want (B, C, H, W), the channels first: "
+            "images.permute(0, 3, 1, 2)"
+        )
     check_finite("images", images)
+    check_about_unit("images", images)
     wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
     middle = wide[..., 1:-1, 1:-1]  # (B, C, H − 2, W − 2)
     sides = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1] + wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]

@@ -1,6 +1,7 @@
 """The patch discriminator, adversarial losses, the adaptive weight, and penalties."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -305,3 +306,27 @@ def test_the_running_means_stand_still_in_eval_mode_and_are_in_the_state() -> No
     again.load_state_dict(lecam.state_dict())
     again(torch.tensor([102.0]), torch.tensor([-2.0]))
     assert again.real_mean.item() == pytest.approx(3)  # moved by a hundredth, not set
+
+
+def test_the_adaptive_weight_comes_before_the_backward() -> None:
+    layer = torch.rand(3).requires_grad_()
+    loss, other = layer.square().sum(), layer.exp().sum()
+    assert adaptive_weight(loss, other, layer) > 0
+    loss.backward()
+    with pytest.raises(ValueError, match=r"reconstruction_loss: got a loss after its backward\(\), want it before"):
+        adaptive_weight(loss, other, layer)
+
+
+def test_penalties_of_batches_that_mix_and_of_means_that_are_not_set_are_said() -> None:
+    mixing = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    x = torch.rand(4, 1, 5, 5)
+    with pytest.warns(UserWarning, match="discriminator: got one with BatchNorm in training mode"):
+        r1_penalty(mixing, x)
+    penalty = LeCamPenalty().eval()
+    with pytest.warns(UserWarning, match="LeCamPenalty: got a call in eval mode before any in training mode"):
+        penalty(x, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert r1_penalty(mixing.eval(), x) > 0
+        penalty.train()(x, x + 1)
+        assert penalty.eval()(x, x) > 0

@@ -285,8 +285,10 @@ def test_the_example_of_the_docstring_gives_each_network_its_own_rate() -> None:
 
 
 def interrupting(step: int) -> Callable[..., Any]:
+    at = [step]  # a list: a number would be a setting, which has to be the same when a run goes on
+
     def objective(model: Any, x: Tensor) -> Any:
-        if model.training and model.steps == step - 1:
+        if model.training and model.steps == at[0] - 1:
             press()
         return model(x)
 
@@ -391,3 +393,75 @@ def test_the_tokenizer_is_saved_alone_and_a_weight_can_be_changed_later(tmp_path
         model.adversarial_weight = -1
     companion.save(model.tokenizer, tmp_path / "tokenizer.safetensors")
     assert bits(companion.load(tmp_path / "tokenizer.safetensors")) == bits(model.tokenizer)
+
+
+# What does not belong there
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: AdversarialTraining(critic(), tokenizer()), "tokenizer: got a PatchDiscriminator, .*swapped"),
+        (lambda: AdversarialTraining(prior(), critic()), r"tokenizer: got a TransformerPrior, .* such as a VQVAE$"),
+        (lambda: AdversarialTraining(companion.Classifier(), critic()), "tokenizer: got a Classifier, want"),
+        (lambda: AdversarialTraining(tokenizer(), tokenizer("vae")), "discriminator: got a VAE, .*swapped"),
+        (lambda: AdversarialTraining(tokenizer(), prior()), "discriminator: got a TransformerPrior, want images → lo"),
+        (lambda: AdversarialTraining(tokenizer(), companion.Classifier()), "discriminator: got a Classifier, want"),
+        (lambda: both(last_layer="encoder.layers.0.weight"), "last_layer: got 'enc.*of the decoder, such as 'decoder"),
+        (lambda: both(last_layer="decoder.last", adaptive=False), "last_layer: got 'decoder.last', want the name"),
+    ],
+)
+def test_models_of_another_kind_and_weights_of_another_part_are_refused(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def prior() -> nn.Module:
+    return companion.TransformerPrior(5, (2, 2), dim=4, layers=1, heads=2)
+
+
+def judge(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 4, 2), *layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: both(penalty_weight=10.0), "penalty_weight: got 10.0 without a penalty: it goes unused"),
+        (
+            lambda: AdversarialTraining(tokenizer(), critic(), perceptual_weight=0.5),
+            "perceptual_weight: got 0.5 without feature_distance: it goes unused",
+        ),
+        (
+            lambda: both(last_layer="decoder.layers.0.weight", adaptive=False),
+            "last_layer: got 'decoder.layers.0.weight' without adaptive=True",
+        ),
+        (
+            lambda: AdversarialTraining(tokenizer(), judge(nn.Sigmoid())),
+            "discriminator: got one that ends in a Sigmoid",
+        ),
+        (lambda: AdversarialTraining(tokenizer(), judge(nn.BatchNorm2d(4))), "discriminator: got one with BatchNorm"),
+    ],
+)
+def test_what_goes_unused_or_makes_no_good_logits_is_said(make: Callable[[], Any], says: str) -> None:
+    with pytest.warns(UserWarning, match=says) as told:
+        make()
+    assert sum(":" in str(one.message) for one in told) == 1
+
+
+def test_defaults_and_the_documented_use_with_a_classifiers_features_are_silent() -> None:
+    images = companion.data.load("glyphs", size=16)
+    sizes: dict[str, Any] = {"hidden": 4, "factor": 4, "num_blocks": 1}
+    vq = VQVAE(ResNetEncoder(1, 2, **sizes), VectorQuantizer(8, 2), ResNetDecoder(1, 2, **sizes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in ({}, {"penalty": "r1"}, {"penalty": "lecam", "penalty_weight": 3.0}, {"adaptive": False}):
+            both(**options)
+        AdversarialTraining(tokenizer(), judge(nn.GroupNorm(2, 4), nn.Sigmoid(), nn.Conv2d(4, 1, 1)))
+        model = AdversarialTraining(vq, critic(), companion.losses.classifier_distance("glyphs"))
+        history = fit(model, images, epochs=1, batch_size=8, **QUIET)
+    assert history.last["perceptual"] > 0
+    with pytest.raises(
+        ValueError, match=r"tokenizer: got an AdversarialTraining, want the tokenizer in it: its .token"
+    ):
+        companion.identity(model)

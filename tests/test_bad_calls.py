@@ -1573,7 +1573,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a tensor in place of a parameter": ("codebook", lambda: setattr(VectorQuantizer(5, 4), "codebook", vectors(5))),
     "a codebook of other codes": ("codebook", lambda: setattr(ema(), "codebook", vectors(6))),
     "no tensor": ("step", lambda: setattr(ema(), "step", None)),
-    "negative counts of an average": ("counts", lambda: ema_of(counts=-1e6)(latents())),
+    "negative counts of an average": ("counts", lambda: ema_of(counts=-100.0)(latents())),
     "a decoder of colours for a grey tokenizer": ("decoder", lambda: colours().reconstruct(images())),
     "more codes than can be counted": (
         "num_codes",

@@ -855,3 +855,30 @@ def test_a_model_without_numbers_is_refused_to_load_into(tmp_path: Path) -> None
         hollow = companion.VectorQuantizer(4, 2)
     with pytest.raises(ValueError, match=r"model: got tensors on the device meta \(codebook, …\)"):
         companion.load(tmp_path / "q.safetensors", hollow)
+
+
+def test_code_that_was_put_onto_a_part_is_not_saved_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+
+    def auto() -> companion.Autoencoder:
+        return companion.Autoencoder(
+            companion.Encoder(2, hidden=2, image_size=8), companion.Decoder(2, hidden=2, image_size=8)
+        )
+
+    replaced, hooked, early = auto(), auto(), auto()
+    replaced.decoder.forward = lambda z: torch.zeros(len(z), 1, 8, 8)  # type: ignore[method-assign]
+    hooked.encoder.register_forward_hook(lambda module, given, made: made * 0)
+    early.register_forward_pre_hook(lambda module, given: None)
+    for model, says in (
+        (replaced, "decoder.forward"),
+        (hooked, "a forward hook of encoder"),
+        (early, "a forward hook of the model"),
+    ):
+        with pytest.warns(UserWarning, match=f"model: got {says} put there by hand, which a file cannot hold"):
+            save(model, path)
+    normed = nn.utils.weight_norm(nn.Linear(2, 2))  # torch keeps this one as a hook
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        save(auto(), path)
+        save(normed, tmp_path / "normed.safetensors")
+    assert isinstance(load(path), companion.Autoencoder)

@@ -19,7 +19,7 @@ from companion.classifier import (
 )
 from companion.data import ImageSet, load
 from companion.metrics import frechet_distance
-from companion.pretrained import names
+from companion.pretrained import names, scores
 
 TRAIN, HELD_OUT = load("glyphs", "train", size=600), load("glyphs", "test", size=300)
 
@@ -347,3 +347,24 @@ def test_a_held_out_set_that_shares_images_with_train_is_refused(classifier):
             evaluate_samples(classifier, images, train=train, held_out=held_out)
     few = joined(HELD_OUT, TRAIN.subset(10))  # 3% of one, 2% of the other
     assert evaluate_samples(classifier, everything(TRAIN.subset(50)), train=TRAIN, held_out=few).nearest == 0
+
+
+def test_a_classifier_of_other_images_is_said(classifier):
+    train, held_out = load("glyphs", "train", size=80), load("glyphs", "test", size=80)
+    images = train.batch(range(60))[0]
+    torch.manual_seed(0)
+    with pytest.warns(
+        UserWarning, match=r"classifier: got one that recognises \d+% of held_out, hardly more than chance"
+    ):
+        evaluate_samples(Classifier(1, 10), images, train=train, held_out=held_out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quality = evaluate_samples(classifier, images, train=train, held_out=held_out)
+        few = evaluate_samples(Classifier(1, 10), images[:4], train=train, held_out=held_out)  # too few to tell
+    assert quality.nearest == 0
+    assert few.nearest == 0
+
+
+def test_the_accuracy_of_a_classifier_is_where_its_docstring_says():
+    assert "from companion.pretrained import scores" in (companion.classifier.load_classifier.__doc__ or "")
+    assert scores("glyphs-classifier")["scores"]["accuracy_test"] > 0.9

@@ -646,6 +646,19 @@ def test_a_folder_below_the_home_folder_is_found(tmp_path: Path, monkeypatch: py
         assert load("~/pictures").classes == ("trains",)
 
 
+def test_a_single_class_that_has_folders_of_images_itself_is_said(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        paint(tmp_path / "images" / name / "1.png", 1)
+    says = r"name: got .* with the single class images, which has the sub-folders cats, dogs: want .*images if those"
+    with pytest.warns(UserWarning, match=says):
+        assert load(tmp_path).classes == ("images",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path / "images").classes == ("cats", "dogs")
+        paint(tmp_path / "images" / "2.png", 1)  # images of its own: it is a class
+        assert len(load(tmp_path)) == 3
+
+
 def test_one_colour_image_makes_the_set_rgb(tmp_path: Path) -> None:
     paint(tmp_path / "1.png", 7)
     paint(tmp_path / "2.png", (1, 2, 3))
@@ -842,7 +855,12 @@ def test_images_that_were_cut_to_zero_or_one_are_said() -> None:
         return ImageSet("a", "train", images.to(torch.uint8), torch.zeros(len(images), dtype=torch.int64), ("a",))
 
     x = torch.rand(8, 1, 2, 2)
-    for images, says in ((x * 0.999, "bytes that are all 0, want 0 … 255"), (x.round(), "bytes of 0 and 1 only, want")):
+    x[0] = 0.9
+    for images, says in (
+        (x * 0.999, "bytes that are all 0, want 0 … 255"),
+        (x.round(), "bytes of 0 and 1 only, want"),
+        (torch.full_like(x, 15), "bytes of at most 15, want"),
+    ):
         with pytest.warns(UserWarning, match=f"images: got {says}"):
             made(images)
     with warnings.catch_warnings():

@@ -78,7 +78,7 @@ def test_grey_images_are_repeated_only_if_that_is_stated() -> None:
     distance = FeatureDistance(small(), ["2"], repeat_grey=True)
     three = distance(x_hat.expand(-1, 3, -1, -1), x.expand(-1, 3, -1, -1))
     assert distance(x_hat, x).item() == three.item() > 0
-    with pytest.raises(RuntimeError, match="3 channels"):
+    with pytest.raises(ValueError, match="x_hat: got 1 channel, want 3"):
         FeatureDistance(small(), ["2"])(x_hat, x)
 
 
@@ -162,7 +162,7 @@ def test_the_network_stays_in_eval_mode_and_its_statistics_stand_still() -> None
 
 def test_hooks_are_removed_after_an_error_too() -> None:
     distance = FeatureDistance(small(), ["0"])
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(ValueError, match="x_hat: got 2 channels, want 3"):
         distance(torch.rand(1, 2, 6, 6), torch.rand(1, 2, 6, 6))
     assert not any(module._forward_hooks for module in distance.modules())
 
@@ -408,3 +408,18 @@ def test_two_taps_sum_and_do_not_average() -> None:
     x_hat, x = pair()
     apart = [FeatureDistance(small(), [tap])(x_hat, x).item() for tap in ("1", "3")]
     assert FeatureDistance(small(), ["1", "3"])(x_hat, x).item() == pytest.approx(math.fsum(apart), rel=1e-6)
+
+
+def test_images_of_another_range_or_with_other_channels_than_the_network_wants_are_refused():
+    x_hat, x = pair()
+    normalised = FeatureDistance(small(), ["1"], mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    with pytest.raises(ValueError, match=r"x: got numbers from .* to 2\d\d.*, want images in about \[0, 1\]: x / 255"):
+        normalised(x_hat * 255, x * 255)
+    assert FeatureDistance(small(), ["1"], mean=(120.0,), std=(60.0,))(x_hat * 255, x * 255) > 0
+    grey = pair(channels=1)
+    with pytest.raises(ValueError, match="x_hat: got 1 channel, want 3 as mean and std have: repeat_grey=True"):
+        normalised(*grey)
+    with pytest.raises(ValueError, match="x_hat: got 1 channel, want 3 as the network takes: repeat_grey=True"):
+        FeatureDistance(small(), ["1"])(*grey)
+    with pytest.raises(ValueError, match=r"x_hat: got 3 channels, want 1 as the network takes$"):
+        FeatureDistance(small(1), ["1"])(x_hat, x)

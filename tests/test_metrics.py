@@ -337,3 +337,24 @@ def test_sharpness_of_fewer_than_three_pixels_is_refused():
         sharpness(torch.rand(1, 1, 2, 8))
     with pytest.raises(ValueError, match="images: got 1 NaN"):
         sharpness(torch.where(torch.arange(16).reshape(1, 1, 4, 4) == 5, math.nan, 0.5))
+
+
+def test_sharpness_and_ssim_refuse_bytes_and_channels_that_come_last():
+    x = pictures(2, 3, 16, 16)
+    with pytest.raises(
+        ValueError, match=r"images: got numbers from .* to 20\d.*, want images in about \[0, 1\]: images / 255"
+    ):
+        sharpness(x * 255)
+    with pytest.raises(
+        ValueError, match=r"images: got shape \(2, 16, 16, 3\), want \(B, C, H, W\), the channels first"
+    ):
+        sharpness(x.permute(0, 2, 3, 1))
+    with pytest.raises(
+        ValueError, match=r"x_hat: got numbers from .* to 20\d.*, want images in about \[0, 1\]: x_hat / 255"
+    ):
+        ssim(x * 255, x)
+    with pytest.raises(ValueError, match=r"x_hat: got numbers from -1\.\d+ to .*, want images in about \[0, 1\]$"):
+        ssim(x - 2, x)
+    wide = pictures(1, 5, 16, 3)
+    assert sharpness(wide.permute(0, 2, 3, 1)[:, :3].contiguous()) > 0  # three channels: their width may be 3
+    assert 0 < ssim(x * 1.5 - 0.25, x) < 1

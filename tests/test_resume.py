@@ -184,7 +184,7 @@ def test_a_state_has_the_names_that_runs_begun_before_have(tmp_path: Path) -> No
     state = torch.load(max(tmp_path.glob("state*")))
     parts = {"step", "rows", "model", "optimizer", "scaler", "processes", "settings", "origin", "details"}
     assert state.keys() == parts
-    assert list(state["details"]) == ["parts", "attributes", "parameters", "objective"]
+    assert list(state["details"]) == ["parts", "attributes", "parameters", "objective", "augment", "own modes"]
     assert [process.keys() for process in state["processes"]] == [{"means", "random"}]
     assert state["processes"][0]["means"].keys() == {"sums", "weight", "code_counts"}
     numbers = ["seed", "batch_size", "precision", "processes", "device", "len(train)", "len(validation)", "optimizer"]
@@ -270,3 +270,77 @@ def test_a_schedule_that_would_begin_anew_is_refused_together_with_a_run(tmp_pat
     assert rates == pytest.approx([0.1 * 0.9**i for i in range(6)])
     with pytest.raises(ValueError, match=r"optimizer: got one with a learning-rate schedule.* Leave out run"):
         train(noisy(), optimizer=scheduled, run=tmp_path)
+
+
+class Scaled:
+    """An objective with a setting, and with a counter that is none."""
+
+    def __init__(self, beta: float) -> None:
+        self.beta, self.calls = beta, 0
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        self.calls += 1
+        return weighted(model, x, y, beta=self.beta)
+
+    def method(self, model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        return self(model, x, y)
+
+
+def closed_over(beta: float) -> Any:
+    calls = 0
+
+    def inside(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        nonlocal calls
+        calls += 1
+        return weighted(model, x, y, beta=beta)
+
+    return inside
+
+
+def by_default(beta: float) -> Any:
+    def inside(model: nn.Module, x: Tensor, y: Tensor, beta: float = beta) -> Output:
+        return weighted(model, x, y, beta=beta)
+
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (closed_over, "objective: beta around it"),
+        (by_default, "objective: default of beta"),
+        (Scaled, r"objective\.beta"),
+        (lambda beta: Scaled(beta).method, r"objective\.beta"),
+    ],
+)
+def test_settings_of_an_objective_are_compared_wherever_it_keeps_them(tmp_path: Path, make: Any, named: str) -> None:
+    one = make(1.0)
+    history = train(noisy(), run=tmp_path, epochs=1, objective=one)
+    assert train(noisy(), run=tmp_path, epochs=1, objective=make(1.0)) == history
+    assert train(noisy(), run=tmp_path, epochs=1, objective=one) == history  # what it counted is no setting
+    with pytest.raises(ValueError, match=rf"other settings:\n  {named}: 1\.0 there, 100\.0 here\nUse"):
+        train(noisy(), run=tmp_path, epochs=1, objective=make(100.0))
+    for path in tmp_path.glob("state*"):  # as an earlier version wrote it
+        state = torch.load(path)
+        state["details"] = {group: state["details"][group] for group in ("parts", "attributes", "parameters")}
+        torch.save(state, path)
+    assert train(noisy(), run=tmp_path, epochs=1, objective=make(100.0)) == history
+
+
+def fading(strength: float) -> Any:
+    return lambda x: x * strength
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "named"),
+    [
+        (fading(0.5), fading(0.25), "augment: strength around it: 0.5 there, 0.25 here"),
+        (partial(torch.mul, other=0.5), partial(torch.mul, other=0.25), r"augment\.other: 0.5 there, 0.25 here"),
+        (lambda x: x * 0.5, lambda x: x * 0.25, "augment: the code of .*"),
+    ],
+)
+def test_settings_and_code_of_an_augment_are_compared(tmp_path: Path, first: Any, other: Any, named: str) -> None:
+    history = train(noisy(), run=tmp_path, epochs=1, augment=first)
+    assert train(noisy(), run=tmp_path, epochs=1, augment=first) == history
+    with pytest.raises(ValueError, match=rf"other settings:\n  {named}\nUse"):
+        train(noisy(), run=tmp_path, epochs=1, augment=other)

@@ -18,6 +18,7 @@ from workers.fit_worker import Digits, Output, bits, objective
 import companion
 import companion.training
 from companion.training import fit
+from companion.training.details import differing_details, parts_kept_in_eval
 
 pytestmark = pytest.mark.cpu_only("names the CPU as its device")
 
@@ -75,6 +76,10 @@ class Wide(Digits):
         (
             {"optimizer": partial(torch.optim.Adam, lr=-1)},
             "optimizer: called with .* parameters: Invalid learning rate",
+        ),
+        (
+            {"optimizer": partial(torch.optim.Adam, lr="3e-4")},
+            r"optimizer: called with .* parameters: .*\(got lr='3e-4', a string\)",
         ),
         ({"optimizer": lambda: None}, "optimizer: called with the list of the model's parameters"),
         (
@@ -277,7 +282,7 @@ def test_validation_on_the_training_examples_is_said() -> None:
             fit(small_auto(), train_set, validation=validation, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for other in (images("train", seed=1), images("test")):
+        for other in (images("train", seed=1), images("test", seed=2)):
             assert "validation_loss" in fit(small_auto(), train_set, validation=other, **options).last
 
 
@@ -337,3 +342,134 @@ def test_a_term_that_was_not_logged_is_answered_with_those_that_were() -> None:
         history.last["validation_loss"]
     with pytest.raises(KeyError, match=r"'los' was not logged; there are epoch, step, loss, mean_abs"):
         history.last["los"]
+
+
+class Frozen(nn.Module):
+    """Holds a part in eval mode by itself, as a ``FeatureDistance`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Dropout(0.5)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.part.eval()
+        return self
+
+
+def test_a_part_that_a_model_itself_keeps_in_eval_mode_is_not_warned_of(tmp_path: Path) -> None:
+    model = batch_norm()
+    model.fixed = Frozen().train()
+    assert not model.fixed.part.training
+    options: dict[str, Any] = {"batch_size": 8, "run": tmp_path, **QUIET}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = fit(model, Digits(53, 1), epochs=1, **options)
+        longer = fit(model, Digits(53, 1), epochs=2, **options)  # now in eval mode itself, which is no difference
+    assert longer.rows[0] == first.rows[0]
+    assert list(parts_kept_in_eval(model.train())) == []
+    model.encoder.eval()
+    assert next(iter(parts_kept_in_eval(model))) == "encoder"
+    there = {"parts": {"mode of model.fixed.part": "eval"}}  # as earlier versions noted it
+    now = {"parts": {}, "own modes": {"mode of model.fixed.part": "eval"}}
+    assert differing_details(there, now) == []
+    assert len(differing_details(there, {"parts": {}})) == 1
+
+
+def test_parameters_that_the_optimizer_leaves_out_are_said() -> None:
+    def decoders(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.decoder.parameters())
+
+    model = batch_norm()
+    says = r"optimizer: got none of 4 parameters that learn \(encoder.0.weight, encoder.0.bias, encoder.1.weight, …\)"
+    with pytest.warns(UserWarning, match=says):
+        fit(model, Digits(53, 1), epochs=2, batch_size=8, optimizer=decoders, **QUIET)
+    model.encoder.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = fit(model, Digits(53, 1), epochs=1, batch_size=8, optimizer=decoders, **QUIET)
+    assert math.isfinite(history.last["loss"])
+
+
+def test_validation_examples_that_are_in_train_are_found_whatever_the_sets_are_called() -> None:
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 4, **QUIET}
+    renamed = replace(images("train"), name="other", split="test")
+    with pytest.warns(UserWarning, match="validation: got examples of which 100% are in train"):
+        fit(small_auto(), images("train"), validation=renamed, **options)
+
+    def codes(n: int, num_codes: int, seed: int = 0) -> companion.CodeSet:
+        drawn = torch.randint(0, num_codes, (n, 2, 2), generator=torch.Generator().manual_seed(seed))
+        return companion.CodeSet(drawn, torch.zeros(n, dtype=torch.int64), num_codes, "abc")
+
+    def prior(num_codes: int) -> companion.TransformerPrior:
+        return companion.TransformerPrior(num_codes, (2, 2), dim=4, layers=1, heads=2)
+
+    same = codes(100, 64)
+    with pytest.warns(UserWarning, match="validation: got examples of which 100% are in train"):
+        fit(prior(64), codes(100, 64), validation=replace(same, codes=same.codes.flip(0)), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(prior(64), codes(100, 64), validation=codes(50, 64, seed=1), **options)
+        few = fit(prior(2), codes(100, 2), validation=codes(50, 2, seed=1), **options)  # there are 16 tables in all
+    assert "validation_loss" in few.last
+
+
+def evaluating_objective(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+    model.eval()
+    return objective(model, x, y)
+
+
+def test_an_objective_that_changes_the_mode_is_said() -> None:
+    with pytest.warns(
+        UserWarning, match="objective: changed the mode of the model, layers, .* on a batch of train"
+    ) as told:
+        train(noisy(), objective=evaluating_objective)
+    assert sum("changed the mode" in str(one.message) for one in told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="objective")
+        assert math.isfinite(train(noisy()).last["loss"])
+
+
+@pytest.mark.parametrize("how", ["backward", "backward and zero_grad", "step", "step and zero_grad"])
+def test_an_objective_that_makes_the_gradients_itself_is_refused(how: str) -> None:
+    made = noisy()
+    optimizer = torch.optim.SGD(made.parameters(), 0.1)
+
+    def all_of_it(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        out = objective(model, x, y)
+        out.loss.backward()
+        if "step" in how:
+            optimizer.step()
+        if "zero_grad" in how:
+            optimizer.zero_grad()
+        return out
+
+    with pytest.raises(ValueError, match=r"objective: called backward\(\) itself, or made a step of an optimizer"):
+        train(made, objective=all_of_it)
+
+
+def test_a_loss_that_goes_on_from_an_earlier_batch_is_refused() -> None:
+    running: Any = 0
+
+    def summed(model: nn.Module, x: Tensor, y: Tensor) -> Output:
+        nonlocal running
+        out = objective(model, x, y)
+        running = running + out.loss
+        return Output(out.reconstruction, out.mean_abs, running)
+
+    with pytest.raises(ValueError, match="objective: got a loss that depends on an earlier batch, want one of this"):
+        train(noisy(), objective=summed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda model, x, y: model(x, y, 3), "TypeError .*positional arguments"),
+        (lambda model, x, y: x[:, 7], "IndexError .*out of bounds"),
+    ],
+)
+def test_an_error_inside_an_objective_names_it_and_the_batch(wrong: Any, says: str) -> None:
+    batch = r"objective: a batch of train of shape \(8, 1, 4, 4\), \(8,\) led to an? "
+    with pytest.raises(ValueError, match=batch + says):
+        train(noisy(), objective=wrong)

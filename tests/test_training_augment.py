@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import Compose, ToTensor, v2
 from training_runs import QUIET, interrupting, noisy, press, tokenizer, train
 from workers.fit_worker import Digits, Output, bits, darkened, objective
 
@@ -285,7 +285,7 @@ def test_a_likelihood_of_grey_values_learns_from_mirrored_images_and_refuses_cro
     options: dict[str, Any] = {"epochs": 1, "batch_size": 8, **QUIET}
     mirrored = Augment(crop=None, sharpness=0, autocontrast=0)
     assert fit(model(), glyphs(16, 8), augment=mirrored, **options).last["step"] == 2
-    with pytest.raises(ValueError, match=r"^x: got values that are no multiples of 1/255"):
+    with pytest.raises(ValueError, match=r"^augment: .* \(x: got values that are no multiples of 1/255"):
         fit(model(), glyphs(16, 8), augment=Augment(), **options)
 
 
@@ -313,3 +313,22 @@ def test_the_recipe_trains_a_tokenizer_of_colour_images() -> None:
     options: dict[str, Any] = {"validation": images, "optimizer": adam, "epochs": 4, "batch_size": 16, **QUIET}
     history = fit(model, images, augment=Augment(), **options)
     assert history.last["validation_reconstruction"] < history.rows[0]["validation_reconstruction"]
+
+
+def test_an_augment_that_takes_no_batch_is_told_what_it_gets() -> None:
+    says = (
+        r"augment: called with a batch, here float32 of shape \(8, 1, 4, 4\), it fails; .*TypeError: pic should be PIL"
+    )
+    with pytest.raises(ValueError, match=says):
+        train(noisy(), augment=Compose([ToTensor()]))
+
+
+def test_numbers_between_grey_values_are_said_to_come_after_augment() -> None:
+    images, sizes = glyphs(16, 8), {"hidden": 2, "image_size": 8}
+    decoder = companion.Decoder(2, **sizes)
+    model = companion.VAE(companion.Encoder(4, **sizes), decoder, companion.likelihoods.Gaussian(binned=True))
+    with pytest.raises(
+        ValueError, match=r"augment: the model does not take the images after it .*no multiples of 1/255"
+    ):
+        fit(model, images, epochs=1, batch_size=8, augment=lambda x: x * 0.7, **QUIET)
+    assert "loss" in fit(model, images, epochs=1, batch_size=8, augment=lambda x: x.flip(-1), **QUIET).last

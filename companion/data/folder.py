@@ -46,6 +46,7 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
     names = [path.resolve().name if class_folder == top else class_folder.name for class_folder in classes]
     if classes != [top] and (loose := [file for file in _images(top, "*")]):
         raise ValueError(f"{top} has images ({loose[0].name}) beside sub-folders: move each into a class's sub-folder")
+    _warn_of_one_level_too_high(classes, top)
     known = _names_in_train(path, top) or names
     if strange := [name for name in names if name not in known]:
         raise ValueError(f"split: got {split!r} with the class {strange[0]!r}, want those of train: {', '.join(known)}")
@@ -70,6 +71,19 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
         torch.tensor(labels, device="cpu")[list(kept)],
         tuple(known),
     )
+
+
+def _warn_of_one_level_too_high(classes: list[Path], top: Path) -> None:
+    """A single class without images of its own, but with sub-folders of them, is more likely the folder of a set."""
+    if len(classes) > 1 or classes == [top] or _images(classes[0], "*"):
+        return
+    inner = [sub.name for sub in _folders(classes[0]) if _images(sub, "**/*")]
+    if len(inner) > 1:
+        warnings.warn(
+            f"name: got {top} with the single class {classes[0].name}, which has the sub-folders {', '.join(inner[:3])}"
+            f"{', …' * (len(inner) > 3)}: want {classes[0]} if those are the classes",
+            stacklevel=4,
+        )
 
 
 def read_images(files: Sequence[Path], image_size: int | None) -> Tensor:

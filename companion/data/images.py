@@ -23,6 +23,8 @@ from companion._arguments import (
     described,
 )
 
+_DARK = 16  # the largest byte of a set that is hardly one of images: of classes, or of few grey values, not stretched
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
@@ -60,8 +62,8 @@ class ImageSet:
         if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
             raise ValueError(f"classes: got {twice[0]!r} more than once, want another name for each class")
         check_codes("labels", self.labels, len(self.classes))
-        if len(self) >= 8 and checks_values(self.images) and int(self.images.max()) <= 1:
-            got = "of 0 and 1 only" if bool(self.images.any()) else "that are all 0"
+        if len(self) >= 8 and checks_values(self.images) and (most := int(self.images.max())) <= _DARK:
+            got = ("that are all 0", "of 0 and 1 only")[most] if most <= 1 else f"of at most {most}"
             warnings.warn(
                 f"images: got bytes {got}, want 0 … 255: (255 * x).round().to(torch.uint8) of x in [0, 1]",
                 stacklevel=3,
@@ -171,12 +173,15 @@ def as_indices(indices: Any, n: int) -> Tensor:
     return rows
 
 
-def share_within(some: ImageSet, others: ImageSet) -> float:
-    """Which share of the images of one set are, byte by byte, images of the other, 0 … 1."""
-    if some.shape != others.shape:
+def share_within(some: Tensor, others: Tensor) -> float:
+    """Which share of the rows of one tensor, images or codes, are rows of the other, byte by byte, 0 … 1.
+
+    Hashes of 64 bits are compared, so that no set is held twice.
+    """
+    if some.shape[1:] != others.shape[1:] or some.dtype != others.dtype:
         return 0.0
-    there = {image.tobytes() for image in others.images.cpu().numpy()}
-    return sum(image.tobytes() in there for image in some.images.cpu().numpy()) / len(some)
+    there = {hash(row.tobytes()) for row in others.cpu().numpy()}
+    return sum(hash(row.tobytes()) in there for row in some.cpu().numpy()) / len(some)
 
 
 def chosen(available: int, size: int | None, seed: int, name: str) -> Sequence[int]:

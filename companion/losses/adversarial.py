@@ -104,7 +104,8 @@ def adaptive_weight(
         reconstruction_loss, adversarial_loss: 0-dim; last_layer: any shape → 0-dim.
 
     Raises:
-        ValueError: an argument is out of range, or a loss does not depend on ``last_layer``.
+        ValueError: an argument is out of range, or a loss does not depend on ``last_layer`` or
+            has had its backward.
     """
     check_number("most", most, above=0)
     check_number("epsilon", epsilon, above=0)
@@ -125,9 +126,14 @@ def _gradient_norm(name: str, loss: Tensor, last_layer: Tensor) -> Tensor:
     kind = loss.device.type
     half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     scale = 2.0**12 if half else 1.0  # float16 has no numbers below 6e-8, and a mean has small gradients
-    (gradient,) = torch.autograd.grad(
-        loss, last_layer, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
-    )
+    try:
+        (gradient,) = torch.autograd.grad(
+            loss, last_layer, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "a second time" not in str(error):
+            raise
+        raise ValueError(f"{name}: got a loss after its backward(), want it before: λ first, then backward") from error
     if gradient is None:
         raise ValueError(f"last_layer: got a tensor on which {name} does not depend, want a weight that made it")
     gradient = at_least_float32(gradient.detach()) / scale

@@ -7,6 +7,7 @@ two has, for each parameter, exactly the gradient of the loss that this paramete
 """
 
 import difflib
+import warnings
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -23,10 +24,16 @@ from companion._arguments import (
     check_number,
     check_whole,
 )
-from companion.configured import Configured
+from companion.autoencoder import Autoencoder
+from companion.classifier import Classifier
+from companion.configured import Configured, unwrapped
 from companion.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, adaptive_weight
+from companion.losses.discriminator import PatchDiscriminator
 from companion.losses.feature_distance import FeatureDistance
-from companion.losses.penalties import LeCamPenalty, r1_penalty
+from companion.losses.penalties import BATCH_NORMS, LeCamPenalty, r1_penalty
+from companion.priors.base import Prior
+from companion.vae import VAE
+from companion.vqvae import VQVAE
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ class AdversarialTraining(Configured, nn.Module):
         x: (B, C, H, W) in [0, 1] → ``AdversarialOutput``.
 
     Raises:
-        ValueError: an argument is out of range; there is no such ``last_layer``; the tokenizer returns something else,
+        ValueError: an argument is out of range; tokenizer or discriminator is a model of another kind; the decoder has
+            no such ``last_layer``; the tokenizer returns something else,
             or refuses ``x``.
     """
 
@@ -135,6 +143,13 @@ class AdversarialTraining(Configured, nn.Module):
         check_whole("start", start, least=0)
         check_choice("penalty", penalty, ("none", "r1", "lecam"))
         check_number("penalty_weight", penalty_weight, least=0)
+        _check_roles(tokenizer, discriminator)
+        _warn_of_no_logits(discriminator)
+        _warn_of_what_goes_unused(
+            perceptual_weight=(perceptual_weight, feature_distance is not None, "feature_distance"),
+            penalty_weight=(penalty_weight, penalty != "none", "a penalty"),
+            last_layer=(last_layer or 0, adaptive, "adaptive=True"),
+        )
         self.tokenizer, self.discriminator, self.feature_distance = tokenizer, discriminator, feature_distance
         self.adversarial_loss = adversarial_loss
         self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
@@ -142,7 +157,7 @@ class AdversarialTraining(Configured, nn.Module):
         self.penalty, self.penalty_weight = penalty, penalty_weight
         self.lecam = LeCamPenalty() if penalty == "lecam" else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        if adaptive:
+        if adaptive or last_layer is not None:
             self.decoders_last_layer()
 
     def forward(self, x: Tensor) -> AdversarialOutput:
@@ -170,19 +185,22 @@ class AdversarialTraining(Configured, nn.Module):
         """The weight whose gradients make λ.
 
         Raises:
-            ValueError: ``last_layer`` names none, or there is no decoder with a weight.
+            ValueError: ``last_layer`` names none, or one outside the decoder; or there is no decoder with a weight.
         """
         parameters = dict(self.tokenizer.named_parameters())
+        of_decoder = {name: p for name, p in parameters.items() if name.split(".")[0] == "decoder"}
         if self.last_layer is not None:
-            if not isinstance(self.last_layer, str) or self.last_layer not in parameters:
-                near = difflib.get_close_matches(str(self.last_layer), parameters, n=3, cutoff=0.4)
-                some = ", ".join(map(repr, near or [*parameters][-3:]))
+            allowed = of_decoder or parameters  # a model of the reader's may call its decoder otherwise
+            if not isinstance(self.last_layer, str) or self.last_layer not in allowed:
+                near = difflib.get_close_matches(str(self.last_layer), allowed, n=3, cutoff=0.4)
+                some = ", ".join(map(repr, near or [*allowed][-3:]))
+                part = "decoder" if of_decoder else "tokenizer"
                 raise ValueError(
-                    f"last_layer: got {brief(self.last_layer)}, want the name of a parameter of the tokenizer, such as "
+                    f"last_layer: got {brief(self.last_layer)}, want the name of a parameter of the {part}, such as "
                     f"{some}"
                 )
             return parameters[self.last_layer]
-        weights = [p for name, p in parameters.items() if name.split(".")[0] == "decoder" and p.ndim >= 2]
+        weights = [p for p in of_decoder.values() if p.ndim >= 2]
         if not weights:
             raise ValueError(
                 f"last_layer: got None for a {type(self.tokenizer).__name__} without weights in a part named decoder, "
@@ -222,6 +240,51 @@ class AdversarialTraining(Configured, nn.Module):
 
     def _learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
+
+
+def _check_roles(tokenizer: nn.Module, discriminator: nn.Module) -> None:
+    """What is known to be no tokenizer, or no discriminator; others are looked at when they are called.
+
+    Raises:
+        ValueError: one of them is known so.
+    """
+    tokenizer, discriminator = unwrapped(tokenizer, "tokenizer"), unwrapped(discriminator, "discriminator")
+    makers, judges = (Autoencoder, VAE, VQVAE), (PatchDiscriminator, FeatureDistance)
+    if isinstance(tokenizer, (Prior, Classifier, *judges)):
+        swapped = "; are the two swapped?" if isinstance(tokenizer, judges) else ""
+        raise ValueError(
+            f"tokenizer: got {brief_kind(tokenizer)}, want a model that rebuilds images, such as a VQVAE{swapped}"
+        )
+    if isinstance(discriminator, (Prior, Classifier, FeatureDistance, *makers)):
+        swapped = "; are the two swapped?" if isinstance(discriminator, makers) else ""
+        raise ValueError(
+            f"discriminator: got {brief_kind(discriminator)}, want images → logits, such as a "
+            f"PatchDiscriminator{swapped}"
+        )
+
+
+def _warn_of_no_logits(discriminator: nn.Module) -> None:
+    """Layers that a discriminator of these losses should not have."""
+    parts = list(discriminator.modules())
+    if isinstance(parts[-1], nn.Sigmoid):
+        warnings.warn(
+            "discriminator: got one that ends in a Sigmoid, want logits of any size: the losses make probabilities of "
+            "them where they need any",
+            stacklevel=4,
+        )
+    if any(isinstance(part, BATCH_NORMS) for part in parts):
+        warnings.warn(
+            "discriminator: got one with BatchNorm, want another norm, such as GroupNorm: real and generated images "
+            "come in batches of their own, which BatchNorm tells apart by their statistics",
+            stacklevel=4,
+        )
+
+
+def _warn_of_what_goes_unused(**settings: tuple[Any, bool, str]) -> None:
+    """By name: the value, whether there is what it is for, and what that is. 0 and a weight's default 1 are silent."""
+    for name, (value, used, by) in settings.items():
+        if value not in (0, 1) and not used:
+            warnings.warn(f"{name}: got {brief(value)} without {by}: it goes unused", stacklevel=4)
 
 
 def _field(tokenized: Any, name: str) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from companion._arguments import (
     brief,
     brief_kind,
+    check_about_unit,
     check_between,
     check_fits,
     check_flag,
@@ -30,6 +31,7 @@ from companion._arguments import (
     check_number,
     check_same_device,
     check_tensor,
+    is_about_shapes,
 )
 from companion._devices import at_least_float32
 from companion.classifier import load_classifier
@@ -66,7 +68,8 @@ class FeatureDistance(nn.Module):
 
     Raises:
         ValueError: an argument is out of range; the network has no such layer (with the names that are nearest); the
-            images have different shapes, or another type than the network.
+            images have different shapes, other channels or another type than the network; or x is far outside [0, 1]
+            beside a ``mean`` or ``std`` of images in [0, 1].
     """
 
     mean: Tensor | None
@@ -96,6 +99,7 @@ class FeatureDistance(nn.Module):
             self.register_buffer(f"weight_{i}", weight)  # (C_l,) or None
         self.register_buffer("mean", _per_channel("mean", mean))  # (C, 1, 1) or None
         self.register_buffer("std", _per_channel("std", std, above=0))
+        self._of_unit_range = any(given and max(given) <= 1 for given in (mean, std))  # statistics of images in [0, 1]
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return self.per_image(x_hat, x).mean()
@@ -112,6 +116,8 @@ class FeatureDistance(nn.Module):
         check_tensor("x", x, shape=("B", "C", "H", "W"))
         check_tensor("x_hat", x_hat, shape=tuple(x.shape))
         check_same_device("x_hat", x_hat, "x", x)
+        if self._of_unit_range:
+            check_about_unit("x", x)
         with torch.autocast(x.device.type, enabled=False):
             features_hat, features = self._features("x_hat", x_hat), self._features("x", x)
             distances = [self._distance_at(i, *pair) for i, pair in enumerate(zip(features_hat, features, strict=True))]
@@ -133,18 +139,36 @@ class FeatureDistance(nn.Module):
         check_fits(name, images, like, of="the network")
         images = self._prepared(name, images if like is None else images.to(like.dtype))
         features = []
-        for f in _outputs(self.network, self.taps, images):
+        try:
+            outputs = _outputs(self.network, self.taps, images)
+        except RuntimeError as error:
+            if is_about_shapes(error):
+                raise ValueError(self._other_shape(name, images, str(error))) from error
+            raise
+        for f in outputs:
             f = at_least_float32(f)
             length = (f.square().sum(1, keepdim=True) + self.epsilon**2).sqrt()  # (B, 1, *positions)
             features.append(f / length)
         return features
+
+    def _other_shape(self, name: str, images: Tensor, said: str) -> str:
+        """What to say where the network does not take the images."""
+        convolutions = (part.in_channels for part in self.network.modules() if isinstance(part, nn.Conv2d))
+        got, want = images.shape[1], next(convolutions, images.shape[1])  # the first one sees the images, as a rule
+        if got == want:
+            return f"{name}: got shape {tuple(images.shape)}, want images that the network takes ({said})"
+        way = ": repeat_grey=True" if (got, want) == (1, 3) else ""
+        return f"{name}: got {_channels(got)}, want {want} as the network takes{way}"
 
     def _prepared(self, name: str, images: Tensor) -> Tensor:
         if self.repeat_grey and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         for statistics in (self.mean, self.std):
             if statistics is not None and len(statistics) not in (1, images.shape[1]):
-                raise ValueError(f"{name}: got {images.shape[1]} channels, want {len(statistics)} as mean and std have")
+                way = ": repeat_grey=True" if images.shape[1] == 1 and len(statistics) == 3 else ""
+                raise ValueError(
+                    f"{name}: got {_channels(images.shape[1])}, want {len(statistics)} as mean and std have{way}"
+                )
         if self.mean is not None:
             images = images - self.mean
         return images if self.std is None else images / self.std
@@ -162,7 +186,8 @@ class FeatureDistance(nn.Module):
 
 
 def classifier_distance(data: str) -> FeatureDistance:
-    """The distance in the features of a classifier that comes with the package: "glyphs", "mnist" or "fashion-mnist".
+    """The distance in the features of a classifier that comes with the package: "glyphs", "emoji", "mnist" or
+    "fashion-mnist".
 
     The taps are its five blocks. The network is small, knows only such images, and needs no file from elsewhere.
 
@@ -171,6 +196,10 @@ def classifier_distance(data: str) -> FeatureDistance:
     """
     layers = load_classifier(data).layers  # without the classifier's check of its images: x_hat may leave [0, 1]
     return FeatureDistance(layers, [name for name, _ in layers.named_children()])
+
+
+def _channels(n: int) -> str:
+    return "1 channel" if n == 1 else f"{n} channels"
 
 
 def _check_taps(taps: Any, network: nn.Module) -> None:

@@ -1,11 +1,15 @@
 """What keeps a discriminator from growing too sure (chapter 09)."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_module, check_number, check_same_device, check_tensor
+from companion._arguments import check_module, check_number, check_same_device, check_tensor, checks_values
 from companion._devices import at_least_float32
 from companion.quantizers._processes import several, total
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
@@ -27,6 +31,12 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     """
     check_module("discriminator", discriminator)
     check_tensor("real", real, shape=("B", "*image"))
+    if any(isinstance(part, BATCH_NORMS) and part.training for part in discriminator.modules()):
+        warnings.warn(
+            "discriminator: got one with BatchNorm in training mode, want one in which images do not mix: what is "
+            "penalised is not the slope at each image, and its running statistics move",
+            stacklevel=2,
+        )
     learns = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
         x = at_least_float32(real.detach()).clone().requires_grad_()
@@ -101,6 +111,11 @@ class LeCamPenalty(nn.Module):
         check_tensor("fake", fake, shape=("*axes",))
         if self.training:
             self._update(real.detach(), fake.detach())
+        elif checks_values(self.updates) and int(self.updates) == 0:
+            warnings.warn(
+                "LeCamPenalty: got a call in eval mode before any in training mode: its means are still 0",
+                stacklevel=2,
+            )
         return lecam_penalty(real, fake, self.real_mean, self.fake_mean)
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from companion._extras import require
 from companion.training.accelerator import own_accelerator
-from companion.training.checks import check_schedule, check_step, checked, settle_tokenizer
+from companion.training.checks import check_schedule, check_step, checked, settle_tokenizer, warn_of_left_out
 from companion.training.history import History
 from companion.training.loop import Loop, train_step
 from companion.training.plan import Examples, Plan
@@ -81,8 +81,8 @@ def fit(
     threads and with one or two processes. A model must hold what it changes in training in parameters
     and buffers, and the optimizer in its state: what changes its settings between steps, as a learning-rate
     schedule does, would begin anew. The call counts as the same if the settings of model and optimizer, what is
-    frozen, the objective's code, the name of augment, the shapes of all tensors and a sample of the examples are the
-    same (``companion/training/resume.py`` compares them).
+    frozen, code and settings of objective and augment, the shapes of all tensors and a sample of the examples are
+    the same (``companion/training/resume.py`` compares them).
 
     Priors: a conditional one learns from codes and labels, an unconditional one from the codes alone. The codes must
     come from the tokenizer that the prior names; one that names none takes the name from ``train``.
@@ -98,7 +98,8 @@ def fit(
             0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``, and for a
             conditional prior ``model(codes, labels)``.
         augment: changes the first tensor of each training batch, without autocast or gradient. When a run goes on, a
-            function counts by its name, a partial by that of what it calls, another object by its repr.
+            function counts by its name, its code and its plain settings, as an objective does, a partial by those of
+            what it calls, another object by its repr.
         optimizer: makes one from the parameters, as ``functools.partial(torch.optim.AdamW, lr=3e-4)`` does.
         precision: "no", "bf16" or "fp16" (autocast; the weights keep their dtype). "fp16" needs a GPU.
         run: the folder of this run alone, made if absent. It keeps the two newest states; other files are left alone.
@@ -109,7 +110,8 @@ def fit(
     Raises:
         ValueError: an argument is out of range or does not fit the others; ``run`` is in use, damaged, or
             holds a run with other settings (``epochs`` may grow); ``objective`` or ``augment`` gives something
-            else; the codes are of another tokenizer than the prior's; it is called under ``torch.inference_mode()``.
+            else, or the first makes gradients itself or adds up losses of several batches; the codes are of another
+            tokenizer than the prior's; it is called under ``torch.inference_mode()``.
         FloatingPointError: a term, or what the model makes on the way to it, is no longer finite; the message says
             which, and at which step.
     """
@@ -155,6 +157,7 @@ def fit(
         model.to(accelerator.device)
         chosen = plan.make_optimizer()
         check_step(model, chosen)
+        warn_of_left_out(model, chosen)
         check_schedule(chosen, plan.run)
         stack.callback(model.eval)  # however it ends
         stack.callback(chosen.zero_grad)

@@ -33,7 +33,7 @@ from companion.data.images import ImageSet, share_within
 from companion.priors.base import Prior
 from companion.training.details import parts_kept_in_eval
 from companion.training.plan import Examples, Plan
-from companion.training.randomness import random_state_kept
+from companion.training.randomness import epoch_order, random_state_kept
 
 CPU = torch.device("cpu")
 
@@ -119,6 +119,19 @@ def check_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(
             f"optimizer: got {belong.count(False)} parameters that are not the model's, want one made from those: was "
             "a part of the model replaced after it was made?"
+        )
+
+
+def warn_of_left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A parameter that is not frozen, and not the optimizer's either, was most likely forgotten."""
+    taken = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    left_out = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in taken]
+    if left_out:
+        warnings.warn(
+            f"optimizer: got none of {len(left_out)} parameters that learn ({', '.join(left_out[:3])}"
+            f"{', …' * (len(left_out) > 3)}), want all of those that it is called with: these stay as they are "
+            "(requires_grad_(False) freezes them without this warning)",
+            stacklevel=3,
         )
 
 
@@ -295,10 +308,17 @@ def _check_examples(plan: Plan) -> None:
 
 def _warn_of_shared(train: Examples, validation: Examples) -> None:
     """Validation on what was trained on says nothing about other images."""
-    shared = 1.0 if validation is train else 0.0
-    if isinstance(train, ImageSet) and isinstance(validation, ImageSet) and train is not validation:
-        same = (train.name, train.split) == (validation.name, validation.split)
-        shared = share_within(validation, train) if same else 0.0
+    shared = 0.0
+    if validation is train:
+        shared = 1.0
+    elif isinstance(train, ImageSet) and isinstance(validation, ImageSet):
+        shared = share_within(validation.images, train.images)
+    elif isinstance(train, CodeSet) and isinstance(validation, CodeSet):
+        shared = share_within(validation.codes, train.codes)
+        half = len(train) // 2
+        if half and shared > 0.05:  # of few codes in a small grid many are equal by chance, also inside train
+            mixed = train.codes[epoch_order(len(train), 0, 0).to(train.codes.device)]
+            shared = shared if share_within(mixed[:half], mixed[half:]) < shared / 2 else 0.0
     if shared > 0.05:  # a few equal images are found in real sets too
         warnings.warn(
             f"validation: got examples of which {shared:.0%} are in train, want others: the loss on these cannot show "

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from companion._arguments import described
 from companion._extras import require
+from companion.configured import parts_of
 from companion.data.images import ImageSet
 from companion.training.checks import batch_of, check_augmented, check_gradient, check_step, loss_of
 from companion.training.details import parts_kept_in_eval
 from companion.training.history import History, Row
 from companion.training.means import Means
-from companion.training.objective import Terms, error_with_cause
+from companion.training.objective import Terms, backward_error_with_cause, error_with_cause, own_backward
 from companion.training.plan import Plan
 from companion.training.randomness import (
     epoch_order,
@@ -66,9 +68,11 @@ class Loop:
         self.trainable = {name for name, p in plan.model.named_parameters() if p.requires_grad}
         self.without_gradient = set(self.trainable)  # so far
         self.kept_in_eval = parts_kept_in_eval(plan.model)
+        self.told_of_modes = False
         set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank))
         if states and (saved := states.newest()):
             self._restore(saved)
+        self.began_at = self.step
 
     def run(self, stop: StopButton, bar: Any) -> None:
         """The loop of chapter 01: in each epoch a new order of the examples, cut into batches, and a step on each."""
@@ -93,8 +97,18 @@ class Loop:
         """``train_step`` from above, on the terms of the objective and by way of Accelerate."""
         moment = f"step {self.step + 1} (epoch {len(self.rows) + 1})"
         self.optimizer.zero_grad()  # first, so that the memory of the gradients is free in the forward pass
+        weights, gradients = self._versions()
         terms = self._terms(self.training_terms, "train", indices, moment)
-        self.accelerator.backward(terms["loss"])
+        weights_now, gradients_now = self._versions()
+        if gradients_now != gradients:
+            raise own_backward(self.terms.argument)
+        try:
+            self.accelerator.backward(terms["loss"])
+        except RuntimeError as error:
+            first, stepped = self.step == self.began_at, weights_now != weights
+            if known := backward_error_with_cause(error, argument=self.terms.argument, stepped=stepped, first=first):
+                raise known from error
+            raise
         self._check_learns()
         self.optimizer.step()
         self.step += 1
@@ -113,19 +127,49 @@ class Loop:
         batch = batch_of(name, self.plan.examples[name], indices, self.device)
         if name == "train" and self.plan.augment is not None:
             batch = (self._augmented(self.plan.augment, batch[0]), *batch[1:])
+        called, modes = self.terms.argument, {part: part.training for part in self.model.modules()}
         try:
-            return terms(*batch)
-        except (ValueError, RuntimeError) as error:
+            made = terms(*batch)
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
             self.means.read()  # where a step before this one was not finite, that comes first
-            called = self.terms.argument
             if known := error_with_cause(error, self.model, name, batch, moment, argument=called):
                 raise known from error
+            if name == "train" and self.plan.augment is not None and "no multiples of" in str(error):
+                raise ValueError(f"augment: the model does not take the images after it ({error})") from error
             raise
+        if self.plan.objective is not None:
+            self._warn_of_modes(name, modes)
+        return made
+
+    def _warn_of_modes(self, name: str, before: dict[nn.Module, bool]) -> None:
+        """An objective that calls ``model.eval()`` trains another model than the caller has in mind."""
+        changed = [
+            path or "the model" for path, part in parts_of(self.model) if before.get(part) == (not part.training)
+        ]
+        if changed and not self.told_of_modes:
+            self.told_of_modes = True
+            warnings.warn(
+                f"objective: changed the mode of {', '.join(changed[:3])}{', …' * (len(changed) > 3)} on a batch of "
+                f"{name}, want the modes left as they are: fit trains in training mode and validates in eval mode",
+                stacklevel=5,
+            )
+
+    def _versions(self) -> tuple[list[int], list[tuple[int, int] | None]]:
+        """What tells whether somebody changes the parameters or their gradients."""
+        parameters = list(self.model.parameters())
+        gradients = [p.grad for p in parameters]
+        return [p._version for p in parameters], [None if g is None else (id(g), g._version) for g in gradients]
 
     def _augmented(self, augment: Callable[[Tensor], Tensor], first: Tensor) -> Tensor:
         """What ``augment`` makes of the first tensor of a batch."""
         with torch.no_grad():  # it is no part of the model
-            augmented = augment(first)
+            try:
+                augmented = augment(first)
+            except (TypeError, AttributeError, IndexError) as error:  # as of transforms of one image, or of pillow's
+                raise ValueError(
+                    f"augment: called with a batch, here {described(first)}, it fails; want one that takes "
+                    f"images (B, C, H, W) as a tensor ({type(error).__name__}: {error})"
+                ) from error
         check_augmented(augmented, first, images=isinstance(self.plan.train, ImageSet))
         return augmented
 

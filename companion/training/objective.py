@@ -65,7 +65,7 @@ def default_objective(model: nn.Module, *batch: Tensor) -> Any:
 
 
 def error_with_cause(
-    error: ValueError | RuntimeError,
+    error: Exception,
     model: nn.Module,
     name: str,
     batch: tuple[Tensor, ...],
@@ -81,7 +81,8 @@ def error_with_cause(
 
     Returns:
         ``FloatingPointError``: the weights, or what comes from them, are not finite, which the model may see first.
-        ``ValueError``: weights and examples are of different types, or a layer does not take the shape. None: neither.
+        ``ValueError``: weights and examples are of different types, a layer does not take the shape, or it is an
+        ``IndexError`` or ``TypeError``, of which the message says with which batch. None: none of these.
     """
     broken = not _all_finite(model.parameters()) or any(buffer.isnan().any() for buffer in model.buffers())
     if (isinstance(error, NotFiniteError) or (broken and isinstance(error, ValueError))) and _all_finite(batch):
@@ -96,11 +97,40 @@ def error_with_cause(
         return ValueError(
             f"model: got weights of {weights[0]}, want {given[0]} as the examples of {name} are: {remedy} ({error})"
         )
+    shown = batch if argument == "objective" else batch[:1]
+    shapes = ", ".join(str(tuple(value.shape)) for value in shown if isinstance(value, Tensor))
+    if isinstance(error, IndexError | TypeError):
+        return ValueError(f"{argument}: a batch of {name} of shape {shapes} led to a {type(error).__name__} ({error})")
     if is_about_shapes(error):
-        shown = batch if argument == "objective" else batch[:1]
-        shapes = ", ".join(str(tuple(value.shape)) for value in shown if isinstance(value, Tensor))
         return ValueError(f"{argument}: does not take a batch of {name} of shape {shapes} ({error})")
     return None
+
+
+def backward_error_with_cause(error: RuntimeError, *, argument: str, stepped: bool, first: bool) -> ValueError | None:
+    """What to raise instead of the ``error`` of a step's backward, if its cause is known.
+
+    Args:
+        argument: what made the loss, "model" or "objective".
+        stepped: whether the weights were changed while the loss was made.
+        first: whether it is the first step, before which there was no other batch.
+    """
+    twice, in_place = "a second time" in str(error), "modified by an inplace operation" in str(error)
+    if (stepped and (twice or in_place)) or (first and twice):
+        return own_backward(argument)
+    if twice or (in_place and not first):  # what the model does in place would have been seen in the first step
+        return ValueError(
+            f"{argument}: got a loss that depends on an earlier batch, want one of this batch alone: add up "
+            "loss.detach() where a sum over batches is wanted"
+        )
+    return None
+
+
+def own_backward(argument: str) -> ValueError:
+    """For an ``argument`` that makes the gradients itself."""
+    return ValueError(
+        f"{argument}: called backward() itself, or made a step of an optimizer, want one that only gives the loss: fit "
+        "does both"
+    )
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:

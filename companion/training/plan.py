@@ -61,7 +61,10 @@ class Plan:
         try:
             made = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters, lr=self.lr or 1e-3)
         except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"optimizer: called with the list of the model's parameters: {error}") from error
+            keywords = getattr(self.optimizer, "keywords", {})  # of a partial
+            texts = [f"{key}={value!r}" for key, value in keywords.items() if isinstance(value, str)]
+            named = f" (got {', '.join(texts)}, a string)" if texts else ""
+            raise ValueError(f"optimizer: called with the list of the model's parameters: {error}{named}") from error
         if not isinstance(made, torch.optim.Optimizer):
             raise ValueError(f"optimizer: it made a {type(made).__name__}, want a torch.optim.Optimizer")
         return made

@@ -33,7 +33,7 @@ def run_settings(plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any)
     return {
         "settings": _settings(plan, optimizer, accelerator),
         "origin": _origin(plan, optimizer),
-        "details": details(plan.model, plan.objective),
+        "details": details(plan.model, plan.objective, plan.augment),
     }
 
 
