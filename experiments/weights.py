@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from companion.pretrained import WEIGHTS, pretrained
 from companion.priors import Prior, prior_bits
 from companion.training import Examples
 from experiments.common import plain
+from experiments.reconstructions import Training, measures
 
 Settings = Mapping[str, Any]
 
@@ -51,6 +52,13 @@ _RQTRANSFORMER = {
     **{"train_images": 60_000, "tokenizer": "rqvae", "dim": 60, "layers": 3, "depth_layers": 2, "heads": 4},
     **{"label_dropout": 0.1, "batch_size": 128, "stages": [(1, 2e-3), (1, 1e-3), (1, 3e-4)], "seed": 0},
 }
+# One first stage, on the tokenizer's own loss; only the weights of the losses in the stage after it differ. There the
+# tokenizer learns slowly, so that the discriminator can keep up with it.
+_EMOJI_VQVAE = {
+    **{"train_images": 2_413, "test_images": 339, "num_codes": 64, "dim": 8, "hidden": 48, "decay": 0.95},
+    **{"batch_size": 64, "stages": [(40, 2e-3)], "seed": 0, "perceptual_weight": 0.0, "adversarial_weight": 0.0},
+    "last_stage": {"epochs": 10, "lr": 2e-4, "batch_size": 32, "discriminator_lr": 1e-3, "head_start": 2},
+}
 SETTINGS: dict[str, Settings] = {
     "glyphs-classifier": {**_CLASSIFIER, "stages": [(2, 2e-3), (1, 2e-4)]},
     "mnist-classifier": _CLASSIFIER,
@@ -59,6 +67,9 @@ SETTINGS: dict[str, Settings] = {
     "emoji-classifier": {
         **{"train_images": 2_413, "test_images": 339, "batch_size": 64, "stages": [(8, 2e-3), (3, 2e-4)], "seed": 0},
     },
+    "emoji-vqvae": _EMOJI_VQVAE,
+    "emoji-perceptualvqvae": {**_EMOJI_VQVAE, "perceptual_weight": 0.1},
+    "emoji-adversarialvqvae": {**_EMOJI_VQVAE, "perceptual_weight": 0.1, "adversarial_weight": 0.4},
     "glyphs-vqvae": _VQVAE,
     "mnist-vqvae": _VQVAE,
     "glyphs-prior": {**_PRIOR, "stages": [(3, 2e-3), (2, 3e-4), (1, 1e-4)]},
@@ -72,13 +83,21 @@ TEST_IMAGES = 10_000
 SAMPLES = 2_000  # that a prior is judged by, equally many of each class
 
 
-def trained(model: nn.Module, examples: Examples, settings: Settings, objective: Any = None) -> nn.Module:
+class Trained(NamedTuple):
+    """A model, and the terms of its loss as means over the last epoch of its training."""
+
+    model: nn.Module
+    ended: Mapping[str, float]
+
+
+def trained(model: nn.Module, examples: Examples, settings: Settings, objective: Any = None) -> Trained:
     """The stages of training, in order; each begins with a fresh optimizer."""
+    history = companion.History()
     for stage, (epochs, lr) in enumerate(settings["stages"]):
         print(f"stage {stage + 1} of {len(settings['stages'])}: {epochs} epochs at learning rate {lr}", flush=True)
         seed, size = settings["seed"] + stage, settings["batch_size"]
-        companion.fit(model, examples, epochs=epochs, batch_size=size, lr=lr, objective=objective, seed=seed)
-    return model.cpu()
+        history = companion.fit(model, examples, epochs=epochs, batch_size=size, lr=lr, objective=objective, seed=seed)
+    return Trained(model.cpu(), history.last)
 
 
 # Classifiers
@@ -95,7 +114,7 @@ def recognised(model: Classifier, x: Tensor, y: Tensor) -> Recognised:
     return Recognised(functional.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean())
 
 
-def classifier(train: ImageSet, settings: Settings) -> nn.Module:
+def classifier(train: ImageSet, settings: Settings) -> Trained:
     return trained(Classifier(train.shape[0], len(train.classes)), train, settings, recognised)
 
 
@@ -116,26 +135,58 @@ def classifier_scores(model: Classifier, train: ImageSet, test: ImageSet, settin
 # Tokenizers
 
 
-def vqvae(train: ImageSet, settings: Settings) -> nn.Module:
+def vqvae(train: ImageSet, settings: Settings) -> Trained:
+    if "perceptual_weight" in settings:
+        return sharper_vqvae(train, settings)
+    return trained(untrained_vqvae(train, settings), train, settings)
+
+
+def untrained_vqvae(train: ImageSet, settings: Settings) -> companion.VQVAE:
     channels, dim, hidden = train.shape[0], settings["dim"], settings["hidden"]
-    model = companion.VQVAE(
+    return companion.VQVAE(
         companion.ResNetEncoder(channels, dim, hidden=hidden, factor=4, num_blocks=1),
         companion.EMAVectorQuantizer(settings["num_codes"], dim, decay=settings["decay"]),
         companion.ResNetDecoder(channels, dim, hidden=hidden, factor=4, num_blocks=1),
     )
-    return trained(model, train, settings)
+
+
+def first_stage(train: ImageSet, settings: Settings) -> companion.VQVAE:
+    """A VQ-VAE trained on its own loss."""
+    torch.manual_seed(settings["seed"])
+    model = untrained_vqvae(train, settings)
+    trained(model, train, settings)
+    return model
+
+
+def sharper_vqvae(train: ImageSet, settings: Settings) -> Trained:
+    """A VQ-VAE that in a last stage is trained by the losses that the settings give a weight."""
+    model, last, seed = first_stage(train, settings), settings["last_stage"], settings["seed"]
+    print(f"last stage: {last['epochs']} epochs at learning rate {last['lr']}", flush=True)
+    training = Training(
+        model,
+        train,
+        perceptual_weight=settings["perceptual_weight"],
+        adversarial_weight=settings["adversarial_weight"],
+        discriminator_lr=last["discriminator_lr"],
+        head_start=last["head_start"],
+        seed=seed,
+    )
+    history = training.stage(epochs=last["epochs"], lr=last["lr"], batch_size=last["batch_size"], seed=seed + 1)
+    return Trained(model.cpu(), history.last)
 
 
 def vqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settings: Settings) -> dict[str, Any]:
     """Distortion, use of the codes, and how well the classifier recognises what is rebuilt: no sample can be expected
-    to be recognised better."""
+    to be recognised better. Where other losses take part, all measures of sharper pictures."""
+    variance = train.images.double().div(255).var(correction=0).item()
+    if "perceptual_weight" in settings:
+        return measures(model, test, variance)
     usage, error = CodeUsage(model.quantizer.num_codes), 0.0
     for rows in torch.arange(len(test)).split(500):
         with torch.no_grad():
             out = model(test.batch(rows)[0])
         usage.update(out.indices)
         error += out.losses["reconstruction"].item() * len(rows) / len(test)
-    variance = train.images.double().div(255).var(correction=0).item()
     return {
         "distortion": distortion(error, variance),
         "perplexity": usage.perplexity,
@@ -145,7 +196,7 @@ def vqvae_scores(model: companion.VQVAE, train: ImageSet, test: ImageSet, settin
     }
 
 
-def rqvae(train: ImageSet, settings: Settings) -> nn.Module:
+def rqvae(train: ImageSet, settings: Settings) -> Trained:
     channels, dim, hidden = train.shape[0], settings["dim"], settings["hidden"]
     members = [
         companion.EMAVectorQuantizer(settings["num_codes"], dim, decay=settings["decay"])
@@ -193,7 +244,7 @@ def shipped_tokenizer(images: ImageSet, settings: Settings) -> companion.VQVAE:
     return tokenizer
 
 
-def prior(kind: type[Prior], train: ImageSet, settings: Settings) -> nn.Module:
+def prior(kind: type[Prior], train: ImageSet, settings: Settings) -> Trained:
     codes = companion.tokenize(shipped_tokenizer(train, settings), train)
     sizes = ("dim", "layers", "depth_layers", "heads", "label_dropout")
     model = kind(
@@ -238,9 +289,11 @@ def prior_scores(
     }
 
 
-KINDS: dict[str, tuple[Callable[[ImageSet, Settings], nn.Module], Callable[..., dict[str, Any]]]] = {
+KINDS: dict[str, tuple[Callable[[ImageSet, Settings], Trained], Callable[..., dict[str, Any]]]] = {
     "classifier": (classifier, classifier_scores),
     "vqvae": (vqvae, vqvae_scores),
+    "perceptualvqvae": (vqvae, vqvae_scores),
+    "adversarialvqvae": (vqvae, vqvae_scores),
     "prior": (partial(prior, companion.TransformerPrior), prior_scores),
     "rqvae": (rqvae, rqvae_scores),
     "rqtransformer": (partial(prior, companion.RQTransformer), prior_scores),
@@ -253,13 +306,15 @@ def make(name: str, settings: Settings, folder: Path = WEIGHTS) -> None:
     started = time.perf_counter()
     train = load(data, "train", size=settings["train_images"])
     torch.manual_seed(settings["seed"])
-    companion.save(KINDS[kind][0](train, settings), folder / f"{name}.safetensors")
+    made = KINDS[kind][0](train, settings)
+    companion.save(made.model, folder / f"{name}.safetensors")
     ran = {
         "command": f"python -m experiments.weights {name}",
         "settings": dict(settings),
         "seconds": round(time.perf_counter() - started),
         "machine": machine(default_device()),
         "torch": torch.__version__,
+        "ended": {term: plain(value) for term, value in made.ended.items()},
     }
     _write(folder / f"{name}.json", ran)
 

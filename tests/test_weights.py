@@ -114,6 +114,35 @@ def test_the_real_mnist_test_set_is_recognised():
     assert scores("glyphs-classifier")["scores"]["accuracy_test"] >= 0.985
 
 
+SHARPER = ("emoji-vqvae", "emoji-perceptualvqvae", "emoji-adversarialvqvae")
+
+
+def test_the_tokenizers_of_emoji_differ_in_their_loss_alone():
+    first, *others = (weights.SETTINGS[name] for name in SHARPER)
+    lost = ("perceptual_weight", "adversarial_weight")
+    assert [tuple(weights.SETTINGS[name][key] > 0 for key in lost) for name in SHARPER] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    for other in others:
+        assert {**other, **{key: first[key] for key in lost}} == first
+    assert len({json.dumps(pretrained(name).config, sort_keys=True, default=str) for name in SHARPER}) == 1
+
+
+def test_a_perceptual_loss_and_a_discriminator_make_sharper_pictures_of_larger_error():
+    mse, perceptual, adversarial = (scores(name)["scores"] for name in SHARPER)
+    assert mse["sharpness"] < perceptual["sharpness"] < adversarial["sharpness"]
+    assert mse["mse"] < min(perceptual["mse"], adversarial["mse"])
+    assert max(perceptual["feature_distance"], adversarial["feature_distance"]) < mse["feature_distance"]
+    assert max(perceptual["frechet"], adversarial["frechet"]) < mse["frechet"]
+
+
+def test_the_file_of_a_tokenizer_says_how_its_discriminator_ended():
+    assert {"discriminator", "logits_real", "logits_fake"} <= scores("emoji-adversarialvqvae")["ended"].keys()
+    assert "discriminator" not in scores("emoji-perceptualvqvae")["ended"]
+
+
 @pytest.mark.parametrize("name", PRIORS)
 def test_samples_are_recognised_nearly_as_well_as_what_the_tokenizer_rebuilds(name):
     """At temperature 1, from the whole distribution; the ceiling is the accuracy on reconstructed test images."""
@@ -129,6 +158,8 @@ def test_samples_are_recognised_nearly_as_well_as_what_the_tokenizer_rebuilds(na
 # How far a score measured on N images may lie from the one in the file: about four standard deviations. For a
 # distortion those of a mean over N images (1.4% each for MNIST) and of the variance of N training images together.
 RELATIVE = {"distortion": 0.08, "perplexity": 0.05, "usage": 0.05, "bits": 0.05, "entropy": 0.05}
+# Of these the test images are the same, all that there are.
+RELATIVE |= dict.fromkeys(("mse", "feature", "ssim", "sharpness", "checkerboard", "colour"), 0.01)
 
 
 def check_score(key: str, here: Any, there: Any) -> None:
@@ -187,7 +218,7 @@ TINY = {"train_images": 300, "batch_size": 100, "stages": [(1, 1e-3), (1, 1e-4)]
 
 @pytest.mark.parametrize("kind", sorted({parts(name)[1] for name in NAMES}))
 def test_a_recipe_gives_the_same_weights_again(kind, tmp_path):
-    name = f"glyphs-{kind}"
+    name = next(f"{data}-{kind}" for data in ("glyphs", "emoji") if f"{data}-{kind}" in NAMES)
     settings = {**weights.SETTINGS[name], **TINY}
     for folder in ("first", "second"):
         torch.rand(3)  # what was drawn before does not matter

@@ -5,10 +5,10 @@ over logits, and never computed in half precision.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_number, check_same_device, check_tensor
+from companion._arguments import check_module, check_number, check_same_device, check_tensor
 from companion._devices import at_least_float32
 from companion.quantizers._processes import several, total
 
@@ -70,6 +70,28 @@ def non_saturating_generator_loss(fake: Tensor) -> Tensor:
     """
     (fake,) = _logits(fake=fake)
     return functional.softplus(-fake).mean()
+
+
+def logits_with_constants(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
+    """D(x̂) with D's parameters as constants, for the loss of the generator.
+
+    The gradient goes back to x̂, and the parameters get none. The discriminator itself is left as it is: for this one
+    call its parameters are replaced by themselves, detached.
+
+    Args:
+        discriminator: images → logits, such as a ``PatchDiscriminator``.
+
+    Shapes:
+        x_hat: (B, C, H, W) → logits (B, …).
+
+    Raises:
+        ValueError: ``discriminator`` is no module, or ``x_hat`` is not floating point.
+    """
+    check_module("discriminator", discriminator)
+    check_tensor("x_hat", x_hat, shape=("B", "*image"))
+    constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    logits: Tensor = torch.func.functional_call(discriminator, constants, (x_hat,))
+    return logits
 
 
 DISCRIMINATOR_LOSSES = {"hinge": hinge_discriminator_loss, "non-saturating": non_saturating_discriminator_loss}

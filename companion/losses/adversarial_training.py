@@ -27,7 +27,12 @@ from companion._arguments import (
 from companion.autoencoder import Autoencoder
 from companion.classifier import Classifier
 from companion.configured import Configured, unwrapped
-from companion.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, adaptive_weight
+from companion.losses.adversarial import (
+    DISCRIMINATOR_LOSSES,
+    GENERATOR_LOSSES,
+    adaptive_weight,
+    logits_with_constants,
+)
 from companion.losses.discriminator import PatchDiscriminator
 from companion.losses.feature_distance import FeatureDistance
 from companion.losses.penalties import BATCH_NORMS, LeCamPenalty, r1_penalty
@@ -159,6 +164,7 @@ class AdversarialTraining(Configured, nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         if adaptive or last_layer is not None:
             self.decoders_last_layer()
+        self.train()  # as every new module is; a tokenizer from a file, or from ``fit``, comes in eval mode
 
     def forward(self, x: Tensor) -> AdversarialOutput:
         tokenized = self.tokenizer(x)
@@ -210,9 +216,7 @@ class AdversarialTraining(Configured, nn.Module):
 
     def _generator_terms(self, loss: Tensor, x_hat: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What the tokenizer learns from the discriminator, whose parameters are constants here."""
-        constants = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        logits = torch.func.functional_call(self.discriminator, constants, (x_hat,))
-        adversarial = GENERATOR_LOSSES[self.adversarial_loss](logits)
+        adversarial = GENERATOR_LOSSES[self.adversarial_loss](logits_with_constants(self.discriminator, x_hat))
         terms = {"generator": adversarial}
         weighted = self.adversarial_weight * adversarial
         if self.adaptive and self._learning():

@@ -1,13 +1,18 @@
 """A network that tells real images from reconstructions, patch by patch (chapter 09)."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from companion._arguments import DEEPEST, check_choice, check_fits, check_size, check_tensor
+from companion._arguments import DEEPEST, check_choice, check_fits, check_size, check_sizes, check_tensor, check_whole
+from companion._devices import at_least_float32
 from companion.configured import Configured
 
-KERNEL = 4  # pixels, of every convolution
+KERNEL, PADDING = 4, 1  # pixels, of every convolution
 
 
 class PatchDiscriminator(Configured, nn.Module):
@@ -51,7 +56,7 @@ class PatchDiscriminator(Configured, nn.Module):
         channels = [in_channels, *(width * 2 ** min(i, 3) for i in range(layers + 1)), 1]
         blocks: list[nn.Module] = []
         for i, stride in enumerate(self.strides):
-            blocks += [nn.Conv2d(channels[i], channels[i + 1], KERNEL, stride, padding=1)]
+            blocks += [nn.Conv2d(channels[i], channels[i + 1], KERNEL, stride, PADDING)]
             if i < len(self.strides) - 1:
                 if norm == "group" and i > 0:
                     blocks += [nn.GroupNorm(_groups(channels[i + 1]), channels[i + 1])]
@@ -69,6 +74,30 @@ class PatchDiscriminator(Configured, nn.Module):
             pixels = (pixels - 1) * stride + KERNEL
         return pixels
 
+    @property
+    def stride(self) -> int:
+        """How many pixels further a logit sees than the one before it."""
+        return math.prod(self.strides)
+
+    @property
+    def offset(self) -> int:
+        """The row, and the column, at which the patch of the first logit begins: before the image, in its padding."""
+        first = 0
+        for stride in reversed(self.strides):
+            first = first * stride - PADDING
+        return first
+
+    def map(self, x: Tensor) -> Tensor:
+        """How real each pixel's surroundings look: the mean of the logits that see it (:func:`patch_map`).
+
+        Shapes:
+            x: (B, C, H, W) → (B, 1, H, W).
+
+        Raises:
+            ValueError: ``x`` has another shape or type, or is too small for a single patch.
+        """
+        return patch_map(self(x), x.shape[2:], self.receptive_field, self.stride, self.offset)
+
     def forward(self, x: Tensor) -> Tensor:
         check_tensor("x", x, shape=("B", self.in_channels, "H", "W"))
         check_fits("x", x, next(self.parameters()))
@@ -79,6 +108,41 @@ class PatchDiscriminator(Configured, nn.Module):
                 "layers take smaller images"
             )
         return self.blocks(x)
+
+
+def patch_map(logits: Tensor, size: Sequence[int], patch: int, stride: int, offset: int) -> Tensor:
+    """For each pixel the mean of the logits whose patches see it, 0 where none does.
+
+    Logit (i, j) sees ``patch`` rows from row i·stride + offset on, and so the columns; what lies outside the image is
+    cut off. A transposed convolution with ones adds each logit to the pixels of its patch; of ones instead of logits,
+    it counts.
+
+    Args:
+        size: (H, W), of the image.
+        patch: how many pixels a logit sees along each axis.
+        stride: from one patch to the next.
+        offset: where the first patch begins. It is 0 or, with padding, negative, and leaves a pixel of it inside.
+
+    Shapes:
+        logits: (B, 1, h, w) → (B, 1, H, W), in float32 at least.
+
+    Raises:
+        ValueError: an argument is out of range, or ``logits`` has another shape or type.
+    """
+    check_tensor("logits", logits, shape=("B", 1, "h", "w"))
+    check_sizes("size", size, length=2)
+    check_size("patch", patch)
+    check_size("stride", stride)
+    check_whole("offset", offset, least=1 - patch, most=0)
+    logits = at_least_float32(logits)
+    ones = logits.new_ones(1, 1, patch, patch)
+    with torch.autocast(logits.device.type, enabled=False):  # bfloat16 cannot count to 300
+        sums = functional.conv_transpose2d(logits, ones, stride=stride)
+        counts = functional.conv_transpose2d(torch.ones_like(logits[:1]), ones, stride=stride)
+    means = sums / counts.clamp(min=1)  # (B, 1, rows, columns), of which row -offset is the image's first
+    rows, columns = means.shape[2:]
+    # A negative padding cuts off.
+    return functional.pad(means, (offset, size[1] - columns - offset, offset, size[0] - rows - offset))
 
 
 def _groups(channels: int) -> int:

@@ -6,7 +6,8 @@ beside MSE has a reason to draw edges.
 
 Followed through the shapes, for 16 grey images and one tap with 96 channels: images [16, 1, 28, 28] → features
 [16, 96, 14, 14], normalised over the 96 → squared differences, summed over channels, [16, 14, 14] → averaged over
-positions, [16] → averaged over images.
+positions, [16] → averaged over images. :func:`feature_distance` goes from features to [16]; :class:`FeatureDistance`
+has the network that makes them.
 """
 
 import copy
@@ -30,6 +31,7 @@ from companion._arguments import (
     check_module,
     check_number,
     check_same_device,
+    check_same_shape,
     check_tensor,
     is_about_shapes,
 )
@@ -37,21 +39,54 @@ from companion._devices import at_least_float32
 from companion.classifier import load_classifier
 
 
+def feature_distance(
+    features_hat: Sequence[Tensor],
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    *,
+    epsilon: float = 1e-4,
+) -> Tensor:
+    """The distance of each image to its reconstruction, of the features of both (Zhang et al. 2018, eq. 1).
+
+    d = Σ_l 1/(h_l w_l) Σ_hw Σ_c w_lc (f̂_lhwc − f_lhwc)², each f divided by its length over the channels, which is
+    √(‖f‖² + ε²). With √‖f‖² the gradient would be NaN where all features at a position are 0, as those of black pixels
+    can be. (A ReLU just before the tap would hide that; another layer would not.) Features much shorter than ε count as
+    none.
+
+    Args:
+        features_hat: f̂_l for each tap l.
+        features: f_l for each tap l.
+        weights: w_l for each tap; None: 1 everywhere.
+        epsilon: ε.
+
+    Shapes:
+        features_hat, features: (B, C_l, *positions) each; weights: (C_l,) each → (B,), in float32 at least.
+
+    Raises:
+        ValueError: they are not as many, or the shapes or types are others.
+    """
+    check_number("epsilon", epsilon, above=0)
+    _check_features(features_hat, features, weights)
+    distances = []
+    for i, (f_hat, f) in enumerate(zip(features_hat, features, strict=True)):
+        differences = (_of_length_1(f_hat, epsilon) - _of_length_1(f, epsilon)).square()  # (B, C_l, *positions)
+        if weights is not None:
+            differences = differences * weights[i].to(differences.dtype).reshape(-1, *[1] * (f.ndim - 2))
+        distances.append(differences.sum(1).reshape(len(f), -1).mean(1))  # (B, *positions) → (B,)
+    return torch.stack(distances).sum(0)  # over taps: (L, B) → (B,)
+
+
 class FeatureDistance(nn.Module):
     """The distance of two batches of images in the features of a fixed network (Zhang et al. 2018, eq. 1).
 
-    d(x̂, x) = Σ_l 1/(H_l W_l) Σ_hw Σ_c w_lc (f̂_lhwc − f_lhwc)², where f_l are the features at tap l, divided by their
+    d(x̂, x) = Σ_l 1/(h_l w_l) Σ_hw Σ_c w_lc (f̂_lhwc − f_lhwc)², where f_l are the features at tap l, divided by their
     length over the channels at each position. Squared differences are summed over channels, averaged over positions and
-    summed over taps; the result is averaged over images. The weights w_l are 1, or the "heads" of LPIPS, which were
-    fitted to human judgements. (The paper multiplies the features by weights and squares the product, so w_lc is the
-    square of its weight, as in its published heads.)
+    summed over taps (:func:`feature_distance`); the result is averaged over images. The weights w_l are 1, or the
+    "heads" of LPIPS, which were fitted to human judgements. (The paper multiplies the features by weights and squares
+    the product, so w_lc is the square of its weight, as in its published heads.)
 
     The network is copied and frozen: the copy stays in eval mode, also after ``train()``, and its parameters get no
     gradient. The gradient passes through it to ``x_hat``.
-
-    The length is √(‖f‖² + ε²). With √‖f‖² the gradient would be NaN where all features at a position are 0, as those of
-    black pixels can be. (A ReLU just before the tap would hide that; another layer would not.) Features much shorter
-    than ε count as none.
 
     Args:
         network: takes images and has the layers in ``taps``. What it returns is not used.
@@ -61,7 +96,7 @@ class FeatureDistance(nn.Module):
         mean: subtracted from each channel of the images, if the network wants it so.
         std: what each channel is divided by then.
         repeat_grey: give a network for colour images with one channel, three times the same.
-        epsilon: ε.
+        epsilon: ε, in the length √(‖f‖² + ε²).
 
     Shapes:
         x_hat, x: (B, C, H, W), the same shape → 0-dim. Never computed in half precision, under autocast neither.
@@ -120,8 +155,7 @@ class FeatureDistance(nn.Module):
             check_about_unit("x", x)
         with torch.autocast(x.device.type, enabled=False):
             features_hat, features = self._features("x_hat", x_hat), self._features("x", x)
-            distances = [self._distance_at(i, *pair) for i, pair in enumerate(zip(features_hat, features, strict=True))]
-            return torch.stack(distances).sum(0)  # over taps: (L, B) → (B,)
+            return feature_distance(features_hat, features, self._weights(), epsilon=self.epsilon)
 
     def train(self, mode: bool = True) -> Self:
         """As any module; the network in it stays in eval mode."""
@@ -131,25 +165,19 @@ class FeatureDistance(nn.Module):
         return self
 
     def _features(self, name: str, images: Tensor) -> list[Tensor]:
-        """The features at each tap, (B, C_l, *positions), of length 1 over the channels."""
+        """The features at each tap, (B, C_l, *positions)."""
         tensors = itertools.chain(self.network.parameters(), self.network.buffers())
         like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
         if images.dtype in (torch.float16, torch.bfloat16) and like is not None:
             images = images.to(like.dtype)  # a reconstruction that was made under autocast
         check_fits(name, images, like, of="the network")
         images = self._prepared(name, images if like is None else images.to(like.dtype))
-        features = []
         try:
-            outputs = _outputs(self.network, self.taps, images)
+            return _outputs(self.network, self.taps, images)
         except RuntimeError as error:
             if is_about_shapes(error):
                 raise ValueError(self._other_shape(name, images, str(error))) from error
             raise
-        for f in outputs:
-            f = at_least_float32(f)
-            length = (f.square().sum(1, keepdim=True) + self.epsilon**2).sqrt()  # (B, 1, *positions)
-            features.append(f / length)
-        return features
 
     def _other_shape(self, name: str, images: Tensor, said: str) -> str:
         """What to say where the network does not take the images."""
@@ -173,16 +201,9 @@ class FeatureDistance(nn.Module):
             images = images - self.mean
         return images if self.std is None else images / self.std
 
-    def _distance_at(self, i: int, f_hat: Tensor, f: Tensor) -> Tensor:
-        differences = (f_hat - f).square()  # (B, C_l, *positions)
-        weight: Tensor | None = getattr(self, f"weight_{i}")
-        if weight is not None:
-            if len(weight) != f.shape[1]:
-                raise ValueError(
-                    f"weights: got {len(weight)} for tap {self.taps[i]!r}, want {f.shape[1]}, its channels"
-                )
-            differences = differences * weight.to(f.dtype).reshape(-1, *[1] * (f.ndim - 2))
-        return differences.sum(1).reshape(len(f), -1).mean(1)  # (B, *positions) → (B,)
+    def _weights(self) -> list[Tensor] | None:
+        weights = [getattr(self, f"weight_{i}") for i in range(len(self.taps))]
+        return None if weights[0] is None else weights
 
 
 def classifier_distance(data: str) -> FeatureDistance:
@@ -200,6 +221,34 @@ def classifier_distance(data: str) -> FeatureDistance:
 
 def _channels(n: int) -> str:
     return "1 channel" if n == 1 else f"{n} channels"
+
+
+def _of_length_1(f: Tensor, epsilon: float) -> Tensor:
+    f = at_least_float32(f)
+    return f / (f.square().sum(1, keepdim=True) + epsilon**2).sqrt()  # the length: (B, 1, *positions)
+
+
+def _check_features(features_hat: Any, features: Any, weights: Any) -> None:
+    _check_one_a_tap("features", features)
+    for i, f in enumerate(features):
+        check_tensor(f"features[{i}]", f, shape=("B" if i == 0 else len(features[0]), "C", "*positions"))
+        check_same_device(f"features[{i}]", f, "features[0]", features[0])
+    _check_one_a_tap("features_hat", features_hat, len(features))
+    for i, (f_hat, f) in enumerate(zip(features_hat, features, strict=True)):
+        check_same_shape(f"features_hat[{i}]", f_hat, f"features[{i}]", f)
+    if weights is not None:
+        _check_one_a_tap("weights", weights, len(features))
+        for i, (weight, f) in enumerate(zip(weights, features, strict=True)):
+            check_tensor(f"weights[{i}]", weight, shape=(f.shape[1],))
+            check_same_device(f"weights[{i}]", weight, f"features[{i}]", f)
+
+
+def _check_one_a_tap(name: str, values: Any, taps: int | None = None) -> None:
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
+    if not is_sequence or not values or (taps is not None and len(values) != taps):
+        count = f"{len(values)} of them" if is_sequence else brief(values)
+        many = "at least one tensor" if taps is None else f"{taps}" if taps > 1 else "one"
+        raise ValueError(f"{name}: got {count}, want a sequence of tensors, {many}, one for each tap")
 
 
 def _check_taps(taps: Any, network: nn.Module) -> None:

@@ -15,7 +15,8 @@ from companion.course.claims.section import Picture
 from experiments.page.runs import Run
 from experiments.page.tables import grouped, label, number, spread
 
-COLOURS = dict(zip(IMAGES, ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#999999"), strict=True))
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#E69F00", "#999999")
+COLOURS = dict(zip(IMAGES, _COLOURS, strict=True))
 
 
 def pictures(section: Section, runs: Sequence[Run], folder: Path | None) -> str:

@@ -16,8 +16,9 @@ INTRODUCTION = """# What the source reports claim, measured
 
 The course grew from five student reports and blog posts: Songlin Zhao, *VQ-VAE and Transformer* (2023); Muhammad
 Ibrahim, *Residual Vector Quantization based VAE*; Hidir Yesiltepe, *Neural Discrete Representation Learning* (2022);
-and two without a name, on the gradient flow of a VQ-VAE and on backbones (of which nothing is measured here). What
-they claim is tested with networks and trainings smaller than theirs, so that a verdict says what holds *here*.
+and two without a name, on the gradient flow of a VQ-VAE and on backbones (of which only what it says on losses is
+measured here). What they claim is tested with networks and trainings smaller than theirs, so that a verdict says what
+holds *here*.
 {counts}
 
 `make experiments-report` writes this page from `results/*.json`; no number in its tables and no verdict is typed. The
@@ -74,7 +75,7 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
 
 
 def counts(found: Sequence[Decision]) -> str:
-    """How many comparisons on real images hold: of what the reports state, and of our own questions."""
+    """How many comparisons on real images and emoji hold: of what the reports state, and of our own questions."""
     sentences = []
     for whose, from_report in (("what the reports state", True), ("our own questions", False)):
         outcomes = [
@@ -86,7 +87,8 @@ def counts(found: Sequence[Decision]) -> str:
             outcomes.count(outcome) for outcome in ("holds", "does not hold", "not decided by this data")
         )
         sentences.append(
-            f"Of {whose}, on real images {held} comparisons hold, {not_held} do not, {undecided} are undecided."
+            f"Of {whose}, on real images and emoji {held} comparisons hold, {not_held} do not, {undecided} are "
+            "undecided."
         )
     text = f"{' '.join(sentences)} With so few seeds only large differences can be decided."
     return "\n".join(textwrap.wrap(text, 120))

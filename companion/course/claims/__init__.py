@@ -18,6 +18,7 @@ from companion.course.claims import (
     rq_transformer,
     search_cost,
     sequence_length,
+    sharper_pictures,
     vqvae_as_reported,
 )
 from companion.course.claims.rule import Verdict
@@ -39,6 +40,7 @@ SECTIONS: tuple[Section, ...] = (  # in the order of the page
     encoder_and_decoder_width.SECTION,
     likelihood.SECTION,
     collapse_and_blur.SECTION,
+    sharper_pictures.SECTION,
     search_cost.SECTION,
 )
 IMAGES = {  # names of image sets → how a table calls them, in the order shown, the course's own last
@@ -47,6 +49,7 @@ IMAGES = {  # names of image sets → how a table calls them, in the order shown
     "CIFAR10-jpeg": "CIFAR-10 (JPEG copy)",
     "cifar10": "CIFAR-10",
     "celeba": "CelebA",
+    "emoji": "emoji",
     "glyphs": "glyphs",
 }
 NO_IMAGES = "random vectors"

@@ -17,6 +17,7 @@ ZHAO = Report("Zhao", "Zhao, VQ-VAE and Transformer")
 IBRAHIM = Report("Ibrahim", "Ibrahim, Residual Vector Quantization based VAE")
 YESILTEPE = Report("Yesiltepe", "Yesiltepe, Neural Discrete Representation Learning")
 GRADIENT_FLOW = Report("gradient flow", "the report on the gradient flow of a VQ-VAE")  # its author is not named
+BACKBONES = Report("backbones", "the report on backbones of a VQ-VAE")  # nor is this one's
 
 
 @dataclass(frozen=True, kw_only=True)
