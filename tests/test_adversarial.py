@@ -14,21 +14,28 @@ from companion.losses import (
     hinge_discriminator_loss,
     hinge_generator_loss,
     lecam_penalty,
+    logits_with_constants,
     non_saturating_discriminator_loss,
     non_saturating_generator_loss,
+    patch_map,
     r1_penalty,
 )
 
 # The discriminator
 
 
-def seen(model: PatchDiscriminator, size: int) -> list[int]:
-    """How many rows and columns of the image reach the logit in the middle, by its gradient."""
+def seen_by(model: PatchDiscriminator, size: tuple[int, int], i: int, j: int) -> Tensor:
+    """Which pixels of an image reach logit (i, j), by its gradient: (H, W), bool."""
     torch.manual_seed(0)
-    x = torch.rand(1, model.in_channels, size, size, dtype=torch.float64).requires_grad_()
-    logits = model.double()(x)
-    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
-    reached = x.grad[0].abs().sum(0) > 0
+    x = torch.rand(1, model.in_channels, *size, dtype=torch.float64).requires_grad_()
+    model.double()(x)[0, 0, i, j].backward()
+    return x.grad[0].abs().sum(0) > 0
+
+
+def seen(model: PatchDiscriminator, size: int) -> list[int]:
+    """How many rows and columns of the image reach the logit in the middle."""
+    middle = model(torch.zeros(1, model.in_channels, size, size, dtype=next(model.parameters()).dtype)).shape[2] // 2
+    reached = seen_by(model, (size, size), middle, middle)
     return [int(reached.any(axis).sum()) for axis in (0, 1)]
 
 
@@ -43,6 +50,73 @@ def test_group_norm_lets_a_little_through_from_outside_the_patch() -> None:
     model = PatchDiscriminator(2, width=4, layers=1, norm="group")
     assert model.receptive_field == 16
     assert seen(model, 48) == [48, 48]
+
+
+@pytest.mark.parametrize(("layers", "stride", "offset"), [(1, 2, -5), (2, 4, -11), (3, 8, -23)])
+def test_a_patch_begins_where_stride_and_offset_say(layers: int, stride: int, offset: int) -> None:
+    model = PatchDiscriminator(1, width=2, layers=layers, norm="none")
+    assert (model.stride, model.offset) == (stride, offset)
+    size = (2 * model.receptive_field, model.receptive_field + 3)
+    logits = model.double()(torch.zeros(1, 1, *size, dtype=torch.float64)).shape[2:]
+    for i, j in ((0, 0), (logits[0] // 2, 1), (logits[0] - 1, logits[1] - 1)):
+        wanted = torch.zeros(size, dtype=torch.bool)
+        rows, columns = (
+            slice(max(0, k * stride + offset), k * stride + offset + model.receptive_field) for k in (i, j)
+        )
+        wanted[rows, columns] = True
+        assert torch.equal(seen_by(model, size, i, j), wanted)
+
+
+def map_by_hand(logits: Tensor, size: tuple[int, int], patch: int, stride: int, offset: int) -> Tensor:
+    """Logit by logit."""
+    sums, counts = logits.new_zeros(len(logits), 1, *size), logits.new_zeros(size)
+    for i in range(logits.shape[2]):
+        for j in range(logits.shape[3]):
+            rows, columns = (slice(max(0, k * stride + offset), max(0, k * stride + offset + patch)) for k in (i, j))
+            sums[..., rows, columns] += logits[:, :, i : i + 1, j : j + 1]
+            counts[rows, columns] += 1
+    return torch.where(counts > 0, sums / counts, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("logits", "size", "patch", "stride", "offset"),
+    [
+        ((2, 1, 12, 8), (28, 20), 16, 2, -5),
+        ((1, 1, 12, 8), (29, 21), 16, 2, -5),  # a row and a column that fall off the last stride
+        ((3, 1, 2, 3), (6, 9), 2, 4, 0),  # gaps between the patches
+        ((1, 1, 2, 3), (11, 12), 3, 2, -2),  # pixels below and on the right that no patch sees
+        ((2, 1, 5, 4), (3, 2), 4, 1, -3),  # patches that lie outside
+    ],
+)
+def test_the_map_is_the_mean_of_the_logits_that_see_a_pixel(
+    logits: tuple[int, ...], size: tuple[int, int], patch: int, stride: int, offset: int
+) -> None:
+    values = torch.randn(logits, dtype=torch.float64)
+    got = patch_map(values, size, patch, stride, offset)
+    torch.testing.assert_close(got, map_by_hand(values, size, patch, stride, offset))
+    assert got.shape == (logits[0], 1, *size)
+    assert patch_map(values.bfloat16(), size, patch, stride, offset).dtype == torch.float32
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_map_of_a_discriminator_shows_each_pixel_what_sees_it(layers: int) -> None:
+    """The logits that have a gradient at the pixel, found for two pixels."""
+    model, size = PatchDiscriminator(1, width=2, layers=layers, norm="none").double(), (29, 36)
+    torch.manual_seed(0)
+    x = torch.rand(1, 1, *size, dtype=torch.float64)
+    logits = model(x)[0, 0]
+    reached = {(i, j): seen_by(model, size, i, j) for i in range(logits.shape[0]) for j in range(logits.shape[1])}
+    for pixel in ((0, 3), (17, 30)):
+        # seen_by draws the image anew, with the same seed
+        mean = torch.stack([logits[place] for place, pixels in reached.items() if pixels[pixel]]).mean()
+        assert model.map(x)[0, 0][pixel].item() == pytest.approx(mean.item())
+
+
+def test_a_first_patch_outside_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="offset: got -4, want a whole number from -3 to 0"):
+        patch_map(torch.zeros(1, 1, 2, 2), (4, 4), 4, 1, -4)
+    with pytest.raises(ValueError, match=r"logits: got float32 of shape \(1, 2, 2, 2\), want .* \(B, 1, h, w\)"):
+        patch_map(torch.zeros(1, 2, 2, 2), (4, 4), 4, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +218,28 @@ def test_logits_in_half_precision_are_averaged_in_float32(loss) -> None:
         loss(real, [1.0])
     with pytest.raises(ValueError, match="real: got int64"):
         loss(real.long(), fake)
+
+
+# Constants
+
+
+def test_with_constants_the_gradient_reaches_the_images_and_no_parameter() -> None:
+    """Without, the proof, it reaches both. The discriminator is left as it was."""
+    torch.manual_seed(0)
+    model, x_hat = PatchDiscriminator(1, width=4).eval(), torch.rand(2, 1, 12, 12).requires_grad_()
+    model.blocks[0].bias.requires_grad_(False)
+    logits = logits_with_constants(model, x_hat)
+    torch.testing.assert_close(logits, model(x_hat))
+    hinge_generator_loss(logits).backward()
+    got = x_hat.grad.clone()
+    assert got.abs().max() > 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["blocks.0.bias"]
+    assert not model.training
+    x_hat.grad = None
+    hinge_generator_loss(model(x_hat)).backward()
+    torch.testing.assert_close(x_hat.grad, got)
+    assert model.blocks[0].weight.grad.abs().max() > 0
 
 
 # The adaptive weight

@@ -465,3 +465,11 @@ def test_defaults_and_the_documented_use_with_a_classifiers_features_are_silent(
         ValueError, match=r"tokenizer: got an AdversarialTraining, want the tokenizer in it: its .token"
     ):
         companion.identity(model)
+
+
+def test_a_tokenizer_that_was_trained_before_goes_on_learning():
+    """``fit`` leaves it in eval mode, and keeps parts that come so: its codebook would stand still."""
+    tokenizer = companion.pretrained("glyphs-vqvae")
+    assert not tokenizer.training
+    model = AdversarialTraining(tokenizer, PatchDiscriminator(1, width=8))
+    assert all(part.training for part in model.modules())

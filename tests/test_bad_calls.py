@@ -400,6 +400,13 @@ GOOD: dict[str, Callable[[], Good]] = {
     "FeatureDistance.forward": lambda: (distance(), {"x_hat": images(), "x": images()}),
     "FeatureDistance.per_image": lambda: (distance().per_image, {"x_hat": images(), "x": images()}),
     "FeatureDistance.train": lambda: (distance().train, {"mode": True}),
+    "losses.feature_distance": lambda: (
+        losses.feature_distance,
+        {
+            "features_hat": [images(channels=3), images()], "features": [images(channels=3), images()],
+            "weights": [torch.rand(3), torch.rand(1)], "epsilon": 1e-3,
+        },
+    ),
     "losses.lpips_vgg": lambda: (losses.lpips_vgg, {"weights": vgg_file(), "download": False}),
     "losses.classifier_distance": lambda: (losses.classifier_distance, {"data": "glyphs"}),
     "losses.hinge_discriminator_loss": lambda: (
@@ -414,6 +421,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     "losses.non_saturating_generator_loss": lambda: (
         losses.non_saturating_generator_loss,
         {"fake": torch.randn(5)},
+    ),
+    "losses.logits_with_constants": lambda: (
+        losses.logits_with_constants,
+        {"discriminator": losses.PatchDiscriminator(1, width=2), "x_hat": images()},
     ),
     "losses.adaptive_weight": lambda: (losses.adaptive_weight, two_losses() | {"most": 1e4, "epsilon": 1e-4}),
     "losses.r1_penalty": lambda: (
@@ -434,6 +445,11 @@ GOOD: dict[str, Callable[[], Good]] = {
         {"in_channels": 1, "width": 2, "layers": 1, "norm": "group"},
     ),
     "PatchDiscriminator.forward": lambda: (losses.PatchDiscriminator(1, width=2), {"x": images()}),
+    "PatchDiscriminator.map": lambda: (losses.PatchDiscriminator(1, width=2).map, {"x": images()}),
+    "losses.patch_map": lambda: (
+        losses.patch_map,
+        {"logits": torch.randn(2, 1, 3, 2), "size": (9, 8), "patch": 4, "stride": 3, "offset": -1},
+    ),
     "AdversarialTraining": lambda: (
         losses.AdversarialTraining,
         {
@@ -850,6 +866,9 @@ RIGHT_THERE: dict[str, set[str]] = {
             "FeatureDistance.forward": ("x_hat", "x"),
             "FeatureDistance.per_image": ("x_hat", "x"),
             "PatchDiscriminator.forward": ("x",),
+            "PatchDiscriminator.map": ("x",),
+            "losses.patch_map": ("logits",),
+            "losses.logits_with_constants": ("x_hat",),
             "losses.adaptive_weight": ("reconstruction_loss", "adversarial_loss"),
             "losses.r1_penalty": ("real",),
         }.items()
@@ -868,6 +887,7 @@ RIGHT_THERE: dict[str, set[str]] = {
         for argument in arguments
     },
     "losses.lpips_vgg.weights": {"missing"},
+    "losses.patch_map.offset": {"zero", "negative"},
     "AdversarialTraining.start": {"zero", "huge", "vast"},
     # any text
     "Picture.alt": {"other"},

@@ -211,7 +211,8 @@ def test_a_source_says_whose_words_the_sentence_is():
     assert str(sources.Source(reason="it is asked")) == "our question: it is asked"
     assert str(sources.Source(changed="added later")) == "our question, added later"
     all_claims = [claim for part in claims.SECTIONS for claim in part.claims]
-    assert {claim.source.name for claim in all_claims} == {"Zhao", "Ibrahim", "Yesiltepe", "gradient flow", ""}
+    reports = {"Zhao", "Ibrahim", "Yesiltepe", "gradient flow", "backbones"}
+    assert {claim.source.name for claim in all_claims} == {*reports, ""}
     for claim in all_claims:
         assert claim.quoted.startswith("“") == bool(claim.source.name)
         assert bool(claim.source.name) != str(claim.source).startswith("our question")

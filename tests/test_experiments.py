@@ -16,7 +16,8 @@ from companion.course.claims.sources import OUR_QUESTION
 from experiments import common
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ("__init__", "__main__", "common", "tokenizer", "weights")  # what is no experiment
+COMMANDS = ("sharper_pictures_grid", "weights")  # that make files for the package
+SHARED = ("__init__", "__main__", "common", "reconstructions", "tokenizer", *COMMANDS)  # what is no experiment
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in SHARED)
 SIZES = {"smoke": {"train_images": 40, "test_images": 20}}
 
@@ -276,6 +277,6 @@ def test_all_experiments_are_listed_with_a_sentence_each():
     listing = [sys.executable, "-X", "utf8", "-m", "experiments"]
     said = subprocess.run(listing, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     listed = dict(re.findall(r"^(\w+)  +(\S.*)$", said, re.MULTILINE))
-    assert set(listed) == {*NAMES, "weights"}
+    assert set(listed) == {*NAMES, *COMMANDS}
     assert all(sentence[-1] in ".?…" and len(sentence) < 120 for sentence in listed.values())
     assert "python -m experiments.NAME" in said

@@ -9,6 +9,7 @@ import companion
 from companion import Decoder, plots, quantizers
 from companion.course import explorers
 from companion.course.chapter_00.explorer import blurred
+from companion.course.chapter_09.explorer import grid
 
 
 def boxes():
@@ -256,3 +257,28 @@ def test_stack_sampler_refuses_what_does_not_go_together():
     )
     with pytest.raises(ValueError, match="tokenizer: got one with a VectorQuantizer"):
         explorers.stack_sampler(plain, stacks_and_prior(tokenizer=companion.identity(plain))[1], ("a", "b", "c"))
+
+
+def test_loss_weights_shows_what_the_two_sliders_choose():
+    perceptual, adversarial, image = explorers.loss_weights().children
+    seen = {image.value}
+    for slider in (perceptual, adversarial):
+        for _, position in slider.options[1:]:
+            slider.value = position
+            seen.add(image.value)
+    assert len(seen) == len(perceptual.options) + len(adversarial.options) - 1  # a picture for each position
+    assert all(re.search(r'<img alt="Eight pictures[^"]*MSE 0\.\d+', value) for value in seen)
+    with pytest.raises(ValueError, match="pairs: got 9, want a whole number from 0 to"):
+        explorers.draw_loss_weights([(9, 0)])
+
+
+def test_the_reconstructions_of_loss_weights_are_of_the_pictures_beside_them():
+    """More weight, more sharpness; and each row is nearer to its own originals than to others."""
+    made = grid()
+    p, a = len(made.perceptual_weights), len(made.adversarial_weights)
+    assert made.rebuilt.shape == (p, a, *made.originals.shape)
+    assert all(values.shape == (p, a) for values in made.measures.values())
+    assert made.measures["sharpness"][-1, 0] > made.measures["sharpness"][0, 0]
+    own = (made.rebuilt - made.originals).square().mean((2, 3, 4, 5))
+    others = (made.rebuilt - made.originals.roll(1, 0)).square().mean((2, 3, 4, 5))
+    assert bool((own < 0.5 * others).all())

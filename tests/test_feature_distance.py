@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from companion import _extras, data
-from companion.losses import FeatureDistance, classifier_distance, lpips_vgg
+from companion.losses import FeatureDistance, classifier_distance, feature_distance, lpips_vgg
 from companion.losses import lpips as our_lpips
 
 
@@ -80,6 +80,38 @@ def test_grey_images_are_repeated_only_if_that_is_stated() -> None:
     assert distance(x_hat, x).item() == three.item() > 0
     with pytest.raises(ValueError, match="x_hat: got 1 channel, want 3"):
         FeatureDistance(small(), ["2"])(x_hat, x)
+
+
+def test_of_features_it_is_the_sum_over_taps_of_means_over_positions() -> None:
+    """Worked out: at each position two vectors of length 1, apart by 0, √2 or 2."""
+    right, up, long = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 9.0]]).reshape(3, 2, 1, 1)
+
+    def tap(*positions: Tensor) -> Tensor:
+        return torch.cat(positions, 2)[None]  # (1, 2, 1, w)
+
+    features_hat, features = [tap(right, up, long), tap(-up)], [tap(up, up, up), tap(up)]
+    distance = feature_distance(features_hat, features, epsilon=1e-6)
+    assert distance.tolist() == pytest.approx([(2 + 0 + 0) / 3 + 4])
+    assert feature_distance(features, features_hat, epsilon=1e-6).tolist() == pytest.approx(distance.tolist())
+    heads = [torch.tensor([3.0, 5.0]), torch.tensor([7.0, 0.5])]
+    assert feature_distance(features_hat, features, heads, epsilon=1e-6).tolist() == pytest.approx([8 / 3 + 2])
+    with pytest.raises(
+        ValueError, match="features_hat: got 1 of them, want a sequence of tensors, 2, one for each tap"
+    ):
+        feature_distance(features_hat[:1], features)
+    with pytest.raises(ValueError, match=r"features_hat\[1\]: got shape \(1, 2, 1, 3\), want that of features\[1\]"):
+        feature_distance([features_hat[0]] * 2, features)
+    with pytest.raises(ValueError, match=r"features\[1\]: got float32 of shape \(2, 2, 1, 1\), want .* \(1, C"):
+        feature_distance(features_hat, [features[0], features[1].expand(2, -1, -1, -1)])
+
+
+def test_features_as_short_as_epsilon_are_divided_by_more_than_their_length() -> None:
+    f = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
+    assert feature_distance([f], [0 * f], epsilon=5.0).item() == pytest.approx(0.5)
+    assert feature_distance([f], [0 * f]).item() == pytest.approx(1)
+    half = feature_distance([f.bfloat16()], [0 * f.bfloat16()], epsilon=5.0)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(0.5)
 
 
 # Its gradient
@@ -239,7 +271,7 @@ def test_a_tap_without_one_tensor_a_pass_is_refused(tap: str, message: str) -> N
 
 
 def test_weights_of_other_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="weights: got 3 for tap '0', want 4, its channels"):
+    with pytest.raises(ValueError, match=r"weights\[0\]: got float32 of shape \(3,\), want .* \(4,\)"):
         FeatureDistance(small(), ["0"], [torch.ones(3)])(*pair())
     with pytest.raises(ValueError, match=r"weights: got a list, want None or 2 tensors|weights: got \[tensor"):
         FeatureDistance(small(), ["0", "2"], [torch.ones(4)])

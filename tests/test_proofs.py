@@ -243,6 +243,22 @@ def proof_rate_bits() -> object:
     return rate_bits(residual_encode(*residual_stack()), 6)
 
 
+def proof_feature_distance() -> object:
+    a = torch.linspace(0, 30, 3 * 3 * 32 * 32).sin().reshape(3, 3, 32, 32) / 2 + 0.5
+    b = (a * 3).sin() / 2 + 0.5
+    return companion.losses.classifier_distance("emoji").per_image(b, a).tolist()
+
+
+def proof_adversarial_parts() -> object:
+    losses, logits = companion.losses, torch.linspace(-3, 3, 28).reshape(2, 1, 2, 7)
+    fake = logits.flip(3) - 1
+    return [
+        losses.hinge_discriminator_loss(logits, fake).item(),
+        losses.hinge_generator_loss(fake).item(),
+        *losses.patch_map(logits, (9, 18), patch=5, stride=2, offset=-1).flatten().tolist(),
+    ]
+
+
 def proof_prior() -> object:
     torch.manual_seed(0)
     prior = companion.TransformerPrior(7, (3, 4), dim=16, layers=2, heads=2, num_classes=3)
@@ -382,6 +398,10 @@ PROOFS = {
         "proof.rq_transformer": proof_rq_transformer,
         "proof.rq_inputs": proof_rq_inputs,
         "proof.sample_stacks": proof_sample_stacks,
+    },
+    "09_sharper_pictures": {
+        "proof.feature_distance": proof_feature_distance,
+        "proof.adversarial_parts": proof_adversarial_parts,
     },
 }
 

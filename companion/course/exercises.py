@@ -15,6 +15,7 @@ from companion.course import (
     chapter_06,
     chapter_07,
     chapter_08,
+    chapter_09,
     session,
 )
 from companion.course.checks.engine import Exercise, Report, examine
@@ -29,6 +30,7 @@ CHAPTERS = (
     chapter_06,
     chapter_07,
     chapter_08,
+    chapter_09,
 )
 
 

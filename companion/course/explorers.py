@@ -9,6 +9,7 @@ from companion.course.chapter_05.explorer import draw_chase, moving_clouds
 from companion.course.chapter_06.explorer import depth_slider
 from companion.course.chapter_07.explorer import prior_samples
 from companion.course.chapter_08.explorer import stack_sampler
+from companion.course.chapter_09.explorer import draw_loss_weights, loss_weights
 from companion.course.explorer_widgets import explorer
 
 __all__ = [
@@ -16,11 +17,13 @@ __all__ = [
     "codes_in_the_plane",
     "depth_slider",
     "draw_chase",
+    "draw_loss_weights",
     "draw_steps",
     "explorer",
     "kl_sweep",
     "latent_grid",
     "latent_plane",
+    "loss_weights",
     "moving_clouds",
     "prior_samples",
     "shift_and_blur",

@@ -338,6 +338,25 @@ def see(device: torch.device) -> Any:
     return results
 
 
+def compare_features(device: torch.device) -> Any:
+    taps = [(torch.randn(2, 3, 4, 5).to(device), torch.randn(2, 3, 4, 5).to(device)) for _ in range(2)]
+    features_hat, features = ([tap[i] for tap in taps] for i in (0, 1))
+    heads = [torch.rand(3).to(device) for _ in taps]
+    return [losses.feature_distance(features_hat, features), losses.feature_distance(features_hat, features, heads)]
+
+
+case("the distance of given features", compare_features, losses.feature_distance)
+
+
+def look_patch_by_patch(device: torch.device) -> Any:
+    critic = losses.PatchDiscriminator(1, width=4).to(device)
+    x_hat = torch.rand(2, 1, 13, 16).to(device).requires_grad_()
+    logits = losses.logits_with_constants(critic, x_hat)
+    logits.mean().backward()
+    return [logits, x_hat.grad, losses.patch_map(logits, (13, 16), 16, 2, -5), critic.map(x_hat)]
+
+
+case("logits and their map", look_patch_by_patch, losses.logits_with_constants, losses.patch_map)
 case("feature distances", see, losses.FeatureDistance, losses.classifier_distance, losses.lpips_vgg)
 
 

@@ -1,14 +1,11 @@
-"""What exercises 3.2 to 3.5 share: whom a result sends its gradient to, and inputs and slips that two of them use."""
+"""What exercises 3.2 to 3.5 share: inputs and slips that two of them use."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case
-from companion.course.checks.runners import gradients_at, zeros_for_none
 from companion.quantizers import straight_through, vq_losses
 
 PAIR = ("z (the encoder)", "z_q (the codebook)")
@@ -29,33 +26,6 @@ def pair_cases() -> Sequence[Case]:
         Case("latents 10,000 times as large as their codes", pair(6, 2, scale=1e4), gradient_of=both),
         Case("not contiguous in memory", (a.transpose(1, 3), b.transpose(1, 3)), gradient_of=both),
     ]
-
-
-def leaf_arguments(case: Case) -> list[Tensor]:
-    """The arguments as tensors of their own that want a gradient."""
-    return [argument.detach().clone().requires_grad_() for argument in case.arguments]
-
-
-def arguments_after(leaves: Sequence[Tensor]) -> Observed:
-    """The arguments as the call left them."""
-    return {f"argument {number} after the call": leaf.detach() for number, leaf in enumerate(leaves, 1)}
-
-
-def routes(what: str, value: Any, tensors: Mapping[str, Tensor]) -> Observed:
-    """Whom a result sends a gradient to, its value, and the gradients (0 where none arrives).
-
-    The names come first: so a wrong route is named even where no listed mistake explains it.
-    """
-    total = None
-    if isinstance(value, Tensor) and value.requires_grad:
-        total = (value * torch.linspace(1, 2, value.numel()).reshape(value.shape)).sum()
-    gradients = zeros_for_none(gradients_at(total, tensors), tensors)
-    names = [name for name, gradient in gradients.items() if bool((gradient != 0).any())]
-    return (
-        {f"{what} sends a gradient to": " and ".join(names) or "nothing"}
-        | {what: value}
-        | {f"the gradient that {what} sends to {name}": gradient for name, gradient in gradients.items()}
-    )
 
 
 def sg(value: Tensor) -> Tensor:

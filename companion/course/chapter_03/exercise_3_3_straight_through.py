@@ -5,16 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.course.chapter_03._gradients import (
-    PAIR,
-    arguments_after,
-    leaf_arguments,
-    pair_cases,
-    routes,
-    straight_through_to_both,
-)
+from companion.course.chapter_03._gradients import PAIR, pair_cases, straight_through_to_both
 from companion.course.checks.comparison import DIAGNOSTIC, Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
+from companion.course.checks.runners import arguments_after, leaf_arguments, routes
 from companion.quantizers import straight_through
 
 

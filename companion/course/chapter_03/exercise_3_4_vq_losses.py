@@ -5,17 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from companion.course.chapter_03._gradients import (
-    PAIR,
-    arguments_after,
-    leaf_arguments,
-    losses_after_straight_through,
-    pair_cases,
-    routes,
-    sg,
-)
+from companion.course.chapter_03._gradients import PAIR, losses_after_straight_through, pair_cases, sg
 from companion.course.checks.comparison import Observed, kind
 from companion.course.checks.engine import Case, Exercise, Mistake
+from companion.course.checks.runners import arguments_after, leaf_arguments, routes
 from companion.quantizers import vq_losses
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.course.chapter_03._gradients import losses_after_straight_through, routes, straight_through_to_both
+from companion.course.chapter_03._gradients import losses_after_straight_through, straight_through_to_both
 from companion.course.checks.comparison import Observed, kind
 from companion.course.checks.engine import Case, Exercise, Mistake
-from companion.course.checks.runners import built_alike
+from companion.course.checks.runners import built_alike, routes
 from companion.quantizers import Quantized, VectorQuantizer, nearest_code, straight_through, vq_losses
 
 

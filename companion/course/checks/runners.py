@@ -1,6 +1,6 @@
 """How an exercise's code is run on a case, and what is looked at: the runners and the helpers that chapters share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ def call(implementation: Any, case: Case) -> Observed:
     arguments = _arguments(case)
     result = implementation(*arguments)
     seen: Observed = {"the result": result}
-    seen |= _gradients(result, {name: arguments[p] for p, name in case.gradient_of.items()})
+    seen |= gradients_of(result, {name: arguments[p] for p, name in case.gradient_of.items()})
     for position, (before, after) in enumerate(zip(case.arguments, arguments, strict=True)):
         if isinstance(before, Tensor):
             seen[f"argument {position + 1} after the call"] = after.detach()
@@ -53,7 +53,7 @@ def module_call(reference: type[nn.Module]) -> Runner:
         wanted = {name: arguments[p] for p, name in case.gradient_of.items()}
         if case.gradient_of:
             wanted |= dict(module.named_parameters())
-        seen |= _gradients(result, wanted)
+        seen |= gradients_of(result, wanted)
         seen["the weights after the call"] = {name: weight.detach() for name, weight in module.named_parameters()}
         with torch.no_grad():
             seen["the result in eval()"] = module.eval()(*[_copy(argument) for argument in case.arguments])
@@ -102,7 +102,7 @@ def _copy(argument: Any) -> Any:
     return argument.detach().clone() if isinstance(argument, Tensor) else argument
 
 
-def _gradients(result: Any, wanted: Mapping[str, Tensor]) -> Observed:
+def gradients_of(result: Any, wanted: Mapping[str, Tensor]) -> Observed:
     """Gradient at each wanted tensor of a fixed weighted sum of the result; None where none arrives."""
     total = None
     if isinstance(result, Tensor) and result.requires_grad:
@@ -124,6 +124,33 @@ def zeros_for_none(gradients: Mapping[str, Tensor | None], tensors: Mapping[str,
     return {
         name: torch.zeros_like(tensors[name]) if gradient is None else gradient for name, gradient in gradients.items()
     }
+
+
+def leaf_arguments(case: Case) -> list[Tensor]:
+    """The arguments as tensors of their own that want a gradient."""
+    return [argument.detach().clone().requires_grad_() for argument in case.arguments]
+
+
+def arguments_after(leaves: Sequence[Tensor]) -> Observed:
+    """The arguments as the call left them."""
+    return {f"argument {number} after the call": leaf.detach() for number, leaf in enumerate(leaves, 1)}
+
+
+def routes(what: str, value: Any, tensors: Mapping[str, Tensor]) -> Observed:
+    """Whom a result sends a gradient to, its value, and the gradients (0 where none arrives).
+
+    The names come first: so a wrong route is named even where no listed mistake explains it.
+    """
+    total = None
+    if isinstance(value, Tensor) and value.requires_grad:
+        total = (value * torch.linspace(1, 2, value.numel()).reshape(value.shape)).sum()
+    gradients = zeros_for_none(gradients_at(total, tensors), tensors)
+    names = [name for name, gradient in gradients.items() if bool((gradient != 0).any())]
+    return (
+        {f"{what} sends a gradient to": " and ".join(names) or "nothing"}
+        | {what: value}
+        | {f"the gradient that {what} sends to {name}": gradient for name, gradient in gradients.items()}
+    )
 
 
 class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
