@@ -63,6 +63,8 @@ LEFT_OUT = {
     explorers.kl_sweep: "of numbers",
     explorers.moving_clouds: "of numbers",
     explorers.draw_chase: "of numbers",
+    explorers.loss_weights: "of pictures that were made beforehand",
+    explorers.draw_loss_weights: "of pictures that were made beforehand",
 }
 
 
