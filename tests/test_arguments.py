@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from companion import _arguments as arguments
 from companion._arguments import (
+    check_about_unit,
     check_between,
     check_choice,
     check_codes,
@@ -339,6 +340,17 @@ def test_nobody_reads_a_tensor_twice_for_one_range(monkeypatch) -> None:
     check_codes("codes", torch.zeros(2, dtype=torch.int64), 3)
     check_tensor("z", torch.rand(2), finite=True)
     assert len(reads) == 3
+
+
+def test_images_of_a_decoder_may_leave_the_range_but_not_by_255() -> None:
+    x = torch.tensor([-0.9, 0.5, 1.9])
+    check_about_unit("x", x)
+    with pytest.raises(ValueError, match=r"x: got numbers from 0 to 255, want images in about \[0, 1\]: x / 255"):
+        check_about_unit("x", torch.tensor([0.0, 255.0]))
+    with pytest.raises(ValueError, match=r"x: got numbers from -1.1 to 0, want images in about \[0, 1\]$"):
+        check_about_unit("x", torch.tensor([-1.1, 0.0]))
+    with pytest.raises(ValueError, match="x: got numbers from nan"):
+        check_about_unit("x", x * math.nan)
 
 
 def test_every_check_is_tested_here() -> None:
