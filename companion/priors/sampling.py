@@ -37,7 +37,7 @@ def filtered_probabilities(
     """The distribution that is sampled from: softmax(logits / temperature), cut off and renormalised.
 
     Temperature comes first, then top-k, then top-p (Holtzman et al. 2020) on what top-k left. ``top_k`` keeps the k
-    likeliest codes *and all that are as likely as the k-th*, so that ties are not broken by their place. ``top_p``
+    likeliest codes *and all that are tied with the k-th*, so that ties are not broken by position. ``top_p``
     keeps the fewest likeliest codes whose sum reaches p, again with all that are as likely as the last one. Temperature
     0 is the likeliest code, and the first of several that are equally likely.
 

@@ -2,7 +2,7 @@
 
 Codes (32, 7, 7) → with ``<sos>`` in front and the last one left out, embeddings (32, 49, 128) → blocks of attention and
 MLP, (32, 49, 128) → logits (32, 7, 7, 512). Loss and sampling are those of every prior, in ``base.py``. In short, for a
-batch of codes (B, N) and their classes (B,):
+batch of codes (B, N), their tables flattened, and their classes (B,):
 
     logits = prior.all_logits(codes, classes)                      # (B, N, K): of each code, from those before it
     loss = cross_entropy(logits.flatten(0, 1), codes.flatten())    # Prior.forward
@@ -11,7 +11,7 @@ batch of codes (B, N) and their classes (B,):
         p = prior.all_logits(codes, classes)[:, i].softmax(-1)     # (B, K); what stands at i and after it is not seen
         codes[:, i] = p.multinomial(1)[:, 0]
 
-What is computed again and again in this loop, the keys and values of earlier positions, a ``Cache`` keeps.
+A ``Cache`` keeps the keys and values of earlier positions, which this loop computes again and again.
 """
 
 import warnings

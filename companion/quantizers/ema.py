@@ -307,7 +307,7 @@ def ema_step(
         N′_k = γ N_k + (1 − γ) n_k
         e′_k = e_k + (1 − γ) n_k / N′_k · (s_k/n_k − e_k)
 
-    The paper smooths the counts: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the second line, which keeps the
+    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the second line, which keeps the
     division from zero. Ñ_k can be smaller than N′_k; so the part is at most 1. (It is also a step of SGD on the summed
     codebook loss, with the rate (1 − γ)/(2 N′_k).)
 
@@ -345,7 +345,7 @@ def _check_step(codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: f
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
     """Dead codes are put onto candidate vectors, in order, and their counts are set to the threshold.
 
-    Dead is a code whose N_k is less than ``restart_below`` of an even share, ΣN/K (Dhariwal et al. 2020, section 3,
+    A code is dead if its N_k is less than ``restart_below`` of an even share, ΣN/K (Dhariwal et al. 2020, section 3,
     with a share in place of a number of vectors).
 
     Shapes:
