@@ -251,7 +251,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Where the fox has edges, these maps light up. Where it is blurred, they are dimmer. A distance between such maps sees blur.
+# Where the fox has edges, these maps light up. Where it is blurred, they are dimmer. A distance between such maps sees blur. (The column at the right is the
+# edge of the picture itself.)
 #
 # Three choices make it a good distance (Zhang et al. 2018, equation 1, who call it LPIPS):
 #
@@ -450,10 +451,14 @@ fig.suptitle("Violet: taken for an original. Orange: found out.", fontsize=10)
 plots.show(
     fig,
     alt="Six pictures in grey with the discriminator's map over them, originals above copies: "
-    "the originals are mostly violet, the copies mostly orange.",
+    "most originals are more violet than their copies, which are orange or pale; a flag "
+    "is violet in both.",
 )
 
 # %% [markdown]
+# Compare each copy with the original above it. Most are found out in some parts and not in others; the flag's copy, which has large areas and few lines,
+# still passes.
+#
 # ## Two networks, one step
 # Now both learn at once: the tokenizer from what the discriminator says of its pictures, the discriminator from these pictures. Each must learn from its *own*
 # loss only. Otherwise the discriminator would learn to please the tokenizer (L_G would move its weights), and the tokenizer would learn to be found out (L_D
@@ -862,8 +867,8 @@ explorers.loss_weights()
 plots.show(
     explorers.draw_loss_weights([(0, 0), (2, 0), (2, 2)]),
     alt="Eight pictures and three rows of reconstructions: with the squared error alone, with "
-    "a perceptual loss, and with a discriminator besides; each row is sharper than the one "
-    "above.",
+    "a perceptual loss, and with a strong discriminator besides; the second row has more "
+    "edges, the last one a pattern of dots all over.",
 )
 
 # %% [markdown]

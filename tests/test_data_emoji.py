@@ -29,8 +29,8 @@ def train() -> ImageSet:
     return load("emoji")
 
 
-@pytest.fixture(scope="module")
-def test() -> ImageSet:
+@pytest.fixture(scope="module", name="test")
+def held_out_pictures() -> ImageSet:
     return load("emoji", "test")
 
 
