@@ -18,6 +18,7 @@ from companion.losses import (
     hinge_discriminator_loss,
 )
 from companion.metrics import CodeUsage, distortion, frechet_distance, mse, sharpness, ssim
+from companion.pretrained import names
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Training:
     fresh optimizer.
 
     Args:
-        perceptual_weight: of the distance in the features of the classifier for ``data``.
+        perceptual_weight: of the distance in the features of the classifier that ``eyes_for`` names.
         adversarial_weight: of the discriminator's opinion.
         adaptive: whether that weight is multiplied by the adaptive one.
         width: channels of the discriminator's first convolution.
@@ -61,7 +62,7 @@ class Training:
         self.tokenizer, self.train = tokenizer, train
         self.discriminator_lr, self.head_start = discriminator_lr, head_start
         self.perceptual_weight = perceptual_weight
-        self.distance = classifier_distance(train.name) if perceptual_weight else None
+        self.distance = classifier_distance(eyes_for(train)) if perceptual_weight else None
         self.adversarial: AdversarialTraining | None = None
         if adversarial_weight:
             torch.manual_seed(seed)  # of the discriminator
@@ -146,17 +147,27 @@ def opinion_of(tokenizer: companion.VQVAE) -> Callable[..., Opinion]:
     return objective
 
 
+def eyes_for(data: ImageSet) -> str:
+    """Whose classifier looks at these images: their own, or where there is none that of emoji or Fashion-MNIST,
+    whichever has as many channels."""
+    if f"{data.name}-classifier" in names():
+        return data.name
+    return "emoji" if data.shape[0] == 3 else "fashion-mnist"
+
+
 @torch.no_grad()
 def measures(model: companion.VQVAE, test: ImageSet, variance: float) -> dict[str, float]:
     """How near the reconstructions of the test images are to them, how sharp they are, and how the codes are used.
 
-    Features are those of the classifier that comes with the package: of its five blocks for the feature distance, the
-    ones that the perceptual loss trains on, and the pooled ones of its last block for the Fréchet distance.
+    Features are those of the classifier that ``eyes_for`` names: of its five blocks for the feature distance, the ones
+    that the perceptual loss trains on, and the pooled ones of its last block for the Fréchet distance. Accuracies are
+    measured where it knows these images.
 
     Args:
         variance: of all pixels of the training images, the unit of distortion.
     """
-    eyes, distance = load_classifier(test.name).to(test.device), classifier_distance(test.name).to(test.device)
+    name = eyes_for(test)
+    eyes, distance = load_classifier(name).to(test.device), classifier_distance(name).to(test.device)
     usage = CodeUsage(model.quantizer.num_codes)
     x, labels = test.batch(torch.arange(len(test)))
     parts = x.split(500)
@@ -166,6 +177,7 @@ def measures(model: companion.VQVAE, test: ImageSet, variance: float) -> dict[st
     distances = torch.cat([distance.per_image(*pair) for pair in zip(x_hat.split(500), parts, strict=True)])
     seen, original = recognise(eyes, x_hat), recognise(eyes, x)
     error = mse(x_hat, x).item()
+    right = {"test": original, "reconstructions": seen} if name == test.name else {}
     return {
         "mse": error,
         "distortion": distortion(error, variance),
@@ -177,8 +189,7 @@ def measures(model: companion.VQVAE, test: ImageSet, variance: float) -> dict[st
         "colour_shift": colour_shift(x_hat, x),
         "perplexity": usage.perplexity,
         "usage": usage.usage,
-        "accuracy_test": (original.logits.argmax(1) == labels).float().mean().item(),
-        "accuracy_reconstructions": (seen.logits.argmax(1) == labels).float().mean().item(),
+        **{f"accuracy_{what}": (out.logits.argmax(1) == labels).float().mean().item() for what, out in right.items()},
     }
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import importlib
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import companion
 import companion.course
@@ -50,6 +52,26 @@ def test_the_shift_of_the_mean_colour_is_that_of_each_image():
     assert colour_shift(x_hat, x) == pytest.approx(0.1)
     noise = torch.tensor([0.5, -0.5]).repeat(8).reshape(4, 4)
     assert colour_shift(x + noise, x) == pytest.approx(0)
+
+
+def test_images_without_a_classifier_are_looked_at_by_one_with_as_many_channels(tmp_path):
+    """Pictures in folders: their features are the emoji classifier's, which is not asked what they are."""
+    g = torch.Generator().manual_seed(0)
+    for split, kind, i in itertools.product(("train", "test"), ("a", "b"), range(8)):
+        folder = tmp_path / "pictures" / split / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (32, 32, 3), generator=g, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    data = common.images(str(tmp_path / "pictures"), "test", 16)
+    assert reconstructions.eyes_for(data) == "emoji"
+    assert reconstructions.eyes_for(load("glyphs", "test", size=4)) == "glyphs"
+    numbers = reconstructions.measures(tokenizer().eval(), data, variance=0.05)
+    x, _ = data.batch(torch.arange(16))
+    apart = classifier_distance("emoji")(tokenizer().eval().reconstruct(x), x).item()
+    assert numbers["feature_distance"] == pytest.approx(apart, rel=1e-4)
+    assert not any(name.startswith("accuracy") for name in numbers)
+    known = reconstructions.measures(tokenizer().eval(), load("emoji", "test", size=16), variance=0.05)
+    assert {"accuracy_test", "accuracy_reconstructions"} <= known.keys()
 
 
 def test_the_perceptual_objective_adds_the_weighted_distance():
