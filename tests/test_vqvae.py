@@ -153,10 +153,10 @@ def test_perplexity_in_the_history_is_that_of_the_whole_epoch(device):
     assert sum(single) / len(single) < 0.9 * want
 
 
-def test_saved_and_loaded_it_is_the_same_model(tmp_path):
+def test_saved_and_loaded_it_is_the_same_model(tmp_path, device):
     vqvae = model(quantizer_weight=2.0).eval()
     companion.save(vqvae, tmp_path / "m.safetensors")
-    again = companion.load(tmp_path / "m.safetensors").eval()
+    again = companion.load(tmp_path / "m.safetensors").to(device).eval()
     x = torch.rand(2, 1, 12, 12)
     assert torch.equal(again(x).loss, vqvae(x).loss)
     assert torch.equal(again.encode(x), vqvae.encode(x))
