@@ -297,7 +297,7 @@ def _some(n: int, length: int) -> Tensor:
     Neither the first n nor every k-th image would do, since a set can be ordered: of every fifth MNIST test image 12.1%
     are threes and 7.9% sixes; of all, 10.1% and 9.6%.
     """
-    return torch.tensor(chosen(length, n, 0, "images"))
+    return torch.tensor(chosen(length, n, 0, "images"), device="cpu")  # where any tensor can be indexed by it
 
 
 def _pixels(images: Tensor) -> Tensor:

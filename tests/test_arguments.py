@@ -247,7 +247,7 @@ def test_an_error_names_no_address_in_memory() -> None:
 
 
 def test_another_type_than_the_models_is_refused_unless_autocast_converts_it() -> None:
-    weight, x = torch.rand(2).bfloat16(), torch.rand(2)
+    weight, x = torch.rand(2, device="cpu").bfloat16(), torch.rand(2, device="cpu")
     check_fits("x", x.bfloat16(), weight)
     check_fits("x", x, None)
     with pytest.raises(ValueError, match=r"x: got float32, want bfloat16 as the model is: x\.to\(torch\.bfloat16\)"):
@@ -262,11 +262,11 @@ def test_the_way_out_is_the_right_one() -> None:
     """All of 1.01 lies outside [0, 1], and (x + 1) / 2 would not mend it."""
     message = refusal(check_images, torch.full((1, 1, 2, 2), 1.01))
     assert message == "argument: got numbers from 1.01 to 1.01, want images in [0, 1]"
-    meta = torch.zeros(2, device="meta")
+    here, meta = torch.zeros(2, device="cpu"), torch.zeros(2, device="meta")
     with pytest.raises(ValueError, match="x_hat: got a tensor on cpu, want it where x is, on meta"):
-        check_same_shape("x_hat", torch.zeros(2), "x", meta)
+        check_same_shape("x_hat", here, "x", meta)
     with pytest.raises(ValueError, match="labels: got a tensor on cpu, want it where images is, on meta"):
-        check_same_device("labels", torch.zeros(2), "images", meta)
+        check_same_device("labels", here, "images", meta)
     check_same_device("labels", torch.zeros(2), "images", torch.zeros(3))
     assert "got an int64 tensor of shape (2,)" in refusal(check_whole, torch.ones(2, dtype=torch.int64))
 
@@ -274,14 +274,14 @@ def test_the_way_out_is_the_right_one() -> None:
 def test_a_tensor_without_numbers_cannot_be_brought_to_a_device() -> None:
     cpu, meta = torch.device("cpu"), torch.device("meta")
     for movable in (False, True):
-        assert not refusal(check_place, torch.zeros(2), cpu, movable=movable)
+        assert not refusal(check_place, torch.zeros(2, device=cpu), cpu, movable=movable)
         assert not refusal(check_place, torch.zeros(2, device=meta), meta, movable=movable)
         assert "got a tensor on meta, want one on cpu" in refusal(
             check_place, torch.zeros(2, device=meta), cpu, movable=movable
         )
     other = torch.device("cuda", 0)
-    assert not refusal(check_place, torch.zeros(2), other, movable=True)
-    assert "got a tensor on cpu, want one on cuda:0" in refusal(check_place, torch.zeros(2), other)
+    assert not refusal(check_place, torch.zeros(2, device=cpu), other, movable=True)
+    assert "got a tensor on cpu, want one on cuda:0" in refusal(check_place, torch.zeros(2, device=cpu), other)
 
 
 def test_a_generator_draws_on_the_device() -> None:
@@ -332,6 +332,7 @@ def test_values_are_not_read_where_torch_exports() -> None:
     assert torch.equal(exported.module()(x), x + 1)
 
 
+@pytest.mark.cpu_only("counts calls, and the mode that places tensors repeats each")
 def test_nobody_reads_a_tensor_twice_for_one_range(monkeypatch) -> None:
     reads = []
     true = Tensor.aminmax

@@ -1365,7 +1365,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "an image size that four does not divide": ("image_size", lambda: Encoder(2, image_size=30)),
     "an image of a million pixels a side": ("image_size", lambda: Decoder(2, image_size=2**20)),
     "a list for a size": ("hidden", lambda: Encoder(2, hidden=[32])),
-    "numpy's float for a size": ("latent_dim", lambda: Encoder(torch.tensor(3.0).numpy()[()])),
+    "numpy's float for a size": ("latent_dim", lambda: Encoder(torch.tensor(3.0, device="cpu").numpy()[()])),
     "a factor that is no pair": ("factor", lambda: ResNetEncoder(factor=(2, 2, 2))),
     "a factor that is prime and huge": ("factor", lambda: ResNetDecoder(factor=2**31 - 1)),
     "half a factor": ("factor", lambda: ResNetEncoder(factor=2.5)),

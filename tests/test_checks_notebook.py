@@ -246,7 +246,10 @@ DEFAULTS = {
 }
 
 
-@pytest.fixture(params=DEFAULTS)
+PLACED = pytest.param("the meta device", marks=pytest.mark.cpu_only("sets the device itself"))
+
+
+@pytest.fixture(params=[PLACED if name in PLACED.values else name for name in DEFAULTS])
 def default(request):
     """A default that somebody may have set: how to see it, how to set it, and to what."""
     get, put, value = DEFAULTS[request.param]

@@ -96,11 +96,11 @@ def test_what_is_no_batch_of_grey_images_is_refused(x, got):
         small()(x)
 
 
-def test_a_saved_classifier_is_the_same_again(tmp_path):
+def test_a_saved_classifier_is_the_same_again(tmp_path, device):
     model = small(in_channels=3, num_classes=4, dropout=0.1)
     model.train()(torch.rand(4, 3, 28, 28))  # so that the norms have gathered something
     companion.save(model.eval(), tmp_path / "c.safetensors")
-    again = companion.load(tmp_path / "c.safetensors")
+    again = companion.load(tmp_path / "c.safetensors").to(device)
     x = torch.rand(2, 3, 28, 28)
     assert torch.equal(again(x).logits, model(x).logits)
 
@@ -172,8 +172,8 @@ def test_real_images_are_drawn_from_the_whole_of_each_set(classifier, order):
     images = everything(TRAIN)[:100]
     quality = evaluate_samples(classifier, images, train=TRAIN, held_out=ordered)
     ours, whole = (recognise(classifier, x).features for x in (images, everything(ordered)))
-    generator = torch.Generator().manual_seed(0)
-    drawn = [frechet_distance(ours, whole[torch.randperm(300, generator=generator)[:100]]) for _ in range(20)]
+    draw = {"generator": torch.Generator().manual_seed(0), "device": "cpu"}  # where the features are
+    drawn = [frechet_distance(ours, whole[torch.randperm(300, **draw)[:100]]) for _ in range(20)]
     assert quality.frechet < max(drawn)
     wrong = whole[:100] if order == "sorted" else whole[::3]
     assert frechet_distance(ours, wrong) > 1.5 * max(drawn)

@@ -92,7 +92,7 @@ def test_a_set_of_codes_that_is_none_cannot_be_made(change, message):
 
 
 def test_what_is_no_tensor_is_no_set_of_codes():
-    codes, labels = torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    codes, labels = (torch.zeros(*shape, dtype=torch.int64, device="cpu") for shape in ((2, 2), (2,)))
     for wrong in ((codes.tolist(), labels), (codes, labels.tolist()), (codes.numpy(), labels)):
         with pytest.raises(ValueError, match="want a tensor, int64"):
             CodeSet(*wrong, 8, "a")
@@ -112,8 +112,8 @@ def test_a_batch_is_of_rows_that_are_there(indices):
 def test_a_code_takes_the_bytes_that_it_needs_and_none_overflows(num_codes, size, tmp_path):
     codes = some(((0, num_codes - 1), (num_codes // 2, 0)), num_codes=num_codes)
     codes.save(tmp_path / "c.safetensors")
-    again = CodeSet.load(tmp_path / "c.safetensors")
-    assert torch.equal(again.codes, codes.codes)
+    again = CodeSet.load(tmp_path / "c.safetensors")  # on the CPU
+    assert torch.equal(again.codes, codes.codes.cpu())
     assert load_file(tmp_path / "c.safetensors")["codes"].element_size() == size
     assert torch.tensor([70_000]).to(torch.int16).item() == 4464  # which is what used to be written for K = 16
 
@@ -162,8 +162,8 @@ def test_every_flipped_bit_and_every_cut_of_a_file_of_codes_is_noticed_or_harmle
 
 def test_older_files_still_load_say_that_they_have_no_checksum_and_are_looked_at(tmp_path):
     def older(codes, **about):
-        labels = torch.zeros(len(codes), dtype=torch.int64)
-        tensors = {"codes": torch.tensor(codes, dtype=torch.int16), "labels": labels}
+        labels = torch.zeros(len(codes), dtype=torch.int64, device="cpu")
+        tensors = {"codes": torch.tensor(codes, dtype=torch.int16, device="cpu"), "labels": labels}
         about = {"format": "companion codes", "num_codes": 8, "tokenizer": "a"} | about
         about = {key: value for key, value in about.items() if value is not ...}
         save_file(tensors, path, metadata={"companion": json.dumps(about)})

@@ -879,7 +879,7 @@ def test_an_image_set_is_a_data_set_of_images_and_whole_numbers() -> None:
     assert [label for _, label in images] == images.labels.tolist()
     batches = list(torch.utils.data.DataLoader(images, 4))  # type: ignore[arg-type,var-annotated]
     assert torch.equal(torch.cat([x for x, _ in batches]), images.batch(range(10))[0])
-    assert torch.equal(torch.cat([y for _, y in batches]), images.labels)
+    assert torch.equal(torch.cat([y for _, y in batches]).cpu(), images.labels)
     with pytest.raises(IndexError, match="index: got 10, want -10 to 9"):
         images[10]
     for wrong in (slice(2), 1.0, True, torch.arange(2)):

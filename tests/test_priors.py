@@ -416,10 +416,10 @@ def test_prior_bits_of_a_uniform_prior_are_the_nominal_bits():
 
 
 @pytest.mark.parametrize("kind", MAKE)
-def test_saved_and_loaded_it_samples_the_same(kind, tmp_path):
+def test_saved_and_loaded_it_samples_the_same(kind, tmp_path, device):
     made = MAKE[kind]()
     companion.save(made, tmp_path / "prior.safetensors")
-    again = companion.load(tmp_path / "prior.safetensors")
+    again = companion.load(tmp_path / "prior.safetensors").to(device)
     seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
     assert torch.equal(again.sample(2, 1, generator=seeds[0]), made.sample(2, 1, generator=seeds[1]))
 

@@ -138,10 +138,10 @@ def test_arguments_out_of_range_are_refused_by_name(build, says):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_it_gives_the_same_codes(kind, tmp_path):
+def test_saved_and_loaded_it_gives_the_same_codes(kind, tmp_path, device):
     quantizer = family(4)[kind]
     companion.save(quantizer, tmp_path / "q.safetensors")
-    again = companion.load(tmp_path / "q.safetensors").eval()
+    again = companion.load(tmp_path / "q.safetensors").to(device).eval()
     z = torch.randn(2, 4, 5)
     assert torch.equal(again.encode(z), quantizer.encode(z))
     assert torch.equal(again(z).z_q, quantizer(z).z_q)

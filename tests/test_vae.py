@@ -284,11 +284,11 @@ def test_every_likelihood_gives_images_and_a_loss_that_reaches_every_parameter(l
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda x: type(x).__name__)
-def test_a_file_brings_the_whole_model_back(likelihood, tmp_path):
+def test_a_file_brings_the_whole_model_back(likelihood, tmp_path, device):
     model = small(likelihood, beta=0.5)
     x, noise = pictures(likelihood, 2, 1, 8, 8), torch.randn(2, 3)
     companion.save(model, tmp_path / "vae.safetensors")
-    back = companion.load(tmp_path / "vae.safetensors")
+    back = companion.load(tmp_path / "vae.safetensors").to(device)
     assert isinstance(back, VAE)
     assert back.beta == 0.5
     torch.testing.assert_close(back(x, noise=noise).loss, model(x, noise=noise).loss, rtol=0, atol=0)
@@ -392,11 +392,11 @@ def test_it_has_no_mean_image_and_wants_x():
     assert model.log_weights(torch.ones(2, 1, 4, 4), 3).shape == (3, 2)
 
 
-def test_it_comes_back_from_a_file(tmp_path):
+def test_it_comes_back_from_a_file(tmp_path, device):
     model = autoregressive(DiscretizedLogisticMixture(2))
     companion.save(model, tmp_path / "ar.safetensors")
     x, noise = pictures(model.likelihood, 2, 1, 4, 4), torch.randn(2, 2)
-    back = companion.load(tmp_path / "ar.safetensors")
+    back = companion.load(tmp_path / "ar.safetensors").to(device)
     torch.testing.assert_close(back(x, noise=noise).loss, model(x, noise=noise).loss, rtol=0, atol=0)
 
 

@@ -45,7 +45,7 @@ def main(extra: str) -> None:
         print("Making .venv with Python {}.{}.{}".format(*sys.version_info[:3]), flush=True)
         run(sys.executable, "-m", "venv", "--clear", str(VENV))
     forget_half_installed()
-    print(f"Installing the course ({extra}); the first time takes some minutes and 6 GB", flush=True)
+    print(f"Installing the course ({extra}); the first time takes some minutes and up to 6 GB", flush=True)
     pip = (str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check")
     run(*pip, "-c", "requirements.txt", "-e", f".[{extra}]")
     STAMP.write_text(json.dumps(wanted), encoding="utf-8")

@@ -259,7 +259,10 @@ def recognise(device: torch.device) -> Any:
     glyphs = [data.load("glyphs", split, size=30) for split in ("train", "test")]
     shipped = classifier.load_classifier("glyphs").to(device)
     x, labels = glyphs[1].batch(range(20))
-    quality = classifier.evaluate_samples(shipped, x.to(device), labels, train=glyphs[0], held_out=glyphs[1].to(device))
+    with device:  # as torch.set_default_device: what is drawn must not stand in the way of images on the CPU
+        quality = classifier.evaluate_samples(
+            shipped, x.to(device), labels, train=glyphs[0], held_out=glyphs[1].to(device)
+        )
     training = (255 * torch.rand(9, 1, 28, 28)).byte()
     out = Classifier(width=4).to(device)(x.to(device))
     out.logits.sum().backward()
