@@ -128,6 +128,25 @@ def check_device(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {brief(value)}, want a torch.device or its name, such as 'cpu' or 'cuda'")
 
 
+def check_available(name: str, value: torch.device | str) -> None:
+    """A device to which tensors can be brought on this machine.
+
+    Raises:
+        ValueError: it is none, or this machine lacks it.
+    """
+    check_device(name, value)
+    device = torch.device(value)
+    if device.type in ("cpu", "meta"):
+        return
+    try:
+        module = torch.get_device_module(device.type)
+        there = bool(module.is_available()) and (device.index or 0) < int(module.device_count())
+    except (RuntimeError, AttributeError):  # torch has no module for devices of this type
+        there = False
+    if not there:
+        raise ValueError(f"{name}: got {str(device)!r}, want one that this machine has")
+
+
 def expanded(name: str, value: Any) -> Path:
     """A path, as a string or a ``Path``, with the folder of the user in place of ``~``.
 
@@ -345,6 +364,18 @@ def check_images(
     check_unit_range(name, value, slack=slack)
 
 
+def check_channels_first(name: str, value: Tensor) -> None:
+    """(B, C, H, W), and not (B, H, W, C), as numpy and pillow have it: no image is 3 or 4 pixels wide in many channels.
+
+    Raises:
+        ValueError: the channels come last.
+    """
+    if value.shape[-1] in (3, 4) and value.shape[1] > 4:
+        raise ValueError(
+            f"{name}: got shape {tuple(value.shape)}, want (B, C, H, W), the channels first: {name}.permute(0, 3, 1, 2)"
+        )
+
+
 def check_rebuilt(reconstruction: Tensor, z: Tensor, x: Tensor) -> None:
     """The reconstruction has the shape of ``x``.
 
@@ -391,6 +422,26 @@ def encoded(encode: Callable[..., Any], x: Tensor) -> Any:
     if z.ndim < 2 or len(z) != len(x):
         raise ValueError(f"encoder: gave shape {tuple(z.shape)}, want latents (B, D, …) with B = {len(x)}")
     return z
+
+
+def judged(discriminate: Callable[..., Any], x: Tensor) -> Tensor:
+    """``discriminate(x)``, logits (B, …) of images.
+
+    Raises:
+        ValueError: the discriminator does not take the images, or gives something else. The message names the
+            discriminator, since its x may have another name where the caller passed it.
+    """
+    try:
+        logits = discriminate(x)
+    except (ValueError, RuntimeError) as error:
+        if not is_about_shapes(error) and not str(error).startswith("x: "):
+            raise
+        raise ValueError(f"discriminator: does not take images of shape {tuple(x.shape)} ({error})") from error
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"discriminator: gave {brief_kind(logits)}, want logits (B, …), a tensor")
+    if logits.ndim < 1 or len(logits) != len(x):
+        raise ValueError(f"discriminator: gave shape {tuple(logits.shape)}, want logits (B, …) with B = {len(x)}")
+    return logits
 
 
 def check_decoded(z: Tensor, images: Tensor) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from companion._arguments import (
     brief,
     brief_kind,
+    check_available,
     check_codes,
-    check_device,
     check_flag,
     check_instance,
     check_same_device,
@@ -113,17 +113,22 @@ class CodeSet:
             indices: (B,) int64 → codes (B, *grid) int64, labels (B,) int64.
 
         Raises:
-            ValueError: the indices are not one row of whole numbers from 0 to N − 1.
+            ValueError: the indices are not one row of whole numbers from 0 to N − 1, or this machine has no such
+                ``device``.
         """
         if device is not None:
-            check_device("device", device)
+            check_available("device", device)
         target = self.codes.device if device is None else torch.device(device)
         rows = as_indices(indices, len(self)).to(self.codes.device)
         return self.codes[rows].to(target), self.labels[rows.to(self.labels.device)].to(target)
 
     def to(self, device: torch.device | str) -> "CodeSet":
-        """The same codes and labels on ``device``."""
-        check_device("device", device)
+        """The same codes and labels on ``device``.
+
+        Raises:
+            ValueError: ``device`` is no device, or none of this machine.
+        """
+        check_available("device", device)
         return replace(self, codes=self.codes.to(device), labels=self.labels.to(device))
 
     def save(self, path: str | os.PathLike[str]) -> None:

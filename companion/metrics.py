@@ -11,6 +11,7 @@ from companion._arguments import (
     brief,
     check_about_unit,
     check_between,
+    check_channels_first,
     check_codes,
     check_finite,
     check_flag,
@@ -120,11 +121,7 @@ def sharpness(images: Tensor) -> Tensor:
         raise ValueError(
             f"images: got {images.shape[2]}×{images.shape[3]} pixels, want at least 3 on each side: four neighbours"
         )
-    if images.shape[3] in (3, 4) and images.shape[1] > 4:
-        raise ValueError(
-            f"images: got shape {tuple(images.shape)}, want (B, C, H, W), the channels first: "
-            "images.permute(0, 3, 1, 2)"
-        )
+    check_channels_first("images", images)
     check_finite("images", images)
     check_about_unit("images", images)
     wide = images if images.dtype in (torch.float32, torch.float64) else images.float()

@@ -370,14 +370,17 @@ def rectangle(corner: tuple[float, float], width: float, height: float, **style:
         style: options of matplotlib's ``Rectangle``.
 
     Raises:
-        ValueError: the corner is no pair of numbers, or width or height is no number.
+        ValueError: the corner is no pair of numbers, width or height is no number, or there is no such option.
     """
     if not isinstance(corner, Sequence) or len(corner) != 2:
         raise ValueError(f"corner: got {brief(corner)}, want (left, top)")
     for name, value in (("corner", corner[0]), ("corner", corner[1]), ("width", width), ("height", height)):
         check_number(name, value)
     patches = require("matplotlib.patches", extra="plots", what="plots.rectangle")
-    return patches.Rectangle(corner, width, height, **style)
+    try:
+        return patches.Rectangle(corner, width, height, **style)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"style: got {brief(style)}, want options of matplotlib's Rectangle ({error})") from error
 
 
 def draw_cells(
@@ -408,6 +411,8 @@ def draw_cells(
     both = torch.cat([codebook, points])
     low, high = both.amin(0), both.amax(0)
     low, high = low - border * (high - low), high + border * (high - low)
+    flat = high == low  # a single code, or all on a line along an axis
+    low, high = torch.where(flat, low - 1, low), torch.where(flat, high + 1, high)
     left, bottom, right, top = *low.tolist(), *high.tolist()
     size = 400
     across, up = (torch.linspace(float(a), float(b), size, device="cpu") for a, b in zip(low, high, strict=True))
@@ -449,7 +454,9 @@ def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> 
     if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
         raise ValueError(f"table: got {brief(table)}, want the norms by part, for each loss by name")
     parts = list(next(iter(table.values()), {}))
-    if not parts or any(list(row) != parts for row in table.values()):
+    if not parts:
+        raise ValueError(f"table: got {brief(table)}, want at least one loss with at least one part")
+    if any(list(row) != parts for row in table.values()):
         raise ValueError(f"table: got rows with {[list(row) for row in table.values()]}, want the same parts in each")
     for loss, row in table.items():
         for part, norm in row.items():

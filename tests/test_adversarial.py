@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from companion import Classifier
 from companion.losses import (
     LeCamPenalty,
     PatchDiscriminator,
@@ -361,6 +362,26 @@ def test_r1_works_where_gradients_are_off_and_in_half_precision(autocast) -> Non
     with autocast():
         assert r1_penalty(model, x.bfloat16()).dtype == torch.float32
         assert r1_penalty(model, x).item() == wanted.item()
+
+
+def test_logits_of_patches_that_do_not_see_the_image_are_refused() -> None:
+    assert patch_map(torch.zeros(1, 1, 3, 2), (5, 3), 4, 2, 0).shape == (1, 1, 5, 3)  # the last begins at pixel 4 of 5
+    with pytest.raises(
+        ValueError, match=r"logits: got shape \(1, 1, 3, 2\), .* stride 2 the last begins at pixel 4 of 4"
+    ):
+        patch_map(torch.zeros(1, 1, 3, 2), (4, 3), 4, 2, 0)
+
+
+def test_what_is_no_discriminator_of_these_images_is_refused_by_its_name() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    for wrong, message in (
+        (Classifier(), "discriminator: gave a ClassifierOutput, want logits"),
+        (PatchDiscriminator(3, width=2), r"discriminator: does not take images of shape \(2, 1, 8, 8\) \(x: got"),
+        (nn.Sequential(nn.Linear(5, 1)), r"discriminator: does not take images of shape \(2, 1, 8, 8\)"),
+    ):
+        for call in (logits_with_constants, r1_penalty):
+            with pytest.raises(ValueError, match=message):
+                call(wrong.eval(), x)
 
 
 def test_r1_of_what_does_not_look_at_the_images_is_refused() -> None:

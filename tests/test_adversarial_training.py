@@ -473,3 +473,16 @@ def test_a_tokenizer_that_was_trained_before_goes_on_learning():
     assert not tokenizer.training
     model = AdversarialTraining(tokenizer, PatchDiscriminator(1, width=8))
     assert all(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_discriminator_of_other_images_or_without_logits_is_named(learning: bool) -> None:
+    x = torch.rand(2, 1, 8, 8)
+    tokenizer = Autoencoder(nn.Flatten(), nn.Sequential(nn.Linear(64, 64), nn.Unflatten(1, (1, 8, 8))))
+    for wrong, message in (
+        (PatchDiscriminator(3, width=2), r"discriminator: does not take images of shape \(2, 1, 8, 8\) \(x: got"),
+        (nn.Flatten(0), r"discriminator: gave shape \(128,\), want logits"),
+    ):
+        model = AdversarialTraining(tokenizer, wrong, adaptive=False).train(learning)
+        with pytest.raises(ValueError, match=message):
+            model(x)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from companion import _arguments as arguments
 from companion._arguments import (
     check_about_unit,
+    check_available,
     check_between,
+    check_channels_first,
     check_choice,
     check_codes,
     check_decoded,
@@ -42,8 +44,10 @@ from companion._arguments import (
     checks_values,
     decoded,
     encoded,
+    judged,
     unchecked_values,
 )
+from companion.losses import PatchDiscriminator
 
 ANYTHING = st.one_of(
     st.none(),
@@ -410,3 +414,49 @@ def test_weights_of_nan_are_named() -> None:
     model[1].bias.data[0] = math.inf
     with pytest.raises(arguments.NotFiniteError, match=r"1\.bias: got 0 NaN and 1 infinite"):
         check_weights(model)
+
+
+def test_a_device_that_this_machine_lacks_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1", torch.device("cuda", 1)):
+        assert refusal(check_available, device) == f"argument: got {str(device)!r}, want one that this machine has"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("cuda", "cuda:0", "cpu", torch.device("meta")):
+        assert not refusal(check_available, device)
+    assert "got 'cuda:1', want one that this machine has" in refusal(check_available, "cuda:1")
+    assert "want a torch.device or its name" in refusal(check_available, "gpu")
+
+
+def test_images_with_the_channels_last_are_refused_and_narrow_ones_are_not() -> None:
+    for channels in (3, 4):
+        message = refusal(check_channels_first, torch.zeros(2, 32, 30, channels))
+        assert message == (
+            f"argument: got shape (2, 32, 30, {channels}), want (B, C, H, W), the channels first: "
+            "argument.permute(0, 3, 1, 2)"
+        )
+    for shape in ((2, 3, 32, 32), (2, 3, 32, 3), (2, 4, 4, 4), (2, 32, 30, 5)):
+        assert not refusal(check_channels_first, torch.zeros(shape))
+
+
+def test_what_a_discriminator_does_not_take_or_give_is_said_of_the_discriminator() -> None:
+    x = torch.rand(4, 1, 8, 8)
+    assert judged(lambda x: x.mean((1, 2, 3)), x).shape == (4,)
+    for wrong, message in (
+        (lambda x: (x, x), "discriminator: gave a tuple, want logits (B, …), a tensor"),
+        (lambda x: x.mean(), "discriminator: gave shape (), want logits (B, …) with B = 4"),
+        (lambda x: x.reshape(2, -1), "discriminator: gave shape (2, 128), want logits (B, …) with B = 4"),
+        (nn.Linear(5, 1), "discriminator: does not take images of shape (4, 1, 8, 8) ("),
+        (
+            PatchDiscriminator(3, width=2),
+            "discriminator: does not take images of shape (4, 1, 8, 8) (x: got float32 of",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            judged(wrong, x)
+    with pytest.raises(ValueError, match=r"^of its own$"):
+        judged(failing, x)
+
+
+def failing(_: Tensor) -> Tensor:
+    raise ValueError("of its own")

@@ -286,3 +286,8 @@ def test_in_inference_mode_a_detached_answer_is_seen_too():
         assert examine(EXERCISES["mse"], RIGHT).status == "matches"
         assert examine(EXERCISES["mse"], lambda x_hat, x: RIGHT(x_hat.detach(), x)).status == "differs"
         assert torch.is_inference_mode_enabled()
+
+
+def test_an_object_in_place_of_its_class_is_said_to_be_one(capsys):
+    assert check(companion.Encoder(2)) is companion.Encoder
+    assert "❌ Encoder: got an object, want the class: check(Encoder)" in capsys.readouterr().out

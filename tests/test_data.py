@@ -22,6 +22,7 @@ import torch
 import torchvision
 from PIL import Image, ImageFile
 
+import companion
 import companion.data.real
 from companion._extras import install
 from companion.data import ImageSet, load
@@ -151,6 +152,10 @@ def test_an_image_set_says_what_it_is() -> None:
         ),
         ({"images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8)}, r"images: got uint8 of shape \(0, 1, 2, 2\)"),
         (
+            {"images": torch.zeros(6, 9, 8, 3, dtype=torch.uint8)},
+            r"images: got shape \(6, 9, 8, 3\), want \(B, C, H, W\), the channels first",
+        ),
+        (
             {"labels": torch.zeros(5, dtype=torch.int64)},
             r"labels: got int64 .*\(5,\), want int64 .*\(6,\)",
         ),
@@ -180,6 +185,8 @@ def test_an_image_set_refuses_tensors_that_do_not_fit(change: dict[str, Any], me
 def test_a_set_too_large_for_the_gpu_stays_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     images = tiny()
     free = 2 * images.images.nbytes - 1
+    for name, answer in (("is_available", True), ("device_count", 1)):
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
     with pytest.warns(UserWarning, match="tiny/train stays on cpu"):
         assert images.to("cuda") is images
@@ -200,6 +207,16 @@ def test_on_a_gpu_batches_are_the_same_wherever_the_indices_lie() -> None:
     assert images.batch(rows.cuda(), "cuda")[0].device.type == "cuda"
     assert there.batch(rows, "cpu")[0].device.type == "cpu"
     assert torch.equal(there.to("cpu").images, images.images)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_a_device_that_is_not_there_is_named_for_images_and_codes() -> None:
+    images = tiny()
+    codes = companion.CodeSet(torch.zeros(6, 2, 2, dtype=torch.int64), images.labels, 5, "a")
+    for given in (images, codes):
+        for call in (lambda given=given: given.to("cuda"), lambda given=given: given.batch(torch.tensor([0]), "cuda")):
+            with pytest.raises(ValueError, match="device: got 'cuda', want one that this machine has"):
+                call()
 
 
 # Glyphs

@@ -1,5 +1,7 @@
 """Figures: alt text, the same bytes each time, clear errors."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -181,6 +183,30 @@ def test_codes_are_coloured_by_number_or_by_a_given_order():
 def test_a_rectangle_lies_where_it_was_put():
     frame = plots.rectangle((1.5, 2.5), 4, 3, fill=False)
     assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == (1.5, 2.5, 4, 3)
+
+
+def test_an_option_that_a_rectangle_has_not_is_refused():
+    with pytest.raises(
+        ValueError, match=r"style: got {'colour': 'red'}, want options of matplotlib's Rectangle .*colour"
+    ):
+        plots.rectangle((1, 2), 3, 4, colour="red")
+
+
+@pytest.mark.parametrize("codes", [[[1.0, 2.0]], [[1.0, 2.0], [1.0, 3.0]]])
+def test_cells_have_room_where_the_codes_take_none(codes):
+    _, ax = plots.figure()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.draw_cells(ax, torch.tensor(codes))
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert (left, right) == (0, 2)
+    assert bottom < 2 < top
+
+
+def test_a_table_without_a_row_is_refused_in_these_words():
+    for table in ({}, {"a": {}}):
+        with pytest.raises(ValueError, match="want at least one loss with at least one part"):
+            plots.draw_gradient_flow(plots.figure()[1], table)
 
 
 def test_a_thousand_classes_are_named_although_the_names_cannot_be_moved_apart(monkeypatch):

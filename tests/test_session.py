@@ -80,7 +80,7 @@ def test_only_smoke_keeps_to_one_thread(
 
 
 def test_unknown_profile_and_chapter_name_those_there_are(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"got '01_none', want one of 00_tiny"):
+    with pytest.raises(ValueError, match=r"^name: got '01_none', want one of 00_tiny"):
         begin("01_none", book=book)
     monkeypatch.setenv("COMPANION_PROFILE", "quik")
     with pytest.raises(ValueError, match=r"COMPANION_PROFILE: got 'quik', want one of quick, full, smoke"):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+from torch import nn
+
 from companion.course import (
     chapter_00,
     chapter_01,
@@ -70,6 +72,9 @@ def check(implementation: Any) -> Any:
     if implementation is exercise.reference:
         text = f"{name} is the companion's own here. To check yours, run the cell that defines it again."
         report = Report("not attempted", text)
+    elif isinstance(exercise.reference, type) and isinstance(implementation, nn.Module):
+        text = f"❌ {name}: got an object, want the class: check({name}). The notebook goes on with the companion's."
+        report = Report("differs", text)
     else:
         report = examine(exercise, implementation)
     print(report.text)

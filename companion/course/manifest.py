@@ -56,7 +56,7 @@ class Book:
             ValueError: there is none; the message lists those there are.
         """
         if name not in self.chapters:
-            raise ValueError(f"chapter: got {name!r}, want one of {', '.join(self.chapters)}")
+            raise ValueError(f"name: got {name!r}, want one of {', '.join(self.chapters)}")
         return self.chapters[name]
 
     def select(self, name: str | None) -> list[Chapter]:

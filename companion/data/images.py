@@ -12,9 +12,10 @@ from torch import Tensor
 
 from companion._arguments import (
     brief,
+    check_available,
     check_between,
+    check_channels_first,
     check_codes,
-    check_device,
     check_instance,
     check_same_device,
     check_tensor,
@@ -41,8 +42,8 @@ class ImageSet:
         images: (N, C, H, W) uint8; labels: (N,) int64.
 
     Raises:
-        ValueError: a tensor has another type, shape or device, a label is no index into ``classes``, or a class name is
-            no string or occurs twice.
+        ValueError: a tensor has another type, shape or device, the channels come last, a label is no index into
+            ``classes``, or a class name is no string or occurs twice.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ImageSet:
         for name, text in (("name", self.name), ("split", self.split)):
             check_instance(name, text, str, "a string")
         check_tensor("images", self.images, shape=("N", "C", "H", "W"), dtype=torch.uint8)
+        check_channels_first("images", self.images)
         check_tensor("labels", self.labels, shape=(len(self),), dtype=torch.int64)
         check_same_device("labels", self.labels, "images", self.images)
         if not isinstance(self.classes, tuple | list) or not all(isinstance(name, str) for name in self.classes):
@@ -107,9 +109,9 @@ class ImageSet:
         """The set on ``device``; one that needs over half of a GPU's free memory stays where it is, with a warning.
 
         Raises:
-            ValueError: ``device`` is no device.
+            ValueError: ``device`` is no device, or none of this machine.
         """
-        check_device("device", device)
+        check_available("device", device)
         device = torch.device(device)
         if device.type == "cuda" and self.device.type != "cuda":
             free, _ = torch.cuda.mem_get_info(device)
@@ -144,10 +146,11 @@ class ImageSet:
             indices: (B,) int64 → x (B, C, H, W) float32 in [0, 1], y (B,) int64.
 
         Raises:
-            ValueError: the indices are not one row of whole numbers from 0 to N − 1.
+            ValueError: the indices are not one row of whole numbers from 0 to N − 1, or this machine has no such
+                ``device``.
         """
         if device is not None:
-            check_device("device", device)
+            check_available("device", device)
         rows = as_indices(indices, len(self)).to(self.device)
         target = self.device if device is None else torch.device(device)
         x = self.images[rows].to(target)  # copied as bytes, a quarter of the size

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_module, check_number, check_same_device, check_tensor
+from companion._arguments import check_module, check_number, check_same_device, check_tensor, judged
 from companion._devices import at_least_float32
 from companion.quantizers._processes import several, total
 
@@ -85,13 +85,13 @@ def logits_with_constants(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
         x_hat: (B, C, H, W) → logits (B, …).
 
     Raises:
-        ValueError: ``discriminator`` is no module, or ``x_hat`` is not floating point.
+        ValueError: ``discriminator`` is no module, does not take the images or gives no logits (B, …), or ``x_hat`` is
+            not floating point.
     """
     check_module("discriminator", discriminator)
     check_tensor("x_hat", x_hat, shape=("B", "*image"))
     constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    logits: Tensor = torch.func.functional_call(discriminator, constants, (x_hat,))
-    return logits
+    return judged(lambda x: torch.func.functional_call(discriminator, constants, (x,)), x_hat)
 
 
 DISCRIMINATOR_LOSSES = {"hinge": hinge_discriminator_loss, "non-saturating": non_saturating_discriminator_loss}

@@ -23,6 +23,7 @@ from companion._arguments import (
     check_module,
     check_number,
     check_whole,
+    judged,
 )
 from companion.autoencoder import Autoencoder
 from companion.classifier import Classifier
@@ -115,8 +116,8 @@ class AdversarialTraining(Configured, nn.Module):
 
     Raises:
         ValueError: an argument is out of range; tokenizer or discriminator is a model of another kind; the decoder has
-            no such ``last_layer``; the tokenizer returns something else,
-            or refuses ``x``.
+            no such ``last_layer``; the tokenizer returns something else, or refuses ``x``; the discriminator does not
+            take the images, or gives no logits (B, …).
     """
 
     steps: Tensor
@@ -227,7 +228,7 @@ class AdversarialTraining(Configured, nn.Module):
 
     def _discriminator_terms(self, x: Tensor, x_hat: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What the discriminator learns; ``x_hat`` is detached."""
-        real, fake = self.discriminator(x), self.discriminator(x_hat)
+        real, fake = judged(self.discriminator, x), judged(self.discriminator, x_hat)
         loss = DISCRIMINATOR_LOSSES[self.adversarial_loss](real, fake)
         terms = {"discriminator": loss}
         if self.penalty != "none":

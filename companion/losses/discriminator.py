@@ -127,13 +127,21 @@ def patch_map(logits: Tensor, size: Sequence[int], patch: int, stride: int, offs
         logits: (B, 1, h, w) → (B, 1, H, W), in float32 at least.
 
     Raises:
-        ValueError: an argument is out of range, or ``logits`` has another shape or type.
+        ValueError: an argument is out of range, ``logits`` has another shape or type, or a patch lies outside the
+            image.
     """
     check_tensor("logits", logits, shape=("B", 1, "h", "w"))
     check_sizes("size", size, length=2)
     check_size("patch", patch)
     check_size("stride", stride)
     check_whole("offset", offset, least=1 - patch, most=0)
+    for along, pixels in zip(logits.shape[2:], size, strict=True):
+        last = (along - 1) * stride + offset
+        if last >= pixels:
+            raise ValueError(
+                f"logits: got shape {tuple(logits.shape)}, want no patch outside the image: with stride {stride} the "
+                f"last begins at pixel {last} of {pixels}"
+            )
     logits = at_least_float32(logits)
     ones = logits.new_ones(1, 1, patch, patch)
     with torch.autocast(logits.device.type, enabled=False):  # bfloat16 cannot count to 300

@@ -210,13 +210,16 @@ def classifier_distance(data: str) -> FeatureDistance:
     """The distance in the features of a classifier that comes with the package: "glyphs", "emoji", "mnist" or
     "fashion-mnist".
 
-    The taps are its five blocks. The network is small, knows only such images, and needs no file from elsewhere.
+    The taps are its five blocks. The network is small, knows only such images, and needs no file from elsewhere. It
+    refuses an x far outside [0, 1].
 
     Raises:
         ValueError: there is no classifier for ``data``.
     """
     layers = load_classifier(data).layers  # without the classifier's check of its images: x_hat may leave [0, 1]
-    return FeatureDistance(layers, [name for name, _ in layers.named_children()])
+    distance = FeatureDistance(layers, [name for name, _ in layers.named_children()])
+    distance._of_unit_range = True  # as the images that the classifier was trained on
+    return distance
 
 
 def _channels(n: int) -> str:

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import check_module, check_number, check_same_device, check_tensor, checks_values
+from companion._arguments import check_module, check_number, check_same_device, check_tensor, checks_values, judged
 from companion._devices import at_least_float32
 from companion.quantizers._processes import several, total
 
@@ -27,7 +27,8 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
         real: (B, C, H, W) → 0-dim.
 
     Raises:
-        ValueError: ``discriminator`` is no module, or does not look at the images; ``real`` has another shape or type.
+        ValueError: ``discriminator`` is no module, does not take the images or look at them, or gives no logits (B, …);
+            ``real`` has another shape or type.
     """
     check_module("discriminator", discriminator)
     check_tensor("real", real, shape=("B", "*image"))
@@ -40,8 +41,8 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     learns = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
         x = at_least_float32(real.detach()).clone().requires_grad_()
-        logits = discriminator(x)  # (B, …)
-        if not isinstance(logits, Tensor) or not logits.requires_grad:
+        logits = judged(discriminator, x)  # (B, …)
+        if not logits.requires_grad:
             raise ValueError("discriminator: its logits do not depend on the images, want one that looks at them")
         values = logits.reshape(len(x), -1).mean(1)  # (B,)
         # Images do not mix, so the gradient of the sum has the gradient of each image in its row.
