@@ -673,3 +673,63 @@ def test_who_stops_the_gradients_of_a_codebook_without_any_is_told_of_freeze():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert quantizer.freeze().requires_grad_(False) is quantizer
+
+
+def test_stopping_the_gradients_of_a_whole_model_does_not_stop_the_averages_and_freezing_does():
+    """As documented: ``requires_grad`` is a matter of parameters, and the codes are a buffer."""
+    for freeze in (False, True):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), plain(decay=0.5)).requires_grad_(False)
+        before = model[1].freeze(freeze).codebook.clone()
+        model(points(40))
+        assert torch.equal(model[1].codebook, before) is freeze
+
+
+def test_cosine_codes_turn_more_slowly_than_the_scaled_sums_of_the_paper():
+    """As documented: a code of length 1 stands for N_k vectors of its own direction. The paper's sum m_k of vectors in
+    several directions is shorter, and new vectors turn it further."""
+    ours, sums, counts = torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1)
+    for seed in range(33):
+        towards = torch.tensor([1.0, 0, 0]) if seed < 30 else torch.tensor([0, 1.0, 0])
+        z = functional.normalize(towards + points(40, seed=seed), dim=1)
+        n, s = code_statistics(z, torch.zeros(40, dtype=torch.int64), 1)
+        sums = 0.9 * sums + 0.1 * s
+        ours, counts = ema_step(ours, counts, n, s, 0.9, 0.0)
+        ours = functional.normalize(ours, dim=1)
+        if seed == 0:
+            torch.testing.assert_close(ours, functional.normalize(sums, dim=1))
+    ours_turned, sums_turned = float(ours[0, 1]), float(functional.normalize(sums, dim=1)[0, 1])
+    assert 0.1 < ours_turned < 0.8 * sums_turned
+
+
+def test_codes_that_were_given_with_a_count_of_zero_are_not_replaced_at_once():
+    """The wrong version: the first batch restarts them."""
+    codes, z = 3 * points(4), points(60)
+    codes[3] = 50.0  # nothing chooses it
+    given = torch.tensor([20.0, 20, 20, 0])
+    kept = EMAVectorQuantizer.from_codebook(codes, counts=given)
+    kept(z)
+    assert torch.equal(kept.codebook[3], codes[3])
+    assert torch.equal(EMAVectorQuantizer.from_codebook(codes, counts=given, restart_below=0.0).counts, given)
+    wrong = EMAVectorQuantizer.from_codebook(codes)
+    wrong.counts.copy_(given)
+    wrong(z)
+    assert not torch.equal(wrong.codebook[3], codes[3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_it_encodes_and_refuses_to_learn(dtype):
+    """Counts above 65,504 are infinite in float16, and bfloat16 rounds small steps away."""
+    quantizer = EMAVectorQuantizer(4, 3)
+    quantizer(points(40))
+    z = points(40)
+    expected = functional.embedding(quantizer.encode(z), quantizer.codebook.to(dtype))
+    quantizer.to(dtype)
+    assert torch.equal(quantizer.eval()(z.to(dtype)).z_q, expected)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    for one in (quantizer, EMAVectorQuantizer(4, 3).to(dtype)):  # trained, and before its first batch
+        with pytest.raises(ValueError, match=rf"codebook: got {dtype}, want torch\.float32 or torch\.float64 to learn"):
+            one.train()(z.to(dtype))
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    quantizer.freeze()(z.to(dtype))  # nothing to learn
+    assert bool(torch.full((1,), 70_000.0).to(torch.float16).isinf())
+    assert float(torch.tensor(1.0, dtype=torch.bfloat16) + 0.003) == 1

@@ -80,6 +80,11 @@ def codebooks(quantizer: Quantizer) -> list[Tensor]:
     return found + [m.codebook for m in quantizer.modules() if isinstance(m, GumbelQuantizer)]
 
 
+def mask_of(out: Quantized) -> Tensor | None:
+    """(B, R): which depths each image uses, of a residual quantizer's result or of one with such a one inside."""
+    return getattr(getattr(out, "inner", out), "mask", None)
+
+
 def trained(quantizer: Quantizer, z: Tensor, steps: int = 3) -> Quantizer:
     """By gradient descent towards the latents, as a model's reconstruction would."""
     parameters = list(quantizer.parameters())
@@ -121,8 +126,11 @@ def test_shapes_counts_encode_and_decode_agree(kind, spatial):
         assert out.indices.shape == (len(z), *spatial, *stack)
         assert out.code_counts.shape == (*stack, quantizer.num_codes)
         by_depth = out.indices.reshape(-1, *stack)
+        mask = mask_of(out)
         for r in range(stack[0] if stack else 1):
             one, counts = (by_depth[:, r], out.code_counts[r]) if stack else (by_depth, out.code_counts)
+            if mask is not None:  # codes of the images that use this depth
+                one = out.indices[mask[:, r], ..., r].flatten()
             assert torch.equal(counts, torch.bincount(one, minlength=quantizer.num_codes))
     assert torch.equal(quantizer.encode(z), out.indices)
     torch.testing.assert_close(quantizer.decode(out.indices), out.z_q, rtol=1e-4, atol=1e-5)
@@ -158,8 +166,12 @@ def test_a_vqvae_counts_right_with_any_of_them(kind, spatial):
     torch.manual_seed(0)
     model = companion.VQVAE(Flat(spatial), made(kind), Unflat(spatial))
     x = torch.rand(32, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    of_quantizer: list[Quantized] = []
+    model.quantizer.register_forward_hook(lambda module, given, out: of_quantizer.append(out))
     out = model(x)
-    assert out.code_counts.sum(-1).unique().tolist() == [32 * torch.Size(spatial).numel()]
+    mask = mask_of(of_quantizer[0])
+    images = torch.tensor(32) if mask is None else mask.sum(0)
+    assert torch.equal(out.code_counts.sum(-1), images * torch.Size(spatial).numel())
     assert out.code_counts.ndim == 1 + (out.indices.ndim == out.z_e.ndim)
 
 
@@ -286,6 +298,39 @@ def test_abstract_quantizers_cannot_be_made(kind):
 def test_what_does_not_fit_is_refused_by_name(build, says):
     with pytest.raises(ValueError, match=says):
         build()
+
+
+# Modes and graphs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["residual of EMA", "residual, shared EMA", "residual of projected EMA", "projected EMA"]
+)
+@pytest.mark.parametrize("began", [False, True], ids=["before its first batch", "later"])
+def test_a_member_in_eval_mode_learns_nothing_inside_a_quantizer_that_trains(kind, began):
+    quantizer = made(kind)
+    if began:
+        quantizer(latents())
+    first = next(module for module in quantizer.modules() if isinstance(module, EMAVectorQuantizer)).eval()
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    others = [book.clone() for book in codebooks(quantizer)[1:]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of codes that are still random
+        for seed in range(3):
+            quantizer(latents(seed=seed))
+    assert all(torch.equal(value, before[name]) for name, value in first.state_dict().items())
+    assert not any(map(torch.equal, others, codebooks(quantizer)[1:]))
+    first.train()
+    quantizer(latents())
+    assert int(first.step) == int(before["step"]) + 1
+
+
+def test_a_gumbel_member_in_eval_mode_takes_the_likeliest_code_and_does_not_anneal():
+    quantizer = made("projected Gumbel")
+    quantizer.quantizer.eval()
+    first, second = quantizer(latents()), quantizer(latents())
+    assert torch.equal(first.z_q, second.z_q)
+    assert int(quantizer.quantizer.step) == 0
 
 
 # Draws --------------------------------------------------------------------------------------------------------------

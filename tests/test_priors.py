@@ -225,10 +225,19 @@ def test_samples_follow_the_distribution_of_the_model():
 
 def test_a_start_that_training_with_labels_never_moves_is_warned_of():
     made, codes = prior("transformer"), codes_of(prior("transformer"))
-    for call, name in ((lambda: made.sample(2), "label"), (lambda: prior_bits(made, codes), "labels")):
+    calls = {
+        "label": [lambda: made.eval().sample(2)],
+        "labels": [
+            lambda: prior_bits(made.eval(), codes), lambda: made.train()(codes), lambda: made.train().loss(codes),
+            lambda: torch.nn.Sequential(made.train())(codes),
+        ],
+    }  # fmt: skip
+    for name, call in [(name, call) for name, all_ in calls.items() for call in all_]:
         with pytest.warns(UserWarning, match=f"{name}: got None for a prior of 3 classes") as caught:
             call()
         assert caught[0].filename == __file__
+        assert caught[0].lineno == call.__code__.co_firstlineno
+    made.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made.sample(2, 1)
@@ -450,9 +459,10 @@ def test_self_attention_is_the_written_out_attention_of_each_head():
 
 
 def test_a_table_of_codes_that_is_far_too_large_is_said_at_construction():
-    with pytest.warns(UserWarning, match="grid: got 262,144 codes in a row"):
+    with pytest.warns(UserWarning, match="grid: got 262,144 codes in a row") as caught:
         prior = TransformerPrior(4, (512, 512), dim=2, heads=1, layers=1)
     assert prior.length == 512 * 512
+    assert caught[0].filename == __file__
 
 
 def test_many_small_probabilities_are_drawn_alike_in_half_precision():

@@ -229,11 +229,14 @@ def test_a_depth_that_no_image_uses_learns_nothing_and_spoils_nothing(options, i
     (out.loss + out.z_q.square().sum()).backward()
     assert z.grad is not None
     assert bool(z.grad.isfinite().all())
-    assert float(out.depths[1].loss) == float(out.depths[2].losses["commitment"]) == 0
+    assert out.depths[1].loss.item() == out.depths[2].losses["commitment"].item() == 0
     assert out.indices.shape == (1, 3, 2, 3)
+    assert torch.equal(out.code_counts.sum(1), torch.tensor([6, 0, 0]))
+    # Every parameter is in the graph: DistributedDataParallel waits for the gradient of each.
+    assert all(p.grad is not None for p in quantizer.parameters())
     if not options.get("shared"):
         for r in (1, 2):
-            assert all(p.grad is None or not bool(p.grad.any()) for p in quantizer.quantizers[r].parameters())
+            assert not any(bool(p.grad.any()) for p in quantizer.quantizers[r].parameters())
             own = {k: v for k, v in quantizer.state_dict().items() if k.startswith(f"quantizers.{r}.")}
             assert all(torch.equal(value, before[name]) for name, value in own.items())
 
@@ -248,7 +251,9 @@ def test_dropped_depths_get_the_indices_that_encode_gives(options):
     out = quantizer(z)
     assert torch.equal(out.indices, expected)
     assert int((~out.mask).sum(1).max()) == 2  # some image uses one depth of three
-    assert torch.equal(out.code_counts.sum(1), torch.full((3,), expected[..., 0].numel()))
+    assert torch.equal(out.code_counts.sum(1), 6 * out.mask.sum(0))  # the codes that were used, of 6 positions each
+    everywhere = torch.stack([torch.bincount(out.indices[..., r].flatten(), minlength=8) for r in range(3)])
+    assert not torch.equal(out.code_counts, everywhere)  # the wrong version counts what dropout left out
     third = residual_encode(z - quantizer.decode(expected, depth=1), list(quantizer._in_order())[2:])[..., 0]
     assert not torch.equal(expected[..., 2], third)  # what is left after one code has other third codes
 
@@ -280,6 +285,20 @@ def test_projected_members_work_in_half_precision():
     out.z_q.float().square().sum().backward()
     assert out.z_q.dtype == z.grad.dtype == torch.bfloat16
     assert torch.equal(quantizer.eval().encode(z), out.indices)
+
+
+def test_an_epoch_that_leaves_a_depth_unused_says_that_none_of_its_codes_were_used():
+    """One image, one step: a share of zero counts would be NaN, and the perplexity an error."""
+    data = companion.data.load("glyphs", "train", size=1)
+    encoder, decoder = companion.ResNetEncoder(1, 4, hidden=4), companion.ResNetDecoder(1, 4, hidden=4)
+    rows = []
+    for seed in range(20):
+        model = companion.VQVAE(encoder, stack(depth_dropout=1.0), decoder)
+        rows.append(companion.fit(model, data, epochs=1, batch_size=1, seed=seed, progress=False).last)
+        if rows[-1]["perplexity_3"] == 0:
+            break
+    assert rows[-1]["perplexity_3"] == rows[-1]["usage_3"] == 0
+    assert rows[-1]["perplexity_1"] >= 1
 
 
 # Errors ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-"""The contract of all priors: whole numbers in, nats out; and codes drawn one after the other."""
+"""What all priors share: the loss, in nats per code, and sampling, one code after the other."""
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from companion._arguments import (
 )
 from companion._devices import at_least_float32, place_of, widest_float
 from companion._modes import evaluating
+from companion._warnings import warn
 from companion.configured import Configured
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
 
@@ -47,31 +47,35 @@ class PriorOutput:
 
 
 class Steps(ABC):
-    """The state of a batch while it is sampled code by code: what a prior remembers of earlier steps, such as keys and
-    values. ``logits`` is called once for each step 0, 1, …, in this order."""
+    """A batch of sequences while they are sampled. A prior may keep here what later codes need, such as the keys and
+    values of earlier ones."""
 
     @abstractmethod
     def logits(self, codes: Tensor, step: int) -> Tensor:
-        """Codes (n, N) int64 in raster order, of which the first ``step`` are drawn and the others unread → logits of
-        the next one, (n, K)."""
+        """The logits of the next code, (n, K). Called once for each step 0, 1, …, N − 1, in this order.
+
+        Shapes:
+            codes: (n, N) int64 in raster order. The first ``step`` of them are drawn; the others must not be used.
+        """
 
 
 class Prior(Configured, nn.Module, ABC):
     """A distribution over tables of codes: p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}).
 
-    A code is a whole number here, an index into a tokenizer's codebook (``Quantized.indices``). The codes are in raster
-    order: row by row, and all R codes of a position before those of the next position.
+    A code is an integer, an index into the codebook of a tokenizer (``Quantized.indices``). The order is raster order:
+    row by row; with R codes per position, all R of one position before those of the next.
 
-    A prior knows nothing of images. Each sequence starts with ``<sos>``, a learned vector: there is one for each class
-    and one for "no class".
+    Each sequence starts with ``<sos>``, a learned vector. There is one for each class, and one for "no class".
+    ``labels`` are what the user gives: a class 0…num_classes − 1 for each table, or None for "no class". ``classes``
+    are rows of the table of start vectors: the labels, or num_classes, the last row, for "no class".
 
     Args:
         num_codes: K.
-        grid: (h, w), or (h, w, R) with R codes a position.
-        num_classes: 0 for an unconditional prior.
-        label_dropout: the share of labels that training replaces by "no class", for guidance.
-        tokenizer: the identity of the tokenizer whose codes it learns (``CodeSet.tokenizer``); saved with it, so that
-            its samples are not decoded with another codebook.
+        grid: (h, w), or (h, w, R) with R codes per position.
+        num_classes: 0 for a prior without classes.
+        label_dropout: in training, the probability that a label is replaced by "no class". Guidance needs it.
+        tokenizer: the identity of the tokenizer whose codes the prior learns (``CodeSet.tokenizer``). It is saved with
+            the prior, so that samples are not decoded with another codebook.
 
     Raises:
         ValueError: an argument is out of range.
@@ -125,7 +129,7 @@ class Prior(Configured, nn.Module, ABC):
 
     @abstractmethod
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        """Teacher forcing: the logits of every code, from the *given* codes before it, in one pass.
+        """The logits of every code, from the *given* codes before it, in one pass (teacher forcing).
 
         Shapes:
             codes: (B, *grid) int64; classes: (B,) int64 in 0…num_classes, where num_classes is "no class" →
@@ -134,8 +138,11 @@ class Prior(Configured, nn.Module, ABC):
 
     @abstractmethod
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
-        """Begin to sample sequences of these classes, (n,) int64 as in :meth:`all_logits`. With ``cache``, keep what
-        later steps need of earlier ones."""
+        """Start sampling: one sequence for each of ``classes``, (n,) int64 as in :meth:`all_logits`.
+
+        Args:
+            cache: keep what later steps need of earlier ones, instead of computing it again.
+        """
 
     @torch.no_grad()
     def sample(
@@ -153,54 +160,45 @@ class Prior(Configured, nn.Module, ABC):
     ) -> Tensor:
         """Draw ``n`` tables of codes, (n, *grid) int64, in eval mode.
 
-        All n·h·w·R random numbers are drawn before the first code, on the device of the generator (default: the CPU).
-        So the same generator gives the same codes on every device, with and without cache, and for any ``batch_size``,
+        The codes are drawn one after the other, in raster order. For each of them:
+
+            steps(classes).logits(codes, i) → guided → filtered_probabilities → draw
+
+        The random numbers, one per code, are all drawn at the start, on the generator's device (default: the CPU). So
+        the same generator gives the same codes on every device, with and without a cache and for any ``batch_size``,
         up to rounding of the logits.
 
         Args:
             n: how many.
-            label: one class for all, a tensor (n,) int64 of classes, or None for "no class", with a warning where the
-                prior has classes and ``label_dropout`` is 0: the vector of "no class" is then untrained, unless
-                training passed no labels.
+            label: one class for all, a tensor (n,) int64 of classes, or None for "no class". None warns where the prior
+                has classes and ``label_dropout`` is 0: training with labels does not train that start vector then.
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
-            guidance: classifier-free guidance, see :func:`guided`; at least 0, and 1 leaves the logits of the class as
-                they are. It needs a label, and a prior that was trained with ``label_dropout``.
+            guidance: weight of classifier-free guidance, see :func:`guided`; 1 is no guidance. Other values need a
+                label, and a prior that was trained with ``label_dropout``.
 
         Raises:
             ValueError: an argument is out of range.
         """
-        check_size("n", n)
-        check_size("batch_size", batch_size)
-        check_flag("cache", cache)
         check_sampling(self.num_codes, temperature, top_k, top_p)
-        check_number("guidance", guidance, least=0)
-        check_generator("generator", generator)
-        check_weights(self)  # from NaN no code can be drawn
+        labels = self._checked_sampling(n, label, guidance, generator, cache, batch_size)
         device = next(self.parameters()).device
-        labels = self._one_each(label, n)
-        if guidance != 1 and (labels is None or not self.label_dropout):
-            raise ValueError(
-                f"guidance: got {guidance} without a label, or of a prior trained with label_dropout=0, want 1, which "
-                "is no guidance"
-            )
-        _warn_of_no_class("label", labels, self)
-        classes = self._or_no_class(labels, n, device)
+        classes = self._or_no_class(labels, n, device)  # (n,)
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
-        uniform = uniform.to(device, widest_float(device))
+        uniform = uniform.to(device, widest_float(device))  # (n, N)
         filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         batches = zip(classes.split(batch_size), uniform.split(batch_size), strict=True)
-        with evaluating(self), unchecked_values():  # nothing is read from the device between one code and the next
+        with evaluating(self), unchecked_values():  # checking values would wait for the device at every code
             parts = [self._sample(*batch, filters, guidance, cache) for batch in batches]
         return torch.cat(parts).reshape(n, *self.grid)
 
     def _sample(
         self, classes: Tensor, uniform: Tensor, filters: dict[str, Any], guidance: float, cache: bool
     ) -> Tensor:
-        """The loop: code by code, in raster order, logits → guidance → temperature, top-k, top-p → a draw. (n, N)."""
+        """The loop of :meth:`sample` for one batch: classes (n,), uniform (n, N) → codes (n, N)."""
         codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)  # (n, N)
         use_guidance = guidance != 1
-        if use_guidance:  # rows 0 … n − 1 with the class, rows n … 2n − 1 with "no class", of the same codes
+        if use_guidance:  # twice the same codes: n rows with their class, then n rows with "no class"
             classes = torch.cat([classes, torch.full_like(classes, self.num_classes)])
         steps = self.steps(classes, cache=cache)
         for i in range(self.length):
@@ -213,16 +211,41 @@ class Prior(Configured, nn.Module, ABC):
         return codes
 
     def _or_no_class(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
-        """(n,): the class of each sequence; without labels that of "no class", the last row of the ``<sos>`` table."""
+        """Labels (n,) → classes (n,); without labels, n times "no class"."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
     def _device(self, otherwise: Tensor) -> torch.device:
         return next(self.parameters(), otherwise).device  # replicas of DataParallel have no parameters()
 
-    # Checks of what callers give -----------------------------------------------------------------------------------
+    # Checks of arguments -------------------------------------------------------------------------------------------
 
-    def _one_each(self, label: int | Tensor | None, n: int) -> Tensor | None:
-        """What ``sample`` takes as ``label`` → a class for each of n sequences, (n,)."""
+    def _checked_sampling(
+        self,
+        n: int,
+        label: int | Tensor | None,
+        guidance: float,
+        generator: torch.Generator | None,
+        cache: bool,
+        batch_size: int,
+    ) -> Tensor | None:
+        """Checks the arguments of ``sample``; returns the labels, (n,) or None."""
+        check_size("n", n)
+        check_size("batch_size", batch_size)
+        check_flag("cache", cache)
+        check_number("guidance", guidance, least=0)
+        check_generator("generator", generator)
+        check_weights(self)  # with NaN in the weights, no code can be drawn
+        labels = self._labels_of(label, n)
+        if guidance != 1 and (labels is None or not self.label_dropout):
+            raise ValueError(
+                f"guidance: got {guidance} without a label, or of a prior trained with label_dropout=0, want 1, which "
+                "is no guidance"
+            )
+        _warn_of_no_class("label", labels, self)
+        return labels
+
+    def _labels_of(self, label: int | Tensor | None, n: int) -> Tensor | None:
+        """The ``label`` of ``sample`` → labels (n,), or None."""
         if label is None:
             return None
         if isinstance(label, Tensor):
@@ -237,7 +260,7 @@ class Prior(Configured, nn.Module, ABC):
         return labels
 
     def _check_batch(self, codes: Tensor, labels: Tensor | None) -> None:
-        """Of ``forward`` and ``prior_bits``."""
+        """Checks the arguments of ``forward`` and ``prior_bits``."""
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
         check_place("codes", codes, self._device(codes), movable=True)
         check_between("codes", codes, 0, self.num_codes - 1)
@@ -252,23 +275,23 @@ class Prior(Configured, nn.Module, ABC):
         check_codes(name, labels, self.num_classes)
 
     def _check_inputs(self, codes: Tensor, classes: Tensor) -> None:
-        """Of :meth:`all_logits`, which anybody can call."""
+        """Checks the arguments of :meth:`all_logits`."""
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
         check_codes("codes", codes, self.num_codes)
         self._check_classes(classes)
 
     def _check_classes(self, classes: Tensor) -> None:
-        """Of :meth:`steps`, which anybody can call."""
+        """Checks the argument of :meth:`steps`."""
         check_codes("classes", classes, self.num_classes + 1)  # the last is "no class"
 
 
 @torch.no_grad()
 def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> float:
-    """Held-out cross-entropy of a prior, in bits per *image*: what its codes would cost when coded with it.
+    """The cross-entropy of a prior on given codes, in bits per *image*: what it costs to code them with this prior.
 
     Shapes:
-        codes: (N, *grid) int64, labels: (N,), or None for "no class" (a warning as of :meth:`Prior.sample`); on any
-        device.
+        codes: (N, *grid) int64, labels: (N,), or None for "no class" (which may warn, as in :meth:`Prior.sample`). They
+        may be on another device than the prior.
 
     Raises:
         ValueError: codes or labels of another shape or type, or out of range; a weight is NaN or infinite.
@@ -289,8 +312,7 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
 
 def _warn_of_no_class(name: str, labels: Tensor | None, prior: Prior) -> None:
     if labels is None and prior.num_classes and not prior.label_dropout:
-        warnings.warn(
+        warn(
             f"{name}: got None for a prior of {prior.num_classes} classes with label_dropout=0, want classes, unless "
-            'it was trained without: training with labels alone never moves the start of "no class"',
-            stacklevel=4,  # past this, its caller, and what no_grad puts around that
+            'it was trained without: training with labels does not train the start vector of "no class"'
         )

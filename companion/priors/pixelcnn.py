@@ -14,10 +14,10 @@ class PixelCNN(Prior):
     """Two stacks of gated convolutions (van den Oord et al. 2016, "Conditional image generation with PixelCNN
     decoders", figure 2 and equation 4).
 
-    The vertical stack sees all rows above, the horizontal stack the codes to the left and, at each layer, the vertical
-    stack: together all earlier codes within reach, without the blind spot of a single masked stack. Codes enter moved
-    by one row (vertical) and by one column (horizontal), so that windows that include their own place see earlier codes
-    only.
+    The vertical stack sees the rows above. The horizontal stack sees the codes to the left, and at each layer the
+    vertical stack. Together they see all earlier codes within reach; a single masked stack has a blind spot. The input
+    of the vertical stack is shifted down by one row, and that of the horizontal stack to the right by one column. So a
+    window that includes its own position sees earlier codes only.
 
     Args:
         num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`; grid is (h, w).
@@ -59,9 +59,9 @@ class PixelCNN(Prior):
         return self._logits_of_rows(codes, classes)
 
     def _logits_of_rows(self, codes: Tensor, classes: Tensor) -> Tensor:
-        """The first rows of tables, (B, rows, w) → (B, rows, w, K): a code depends on no row below its own."""
+        """The first rows of tables, (B, rows, w) → (B, rows, w, K). They do not depend on the rows below."""
         x = self.codes(codes).movedim(-1, 1)  # (B, dim, rows, w)
-        start = self.sos(classes)[:, :, None, None]  # also fills the places that moving leaves empty
+        start = self.sos(classes)[:, :, None, None]  # (B, dim, 1, 1); fills the row and the column that shifting frees
         vertical = torch.cat([start.expand(-1, -1, 1, x.shape[3]), x[:, :, :-1]], dim=2)
         horizontal = torch.cat([start.expand(-1, -1, x.shape[2], 1), x[:, :, :, :-1]], dim=3)
         for layer in self.layers:
@@ -70,13 +70,13 @@ class PixelCNN(Prior):
         return logits.movedim(1, -1)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
-        """A convolution keeps nothing between steps: ``cache`` makes no difference."""
+        """``cache`` makes no difference: nothing is kept between steps."""
         self._check_classes(classes)
         return _PixelCNNSteps(self, classes)
 
 
 class _GatedLayer(nn.Module):
-    """tanh(a) · sigmoid(b) of each stack; the vertical one feeds the horizontal one, which has a skip."""
+    """tanh(a) · sigmoid(b) in each stack. The vertical stack feeds the horizontal one, which is residual."""
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _GatedLayer(nn.Module):
 
     def forward(self, vertical: Tensor, horizontal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         for_vertical, for_horizontal = self.condition(start).chunk(2, dim=1)
-        v = self.vertical(functional.pad(vertical, (0, 0, self.reach, 0)))  # rows above and its own
+        v = self.vertical(functional.pad(vertical, (0, 0, self.reach, 0)))  # its own row and those above
         h = self.horizontal(functional.pad(horizontal, (self.reach, 0))) + self.across(v)
         return _gated(v + for_vertical), horizontal + self.out(_gated(h + for_horizontal))
 
@@ -104,6 +104,6 @@ class _PixelCNNSteps(Steps):
         self.prior, self.classes = prior, classes
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
-        rows = step // self.prior.grid[1] + 1  # what lies below is not drawn yet
+        rows = step // self.prior.grid[1] + 1  # the rows below are not drawn yet
         table = codes.reshape(len(codes), *self.prior.grid)[:, :rows]
         return self.prior._logits_of_rows(table, self.classes).flatten(1, 2)[:, step]

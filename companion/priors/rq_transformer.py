@@ -17,8 +17,8 @@ class RQTransformer(Prior):
 
     The spatial transformer reads each earlier position as the *sum* of its R code embeddings, and gives h_t. The depth
     transformer reads h_t, then for r > 1 the sum of the embeddings of k_{t,1} … k_{t,r−1} (equations 11 to 13), and
-    predicts k_{t,r}: R logits for R codes. Its cost is that of T positions and of T short sequences of R, where the
-    flattened transformer attends over T·R.
+    predicts k_{t,r}: R logits for R codes. So one transformer attends over T positions and the other over the R codes
+    of one position, where the flattened transformer attends over T·R codes.
 
     Args:
         num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`; grid is (h, w, R).
@@ -46,7 +46,7 @@ class RQTransformer(Prior):
     ) -> None:
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         if len(grid) != 3:
-            raise ValueError(f"grid: got {tuple(grid)}, want (h, w, R): R codes a position")
+            raise ValueError(f"grid: got {tuple(grid)}, want (h, w, R): R codes per position")
         check_transformer(dim, layers, heads, dropout)
         check_size("depth_layers", depth_layers, most=DEEPEST)
         self.depth, self.positions_count = grid[2], grid[0] * grid[1]
@@ -75,19 +75,19 @@ class RQTransformer(Prior):
         h = self.spatial(before + self.positions[: stacks.shape[1]])
         partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
         sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
-        with sdpa_kernel(SDPBackend.MATH):  # B·T sequences of R: the fused kernel is made for fewer and longer ones
+        with sdpa_kernel(SDPBackend.MATH):  # B·T sequences of length R; fused kernels are for fewer and longer ones
             out = self.depthwise(sequence.flatten(0, 1))
         logits: Tensor = self.to_logits(out)
         return logits.reshape(*stacks.shape, self.num_codes)
 
     def _embed(self, stacks: Tensor) -> Tensor:
-        """(…, R) codes → (…, R, dim), each depth by its own table."""
-        first = self.num_codes * torch.arange(self.depth, device=stacks.device)  # row of each table in all of them
+        """Codes (…, R) → embeddings (…, R, dim); each depth has a table of its own."""
+        first = self.num_codes * torch.arange(self.depth, device=stacks.device)  # where each depth's table starts
         return functional.embedding(first + stacks, self.codes.flatten(0, 1))
 
 
 class _PlainSteps(Steps):
-    """All positions so far anew for every code: slow, and the yardstick of the cached one."""
+    """Computes all positions so far again for every code: slow. Tests compare the cached steps with it."""
 
     def __init__(self, prior: RQTransformer, classes: Tensor) -> None:
         self.prior, self.classes = prior, classes
@@ -99,7 +99,7 @@ class _PlainSteps(Steps):
 
 
 class _CachedSteps(Steps):
-    """The spatial transformer runs once a position, the depth transformer on one vector a code."""
+    """The spatial transformer runs once per position, and the depth transformer once per code, on its newest input."""
 
     def __init__(self, prior: RQTransformer, classes: Tensor) -> None:
         self.prior, self.classes = prior, classes

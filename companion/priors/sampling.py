@@ -14,32 +14,22 @@ from companion._arguments import (
 )
 from companion._devices import at_least_float32
 
-_COLDEST = 1e-6  # logits divided by less overflow
-
-
-def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """
-    Raises:
-        ValueError: one of them is out of range.
-    """
-    check_number("temperature", temperature, least=0)
-    if 0 < temperature < _COLDEST:
-        raise ValueError(f"temperature: got {temperature}, want 0 (the likeliest code) or at least {_COLDEST}")
-    if top_k is not None:
-        check_whole("top_k", top_k, most=num_codes)
-    if top_p is not None:
-        check_number("top_p", top_p, above=0, most=1)
+_COLDEST = 1e-6  # the lowest temperature above 0: logits divided by a smaller number can overflow
 
 
 def filtered_probabilities(
     logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """The distribution that is sampled from: softmax(logits / temperature), cut off and renormalised.
+    """The probabilities that sampling uses: softmax(logits / temperature), without unlikely codes, renormalised.
 
-    Temperature comes first, then top-k, then top-p (Holtzman et al. 2020) on what top-k left. ``top_k`` keeps the k
-    likeliest codes *and all that are tied with the k-th*, so that ties are not broken by position. ``top_p``
-    keeps the fewest likeliest codes whose sum reaches p, again with all that are as likely as the last one. Temperature
-    0 is the likeliest code, and the first of several that are equally likely.
+    The filters, in this order:
+
+    1. ``temperature`` divides the logits. 0 gives all probability to the likeliest code, the first of several equals.
+    2. ``top_k`` keeps the k likeliest codes.
+    3. ``top_p`` keeps the smallest number of likeliest codes whose probabilities add up to at least p (Holtzman et al.
+       2020). They are the probabilities after top-k.
+
+    Codes as likely as the last one that a filter keeps are kept too, so that the order of codes does not matter.
 
     Shapes:
         logits: (..., K) → probabilities (..., K), in float32 at least.
@@ -52,25 +42,25 @@ def filtered_probabilities(
     if checks_values(logits) and not bool((logits.amax(-1) > -torch.inf).all()):
         raise ValueError("logits: got a row of -inf only, want a code that can be drawn in each")
     check_sampling(logits.shape[-1], temperature, top_k, top_p)
-    logits = at_least_float32(logits)  # in half precision the sum of many small probabilities has steps
+    logits = at_least_float32(logits)  # in half precision, small probabilities are lost in their running sum
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     p = (logits / temperature).softmax(-1)
     if top_k is not None:
         least = p.topk(top_k, dim=-1).values[..., -1:]  # the k-th largest probability
-        p = _renormalised(p, p >= least)
+        p = _renormalised(p, keep=p >= least)
     if top_p is not None and top_p < 1:
         ranked = p.sort(dim=-1, descending=True).values
-        kept = ranked.cumsum(-1) - ranked < top_p  # the sum of all likelier codes is below p
+        kept = ranked.cumsum(-1) - ranked < top_p  # where the likelier codes add up to less than p
         least = ranked.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)  # the smallest probability that is kept
-        p = _renormalised(p, p >= least)
+        p = _renormalised(p, keep=p >= least)
     return p
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One code a row, by the inverse of the cumulative distribution: the first k with p₁ + … + p_k > u.
+    """Draw one code per row: the first k with p₁ + … + p_k > u, where u is the row's uniform random number.
 
-    The random numbers are an argument: the same ``uniform`` numbers give the same codes.
+    The random numbers are an argument, so that the same numbers give the same codes. Rows need not add up to 1.
 
     Shapes:
         probabilities: (n, K), uniform: (n,) in [0, 1) → (n,) int64.
@@ -86,20 +76,20 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     if checks_values(probabilities) and not bool((probabilities.amax(1) > 0).all()):
         raise ValueError("probabilities: got a row of zeros, want a code that can be drawn in each")
     reached = at_least_float32(probabilities).cumsum(-1)
-    threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # the sum is one up to rounding only
+    threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # u times the sum of the row
     codes = (reached <= threshold).sum(-1)
-    # Rounding may lead past the last code that has a probability: stop there.
+    # Rounding can give a code after the last one that has a probability. Take that last one instead.
     last = (probabilities > 0).to(torch.int64).mul(torch.arange(1, probabilities.shape[-1] + 1, device=uniform.device))
     return torch.minimum(codes, last.amax(-1) - 1)
 
 
 def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2021): log-probabilities u + g·(c − u).
+    """Classifier-free guidance (Ho & Salimans 2021): u + g·(c − u), log-probabilities c with and u without the class.
 
-    g = 0 ignores the class, 1 leaves the logits of the class as they are, and more exaggerates what the class changes.
+    With g = 0 the class has no effect, with g = 1 the result is c, and with g > 1 the effect of the class is increased.
 
     Shapes:
-        both (..., K) logits → logits.
+        conditional, unconditional: logits (..., K) → logits (..., K).
 
     Raises:
         ValueError: the shapes differ, a number is NaN or infinite, or ``guidance`` is negative.
@@ -115,3 +105,18 @@ def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tenso
 def _renormalised(p: Tensor, keep: Tensor) -> Tensor:
     p = p.where(keep, 0)
     return p / p.sum(-1, keepdim=True)
+
+
+def check_sampling(num_codes: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Checks the filters of :func:`filtered_probabilities`.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    check_number("temperature", temperature, least=0)
+    if 0 < temperature < _COLDEST:
+        raise ValueError(f"temperature: got {temperature}, want 0 (the likeliest code) or at least {_COLDEST}")
+    if top_k is not None:
+        check_whole("top_k", top_k, most=num_codes)
+    if top_p is not None:
+        check_number("top_p", top_p, above=0, most=1)

@@ -1,20 +1,19 @@
 """A transformer prior (chapter 07): decoder-only, written out to be read in one sitting.
 
 Codes (32, 7, 7) → with ``<sos>`` in front and the last one left out, embeddings (32, 49, 128) → blocks of attention and
-MLP, (32, 49, 128) → logits (32, 7, 7, 512). Loss and sampling are those of every prior, in ``base.py``. In short, for a
-batch of codes (B, N), their tables flattened, and their classes (B,):
+MLP, (32, 49, 128) → logits (32, 7, 7, 512). Loss and sampling are those of every prior, in ``base.py``. In short, for
+flattened tables of codes (B, N) and their classes (B,):
 
     logits = prior.all_logits(codes, classes)                      # (B, N, K): of each code, from those before it
     loss = cross_entropy(logits.flatten(0, 1), codes.flatten())    # Prior.forward
 
     for i in range(N):                                             # Prior.sample: one code after the other
-        p = prior.all_logits(codes, classes)[:, i].softmax(-1)     # (B, K); what stands at i and after it is not seen
+        p = prior.all_logits(codes, classes)[:, i].softmax(-1)     # (B, K): from the codes before position i
         codes[:, i] = p.multinomial(1)[:, 0]
 
-A ``Cache`` keeps the keys and values of earlier positions, which this loop computes again and again.
+This loop computes the keys and values of earlier positions again for every code. A ``Cache`` keeps them.
 """
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -22,18 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import DEEPEST, check_number, check_size, check_tensor
+from companion._warnings import warn
 from companion.priors.base import Prior, Steps
 
-_WIDEST = 2**14  # dim of a transformer: its matrices have the square of that
-_MANY = 2**16  # codes in a row; as many as a 256 × 256 table has
+_WIDEST = 2**14  # the largest dim of a transformer: its matrices have dim² numbers
+_MANY = 2**16  # more codes than this in a table are warned of; as many as a 256 × 256 table has
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """softmax(QKᵀ/√d + mask) V (Vaswani et al. 2017, equation 1): each position takes a weighted mean of the values of
     itself and those before it.
 
-    For reading only: ``CausalSelfAttention`` calls torch's fused version of these four lines, and a test compares the
-    two. With T queries and S ≥ T keys, the queries are those of the last T positions.
+    This is for reading: ``CausalSelfAttention`` calls torch's fused version of these lines; a test compares the two.
+    With T queries and S ≥ T keys, the queries are those of the last T positions.
 
     Shapes:
         queries (B, heads, T, d), keys and values (B, heads, S, d) → (B, heads, T, d).
@@ -53,8 +53,8 @@ class CausalSelfAttention(nn.Module):
     """:func:`causal_attention` of several heads side by side, with learned projections before and after it.
 
     Shapes:
-        x: (B, T, dim) → (B, T, dim). With a ``cache``, x is the newest position only, (B, 1, dim); an empty cache takes
-        several.
+        x: (B, T, dim) → (B, T, dim). With a ``cache``, x is the newest position only, (B, 1, dim); with an empty cache
+        it may be several.
 
     Raises:
         ValueError: an argument is out of range, ``heads`` does not divide ``dim``, or the cache has no room for x.
@@ -115,8 +115,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
-        """x (B, T, dim); with ``caches`` of :meth:`new_caches`, the newest position only, (B, 1, dim); empty ones take
-        several."""
+        """x (B, T, dim) → (B, T, dim); with ``caches`` of :meth:`new_caches`, x as for :class:`CausalSelfAttention`."""
         check_tensor("x", x, shape=("B", "T", *self.norm.normalized_shape))
         if caches is not None and len(caches) != len(self.blocks):
             raise ValueError(f"caches: got {len(caches)}, want one for each of the {len(self.blocks)} blocks")
@@ -125,7 +124,8 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def new_caches(self, n: int, length: int, like: Tensor) -> "list[Cache]":
-        """Empty ones, one a block, for ``n`` sequences of up to ``length`` positions, typed and placed as ``like``."""
+        """An empty cache per block, for ``n`` sequences of up to ``length`` positions, of the dtype and device of
+        ``like``."""
         return [Cache(n, self.heads, length, self.head_dim, like) for _ in self.blocks]
 
 
@@ -161,10 +161,7 @@ class TransformerPrior(Prior):
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
         check_transformer(dim, layers, heads, dropout)
         if self.length > _MANY:
-            warnings.warn(
-                f"grid: got {self.length:,} codes in a row: each attends to all before it, and is a step of sampling",
-                stacklevel=2,
-            )
+            warn(f"grid: got {self.length:,} codes in a row: each attends to all before it, and is a step of sampling")
         self.codes = nn.Embedding(num_codes, dim)
         self.sos = nn.Embedding(num_classes + 1, dim)  # the last is "no class"
         self.positions = nn.Parameter(0.02 * torch.randn(self.length, dim))
@@ -215,11 +212,11 @@ class Cache:
     """Keys and values of one layer at the positions so far, so that a sampling step computes only its own."""
 
     def __init__(self, n: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
-        self.keys, self.values = (like.new_empty(n, heads, length, head_dim) for _ in range(2))  # memory for all, once
+        self.keys, self.values = (like.new_empty(n, heads, length, head_dim) for _ in range(2))
         self.filled = 0  # positions so far
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store those of the newest positions, (n, heads, new, head_dim); return those of all so far."""
+        """Store the keys and values of the newest positions, (n, heads, new, head_dim); return those of all so far."""
         new, length = keys.shape[2], self.keys.shape[2]
         room = length - self.filled
         if new > room or (new > 1 and self.filled):

@@ -19,11 +19,13 @@ class Quantized:
 
     Shapes:
         z_q: (B, D, *spatial), the codes in place of the latents, in the latents' dtype. Its gradient goes to the
-            latents.
-        indices: (B, *spatial), int64, the index of the code at each position; (B, *spatial, R) with R codes a position.
+            latents. It is stored channels last: ``z_q.reshape`` works, and ``z_q.view`` may not.
+        indices: (B, *spatial), int64, the index of the code at each position; (B, *spatial, R) with R codes per
+            position.
         loss: 0-dim, what the quantizer adds to the training loss: the weighted sum of ``losses``.
         losses: the terms by name, each 0-dim and *before* its weight.
-        code_counts: (K,) int64, how often each code was chosen in this batch, or (R, K). ``forward`` fills it in.
+        code_counts: (K,) int64, how often each code was used in this batch; (R, K) with R codes per position. Where
+            ``quantize`` leaves it None, ``forward`` counts the indices.
     """
 
     z_q: Tensor
@@ -34,15 +36,15 @@ class Quantized:
 
 
 class Quantizer(Configured, nn.Module, ABC):
-    """A quantizer has ``num_codes`` (K), ``dim`` (D) and ``depth`` (R, codes a position). ``quantizer(z)`` calls
+    """A quantizer has ``num_codes`` (K), ``dim`` (D) and ``depth`` (R, codes per position). ``quantizer(z)`` calls
 
     1. ``initialise``, at the first call in training mode: what is taken from data, such as codes by k-means;
     2. ``quantize``: search, lookup, losses and gradient estimator; the codebook does not change;
     3. ``update``, in training mode: what is learnt without a gradient, such as moving averages.
 
-    So a lookup sees the codebook as it was before this batch's update. A codebook changes in training mode only, by an
-    optimizer's step or by 1 and 3; ``encode`` and ``decode`` never change anything. A quantizer that contains others
-    calls *their* methods in its own. Subclasses do not override ``forward``.
+    So a lookup sees the codebook as it was before this batch's update. ``encode`` and ``decode`` never change anything.
+    A quantizer that contains others calls *their* methods in its own, and skips 1 and 3 for one that is in eval mode.
+    Subclasses do not override ``forward``.
     """
 
     num_codes: int
@@ -62,13 +64,17 @@ class Quantizer(Configured, nn.Module, ABC):
         quantized = self.quantize(z)
         if self.training:
             self.update(z.detach(), quantized)
-        stacked = quantized.indices.ndim == z.ndim  # (B, h, w, R) beside (B, D, h, w): R codes a position
-        return replace(quantized, code_counts=count_codes(quantized.indices, self.num_codes, stacked=stacked))
+        if quantized.code_counts is None:
+            stacked = quantized.indices.ndim == z.ndim  # (B, h, w, R) beside (B, D, h, w): R codes per position
+            counts = count_codes(quantized.indices, self.num_codes, stacked=stacked)
+            quantized = replace(quantized, code_counts=counts)
+        return quantized
 
     @property
     def initialised(self) -> bool:
-        """Whether ``initialise`` need not run. A quantizer with an ``initialise`` of its own says here when it is done;
-        else that would run at every step.
+        """Whether ``initialise`` has nothing to do. By default: whether a subclass has left ``initialise`` as it is.
+
+        A subclass that overrides ``initialise`` overrides this too; else ``initialise`` runs at every training step.
         """
         return type(self).initialise is Quantizer.initialise
 
@@ -85,8 +91,7 @@ class Quantizer(Configured, nn.Module, ABC):
     def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
         """What this quantizer adds to a residual quantizer's sum, (B, D, *spatial): z_q without a gradient to ``z``.
 
-        The sum gets one straight-through estimator at its end. Only a ``ProjectedQuantizer`` keeps a gradient here: the
-        one to its linear maps, ``up`` and ``down``.
+        ``_result`` in ``residual.py`` says what gets a gradient from the sum.
         """
         return quantized.z_q.detach()
 
@@ -99,7 +104,7 @@ class Quantizer(Configured, nn.Module, ABC):
         """Indices (B, *spatial) → their codes, (B, D, *spatial).
 
         Args:
-            depth: of R codes a position, add up the first ``depth`` only.
+            depth: of R codes per position, add up the first ``depth`` only.
 
         Raises:
             ValueError: the indices are not int64, one lies outside 0…K − 1, or ``depth`` is not from 1 to R.
@@ -112,7 +117,10 @@ class Quantizer(Configured, nn.Module, ABC):
 
 
 class VectorwiseQuantizer(Quantizer):
-    """A quantizer that quantises the vector at each position by itself: ``encode`` and ``decode`` of all such."""
+    """A quantizer of single vectors: it quantises each position independently of the others.
+
+    Subclasses write :meth:`encode_vectors` and :meth:`lookup`; ``encode`` and ``decode`` follow from them.
+    """
 
     @abstractmethod
     def encode_vectors(self, vectors: Tensor) -> Tensor:
@@ -142,7 +150,7 @@ class VectorwiseQuantizer(Quantizer):
 
 
 def looked_up(indices: Tensor, codebook: Tensor) -> Tensor:
-    """The codes of indices that nobody has checked yet: (*shape) → (*shape, D).
+    """The codes of indices, which are checked first: (*shape) → (*shape, D).
 
     Raises:
         ValueError: the indices are not int64 where the codebook is, one lies outside 0…K − 1, or a code is not finite.
@@ -168,7 +176,7 @@ def to_latents(vectors: Tensor, *, like: Tensor) -> Tensor:
 
 
 def to_positions(indices: Tensor, *, like: Tensor) -> Tensor:
-    """One index a vector, (N,) → (B, *spatial), as the latents ``like`` have positions."""
+    """One index per vector, (N,) → (B, *spatial), with the positions of the latents ``like``."""
     return indices.reshape(_positions(like))
 
 
@@ -176,7 +184,7 @@ def _positions(z: Tensor) -> tuple[int, ...]:
     return (z.shape[0], *z.shape[2:])
 
 
-_MOST_COUNTED = 2**28  # codes, whose table takes 2 GB; a finite scalar quantizer can have more, and encodes with them
+_MOST_COUNTED = 2**28  # codes: their counts take 2 GB. A finite scalar quantizer with more of them can still encode
 
 
 def count_codes(indices: Tensor, num_codes: int, *, stacked: bool) -> Tensor:

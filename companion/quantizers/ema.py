@@ -1,7 +1,22 @@
-"""A codebook that follows its data without gradients: exponential moving averages (chapter 05)."""
+"""A codebook that follows its data without gradients: exponential moving averages (chapter 05).
+
+The whole method, for vectors z (N, D), a codebook (K, D), and the state counts (K,) and sums (K, D):
+
+    indices = nearest_code(z, codebook)                    # (N,): the search, in the old codebook
+    codes = codebook[indices]                              # (N, D): the lookup; the codebook is no parameter
+    commitment_loss = (z - codes).square().mean()          # moves the vectors to the codes
+    z_q = z + (codes - z).detach()                         # straight-through: the codes, with the gradient of z
+
+    n = torch.bincount(indices, minlength=K)               # (K,): how many vectors chose each code
+    s = torch.zeros(K, D).index_add(0, indices, z)         # (K, D): their sum
+    counts = decay * counts + (1 - decay) * n              # the running count
+    sums = decay * sums + (1 - decay) * s                  # the running sum
+    codebook = sums / counts[:, None]                      # each code is the running mean of its vectors
+
+``EMAVectorQuantizer.quantize`` below is the first part, ``EMAVectorQuantizer.update`` the second, without storing sums.
+"""
 
 import math
-import warnings
 from typing import Any, Literal, Self
 
 import torch
@@ -19,6 +34,7 @@ from companion._arguments import (
     checks_values,
     unchecked_values,
 )
+from companion._warnings import warn
 from companion.quantizers import _processes
 from companion.quantizers.base import (
     Quantized,
@@ -40,26 +56,33 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     The best place for a code is the mean of its vectors. No gradient has to search for it. But a batch has only a few
     of them, and the encoder moves them while it learns. So the mean is taken over many batches, and an old batch counts
-    less than a new one. With n_k vectors of sum s_k that chose code k in this batch (van den Oord et al. 2017, appendix
-    A.1, equations 6 to 8):
+    less than a new one (van den Oord et al. 2017, appendix A.1, equations 6 to 8; :func:`ema_step`).
 
-        N_k ← γ N_k + (1 − γ) n_k        the running count
-        m_k ← γ m_k + (1 − γ) s_k        the running sum
-        e_k = m_k / N_k                  the code, their mean
+    The state is in buffers, which are saved with the model and have no gradient:
 
-    :func:`ema_step` computes this without m_k, as a step from the old code. A code that nothing chose stays as it is,
-    to the bit. The lookup of a batch comes before its step.
+    ========  ======  =======================================  ========================================================
+    buffer    shape   what it is                               changes
+    ========  ======  =======================================  ========================================================
+    codebook  (K, D)  e_k, the codes                           k-means on the first batch, then each update and restart
+    counts    (K,)    N_k, the running count of each code      set by k-means, then as the codebook
+    step      ()      number of updates; seeds restarts        each update
+    ========  ======  =======================================  ========================================================
 
-    With several processes (``torch.distributed``) the statistics are those of all of them together, and all have the
-    same codebook.
+    The running sum of a code is not stored: it is N_k e_k.
 
-    One training forward is one update. Under gradient accumulation each micro-batch is one. A forward that is computed
-    again for checkpointed activations would count twice.
+    One forward in training mode is one update, after the lookup; with gradient accumulation, each micro-batch is one. A
+    forward that is computed again for checkpointed activations would count twice. A code that no vector of the batch
+    chose stays as it is, to the bit. With several processes (``torch.distributed``) the statistics are those of all of
+    them together, and all have the same codebook.
+
+    What stops the updates is eval mode, or :meth:`freeze`. ``model.requires_grad_(False)`` does not, since it is about
+    parameters and the codebook is a buffer. In half precision it does not learn: counts overflow in float16, and small
+    steps are lost in bfloat16. Mixed precision (autocast) keeps it in float32.
 
     Args:
         num_codes: K.
         dim: D, the length of a code.
-        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code with an even share that nothing
+        decay: γ; a code forgets half of its past in log(1/2) / log(γ) steps. A code with an even share that no vector
             chooses any more is restarted after log(restart_below) / log(γ) steps: 77 with the defaults, 390 at the
             customary γ = 0.99.
         commitment_weight: β.
@@ -70,10 +93,12 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             (:func:`restart`). 0 turns restarts off. With ``init="uniform"`` the first batch restarts every code that it
             does not choose, since all counts begin at 0.
         cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
-            (Yu et al. 2022, section 3.2).
+            (Yu et al. 2022, section 3.2). The codes are scaled after each update. So the past of a code counts as N_k
+            vectors of its own direction; the paper's sum of N_k vectors in several directions is shorter, and a code
+            made from it by scaling turns faster.
         estimator: "straight-through" or "rotation".
-        seed: of what is drawn: the first centres, and the vectors for restarts. The members of a residual quantizer
-            draw differently also where their seeds are equal.
+        seed: of the first centres of k-means, and of the vectors for restarts. Members of a residual quantizer with
+            equal seeds draw different ones.
         frozen: the codebook stays as it is, in training mode too (:meth:`freeze`).
 
     Shapes:
@@ -81,7 +106,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     Raises:
         ValueError: an argument is out of range; ``z`` has another shape, or holds NaN or infinity (the codebook is then
-            unchanged); the first training batch has fewer than K vectors for k-means.
+            unchanged); the first training batch has fewer than K vectors for k-means; or it is in half precision and
+            would learn.
     """
 
     codebook: Tensor
@@ -142,37 +168,20 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     @torch.no_grad()
     def update(self, z: Tensor, quantized: Quantized) -> None:
-        """One step of the moving average, from the vectors that were just looked up; then dead codes are restarted."""
+        """One step of the moving average, from the vectors that were just looked up."""
         vectors, indices = self._scaled(to_vectors(z)), quantized.indices.flatten()  # (1024, 64), (1024,)
         if self.frozen or _processes.total_number(len(vectors), z.device) == 0:
             return
+        self._check_precision()
         with unchecked_values():  # the latents were checked before the lookup
             n, s = code_statistics(vectors, indices, self.num_codes)  # (512,), (512, 64): of all processes
             codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
             if self.cosine:
                 codebook = self._of_length_one(codebook, n)
-            # Restarts come last: a restarted code stays on its vector until the next batch was looked up.
-            codebook, counts = self._restart_dead(codebook, counts, vectors)
+            codebook, counts = self._restart_dead(codebook, counts, vectors)  # last, so that the step does not undo it
         self.codebook.copy_(codebook)
         self.counts.copy_(counts)
         self.step.add_(1)
-
-    def _of_length_one(self, codebook: Tensor, n: Tensor) -> Tensor:
-        """The codes that moved; one whose vectors cancel to 0 has no direction, and stays."""
-        moved = (n > 0) & codebook.any(1)
-        return torch.where(moved[:, None], functional.normalize(codebook, dim=1), self.codebook)
-
-    def _restart_dead(self, codebook: Tensor, counts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        number = number_of_dead(counts, self.restart_below)
-        if number == 0:
-            return codebook, counts
-        if self.cosine:  # a vector of length 0 has no direction
-            vectors = vectors[vectors.any(1)]
-            if _processes.total_number(len(vectors), vectors.device) == 0:
-                return codebook, counts
-        step = 1 + int(self.step)
-        candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
-        return restart(codebook, counts, candidates, self.restart_below)
 
     def encode_vectors(self, vectors: Tensor) -> Tensor:
         self._warn_if_untrained()
@@ -189,16 +198,33 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         """Of length 1 with ``cosine``."""
         return functional.normalize(vectors, dim=1) if self.cosine else vectors
 
+    def _of_length_one(self, codebook: Tensor, n: Tensor) -> Tensor:
+        """Scale the codes that moved. A code whose vectors cancel to 0 has no direction: it stays as it was."""
+        moved = (n > 0) & codebook.any(1)
+        return torch.where(moved[:, None], functional.normalize(codebook, dim=1), self.codebook)
+
+    def _restart_dead(self, codebook: Tensor, counts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        number = number_of_dead(counts, self.restart_below)
+        if number == 0:
+            return codebook, counts
+        if self.cosine:  # a vector of length 0 has no direction
+            vectors = vectors[vectors.any(1)]
+            if _processes.total_number(len(vectors), vectors.device) == 0:
+                return codebook, counts
+        step = 1 + int(self.step)
+        candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
+        return restart(codebook, counts, candidates, self.restart_below)
+
     # The first codes, and codes that stay --------------------------------------------------------------------------
 
     @property
     def initialised(self) -> bool:
-        """True when ``initialise`` has nothing to do, or may not:
+        """Whether ``initialise`` has nothing to do:
 
         * ``init="uniform"``: the codes were drawn when the quantizer was made;
-        * frozen: the codes stay what they are;
+        * frozen: the codes stay as they are;
         * compiled or exported: the counts cannot be read;
-        * else from the first training batch on, or where :meth:`from_codebook` was given counts.
+        * otherwise after the first training batch, or where :meth:`from_codebook` was given counts.
         """
         return self.init == "uniform" or self.frozen or not checks_values(self.counts) or self._seen_data()
 
@@ -207,9 +233,12 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """k-means on the first training batch, whose counts are then N_k. Codes that were given stay, and each starts
-        with an even share of that batch as its count."""
+        """k-means on the first training batch: its centres are the codes, and how many vectors chose each is N_k.
+
+        Codes from :meth:`from_codebook` stay; each gets an even share of that batch as its count.
+        """
         check_latents(z, self.dim)
+        self._check_precision()
         vectors = self._scaled(to_vectors(z))
         available = _processes.total_number(len(vectors), z.device)
         if self.init == "given":
@@ -223,10 +252,11 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     @classmethod
     def from_codebook(cls, codebook: Tensor, *, counts: Tensor | None = None, **options: Any) -> Self:
-        """A quantizer that starts from codes that are there already, and moves them from where they are.
+        """A quantizer that starts from the codes in ``codebook``, without k-means, and moves them from there.
 
-        A code's inertia is its count N_k. Without ``counts`` each gets an even share of the first training batch, so
-        that the codes move at the pace that they have later; k-means never runs.
+        The larger the count N_k of a code, the more slowly it moves. Without ``counts`` each gets an even share of the
+        first training batch, so that the codes move at the pace that they have later. With ``counts``, a code whose
+        count is so small that the first batch would restart it gets an even share of their sum.
 
         Args:
             options: any other argument of the class, such as ``decay`` or ``frozen``.
@@ -253,34 +283,39 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             check_tensor("counts", counts, shape=(len(codebook),), finite=True)
             if bool((counts < 0).any()) or not bool(counts.any()):
                 raise ValueError("counts: got a negative one or only zeros, want at least 0, and at least one positive")
-            made.counts.copy_(counts)
+            made.counts.copy_(counts.where(~is_dead(counts, made.restart_below), counts.mean()))
         return made.to(codebook.device)
 
     def freeze(self, frozen: bool = True) -> Self:
-        """Keep the codebook as it is, whatever the mode (``train`` undoes ``eval``, and not this); or let it go on."""
+        """Keep the codebook as it is, in training mode too; ``freeze(False)`` lets it learn again."""
         check_flag("frozen", frozen)
         self.frozen = frozen
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As any module's. It has no parameter to stop: :meth:`freeze` is what keeps the codebook."""
+        """As of any module, with a warning that False does not stop the updates; :meth:`freeze` does."""
         check_flag("requires_grad", requires_grad)
         if not requires_grad and not self.frozen:
-            warnings.warn(
-                "requires_grad_: got False, but the codes move by averages; freeze() keeps them", stacklevel=2
-            )
+            warn("requires_grad_: got False, but the codes move by averages; freeze() keeps them")
         return super().requires_grad_(requires_grad)
 
     def _warn_if_untrained(self) -> None:
-        """Say once that there are no codes from data before the first training batch."""
+        """Warn, once, where codes are used before any was learnt."""
         if self._warned or self.init == "uniform" or not checks_values(self.counts):
             return
         if self.init == "given":
             self._check_given()
         elif not self._seen_data():
             later = "it is frozen" if self.frozen else "k-means takes them from the first training batch"
-            warnings.warn(f"EMAVectorQuantizer: its codes are still random; {later}", stacklevel=2)
+            warn(f"EMAVectorQuantizer: its codes are still random; {later}")
         self._warned = True
+
+    def _check_precision(self) -> None:
+        if self.codebook.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"codebook: got {self.codebook.dtype}, want torch.float32 or torch.float64 to learn: "
+                "quantizer.float(), or quantizer.freeze()"
+            )
 
     def _check_enough(self, available: int) -> None:
         if available < self.num_codes:
@@ -301,15 +336,21 @@ def ema_step(
 ) -> tuple[Tensor, Tensor]:
     """The codes and their counts after one step of the moving average; nothing is written in place.
 
-    With m_k = N_k e_k put into equations 6 to 8 of van den Oord et al. 2017, a code goes a part of the way to the mean
-    of the vectors that chose it:
+    Of the n_k vectors of sum s_k that chose code k in this batch, equations 6 to 8 of van den Oord et al. 2017 make
 
-        N′_k = γ N_k + (1 − γ) n_k
+        N′_k = γ N_k + (1 − γ) n_k        the running count
+        m′_k = γ m_k + (1 − γ) s_k        the running sum
+        e′_k = m′_k / N′_k                the code, their mean
+
+    The sum need not be stored, since m_k = N_k e_k: then N′ e′ = γ N e + (1 − γ) s. With γ N = N′ − (1 − γ) n this is
+
         e′_k = e_k + (1 − γ) n_k / N′_k · (s_k/n_k − e_k)
 
-    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the second line, which keeps the
-    division from zero. Ñ_k can be smaller than N′_k; so the part is at most 1. (It is also a step of SGD on the summed
+    So a code goes a part of the way to the mean of the vectors that chose it. (It is also a step of SGD on the summed
     codebook loss, with the rate (1 − γ)/(2 N′_k).)
+
+    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the last line, which avoids a division by
+    zero. Ñ_k can be smaller than N′_k; so the part is at most 1.
 
     Args:
         decay: γ. smoothing: ε.
@@ -325,11 +366,10 @@ def ema_step(
     new_counts = (decay * counts).add_(n, alpha=1 - decay)  # (K,): N′
     total = new_counts.sum()
     smoothed = (new_counts + smoothing) / (total + len(counts) * smoothing) * total  # (K,): Ñ
-    chosen = n.nonzero()[:, 0]  # the other codes are not touched
-    rate = ((1 - decay) * n / smoothed)[chosen, None].clamp(max=1)  # (chosen, 1): how far to go
-    mean, before = s[chosen] / n[chosen, None], codebook[chosen]  # (chosen, D)
-    after = (before + rate * (mean - before)).to(codebook.dtype)
-    return codebook.index_copy(0, chosen, after), new_counts
+    rate = ((1 - decay) * n / smoothed).clamp(max=1)[:, None]  # (K, 1): how far to go
+    mean = s / n[:, None]  # (K, D): where to; NaN where no vector chose the code
+    moved = codebook + rate * (mean - codebook)
+    return torch.where(n[:, None] > 0, moved, codebook).to(codebook.dtype), new_counts
 
 
 def _check_step(codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float) -> None:
@@ -343,7 +383,7 @@ def _check_step(codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: f
 
 
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
-    """Dead codes are put onto candidate vectors, in order, and their counts are set to the threshold.
+    """Each dead code becomes a candidate vector, in order, and its count becomes the threshold.
 
     A code is dead if its N_k is less than ``restart_below`` of an even share, ΣN/K (Dhariwal et al. 2020, section 3,
     with a share in place of a number of vectors).
@@ -376,13 +416,16 @@ def is_dead(counts: Tensor, restart_below: float) -> Tensor:
 
 
 def number_of_dead(counts: Tensor, restart_below: float) -> int:
-    """How many codes are dead. It and whether the counts are sound are read from the device as one number.
+    """How many codes are dead.
+
+    Reading a number from a GPU waits for it. So one number is read: how many codes are dead, or −1 for counts that are
+    wrong.
 
     Raises:
         ValueError: a count is negative, NaN or infinite.
     """
-    sound = (counts >= 0).all() & counts.sum().isfinite()
-    number = int(is_dead(counts, restart_below).sum().where(sound, -1))
+    right = (counts >= 0).all() & counts.sum().isfinite()
+    number = int(is_dead(counts, restart_below).sum().where(right, -1))
     if number < 0:
         raise NotFiniteError("counts: got negative, NaN or infinite ones, want finite ones; the codebook is unchanged")
     return number

@@ -1,12 +1,11 @@
 """k-means (Lloyd's algorithm), from which an EMA codebook takes its first codes (chapters 03 and 05)."""
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from companion._arguments import check_codes, check_flag, check_size, check_tensor, check_whole
+from companion._warnings import warn
 from companion.quantizers import _processes
 from companion.quantizers.search import check_directions, nearest_code
 
@@ -17,8 +16,8 @@ def k_means(
 ) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm (1957/1982) from ``num_codes`` vectors drawn at random, over all processes together.
 
-    A centre that nothing chose stays where it was; with ``cosine`` so does one whose vectors cancel to 0. It ends early
-    when no vector changes its centre: the centres are then the means of what chose them.
+    A centre that no vector chose stays where it was; with ``cosine`` so does one whose vectors cancel to 0. It ends
+    early when no vector changes its centre: the centres are then the means of the vectors that chose them.
 
     Args:
         seed: of the first centres; ``stream`` tells several draws with one seed apart.
@@ -44,7 +43,7 @@ def k_means(
         raise ValueError(f"vectors: got {available} for k-means with {num_codes} codes, want at least as many")
     centres = _processes.draw(drawable, num_codes, seed=seed, stream=stream, step=0)
     if num_codes > 1 and bool((centres == centres[0]).all()):
-        warnings.warn(f"vectors: got {num_codes} draws of one and the same vector: all centres are equal", stacklevel=3)
+        warn(f"vectors: got {num_codes} draws of one and the same vector: all centres are equal")
     indices = nearest_code(vectors, centres)
     for _ in range(iterations):
         counts, sums = code_statistics(vectors, indices, num_codes)

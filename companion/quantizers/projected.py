@@ -50,7 +50,7 @@ class ProjectedQuantizer(Quantizer):
 
     @property
     def initialised(self) -> bool:
-        return self.quantizer.initialised
+        return self.quantizer.initialised or not self.quantizer.training
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
@@ -59,20 +59,21 @@ class ProjectedQuantizer(Quantizer):
     def quantize(self, z: Tensor) -> ProjectedQuantized:
         inner = self.quantizer.quantize(_on_channels(self.down, z))
         z_q = _on_channels(self.up, inner.z_q).to(z.dtype)
-        return ProjectedQuantized(z_q, inner.indices, inner.loss, inner.losses, inner=inner)
+        return ProjectedQuantized(z_q, inner.indices, inner.loss, inner.losses, inner.code_counts, inner=inner)
 
     @torch.no_grad()
     def update(self, z: Tensor, quantized: Quantized) -> None:
         assert isinstance(quantized, ProjectedQuantized)
-        self.quantizer.update(_on_channels(self.down, z), quantized.inner)
+        if self.quantizer.training:
+            self.quantizer.update(_on_channels(self.down, z), quantized.inner)
 
     def contribution(self, z: Tensor, quantized: Quantized) -> Tensor:
-        """With gradients to both maps: they learn from what is rebuilt, and the latents by the sum's estimator."""
+        """The values of z_q, with a gradient to ``down`` and ``up`` and none to z."""
         assert isinstance(quantized, ProjectedQuantized)
-        # Once more from a detached z: the projected latents of ``quantize`` have a gradient to z as well.
+        # ``quantize`` projected z with a gradient to z. So z is projected again, detached.
         low = _on_channels(self.down, z.detach())  # (B, d, *spatial)
         codes = straight_through(low, quantized.inner.z_q.to(low.dtype))  # (B, d, *spatial)
-        return _on_channels(self.up, codes)  # (B, D, *spatial): the values of quantized.z_q
+        return _on_channels(self.up, codes)  # (B, D, *spatial)
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class ProjectedQuantizer(Quantizer):
 def _on_channels(linear: nn.Linear, z: Tensor) -> Tensor:
     """A linear map of the vectors at all positions: (B, in, *spatial) → (B, out, *spatial).
 
-    A residual quantizer hands its members float32, also those of a model in half precision.
+    In a model of half precision, z may be float32: a residual quantizer computes its residuals in it.
     """
     if linear.weight.dtype in (torch.float16, torch.bfloat16) and z.dtype == torch.float32:
         z = z.to(linear.weight.dtype)

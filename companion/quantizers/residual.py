@@ -1,4 +1,17 @@
-"""Residual quantisation (chapter 06): each quantizer quantises what those before it left."""
+"""Residual quantisation (chapter 06): each quantizer quantises what those before it left.
+
+The whole method, for latents z (B, D, *spatial) and R quantizers:
+
+    residual, z_q, loss = z, 0, 0
+    for quantizer in quantizers:
+        out = quantizer.quantize(residual)   # search, lookup and losses of this depth
+        codes = out.z_q.detach()             # (B, D, *spatial)
+        z_q, loss = z_q + codes, loss + out.loss
+        residual = residual - codes          # what is left for the next depth
+    z_q = z + (z_q - z).detach()             # straight-through, once for the whole sum
+
+``ResidualQuantizer.quantize`` below is this loop.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +22,7 @@ from torch import Tensor, nn
 
 from companion._arguments import brief, check_codes, check_number, check_size, check_whole
 from companion._devices import at_least_float32
-from companion.quantizers.base import Quantized, Quantizer, check_latents
+from companion.quantizers.base import Quantized, Quantizer, check_latents, count_codes
 from companion.quantizers.depth_dropout import draw_mask, quantize_with_dropout
 from companion.quantizers.ema import EMAVectorQuantizer
 from companion.quantizers.estimators import straight_through
@@ -21,11 +34,11 @@ from companion.quantizers.vector import VectorQuantizer
 def residual_encode(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
     """At each depth: find the code nearest to the residual, subtract it, and go on with what is left.
 
-    (Lee et al. 2022, equations 3 and 4.) Greedy: the first code is the nearest to z, whatever comes after it. Another
-    stack of codes may have a sum nearer to z.
+    (Lee et al. 2022, equations 3 and 4.) The search is greedy: each code is the nearest to its residual. The sum of
+    another stack of codes may be nearer to z.
 
     Shapes:
-        z: (B, D, *spatial); quantizers: R of them, one a depth → (B, *spatial, R) int64.
+        z: (B, D, *spatial); quantizers: R of them, one per depth → (B, *spatial, R) int64.
 
     Raises:
         ValueError: there is no quantizer, or ``z`` does not fit them.
@@ -42,7 +55,7 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     """The sum of the first ``depth`` codes of every stack: from coarse (1) to fine (R).
 
     Shapes:
-        indices: (B, *spatial, R) int64; quantizers: R of them, one a depth → (B, D, *spatial).
+        indices: (B, *spatial, R) int64; quantizers: R of them, one per depth → (B, D, *spatial).
 
     Raises:
         ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
@@ -58,13 +71,14 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualQuantized(Quantized):
-    """What a residual quantizer returns: ``indices`` (B, *spatial, R), and besides
+    """What a residual quantizer returns. Besides the fields of :class:`Quantized`, with ``indices`` (B, *spatial, R):
 
     Shapes:
-        depths: the result of each depth, R of them; their ``losses`` are means over the images that use the depth.
-        residuals: the input of each depth, detached: (B, D, *spatial), or only the images that use the depth.
-        mask: (B, R) bool, which depths each image uses: all of them, except under depth dropout. ``indices`` has the
-            codes of all depths in any case, also those that dropout left out of the sum.
+        depths: the result of each depth, R of them.
+        residuals: the input of each depth, detached, R tensors of (B, D, *spatial).
+        mask: (B, R) bool, which depths each image uses. Without depth dropout that is all of them. Under depth dropout,
+            ``depths``, ``residuals`` and ``code_counts`` are of the images that use the depth; ``indices`` has the
+            codes of all depths, also of those that an image does not use.
     """
 
     depths: tuple[Quantized, ...]
@@ -77,11 +91,10 @@ class ResidualQuantizer(Quantizer):
 
     What gets a gradient, and from where:
 
-    - the latents z: dL/dz_q once, since the straight-through estimator comes after the sum (with one at each depth it
-      would come R times); and the gradient of each depth's commitment loss;
+    - the latents z: from z_q, once, by the straight-through estimator after the sum (one at each depth would give R
+      times the gradient); and from the commitment loss of each depth;
     - the codes of depth r: from the codebook loss of depth r alone. The residual is detached from the codes before it,
-      so no loss moves the codes of another depth;
-    - the linear maps of a ``ProjectedQuantizer``: from z_q, past the estimator, and from the losses of their depth.
+      so no loss moves the codes of another depth.
 
     Losses are **summed** over the depths: each codebook learns at the pace it would have alone, whatever R (their mean
     would divide every codebook's step by R). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r the residual
@@ -92,9 +105,9 @@ class ResidualQuantizer(Quantizer):
             or in a ``ProjectedQuantizer`` (as in the Descript audio codec, Kumar et al. 2023); or one of them, shared
             by ``depth`` depths, which then learns once, from the residuals of all depths together.
         depth: R, for a shared quantizer.
-        depth_dropout: in training, the probability for each image to use only its first r depths, r uniform in 1…R
-            (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023). A depth that no image of a batch
-            uses learns nothing from it, and its losses are 0.
+        depth_dropout: in training, the probability that an image uses only its first r depths, with r uniform in 1…R
+            (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023). Where no image of a batch uses a
+            depth, its losses are 0 and so are the gradients of its parameters.
 
     Shapes:
         z: (B, D, *spatial) → ``ResidualQuantized``; indices (B, *spatial, R).
@@ -122,31 +135,29 @@ class ResidualQuantizer(Quantizer):
     def quantize(self, z: Tensor) -> ResidualQuantized:
         """Called by ``forward`` (in ``base.py``). Shapes beside the lines are those of R = 4 and z (16, 64, 8, 8)."""
         if self.training and self.depth_dropout:
-            mask = draw_mask(len(z), self.depth, self.depth_dropout, z.device)  # (16, 4) bool
-            return _result(z, *quantize_with_dropout(z, self._in_order(), mask), mask)  # this loop, image by image
+            return self._quantize_with_dropout(z)  # the same loop, where some images stop before depth R
         residual = at_least_float32(z)  # (16, 64, 8, 8)
         z_q, results, residuals = torch.zeros_like(residual), [], []
         for quantizer in self._in_order():
             out = quantizer.quantize(residual)
-            # out.z_q.detach(): `_result` has one estimator for the whole sum. Of a projected quantizer the same values,
-            # with a gradient to its linear maps only.
-            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8)
+            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8): out.z_q.detach(); for maps see `_result`
             results.append(out)
             residuals.append(residual.detach())
             z_q = z_q + codes
             residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
         indices = torch.stack([out.indices for out in results], dim=-1)  # (16, 8, 8, 4)
         mask = torch.ones(len(z), self.depth, dtype=torch.bool, device=z.device)  # every image uses every depth
-        return _result(z, z_q, indices, results, residuals, mask)
+        return self._result(z, z_q, indices, results, residuals, mask)
 
     @torch.no_grad()
     def update(self, z: Tensor, quantized: Quantized) -> None:
         """Each member from its own depth; a shared one once, from all depths together."""
         assert isinstance(quantized, ResidualQuantized)
+        residuals, results = quantized.residuals, quantized.depths
         if self.shared:
-            self._member(0).update(torch.cat(quantized.residuals), _joined(quantized.depths))
-        else:
-            for member, residual, out in zip(self._in_order(), quantized.residuals, quantized.depths, strict=True):
+            residuals, results = (torch.cat(residuals),), (_joined(results),)
+        for member, residual, out in zip(self._members(), residuals, results, strict=True):
+            if member.training:
                 member.update(residual, out)
 
     @torch.no_grad()
@@ -162,34 +173,67 @@ class ResidualQuantizer(Quantizer):
         """
         return decode_to_depth(indices, self._in_order(), self.depth if depth is None else depth)
 
+    def _result(
+        self,
+        z: Tensor,
+        z_q: Tensor,
+        indices: Tensor,
+        results: list[Quantized],
+        residuals: list[Tensor],
+        mask: Tensor,
+    ) -> ResidualQuantized:
+        """The losses added up, and one straight-through estimator for the whole sum ``z_q``.
+
+        A plain member adds constants to z_q. A ``ProjectedQuantizer`` adds W_up·e, with a gradient to its linear maps.
+        ``straight_through`` drops that gradient; z_q − sg[z_q], which is 0 in value, brings it back:
+
+            out = straight_through(z, z_q) + (z_q − sg[z_q])      out = z_q,  dL/dz = dL/dout,  dL/dW_up = dL/dout · eᵀ
+        """
+        estimated = straight_through(z, z_q.to(z.dtype))
+        if z_q.requires_grad:  # there are projected members
+            estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
+        names = dict.fromkeys(name for out in results for name in out.losses)  # an EMA codebook has no codebook loss
+        losses = {
+            name: torch.stack([one.losses[name] for one in results if name in one.losses]).sum() for name in names
+        }
+        loss = torch.stack([out.loss for out in results]).sum()
+        counts = torch.stack([count_codes(out.indices, self.num_codes, stacked=False) for out in results])  # (R, K)
+        return ResidualQuantized(
+            estimated, indices, loss, losses, counts, depths=tuple(results), residuals=tuple(residuals), mask=mask
+        )
+
+    # Depth dropout, the first codes, members -------------------------------------------------------------------------
+
+    def _quantize_with_dropout(self, z: Tensor) -> ResidualQuantized:
+        mask = draw_mask(len(z), self.depth, self.depth_dropout, z.device)  # (16, 4) bool
+        z_q, indices, results, residuals = quantize_with_dropout(z, self._in_order(), mask)
+        return self._result(z, z_q, indices, results, residuals, mask)
+
     @property
     def initialised(self) -> bool:
-        return all(member.initialised for member in self._in_order())
+        return all(member.initialised or not member.training for member in self._in_order())
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """In order, each member from what the members before it left over; depth dropout plays no part.
 
-        A shared one serves all depths: it is initialised from z, which gives residuals, and then again from z and all
-        the residuals.
+        A shared member serves all depths: it is initialised from z, which gives residuals, and then again from z and
+        all the residuals.
         """
         residual, residuals = at_least_float32(z), []
         for member in self._in_order():
             residuals.append(residual)
-            if not member.initialised:
+            if member.training and not member.initialised:
                 member.initialise(residual)
             residual = residual - member.decode(member.encode(residual))
-        if self.shared:  # now on what all depths will see
-            self._member(0).initialise(torch.cat(residuals))
-
-    # Members ----------------------------------------------------------------------------------------------------------
+        if self.shared:
+            self._members()[0].initialise(torch.cat(residuals))
 
     def _in_order(self) -> list[Quantizer]:
         """The quantizers of depths 1 to R: R of them, or the shared one R times."""
-        self._check_members()
-        return [self._member(r) for r in range(self.depth)]
+        return self._members() * (self.depth if self.shared else 1)
 
-    def _check_members(self) -> None:
+    def _members(self) -> list[Quantizer]:
         """The list can be changed in place, past every check: are its members still those of these depths?"""
         number = 1 if self.shared else self.depth
         if len(self.quantizers) != number:
@@ -198,35 +242,12 @@ class ResidualQuantizer(Quantizer):
             )
         for i, member in enumerate(self.quantizers):
             _check_member(i, member, self, "it was built")
-
-    def _member(self, r: int) -> Quantizer:
-        member = self.quantizers[0 if self.shared else r]
-        assert isinstance(member, Quantizer)
-        return member
-
-
-def _result(
-    z: Tensor, z_q: Tensor, indices: Tensor, results: list[Quantized], residuals: list[Tensor], mask: Tensor
-) -> ResidualQuantized:
-    """One straight-through estimator over the whole sum, and the losses added up.
-
-    ``straight_through`` drops the gradient of z_q itself. The linear maps of projected members need it: so z_q −
-    sg[z_q] is added, whose value is 0.
-    """
-    estimated = straight_through(z, z_q.to(z.dtype))
-    if z_q.requires_grad:  # there are such maps: + 0 in value, and they get dL/dz_q
-        estimated = estimated + (z_q - z_q.detach()).to(z.dtype)
-    names = dict.fromkeys(name for out in results for name in out.losses)  # an EMA codebook has no codebook loss
-    losses = {name: torch.stack([out.losses[name] for out in results if name in out.losses]).sum() for name in names}
-    loss = torch.stack([out.loss for out in results]).sum()
-    return ResidualQuantized(
-        estimated, indices, loss, losses, depths=tuple(results), residuals=tuple(residuals), mask=mask
-    )
+        return cast(list[Quantizer], list(self.quantizers))
 
 
 def _joined(results: Sequence[Quantized]) -> Quantized:
-    """The results of a shared quantizer for all depths as one batch, for its ``update``. The losses are those of the
-    first depth still; ``update`` uses none."""
+    """The results of a shared quantizer at all depths, as those of one batch, for its ``update``. That uses z_q and
+    indices; the other fields are still those of the first depth."""
     joined = replace(
         results[0], z_q=torch.cat([out.z_q for out in results]), indices=torch.cat([out.indices for out in results])
     )

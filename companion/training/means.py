@@ -76,7 +76,10 @@ class Means:
 
 
 def _code_use(counts: Tensor) -> Row:
-    """Perplexity and usage of (K,) counts; of (R, K), those of each depth, numbered from 1."""
+    """Perplexity and usage of (K,) counts; of (R, K), those of each depth, numbered from 1.
+
+    Both are 0 for a depth that depth dropout left out throughout the epoch.
+    """
     depths = {"": counts} if counts.ndim == 1 else {f"_{r}": of_depth for r, of_depth in enumerate(counts, 1)}
-    perplexities = {f"perplexity{r}": perplexity(of_depth) for r, of_depth in depths.items()}
+    perplexities = {f"perplexity{r}": perplexity(one) if one.any() else 0.0 for r, one in depths.items()}
     return perplexities | {f"usage{r}": as_float64(of_depth > 0).mean().item() for r, of_depth in depths.items()}
