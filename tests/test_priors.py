@@ -70,6 +70,14 @@ def seen_by_each_logit(made: Prior) -> Tensor:
     return seen
 
 
+@pytest.mark.parametrize("kind", MAKE)
+def test_there_is_a_class_for_each_image(kind):
+    model = prior(kind)
+    codes = torch.zeros(4, *model.grid, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"classes: got int64 of shape \(3,\), want .*\(4,\)"):
+        model.all_logits(codes, torch.zeros(3, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("kind", ["transformer", "flattened", "rq-transformer", "deep stack"])
 def test_each_logit_sees_exactly_the_codes_before_it(kind):
     """Logit i depends on no code ≥ i, and on all of 0 … i − 1."""

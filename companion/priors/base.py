@@ -278,6 +278,7 @@ class Prior(Configured, nn.Module, ABC):
         """Checks the arguments of :meth:`all_logits`."""
         check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
         check_codes("codes", codes, self.num_codes)
+        check_tensor("classes", classes, shape=(len(codes),), dtype=torch.int64)
         self._check_classes(classes)
 
     def _check_classes(self, classes: Tensor) -> None:
