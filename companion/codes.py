@@ -193,6 +193,9 @@ def tokenize(tokenizer: VQVAE, images: ImageSet, *, batch_size: int = 500, progr
     device = next(tokenizer.parameters()).device
     if device.type == "meta":
         raise ValueError("tokenizer: got tensors on the device meta, which holds no numbers, want a trained one")
+    channels = getattr(tokenizer.encoder, "in_channels", images.shape[0])
+    if images.shape[0] != channels:
+        raise ValueError(f"images: got {images.shape[0]} channels, want {channels}, as the tokenizer's encoder")
     batches = [
         torch.arange(start, min(start + batch_size, len(images)), device="cpu")
         for start in range(0, len(images), batch_size)

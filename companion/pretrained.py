@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from companion._arguments import brief
 from companion.checkpoint import load
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -43,4 +44,4 @@ def scores(name: str) -> dict[str, Any]:
 
 def _check(name: str) -> None:
     if name not in names():
-        raise ValueError(f"name: got {name!r}, want one of {', '.join(names())}")
+        raise ValueError(f"name: got {brief(name)}, want one of {', '.join(names())}")

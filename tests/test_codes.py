@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import companion
 from companion import CodeSet, TransformerPrior, check_identity, identity, tokenize
+from companion.data import load
 
 
 def tokenizer(seed: int = 0, *, residual: bool = False) -> companion.VQVAE:
@@ -220,6 +221,7 @@ def test_tokenize_refuses_what_it_cannot_use():
         ((model, IMAGES.images), r"images: got a uint8 tensor of shape .*, want an ImageSet"),
         ((companion.Encoder(4), IMAGES), "tokenizer: got an Encoder, want a VQVAE"),
         ((None, IMAGES), "tokenizer: got None, want a module"),
+        ((model, load("emoji", "test", size=8)), "images: got 3 channels, want 1, as the tokenizer's encoder"),
     ):
         with pytest.raises(ValueError, match=message):
             tokenize(*wrong)

@@ -172,6 +172,18 @@ def wrong_codes(search, offset: float, *, dtype: torch.dtype = torch.float32) ->
     return ((chosen - exact.amin(1)) > 8 * 2**-24 * size).double().mean().item()
 
 
+@pytest.mark.parametrize("far", [1e5, 1e6, 1e9])
+def test_a_code_that_ran_away_does_not_spoil_the_search_among_the_others(far):
+    """Moved so that the *mean* of the codes is at the origin, all others are far from it."""
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = torch.randn(500, 16, generator=generator), torch.randn(64, 16, generator=generator)
+    codebook[0] = far
+    exact = torch.cdist(z.double(), codebook.double()).argmin(1)
+    assert (nearest_code(z, codebook) == exact).all()
+    mean = codebook.mean(0)
+    assert (uncentred(z - mean, codebook - mean) != exact).float().mean() > 0.005
+
+
 @pytest.mark.parametrize("offset", [0, 100, 1000])
 def test_search_picks_the_float64_codes_far_from_the_origin(offset):
     """Far from the origin, ‖z‖² − 2 z·e + ‖e‖² in float32 picks wrong codes, unless both are centred first."""

@@ -330,7 +330,7 @@ def test_decode_refuses_other_indices():
         quantizer.decode(codes, depth=4)
     with pytest.raises(ValueError, match=r"indices: got shape \(6, 3, 2\), want \(B, \*spatial, 3\)"):
         quantizer.decode(codes[..., 0])
-    with pytest.raises(ValueError, match="indices: got 0 to 8"):
+    with pytest.raises(ValueError, match="indices: got 8 to 8"):
         quantizer.decode(codes * 0 + torch.arange(9)[:3].clamp(max=8) * 4)
 
 
@@ -348,6 +348,14 @@ def test_residual_encode_is_greedy():
     assert codes.tolist() == [[0, 0]]  # 0 + 0.2, although 2 − 1 is nearer
     assert decode_to_depth(codes, [first, second], 2).item() == pytest.approx(0.2)
     assert decode_to_depth(torch.tensor([[1, 1]]), [first, second], 2).item() == pytest.approx(1.0)
+
+
+def test_depths_with_other_numbers_of_codes_are_decoded_each_by_its_own():
+    members = [VectorQuantizer(2, 3), VectorQuantizer(4, 3)]
+    with pytest.raises(ValueError, match="indices: got 2 to 2, want 0 to 1"):
+        decode_to_depth(torch.tensor([[2, 3]]), members, 2)
+    expected = members[0].codebook[1] + members[1].codebook[3]
+    assert torch.allclose(decode_to_depth(torch.tensor([[1, 3]]), members, 2)[0], expected)
 
 
 def test_residual_encode_leaves_its_input_alone_and_wants_a_quantizer():

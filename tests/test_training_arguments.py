@@ -89,12 +89,12 @@ class Wide(Digits):
         ({"validation": [1, 2]}, "validation: got a list, want examples with len"),
         ({"validation": 3}, "validation: got a int, want examples with len"),
         ({"validation": Digits(0, 1)}, "validation: got no examples"),
-        ({"objective": lambda model, x, y: model(x).loss}, "objective: got a Tensor, want a dataclass"),
+        ({"objective": lambda model, x, y: model(x).loss}, "objective: it gave a Tensor, want a dataclass"),
         (
             {"objective": lambda model, x, y: Output(x, x, x)},
-            r"objective: got a Output whose loss is a float32 tensor of shape \(8, 1, 4, 4\), want .* a 0-dim tensor",
+            r"objective: it gave a Output whose loss is a float32 tensor of shape \(8, 1, 4, 4\), want .* 0-dim",
         ),
-        ({"objective": lambda model, x, y: Output(x, x, 0.5)}, "objective: got a Output whose loss is 0.5, want"),
+        ({"objective": lambda model, x, y: Output(x, x, 0.5)}, "objective: it gave a Output whose loss is 0.5, want"),
         (
             {"objective": lambda model, x, y: Output(x, x, objective(model, x, y).loss.detach())},
             r"objective: got a loss without a gradient, .* detached, made under torch.no_grad\(\)",
@@ -306,6 +306,13 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if os.name == "posix":  # elsewhere the folders of users lie side by side, whether there is such a user or not
         with pytest.raises(ValueError, match=r"path: got '~nobody-of-that-name/m', want a path that there is"):
             companion.load("~nobody-of-that-name/m")
+
+
+def test_a_prior_is_not_fitted_to_images() -> None:
+    images = companion.data.load("glyphs", "train", size=8)
+    prior = companion.TransformerPrior(4, (2, 2), dim=8, layers=1, heads=2)
+    with pytest.raises(ValueError, match="train: got an ImageSet, want a CodeSet"):
+        companion.fit(prior, images, epochs=1, batch_size=4, lr=1e-3, progress=False)
 
 
 def test_a_prior_keeps_its_tokenizer_where_nothing_was_learnt() -> None:

@@ -33,7 +33,7 @@ class ImageSet:
 
     Args:
         name: of the set, such as "mnist".
-        split: "train" or "test".
+        split: which part of the set it is: "train", "test", or any other word. Only a label.
         images: bytes, 0 … 255.
         labels: for each image, an index into ``classes``.
         classes: the names of the classes, all different.

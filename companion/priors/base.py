@@ -67,7 +67,7 @@ class Prior(Configured, nn.Module, ABC):
 
     Each sequence starts with ``<sos>``, a learned vector. There is one for each class, and one for "no class".
     ``labels`` are what the user gives: a class 0…num_classes − 1 for each table, or None for "no class". ``classes``
-    are rows of the table of start vectors: the labels, or num_classes, the last row, for "no class".
+    are the same, with "no class" written as the number num_classes: the last of the start vectors.
 
     Args:
         num_codes: K.

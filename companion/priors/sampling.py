@@ -78,9 +78,9 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     reached = at_least_float32(probabilities).cumsum(-1)
     threshold = uniform.to(reached)[:, None] * reached[:, -1:]  # u times the sum of the row
     codes = (reached <= threshold).sum(-1)
-    # Rounding can give a code after the last one that has a probability. Take that last one instead.
-    last = (probabilities > 0).to(torch.int64).mul(torch.arange(1, probabilities.shape[-1] + 1, device=uniform.device))
-    return torch.minimum(codes, last.amax(-1) - 1)
+    numbers = torch.arange(probabilities.shape[-1], device=uniform.device)
+    last = numbers.where(probabilities > 0, 0).amax(-1)  # the last code that can be drawn;
+    return torch.minimum(codes, last)  # rounding can give a later one
 
 
 def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:

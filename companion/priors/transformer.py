@@ -82,7 +82,7 @@ class CausalSelfAttention(nn.Module):
             keys,
             values,
             dropout_p=self.dropout if self.training else 0.0,  # of the weights
-            is_causal=t > 1,  # a cached step has one query, which sees all keys; else T = S, with a triangular mask
+            is_causal=t > 1,  # one query (a cached step) sees all keys; several need the mask, and then T = S
         )
         return self.to_out(out.transpose(1, 2).reshape(b, t, dim))  # heads joined: (32, 49, 128)
 
@@ -174,7 +174,9 @@ class TransformerPrior(Prior):
         """Shapes beside the lines are those of codes (32, 7, 7), K = 512 and dim 128."""
         self._check_inputs(codes, classes)
         inputs = self._inputs(codes.flatten(1), classes)  # (32, 49, 128): <sos>, k₁, …, k₄₈
-        logits: Tensor = self.to_logits(self.transformer(inputs))  # (32, 49, 512): of k₁, …, k₄₉, not shifted again
+        logits: Tensor = self.to_logits(
+            self.transformer(inputs)
+        )  # (32, 49, 512): row i predicts k_i: inputs are shifted
         return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
@@ -199,13 +201,14 @@ class _TransformerSteps(Steps):
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
         if self.caches is None:
-            return prior.to_logits(prior.transformer(prior._inputs(codes, self.classes)[:, : step + 1])[:, -1])
+            inputs = prior._inputs(codes, self.classes)[:, : step + 1]  # (n, step + 1, dim): <sos>, the codes drawn
+            return prior.to_logits(prior.transformer(inputs)[:, -1])  # (n, K): of the next code
         newest = prior.codes(codes[:, step - 1]) if step else prior.sos(self.classes)  # (n, dim)
         h = prior.transformer((newest + prior.positions[step])[:, None], self.caches)
         return prior.to_logits(h[:, 0])
 
 
-# Sampling and checks ------------------------------------------------------------------------------------------------
+# The cache, and checks ----------------------------------------------------------------------------------------------
 
 
 class Cache:

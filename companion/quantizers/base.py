@@ -123,7 +123,7 @@ class VectorwiseQuantizer(Quantizer):
     """
 
     @abstractmethod
-    def encode_vectors(self, vectors: Tensor) -> Tensor:
+    def encode_vectors(self, z: Tensor) -> Tensor:
         """The search alone: (N, D) → (N,) int64, the indices that ``quantize`` gives in eval mode."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ The whole method, for vectors z (N, D), a codebook (K, D), and the state counts 
 
     n = torch.bincount(indices, minlength=K)               # (K,): how many vectors chose each code
     s = torch.zeros(K, D).index_add(0, indices, z)         # (K, D): their sum
-    counts = decay * counts + (1 - decay) * n              # the running count
+    counts = decay * counts + (1 - decay) * n              # the running count; both start from k-means on z
     sums = decay * sums + (1 - decay) * s                  # the running sum
     codebook = sums / counts[:, None]                      # each code is the running mean of its vectors
 
@@ -72,8 +72,8 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
 
     One forward in training mode is one update, after the lookup; with gradient accumulation, each micro-batch is one. A
     forward that is computed again for checkpointed activations would count twice. A code that no vector of the batch
-    chose stays as it is, to the bit. With several processes (``torch.distributed``) the statistics are those of all of
-    them together, and all have the same codebook.
+    chose stays as it is, to the bit, unless it is restarted. With several processes (``torch.distributed``) the
+    statistics are those of all of them together, and all have the same codebook.
 
     What stops the updates is eval mode, or :meth:`freeze`. ``model.requires_grad_(False)`` does not, since it is about
     parameters and the codebook is a buffer. In half precision it does not learn: counts overflow in float16, and small
@@ -88,14 +88,15 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         commitment_weight: β.
         smoothing: ε of the Laplace smoothing.
         init: "k-means" on the first training batch, which replaces whatever the codebook held; "uniform" as in
-            ``VectorQuantizer``; or "given", as :meth:`from_codebook` sets it.
+            ``VectorQuantizer``; or "given", as :meth:`from_codebook` sets it. A compiled model runs no k-means: run the
+            first batch before ``torch.compile``.
         restart_below: a code with less than this part of an even share, ΣN/K, is put onto a random vector of the batch
             (:func:`restart`). 0 turns restarts off. With ``init="uniform"`` the first batch restarts every code that it
             does not choose, since all counts begin at 0.
         cosine: vectors and codes are scaled to length 1, so that the nearest code is the one at the smallest angle
-            (Yu et al. 2022, section 3.2). The codes are scaled after each update. So the past of a code counts as N_k
-            vectors of its own direction; the paper's sum of N_k vectors in several directions is shorter, and a code
-            made from it by scaling turns faster.
+            (Yu et al. 2022, section 3.2). The codes are scaled after each update. So the running sum is N_k long. The
+            sum of N_k vectors of several directions would be shorter: with it the past would weigh less, and the codes
+            would turn faster.
         estimator: "straight-through" or "rotation".
         seed: of the first centres of k-means, and of the vectors for restarts. Members of a residual quantizer with
             equal seeds draw different ones.
@@ -153,7 +154,7 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
             codes = torch.zeros_like(codes)  # until from_codebook or a file fills them in
         self.register_buffer("codebook", functional.normalize(codes, dim=1) if cosine else codes)
         self.register_buffer("counts", torch.zeros(num_codes))  # N_k: nothing was seen yet
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # training forwards so far
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # updates so far
 
     def quantize(self, z: Tensor) -> Quantized:
         """Called by ``forward`` (in ``base.py``). Shapes beside the lines are those of K = 512 and z (16, 64, 8, 8)."""
@@ -183,9 +184,9 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         self.counts.copy_(counts)
         self.step.add_(1)
 
-    def encode_vectors(self, vectors: Tensor) -> Tensor:
+    def encode_vectors(self, z: Tensor) -> Tensor:
         self._warn_if_untrained()
-        return self._search(self._scaled(vectors))
+        return self._search(self._scaled(z))
 
     def lookup(self, indices: Tensor) -> Tensor:
         self._warn_if_untrained()
@@ -349,8 +350,9 @@ def ema_step(
     So a code goes a part of the way to the mean of the vectors that chose it. (It is also a step of SGD on the summed
     codebook loss, with the rate (1 − γ)/(2 N′_k).)
 
-    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the last line, which avoids a division by
-    zero. Ñ_k can be smaller than N′_k; so the part is at most 1.
+    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the last line, as in other implementations.
+    (For m′/N′ it avoids a division by zero; here only codes with n_k > 0 move.) Ñ_k can be smaller than N′_k, so the
+    part is cut off at 1.
 
     Args:
         decay: γ. smoothing: ε.

@@ -47,8 +47,8 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
         z_q = straight_through(squashed, self._points(indices))  # (1024, 3)
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), z_q.new_zeros(()), {})
 
-    def encode_vectors(self, vectors: Tensor) -> Tensor:
-        return self._nearest(vectors.tanh())
+    def encode_vectors(self, z: Tensor) -> Tensor:
+        return self._nearest(z.tanh())
 
     def lookup(self, indices: Tensor) -> Tensor:
         check_codes("indices", indices, self.num_codes)

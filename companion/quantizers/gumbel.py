@@ -89,8 +89,8 @@ class GumbelQuantizer(VectorwiseQuantizer):
             z_q = self.lookup(indices)
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), self.kl_weight * kl, {"kl": kl})
 
-    def encode_vectors(self, vectors: Tensor) -> Tensor:
-        return self._likeliest(self._logits(vectors))
+    def encode_vectors(self, z: Tensor) -> Tensor:
+        return self._likeliest(self._logits(z))
 
     def lookup(self, indices: Tensor) -> Tensor:
         return looked_up(indices, self.codebook)

@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import brief, check_codes, check_number, check_size, check_whole
+from companion._arguments import brief, check_codes, check_number, check_size, check_tensor, check_whole
 from companion._devices import at_least_float32
 from companion.quantizers.base import Quantized, Quantizer, check_latents, count_codes
 from companion.quantizers.depth_dropout import draw_mask, quantize_with_dropout
@@ -62,9 +62,11 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     """
     _check_quantizers(quantizers)
     check_whole("depth", depth, most=len(quantizers))
-    check_codes("indices", indices, quantizers[0].num_codes)
+    check_tensor("indices", indices, dtype=torch.int64)
     if indices.ndim < 2 or indices.shape[-1] != len(quantizers):
         raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (B, *spatial, {len(quantizers)})")
+    for r, quantizer in enumerate(quantizers):
+        check_codes("indices", indices[..., r], quantizer.num_codes)
     codes = [quantizer.decode(indices[..., r]) for r, quantizer in enumerate(quantizers[:depth])]
     return torch.stack(codes).sum(0)
 
@@ -140,7 +142,7 @@ class ResidualQuantizer(Quantizer):
         z_q, results, residuals = torch.zeros_like(residual), [], []
         for quantizer in self._in_order():
             out = quantizer.quantize(residual)
-            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8): out.z_q.detach(); for maps see `_result`
+            codes = quantizer.contribution(residual, out)  # (16, 64, 8, 8): out.z_q.detach(), if it is not projected
             results.append(out)
             residuals.append(residual.detach())
             z_q = z_q + codes
@@ -188,6 +190,8 @@ class ResidualQuantizer(Quantizer):
         ``straight_through`` drops that gradient; z_q − sg[z_q], which is 0 in value, brings it back:
 
             out = straight_through(z, z_q) + (z_q − sg[z_q])      out = z_q,  dL/dz = dL/dout,  dL/dW_up = dL/dout · eᵀ
+
+        (W_down gets its gradient through the straight-through estimator inside the member's ``contribution``.)
         """
         estimated = straight_through(z, z_q.to(z.dtype))
         if z_q.requires_grad:  # there are projected members
@@ -246,11 +250,9 @@ class ResidualQuantizer(Quantizer):
 
 
 def _joined(results: Sequence[Quantized]) -> Quantized:
-    """The results of a shared quantizer at all depths, as those of one batch, for its ``update``. That uses z_q and
-    indices; the other fields are still those of the first depth."""
-    joined = replace(
-        results[0], z_q=torch.cat([out.z_q for out in results]), indices=torch.cat([out.indices for out in results])
-    )
+    """The results of a shared quantizer at all depths, as those of one batch, for its ``update``. That uses the indices
+    alone (of a projected one, those of ``inner``); the other fields are still those of the first depth."""
+    joined = replace(results[0], indices=torch.cat([out.indices for out in results]))
     if isinstance(joined, ProjectedQuantized):
         return replace(joined, inner=_joined([out.inner for out in results if isinstance(out, ProjectedQuantized)]))
     return joined

@@ -7,6 +7,7 @@ The whole method, for vectors z (N, D) and a codebook of K codes, (K, D):
     codes = codebook[indices]                              # (N, D): the lookup
     codebook_loss = (z.detach() - codes).square().mean()   # moves the codes to the vectors
     commitment_loss = (z - codes.detach()).square().mean() # moves the vectors to the codes
+    loss = codebook_loss + commitment_weight * commitment_loss
     z_q = z + (codes - z).detach()                         # straight-through: the codes, with the gradient of z
 
 ``VectorQuantizer.quantize`` below is these lines, with a search that needs no (N, K) table.
@@ -76,8 +77,8 @@ class VectorQuantizer(VectorwiseQuantizer):
         losses = {"codebook": codebook_loss, "commitment": commitment_loss}
         return Quantized(to_latents(z_q, like=z), to_positions(indices, like=z), loss, losses)  # (16, 64, 8, 8) again
 
-    def encode_vectors(self, vectors: Tensor) -> Tensor:
-        return nearest_code(vectors, self.codebook)
+    def encode_vectors(self, z: Tensor) -> Tensor:
+        return nearest_code(z, self.codebook)
 
     def lookup(self, indices: Tensor) -> Tensor:
         return looked_up(indices, self.codebook)

@@ -330,6 +330,10 @@ def _warn_of_shared(train: Examples, validation: Examples) -> None:
 def _check_codes(plan: Plan, name: str, examples: Examples) -> None:
     """That a prior gets codes and labels that it knows; an objective of the caller's may make others of them."""
     prior = unwrapped(plan.model, "model")
+    if plan.objective is None and isinstance(prior, Prior) and isinstance(examples, ImageSet):
+        raise ValueError(
+            f"{name}: got an ImageSet, want a CodeSet, which companion.tokenize makes of it: a prior learns codes"
+        )
     if plan.objective is None and isinstance(prior, Prior) and isinstance(examples, CodeSet):
         if examples.num_codes != prior.num_codes:
             raise ValueError(

@@ -32,7 +32,7 @@ class Terms(nn.Module):
         if not is_dataclass(result) or not isinstance(loss, Tensor) or loss.ndim:
             kind = type(result).__name__
             got = f"{kind} whose loss is {brief(loss)}" if hasattr(result, "loss") else kind
-            raise ValueError(f"{self.argument}: got a {got}, want a dataclass with a field loss, a 0-dim tensor")
+            raise ValueError(f"{self.argument}: it gave a {got}, want a dataclass with a field loss, a 0-dim tensor")
         if torch.is_grad_enabled():
             check_gradient(self.argument, loss)
         values: dict[str, Any] = {}
