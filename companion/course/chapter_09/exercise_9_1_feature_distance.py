@@ -161,9 +161,9 @@ MISTAKES = (
         "the length is taken over the batch, which mixes images. Wanted is one for each position, over the channels.",
     ),
     Mistake(
-        "normalised over the last axis",
-        _variant(unit=_over((3,))),
-        "the length is taken over the last axis, a row of the grid. The channels are axis 1.",
+        "difference normalised",
+        _variant(unit=lambda f, epsilon: f, differ=lambda u, v: ((u - v) / _length(u - v, 1e-4)).square()),
+        "the difference is divided by its own length. Divide both features by theirs, and subtract then.",
     ),
     Mistake(
         "divided by the sum",

@@ -289,8 +289,8 @@ MISTAKES = (
     Mistake(
         "cut off equally",
         _cut(_equally),
-        "the same is cut off at either end (padding=−offset does that). Only at the beginning it is −offset; at the "
-        "end the map ends, or is filled up with 0, where the image does.",
+        "the result does not end where the image does. Cut off −offset at the beginning alone (padding=−offset cuts at "
+        "either end); then cut, or fill up with 0, to the size (H, W).",
     ),
     Mistake(
         "not cut off",

@@ -260,9 +260,9 @@ MISTAKES = (
         "this is the root of the *mean* of the squares: ε would count for more in a large layer. Wanted is the sum.",
     ),
     Mistake(
-        "largest norm of a row",
-        _variant(norm=lambda gradient: gradient.flatten(1).norm(dim=1).amax()),
-        "this is the largest norm of a row. Wanted is one norm over all entries.",
+        "norm of the ratio",
+        _variant(norm=Tensor.clone, ratio=lambda g_rec, g_adv, epsilon: (g_rec / (g_adv + epsilon)).norm()),
+        "this is the norm of a ratio of gradients. Wanted is the ratio of their norms.",
     ),
     Mistake(
         "spectral norm",
