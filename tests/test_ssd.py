@@ -192,6 +192,29 @@ def test_memory_of_the_chunked_form_has_no_table_of_all_positions():
     assert max(sizes) == B * H * 256 * 256
 
 
+def graph(y: Tensor) -> list[str]:
+    """The names of all steps of the backward pass."""
+    todo, found, names = [y.grad_fn], set(), []
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            names.append(node.name())
+            todo += [following for following, _ in node.next_functions]
+    return names
+
+
+def test_no_step_of_the_backward_pass_is_as_long_as_the_row_for_each_position():
+    def selections(function, length: int) -> int:
+        leaves = [one.requires_grad_() for one in inputs(length)]
+        return graph(function(*leaves)[0]).count("SelectBackward0")
+
+    for function in (ssd_recurrence, lambda *given: ssd_chunked(*given, chunk=2)):
+        assert selections(function, 4) == selections(function, 16) <= 2
+    # The wrong version, which is by_steps: the gradient of each x[:, t] is as long as x, T² numbers in all.
+    assert selections(by_steps, 16) == 4 * selections(by_steps, 4) == 64
+
+
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [

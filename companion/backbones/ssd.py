@@ -48,10 +48,10 @@ def ssd_recurrence(
     _check_sequence(x, log_decay, b, c, state)
     h = _zeros(x, b) if state is None else state
     outputs = []
-    for t in range(x.shape[1]):
-        y, h = _step(x[:, t], log_decay[:, t], b[:, t], c[:, t], h)
+    for position in zip(*(part.unbind(1) for part in (x, log_decay, b, c)), strict=True):
+        y, h = _step(*position, h)
         outputs.append(y)
-    return torch.stack(outputs, dim=1), h
+    return torch.stack(outputs, dim=1), h  # unbind above, since the gradient of each x[:, t] would be as long as x
 
 
 def ssd_step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,9 @@ def ssd_step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
 def _step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     written = x[..., None] * b[:, None, None]  # x_t b_tᵀ, (2, 4, 16, 1) · (2, 1, 1, 8) → (2, 4, 16, 8)
     state = log_decay.exp()[..., None, None] * state + written  # equation 2a: h_t = a_t h_{t−1} + x_t b_tᵀ
-    y = (state @ c[:, None, :, None])[..., 0]  # equation 2b: y_t = h_t c_t, (2, 4, 16, 8) @ (2, 1, 8, 1) → (2, 4, 16)
+    y = (state @ c[:, None, :, None]).squeeze(
+        -1
+    )  # equation 2b: y_t = h_t c_t, (2, 4, 16, 8) @ (2, 1, 8, 1) → (2, 4, 16)
     return y, state
 
 
@@ -134,9 +136,9 @@ def ssd_chunked(
     since_start = log_decay.cumsum(-1).exp()  # (2, 2, 4, 64): what a state before the chunk has decayed to
     h = _zeros(x.transpose(2, 3)[:, 0], b[:, 0]) if state is None else state  # (2, 4, 16, 8)
     before = []  # the state before each chunk
-    for k in range(x.shape[1]):
+    for decay_of_chunk, added_by_chunk in zip(since_start[..., -1:, None].unbind(1), added.unbind(1), strict=True):
         before.append(h)
-        h = since_start[:, k, :, -1, None, None] * h + added[:, k]
+        h = decay_of_chunk * h + added_by_chunk
 
     # 4. What each position reads of the state before its chunk.
     y = y + since_start[..., None] * (c @ torch.stack(before, dim=1).mT)  # (2, 2, 1, 64, 8) @ (2, 2, 4, 8, 16)
