@@ -48,10 +48,11 @@ def ssd_recurrence(
     _check_sequence(x, log_decay, b, c, state)
     h = _zeros(x, b) if state is None else state
     outputs = []
-    for position in zip(*(part.unbind(1) for part in (x, log_decay, b, c)), strict=True):
-        y, h = _step(*position, h)
+    positions = zip(x.unbind(1), log_decay.unbind(1), b.unbind(1), c.unbind(1), strict=True)
+    for x_t, log_decay_t, b_t, c_t in positions:  # of each x[:, t] the gradient would be as long as x
+        y, h = _step(x_t, log_decay_t, b_t, c_t, h)
         outputs.append(y)
-    return torch.stack(outputs, dim=1), h  # unbind above, since the gradient of each x[:, t] would be as long as x
+    return torch.stack(outputs, dim=1), h
 
 
 def ssd_step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
