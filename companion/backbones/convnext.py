@@ -47,7 +47,7 @@ class ConvNeXtEncoder(Configured, nn.Module):
     """Image → latent grid, ``factor`` times smaller along each axis.
 
     One strided convolution per prime factor of f as in ``ResNetEncoder``, and blocks after each, so that they work at
-    every resolution below the image's own.
+    every resolution below the image's own. All weights start as torch makes them.
 
     Args:
         in_channels: channels of the image.
@@ -98,9 +98,9 @@ class ConvNeXtEncoder(Configured, nn.Module):
 class ConvNeXtDecoder(Configured, nn.Module):
     """Latent grid → image: the encoder's mirror, with transposed convolutions.
 
-    Weights start as torch makes them, except for the last convolution's. Torch divides by the channels that come out of
-    a transposed convolution; where these are one or three, images start with a standard deviation of 1.3 to 2. Here
-    they are uniform in ±1/√n, with n the numbers that a pixel is made of.
+    Weights start as torch makes them, except for the last convolution's. Torch draws those of a transposed convolution
+    from ±1/√(output channels · kernel area); with one or three output channels, images start with a standard deviation
+    of more than 1. Here they come from ±1/√n, with n the numbers that a pixel is computed from.
 
     Args:
         out_channels: channels of the image.
