@@ -247,8 +247,8 @@ def test_reversed_with_the_directions_exchanged_a_bidirectional_block_gives_the_
 def test_a_block_is_the_mixer_and_a_gated_mlp_each_after_a_norm_and_beside_a_skip():
     torch.manual_seed(0)
     block, x = Mamba2Block(8, **SMALL).double(), tokens()
-    middle = x + block.mixer(functional.rms_norm(x, (8,), eps=1e-5))
-    torch.testing.assert_close(block(x), middle + block.mlp(functional.rms_norm(middle, (8,), eps=1e-5)))
+    middle = x + block.mixer(functional.rms_norm(x, (8,)))
+    torch.testing.assert_close(block(x), middle + block.mlp(functional.rms_norm(middle, (8,))))
     with torch.no_grad():
         block.mixer.to_out.weight.zero_()
         block.mlp.to_out.weight.zero_()

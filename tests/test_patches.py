@@ -1,11 +1,13 @@
 """Patches as tokens, the gated MLP, and the frame of the models that work on a row of tokens."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from companion.backbones import SwiGLU, patchify, unpatchify
+from companion.backbones import RMSNorm, SwiGLU, patchify, unpatchify
 from companion.backbones.patches import PatchDecoder, PatchEncoder
 
 FRAME = {"hidden": 8, "factor": 4, "size": (8, 12), "kernel": None, "blocks": []}
@@ -69,10 +71,26 @@ def test_by_default_the_gated_mlp_has_the_weights_of_an_mlp_four_times_as_wide()
     assert weights == pytest.approx(2 * 128 * 512, rel=0.002)
 
 
-def test_the_norm_of_torch_divides_by_the_root_of_the_mean_square():
-    norm, x = nn.RMSNorm(6).double(), torch.randn(4, 6, dtype=torch.float64)
+def test_the_norm_divides_by_the_root_of_the_mean_square():
+    norm, x = RMSNorm(6).double(), torch.randn(4, 6, dtype=torch.float64)
     nn.init.normal_(norm.weight)
     torch.testing.assert_close(norm(x), x / x.square().mean(-1, keepdim=True).sqrt() * norm.weight)
+    centred = nn.LayerNorm(6, bias=False).double()
+    centred.weight.data.copy_(norm.weight)
+    assert not torch.allclose(norm(x), centred(x))  # which takes the mean away first
+    torch.testing.assert_close(norm(x - x.mean(-1, keepdim=True)), centred(x), rtol=1e-2, atol=1e-3)
+
+
+def test_under_autocast_the_norm_computes_in_the_type_of_its_weights():
+    norm, x = RMSNorm(6), torch.randn(4, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(x).dtype == torch.float32
+        torch.testing.assert_close(norm(x), norm(x.float()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is slow
+            assert nn.RMSNorm(6)(x).dtype == torch.bfloat16  # torch's own
+    with pytest.raises(ValueError, match="x: got bfloat16, want float32"):
+        norm(x)
 
 
 @pytest.mark.parametrize("kernel", [None, 4, 6, 8, (4, 10)])

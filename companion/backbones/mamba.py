@@ -29,7 +29,7 @@ from companion._arguments import (
     unchecked_values,
 )
 from companion._devices import at_least_float32
-from companion.backbones.blocks import SwiGLU
+from companion.backbones.blocks import RMSNorm, SwiGLU
 from companion.backbones.patches import PatchDecoder, PatchEncoder
 from companion.backbones.ssd import ssd_chunked, ssd_step
 from companion.configured import Configured
@@ -37,7 +37,7 @@ from companion.configured import Configured
 _WIDEST = 2**14  # hidden: the matrices have the square of that
 _STEP_SIZES = (1e-3, 0.1)  # Δ at the beginning
 _DECAY_RATES = (1.0, 16.0)  # −A at the beginning
-_EPSILON = 1e-5  # of the norms
+_EPSILON = 1e-5  # of the gated norm, as in the authors' code
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Mamba2Block(nn.Module):
     def __init__(self, hidden: int, *, state: int = 64, head_dim: int = 64, expand: int = 2, conv: int = 4) -> None:
         super().__init__()
         self.mixer = Mamba2Mixer(hidden, state=state, head_dim=head_dim, expand=expand, conv=conv)
-        self.norm1, self.norm2 = (nn.RMSNorm(hidden, eps=_EPSILON) for _ in range(2))
+        self.norm1, self.norm2 = RMSNorm(hidden), RMSNorm(hidden)
         self.mlp = SwiGLU(hidden)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class Mamba2Encoder(Configured, PatchEncoder):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int = 1,
         dim: int = 64,
         *,
         hidden: int = 128,
@@ -287,7 +287,7 @@ class Mamba2Decoder(Configured, PatchDecoder):
 
     def __init__(
         self,
-        out_channels: int = 3,
+        out_channels: int = 1,
         dim: int = 64,
         *,
         hidden: int = 128,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import DEEPEST, check_size
+from companion.backbones.blocks import RMSNorm
 from companion.backbones.mamba import Mamba2Block, check_mixer
 from companion.priors.base import Prior, Steps
 
@@ -52,7 +53,7 @@ class MambaPrior(Prior):
         self.sos = nn.Embedding(num_classes + 1, dim)  # the last is "no class"
         self.positions = nn.Parameter(0.02 * torch.randn(self.length, dim))
         self.blocks = nn.ModuleList(Mamba2Block(dim, state=state, head_dim=head_dim) for _ in range(layers))
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.to_logits = nn.Linear(dim, num_codes)
         for embedding in (self.codes, self.sos):
             nn.init.normal_(embedding.weight, std=0.02)
