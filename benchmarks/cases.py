@@ -144,7 +144,7 @@ COMPARISONS = (
         title=f"Sampling from a MambaPrior ({MAMBA_SIZE}) and from a TransformerPrior ({CACHED_SIZE}), "
         f"batch {CACHED_BATCH}, per code",
         axis="T",
-        values=(49, 196, 784, 1764),
+        values=(49, 196, 784),
         contestants=(
             Contestant("MambaPrior", sampling_mamba),
             Contestant("TransformerPrior", sampling_cached),

@@ -13,10 +13,14 @@ from torch import nn
 import companion
 from companion import (
     VQVAE,
+    BidirectionalMamba2Decoder,
+    BidirectionalMamba2Encoder,
     ConvNeXtDecoder,
     ConvNeXtEncoder,
     LatentTokenDecoder,
     LatentTokenEncoder,
+    Mamba2Decoder,
+    Mamba2Encoder,
     ResNetDecoder,
     ResNetEncoder,
     VectorQuantizer,
@@ -59,6 +63,10 @@ PAIRS = {
     "vit": Pair(ViTEncoder, ViTDecoder, {"heads": 2}, fixed=True),
     "vit, rotary": Pair(ViTEncoder, ViTDecoder, {"heads": 2, "positions": "axial-rotary"}, fixed=True),
     "vit, no edges": Pair(ViTEncoder, ViTDecoder, {"kernel": "overlapping"}, {"last_conv": True}, fixed=True),
+    "mamba": Pair(Mamba2Encoder, Mamba2Decoder, {"state": 3, "head_dim": 4}, fixed=True),
+    "mamba, both directions": Pair(
+        BidirectionalMamba2Encoder, BidirectionalMamba2Decoder, {"state": 3, "head_dim": 4}, fixed=True
+    ),
     "latent tokens": Pair(LatentTokenEncoder, LatentTokenDecoder, {"heads": 2}, fixed=True, tokens=6),
 }
 every_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
