@@ -16,6 +16,7 @@ from companion.course import (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
     session,
 )
 from companion.course.checks.engine import Exercise, Report, examine
@@ -31,6 +32,7 @@ CHAPTERS = (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
 )
 
 
