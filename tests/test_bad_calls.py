@@ -322,6 +322,13 @@ GOOD: dict[str, Callable[[], Good]] = {
         {"out_channels": 1, "dim": 4, "hidden": 2, "factor": 4, "num_blocks": 1},
     ),
     "ResNetDecoder.forward": lambda: (ResNetDecoder(1, 4, hidden=2), {"z": latents(2)}),
+    "backbones.patchify": lambda: (backbones.patchify, {"x": images(), "patch": 4}),
+    "backbones.unpatchify": lambda: (
+        backbones.unpatchify,
+        {"tokens": torch.rand(2, 2, 16), "patch": (2, 4), "grid": (2, 1)},
+    ),
+    "SwiGLU": lambda: (backbones.SwiGLU, {"hidden": 4, "expansion": 1.5}),
+    "SwiGLU.forward": lambda: (backbones.SwiGLU(4), {"x": torch.randn(2, 3, 4)}),
     "backbones.raster_mask": lambda: (backbones.raster_mask, {"kernel": (3, 5), "centre": True}),
     "MaskedConv2d": lambda: (
         backbones.MaskedConv2d,
@@ -803,6 +810,9 @@ RIGHT_THERE: dict[str, set[str]] = {
     "backbones.conv_output_size.size": {"huge", "vast"},
     "backbones.conv_output_size.stride": {"huge", "vast"},
     "backbones.conv_output_size.padding": {"huge", "vast"},
+    # pixels, put in another order
+    "backbones.patchify.x": {"nan", "infinite"},
+    "backbones.unpatchify.tokens": {"nan", "infinite"},
     # one code an image, no batch, no points, codes of any number, a rectangle drawn from its other corner
     "metrics.nominal_bits.grid": {"nothing"},
     "CodeUsage.update.indices": {"empty"},
@@ -905,6 +915,7 @@ RIGHT_THERE: dict[str, set[str]] = {
             ("Encoder", "x"),
             ("Decoder", "z"),
             ("ResidualBlock", "x"),
+            ("SwiGLU", "x"),
             ("ResNetEncoder", "x"),
             ("ResNetDecoder", "z"),
             ("MaskedConv2d", "x"),

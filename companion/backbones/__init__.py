@@ -1,7 +1,9 @@
 """Encoders and decoders, one module a family."""
 
+from companion.backbones.blocks import SwiGLU
 from companion.backbones.conv import ResidualBlock, ResNetDecoder, ResNetEncoder, conv_output_size
 from companion.backbones.masked import AutoregressiveDecoder, MaskedConv2d, raster_mask
+from companion.backbones.patches import patchify, unpatchify
 
 __all__ = [
     "AutoregressiveDecoder",
@@ -9,6 +11,9 @@ __all__ = [
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualBlock",
+    "SwiGLU",
     "conv_output_size",
+    "patchify",
     "raster_mask",
+    "unpatchify",
 ]

@@ -255,6 +255,15 @@ case(
 )
 
 
+def patches(device: torch.device) -> Any:
+    x = images(device)
+    tokens = backbones.patchify(x, (4, 2))
+    return [tokens, backbones.unpatchify(tokens, (4, 2), (2, 4)), backbones.SwiGLU(8).to(device)(tokens)]
+
+
+case("patches", patches, backbones.patchify, backbones.unpatchify, backbones.SwiGLU)
+
+
 def recognise(device: torch.device) -> Any:
     glyphs = [data.load("glyphs", split, size=30) for split in ("train", "test")]
     shipped = classifier.load_classifier("glyphs").to(device)
