@@ -3,7 +3,17 @@
 from companion import augment, backbones, classifier, data, likelihoods, losses, metrics, plots, priors, quantizers
 from companion._version import __version__
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
-from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
+from companion.backbones import (
+    AutoregressiveDecoder,
+    ConvNeXtDecoder,
+    ConvNeXtEncoder,
+    LatentTokenDecoder,
+    LatentTokenEncoder,
+    ResNetDecoder,
+    ResNetEncoder,
+    ViTDecoder,
+    ViTEncoder,
+)
 from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
@@ -29,12 +39,16 @@ __all__ = [
     "AutoregressiveDecoder",
     "Classifier",
     "CodeSet",
+    "ConvNeXtDecoder",
+    "ConvNeXtEncoder",
     "Decoder",
     "EMAVectorQuantizer",
     "Encoder",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
+    "LatentTokenDecoder",
+    "LatentTokenEncoder",
     "PixelCNN",
     "ProjectedQuantizer",
     "RQTransformer",
@@ -45,6 +59,8 @@ __all__ = [
     "VAEOutput",
     "VQVAEOutput",
     "VectorQuantizer",
+    "ViTDecoder",
+    "ViTEncoder",
     "__version__",
     "augment",
     "backbones",

@@ -327,6 +327,19 @@ GOOD: dict[str, Callable[[], Good]] = {
         backbones.unpatchify,
         {"tokens": torch.rand(2, 2, 16), "patch": (2, 4), "grid": (2, 1)},
     ),
+    "RMSNorm": lambda: (backbones.RMSNorm, {"channels": 4, "axis": 1}),
+    "RMSNorm.forward": lambda: (backbones.RMSNorm(4, axis=1), {"x": torch.randn(2, 4, 3)}),
+    "ConvNeXtBlock": lambda: (backbones.ConvNeXtBlock, {"channels": 2}),
+    "ConvNeXtBlock.forward": lambda: (backbones.ConvNeXtBlock(2), {"x": torch.randn(2, 2, 4, 4)}),
+    "backbones.attention": lambda: (
+        backbones.attention,
+        {"queries": torch.randn(2, 2, 3, 4), "keys": torch.randn(2, 2, 5, 4), "values": torch.randn(2, 2, 5, 4)},
+    ),
+    "backbones.axial_rotary": lambda: (backbones.axial_rotary, {"x": torch.randn(2, 2, 6, 4), "grid": (2, 3)}),
+    "SelfAttention": lambda: (backbones.SelfAttention, {"hidden": 8, "heads": 2, "grid": (2, 3)}),
+    "SelfAttention.forward": lambda: (backbones.SelfAttention(8, 2, (2, 3)), {"tokens": torch.randn(2, 6, 8)}),
+    "TransformerBlock": lambda: (backbones.TransformerBlock, {"hidden": 8, "heads": 2, "grid": (2, 3)}),
+    "TransformerBlock.forward": lambda: (backbones.TransformerBlock(8, 2), {"tokens": torch.randn(2, 6, 8)}),
     "SwiGLU": lambda: (backbones.SwiGLU, {"hidden": 4, "expansion": 1.5}),
     "SwiGLU.forward": lambda: (backbones.SwiGLU(4), {"x": torch.randn(2, 3, 4)}),
     "backbones.raster_mask": lambda: (backbones.raster_mask, {"kernel": (3, 5), "centre": True}),
@@ -645,6 +658,29 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
     )
     GOOD[f"{_name}.mean"] = lambda make=_likelihood, n=_per_channel: (make().mean, {"params": params(n)})
 
+for _kind, _more, _decoder_only in (
+    ("ConvNeXt", {"attention": True, "heads": 2}, {}),
+    ("ViT", {"size": (8, 16), "kernel": 8, "heads": 1, "positions": "axial-rotary"}, {"last_conv": True}),
+    ("LatentToken", {"size": (8, 16), "heads": 2, "tokens": 3}, {}),
+):
+    _sizes = {"dim": 4, "hidden": 4, "factor": (4, 2), "num_blocks": 1} | _more
+    for _half, _given in (
+        (f"{_kind}Encoder", {"in_channels": 1} | _sizes),
+        (f"{_kind}Decoder", {"out_channels": 1} | _sizes | _decoder_only),
+    ):
+        GOOD[_half] = lambda half=_half, given=_given: (getattr(companion, half), dict(given))
+for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentToken", (4, 3))):
+    _sizes = {"hidden": 4} | ({} if _kind == "ConvNeXt" else {"size": 8})
+    _sizes |= {"tokens": 3} if _kind == "LatentToken" else {}
+    GOOD[f"{_kind}Encoder.forward"] = lambda kind=_kind, sizes=_sizes: (
+        getattr(companion, f"{kind}Encoder")(1, 4, **sizes),
+        {"x": images()},
+    )
+    GOOD[f"{_kind}Decoder.forward"] = lambda kind=_kind, sizes=_sizes, shape=_latents: (
+        getattr(companion, f"{kind}Decoder")(1, 4, **sizes),
+        {"z": torch.randn(2, *shape)},
+    )
+
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
@@ -813,6 +849,10 @@ RIGHT_THERE: dict[str, set[str]] = {
     # pixels, put in another order
     "backbones.patchify.x": {"nan", "infinite"},
     "backbones.unpatchify.tokens": {"nan", "infinite"},
+    "backbones.axial_rotary.x": {"nan", "infinite"},
+    **{f"backbones.attention.{argument}": {"nan", "infinite"} for argument in ("queries", "keys", "values")},
+    # any axis may hold the channels
+    "RMSNorm.axis": {"zero", "negative"},
     # one code an image, no batch, no points, codes of any number, a rectangle drawn from its other corner
     "metrics.nominal_bits.grid": {"nothing"},
     "CodeUsage.update.indices": {"empty"},
@@ -915,7 +955,17 @@ RIGHT_THERE: dict[str, set[str]] = {
             ("Encoder", "x"),
             ("Decoder", "z"),
             ("ResidualBlock", "x"),
+            ("RMSNorm", "x"),
             ("SwiGLU", "x"),
+            ("ConvNeXtBlock", "x"),
+            ("ConvNeXtEncoder", "x"),
+            ("ConvNeXtDecoder", "z"),
+            ("SelfAttention", "tokens"),
+            ("TransformerBlock", "tokens"),
+            ("ViTEncoder", "x"),
+            ("ViTDecoder", "z"),
+            ("LatentTokenEncoder", "x"),
+            ("LatentTokenDecoder", "z"),
             ("ResNetEncoder", "x"),
             ("ResNetDecoder", "z"),
             ("MaskedConv2d", "x"),

@@ -1,17 +1,39 @@
 """Encoders and decoders, one module a family."""
 
-from companion.backbones.blocks import SwiGLU
+from companion.backbones.blocks import RMSNorm, SwiGLU
 from companion.backbones.conv import ResidualBlock, ResNetDecoder, ResNetEncoder, conv_output_size
+from companion.backbones.convnext import ConvNeXtBlock, ConvNeXtDecoder, ConvNeXtEncoder
 from companion.backbones.masked import AutoregressiveDecoder, MaskedConv2d, raster_mask
 from companion.backbones.patches import patchify, unpatchify
+from companion.backbones.titok import LatentTokenDecoder, LatentTokenEncoder
+from companion.backbones.vit import (
+    SelfAttention,
+    TransformerBlock,
+    ViTDecoder,
+    ViTEncoder,
+    attention,
+    axial_rotary,
+)
 
 __all__ = [
     "AutoregressiveDecoder",
+    "ConvNeXtBlock",
+    "ConvNeXtDecoder",
+    "ConvNeXtEncoder",
+    "LatentTokenDecoder",
+    "LatentTokenEncoder",
     "MaskedConv2d",
+    "RMSNorm",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualBlock",
+    "SelfAttention",
     "SwiGLU",
+    "TransformerBlock",
+    "ViTDecoder",
+    "ViTEncoder",
+    "attention",
+    "axial_rotary",
     "conv_output_size",
     "patchify",
     "raster_mask",

@@ -1,11 +1,43 @@
-"""What the blocks of chapter 10 have in common: the gated MLP. (Their norm is ``torch.nn.RMSNorm``.)"""
+"""What the blocks of chapter 10 have in common: norm and gated MLP."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_fits, check_number, check_size, check_tensor
+from companion._arguments import check_fits, check_number, check_size, check_tensor, check_whole
 
 _WIDEST = 2**14  # its matrices have the square of that
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / √(mean(x²) + ε) · g over the channels, with a learned gain g for each, from 1 on (Zhang and Sennrich 2019,
+    equation 4).
+
+    It computes in the type of g, also under autocast, which gives it numbers in half precision.
+
+    Args:
+        channels: how many numbers are normalised together.
+        axis: where in x they stand.
+
+    Shapes:
+        x: (B, T, channels), or any other with the channels at ``axis`` → the same.
+
+    Raises:
+        ValueError: an argument is out of range; ``x`` has no such axis, or is of another type than g.
+    """
+
+    def __init__(self, channels: int, axis: int = -1) -> None:
+        check_size("channels", channels)
+        check_whole("axis", axis, least=-8, most=7)
+        super().__init__(channels)
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_tensor("x", x, shape=("*positions",))
+        if not -x.ndim <= self.axis < x.ndim or x.shape[self.axis] != self.weight.numel():
+            raise ValueError(f"x: got shape {tuple(x.shape)}, want {self.weight.numel()} channels at axis {self.axis}")
+        check_fits("x", x, self.weight)
+        x = x.to(self.weight.dtype)
+        return super().forward(x.movedim(self.axis, -1)).movedim(-1, self.axis)
 
 
 class SwiGLU(nn.Module):

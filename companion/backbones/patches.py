@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from companion._arguments import check_fits, check_flag, check_instance, check_size, check_tensor
 from companion.backbones._factors import check_divides, pair
+from companion.backbones.blocks import RMSNorm
 
 _LARGEST_IMAGE = 2**14  # pixels along an axis
 _LARGEST_KERNEL = 2**10
@@ -119,11 +120,12 @@ class PatchEncoder(nn.Module):
         super().__init__()
         for name, channels in (("in_channels", in_channels), ("dim", dim), ("hidden", hidden)):
             check_size(name, channels)
+        check_flag("learned_positions", learned_positions)
         self.in_channels = in_channels
         self.factor, self.grid = pair(factor), token_grid(size, factor)
         window, padding = kernel_and_padding(kernel, self.factor)
         self.to_tokens = nn.Conv2d(in_channels, hidden, window, self.factor, padding)
-        self.embedded_positions = new_positions(self.grid, hidden, learned_positions)
+        self.embedded_positions = new_positions(self.grid, hidden) if learned_positions else None
         self.blocks = checked_blocks(blocks)
         self.head = new_head(hidden, dim)
 
@@ -175,10 +177,11 @@ class PatchDecoder(nn.Module):
         for name, channels in (("out_channels", out_channels), ("dim", dim), ("hidden", hidden)):
             check_size(name, channels)
         check_flag("last_conv", last_conv)
+        check_flag("learned_positions", learned_positions)
         self.dim, self.factor, self.grid = dim, pair(factor), token_grid(size, factor)
         window, padding = kernel_and_padding(kernel, self.factor)
         self.to_tokens = nn.Linear(dim, hidden)
-        self.embedded_positions = new_positions(self.grid, hidden, learned_positions)
+        self.embedded_positions = new_positions(self.grid, hidden) if learned_positions else None
         self.blocks = checked_blocks(blocks)
         self.head = new_head(hidden, hidden)
         self.to_image = nn.ConvTranspose2d(hidden, out_channels, window, self.factor, padding)
@@ -200,13 +203,12 @@ class PatchDecoder(nn.Module):
 
 def new_head(hidden: int, out: int) -> nn.Sequential:
     """Norm, and an MLP with tanh that gets the last word on each token (Yu et al. 2022, section 3.1)."""
-    return nn.Sequential(nn.RMSNorm(hidden), nn.Linear(hidden, 4 * hidden), nn.Tanh(), nn.Linear(4 * hidden, out))
+    return nn.Sequential(RMSNorm(hidden), nn.Linear(hidden, 4 * hidden), nn.Tanh(), nn.Linear(4 * hidden, out))
 
 
-def new_positions(grid: tuple[int, int], hidden: int, learned: bool) -> nn.Parameter | None:
+def new_positions(grid: tuple[int, int], hidden: int) -> nn.Parameter:
     """A vector for each position, (h·w, hidden)."""
-    check_flag("learned_positions", learned)
-    return nn.Parameter(0.02 * torch.randn(grid[0] * grid[1], hidden)) if learned else None
+    return nn.Parameter(0.02 * torch.randn(grid[0] * grid[1], hidden))
 
 
 def checked_blocks(blocks: Sequence[nn.Module]) -> nn.Sequential:

@@ -29,11 +29,15 @@ from companion import (
     AutoregressiveDecoder,
     Classifier,
     CodeSet,
+    ConvNeXtDecoder,
+    ConvNeXtEncoder,
     Decoder,
     EMAVectorQuantizer,
     Encoder,
     FiniteScalarQuantizer,
     GumbelQuantizer,
+    LatentTokenDecoder,
+    LatentTokenEncoder,
     PixelCNN,
     ProjectedQuantizer,
     ResidualQuantizer,
@@ -42,6 +46,8 @@ from companion import (
     RQTransformer,
     TransformerPrior,
     VectorQuantizer,
+    ViTDecoder,
+    ViTEncoder,
     _devices,
     autoencoder,
     backbones,
@@ -253,6 +259,54 @@ case(
     lambda device: tokens(QUANTIZERS["residual, shared"], device),
     *(backbones.ResidualBlock, CodeSet, codes.tokenize, codes.identity, codes.check_identity),
 )
+
+
+BACKBONES = {
+    "ConvNeXt": lambda: (ConvNeXtEncoder(1, 4, **SMALL), ConvNeXtDecoder(1, 4, **SMALL)),
+    "ConvNeXt, attention": lambda: (
+        ConvNeXtEncoder(1, 4, attention=True, **SMALL),
+        ConvNeXtDecoder(1, 4, attention=True, **SMALL),
+    ),
+    "ViT": lambda: (
+        ViTEncoder(1, 4, size=8, kernel=8, **SMALL),
+        ViTDecoder(1, 4, size=8, kernel=8, last_conv=True, **SMALL),
+    ),
+    "ViT, rotary": lambda: (
+        ViTEncoder(1, 4, size=8, heads=2, positions="axial-rotary", **SMALL),
+        ViTDecoder(1, 4, size=8, heads=2, positions="axial-rotary", **SMALL),
+    ),
+    "latent tokens": lambda: (
+        LatentTokenEncoder(1, 4, size=8, tokens=3, **SMALL),
+        LatentTokenDecoder(1, 4, size=8, tokens=3, **SMALL),
+    ),
+}
+SMALL = {"hidden": 8, "num_blocks": 1}
+
+
+def encode_and_decode(make: Callable[[], tuple[nn.Module, nn.Module]], device: torch.device) -> Any:
+    encoder, decoder = make()
+    model, x = VQVAE(encoder, VectorQuantizer(6, 4), decoder).to(device), images(device, 3)
+    out = model(x)
+    out.loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return [[value for value in fields(out) if not isinstance(value, dict)], gradients, model.reconstruct(x)]
+
+
+for name, make_backbone in BACKBONES.items():
+    case(
+        f"backbone, {name}",
+        lambda device, make=make_backbone: encode_and_decode(make, device),
+        *map(type, make_backbone()),
+        *(backbones.ConvNeXtBlock, backbones.SelfAttention, backbones.TransformerBlock, backbones.RMSNorm),
+    )
+
+
+def parts_of_backbones(device: torch.device) -> Any:
+    queries, keys, values = torch.randn(3, 2, 2, 6, 8).to(device)
+    return [backbones.attention(queries, keys, values), backbones.axial_rotary(queries, (2, 3))]
+
+
+case("parts of backbones", parts_of_backbones, backbones.attention, backbones.axial_rotary)
 
 
 def patches(device: torch.device) -> Any:
