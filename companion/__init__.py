@@ -5,10 +5,14 @@ from companion._version import __version__
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
 from companion.backbones import (
     AutoregressiveDecoder,
+    BidirectionalMamba2Decoder,
+    BidirectionalMamba2Encoder,
     ConvNeXtDecoder,
     ConvNeXtEncoder,
     LatentTokenDecoder,
     LatentTokenEncoder,
+    Mamba2Decoder,
+    Mamba2Encoder,
     ResNetDecoder,
     ResNetEncoder,
     ViTDecoder,
@@ -18,7 +22,7 @@ from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.pretrained import pretrained
-from companion.priors import PixelCNN, RQTransformer, TransformerPrior
+from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
@@ -37,6 +41,8 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "AutoregressiveDecoder",
+    "BidirectionalMamba2Decoder",
+    "BidirectionalMamba2Encoder",
     "Classifier",
     "CodeSet",
     "ConvNeXtDecoder",
@@ -49,6 +55,9 @@ __all__ = [
     "History",
     "LatentTokenDecoder",
     "LatentTokenEncoder",
+    "Mamba2Decoder",
+    "Mamba2Encoder",
+    "MambaPrior",
     "PixelCNN",
     "ProjectedQuantizer",
     "RQTransformer",

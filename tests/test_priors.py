@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import companion
-from companion.priors import PixelCNN, Prior, RQTransformer, TransformerPrior, filtered_probabilities, prior_bits
+from companion.priors import (
+    MambaPrior,
+    PixelCNN,
+    Prior,
+    RQTransformer,
+    TransformerPrior,
+    filtered_probabilities,
+    prior_bits,
+)
 from companion.priors.sampling import draw, guided
 from companion.priors.transformer import CausalSelfAttention, Transformer, causal_attention
 
@@ -21,6 +29,8 @@ MAKE = {
     "flattened": lambda **o: TransformerPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
     "rq-transformer": lambda **o: RQTransformer(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
     "deep stack": lambda **o: RQTransformer(5, (2, 2, 4), **SMALL | {"layers": 1, "depth_layers": 1, "heads": 4} | o),
+    "mamba": lambda **o: MambaPrior(7, (3, 4), **SMALL | {"layers": 2, "state": 5, "head_dim": 8} | o),
+    "flattened mamba": lambda **o: MambaPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "state": 3, "head_dim": 4} | o),
     "pixelcnn": lambda **o: PixelCNN(7, (3, 4), **SMALL | {"layers": 3, "kernel": 3} | o),
 }
 
@@ -70,7 +80,7 @@ def seen_by_each_logit(made: Prior) -> Tensor:
     return seen
 
 
-@pytest.mark.parametrize("kind", ["transformer", "flattened", "rq-transformer", "deep stack"])
+@pytest.mark.parametrize("kind", [kind for kind in MAKE if kind != "pixelcnn"])
 def test_each_logit_sees_exactly_the_codes_before_it(kind):
     """Logit i depends on no code ≥ i, and on all of 0 … i − 1."""
     seen = seen_by_each_logit(prior(kind))

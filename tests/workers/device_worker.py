@@ -38,6 +38,7 @@ from companion import (
     GumbelQuantizer,
     LatentTokenDecoder,
     LatentTokenEncoder,
+    MambaPrior,
     PixelCNN,
     ProjectedQuantizer,
     ResidualQuantizer,
@@ -139,6 +140,7 @@ case(
 PRIORS = {
     "transformer": lambda **options: TransformerPrior(7, (2, 3), dim=8, heads=2, layers=2, dropout=0.2, **options),
     "over stacks": lambda **options: RQTransformer(7, (2, 2, 3), dim=8, heads=2, layers=1, **options),
+    "mamba": lambda **options: MambaPrior(7, (2, 3), dim=8, state=3, head_dim=4, layers=2, **options),
     "convolutions": lambda **options: PixelCNN(7, (3, 2), dim=8, layers=2, **options),
 }
 
@@ -315,6 +317,41 @@ def patches(device: torch.device) -> Any:
     return [tokens, backbones.unpatchify(tokens, (4, 2), (2, 4)), backbones.SwiGLU(8).to(device)(tokens)]
 
 
+def rows(device: torch.device) -> Any:
+    """State-space duality in its four forms, and the blocks, one position at a time too."""
+    x, log_decay = torch.randn(2, 7, 3, 4).to(device).requires_grad_(), -torch.rand(2, 7, 3).to(device)
+    b, c = torch.randn(2, 2, 7, 5).to(device)
+    y, state = backbones.ssd_chunked(x, log_decay, b, c, chunk=3)
+    y.square().sum().backward()
+    small = {"state": 3, "head_dim": 4}
+    mixer, block = (make(8, **small).to(device) for make in (backbones.Mamba2Mixer, backbones.Mamba2Block))
+    tokens = torch.randn(2, 5, 8).to(device)
+    mixed, after = mixer.step(tokens[:, 0], mixer.new_state(2))
+    both = backbones.BidirectionalMamba2Block(8, **small).to(device)
+    pairs = (
+        (backbones.Mamba2Encoder, backbones.Mamba2Decoder),
+        (backbones.BidirectionalMamba2Encoder, backbones.BidirectionalMamba2Decoder),
+    )
+    frame = {"hidden": 8, "size": 8, "num_blocks": 1, **small}
+    images_again = [
+        decoder(1, 4, **frame).to(device)(encoder(1, 4, **frame).to(device)(images(device)))
+        for encoder, decoder in pairs
+    ]
+    return [
+        y, state, x.grad, *backbones.ssd_recurrence(x, log_decay, b, c, state), backbones.ssd_matrix(log_decay, b, c),
+        *backbones.ssd_step(x[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state), mixer(tokens), mixed, *fields(after),
+        block(tokens), block.step(tokens[:, 1], after)[0], both(tokens), *images_again,
+    ]  # fmt: skip
+
+
+case(
+    "rows of tokens",
+    rows,
+    *(backbones.ssd_chunked, backbones.ssd_matrix, backbones.ssd_recurrence, backbones.ssd_step),
+    *(backbones.Mamba2Mixer, backbones.Mamba2Block, backbones.BidirectionalMamba2Block, backbones.MambaState),
+    *(backbones.Mamba2Encoder, backbones.Mamba2Decoder),
+    *(backbones.BidirectionalMamba2Encoder, backbones.BidirectionalMamba2Decoder),
+)
 case("patches", patches, backbones.patchify, backbones.unpatchify, backbones.SwiGLU)
 
 
