@@ -242,6 +242,7 @@ SECTION = Section(
         "sharpness": "sharpness of reconstructions",
         "perplexity": "perplexity",
         "initial_correlation": "correlation before training",
+        "initial_correlation_of_patches": "of the mean colours of patches",
         "initial_grid_energy": "grid energy before training",
         "commitment_roughness": "bends of the codebook loss",
         "commitment_rises": "epochs in which it rises",
