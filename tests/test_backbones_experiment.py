@@ -1,14 +1,18 @@
 """What the experiment on backbones trains and measures."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import companion
+import companion.course
 from companion import backbones as library
+from companion.data import emoji as emoji_data
 from companion.data import load
 from experiments import backbones, backbones_over_training, common
 
@@ -194,3 +198,20 @@ def test_watching_draws_at_every_moment_and_changes_nothing(monkeypatch):
             torch.testing.assert_close(objective.drawn[0].amax((1, 2, 3)), torch.ones(2))
             assert not torch.equal(objective.drawn[1], objective.drawn[2])
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_the_file_has_what_the_explorers_need():
+    file = Path(companion.course.__path__[0]) / "chapter_10" / "backbones.npz"
+    assert file.stat().st_size < 700_000
+    with np.load(file, allow_pickle=False) as opened:
+        made = {name: opened[name] for name in opened.files}
+    shown = [emoji_data.find(str(name)) for name in made["pictures"]]
+    assert {split for split, _ in shown} == {"test"}
+    assert np.array_equal(made["originals"], load("emoji", "test").images[[i for _, i in shown]].numpy())
+    assert made["backbones"].tolist() == list(backbones_over_training.BACKBONES)
+    assert made["drawn_backbones"].tolist() == list(backbones_over_training.DRAWN)
+    steps = backbones_over_training.EPOCHS * -(-2_413 // backbones.SIZES["quick"]["batch_size"])
+    assert made["moments"].tolist() == [*backbones_over_training.MOMENTS, steps]
+    assert made["fields"].shape == (4, 2, 8, 8, 32, 32)
+    assert made["drawn"].shape == (3, len(made["moments"]), *made["originals"].shape)
+    assert made["fields"].dtype == made["drawn"].dtype == np.uint8

@@ -1,0 +1,1 @@
+"""Chapter 10, backbones: convolution, attention and Mamba around the codebook."""
