@@ -111,6 +111,23 @@ def test_one_channel_by_hand():
     assert backbones.resemblance(-a, b) == pytest.approx(2 / math.sqrt(10))
 
 
+class UnderAPattern(nn.Module):
+    """Latents that are images, drawn faintly under a texture that is the same in all patches of all images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        texture = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 8, 8)
+        return texture + 0.02 * x
+
+
+def test_an_image_under_a_pattern_resembles_little_and_shows_in_the_mean_colours_of_patches():
+    model = companion.VQVAE(nn.Identity(), companion.EMAVectorQuantizer(4, 3), UnderAPattern())
+    numbers = backbones.untrained(model, emoji(32))
+    assert numbers["initial_correlation"] < 0.2
+    assert numbers["initial_correlation_of_patches"] == pytest.approx(1, abs=1e-3)
+    assert numbers["initial_grid_energy"] > 100
+    assert model.training
+
+
 def test_seams_are_steps_at_the_edges_of_patches():
     noise = torch.rand(4, 3, 32, 24, generator=torch.Generator().manual_seed(0))
     assert backbones.seams(noise, 4) == pytest.approx(1, abs=0.05)
