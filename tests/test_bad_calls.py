@@ -476,6 +476,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     "metrics.perplexity": lambda: (metrics.perplexity, {"counts": torch.tensor([1.0, 0.0, 2.0])}),
     "metrics.ssim": lambda: (metrics.ssim, {"x_hat": images(size=12), "x": images(size=12)}),
     "metrics.sharpness": lambda: (metrics.sharpness, {"images": images()}),
+    "metrics.grid_energy": lambda: (metrics.grid_energy, {"images": images(), "patch": 4}),
     "FeatureDistance": lambda: (
         losses.FeatureDistance,
         {

@@ -408,6 +408,7 @@ def measure(device: torch.device) -> Any:
         metrics.frechet_distance(a.to(device), b),
         metrics.ssim(pictures.to(device), pictures.flip(0).to(device)),
         metrics.sharpness(pictures.to(device)),
+        metrics.grid_energy(pictures.to(device), 4),
     ]
 
 
@@ -415,7 +416,7 @@ case(
     "metrics",
     measure,
     *(metrics.mse, metrics.CodeUsage, metrics.bits_per_image, metrics.perplexity),
-    *(metrics.frechet_distance, metrics.ssim, metrics.sharpness),
+    *(metrics.frechet_distance, metrics.ssim, metrics.sharpness, metrics.grid_energy),
 )
 
 # --- losses
