@@ -253,6 +253,12 @@ def test_a_block_is_the_mixer_and_a_gated_mlp_each_after_a_norm_and_beside_a_ski
         block.mixer.to_out.weight.zero_()
         block.mlp.to_out.weight.zero_()
     assert torch.equal(block(x), x)
+    both = BidirectionalMamba2Block(8, **SMALL).double()
+    with torch.no_grad():
+        for direction in (both.forwards, both.backwards):
+            direction.mixer.to_out.weight.zero_()
+            direction.mlp.to_out.weight.zero_()
+    assert torch.equal(both(x), 2 * x)
 
 
 # Encoders and decoders ---------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ class BidirectionalMamba2Block(nn.Module):
     """The sum of two :class:`Mamba2Block` with weights of their own, one over the row and one over the reversed row.
 
     What the second gives is turned round again before the sum: only then are the two that are added of the same
-    position.
+    position. Each of the two has its own skip, so that x is in the sum twice.
 
     Args:
         hidden, state, head_dim, expand, conv: see :class:`Mamba2Mixer`.
