@@ -341,3 +341,12 @@ def test_a_tokenizer_of_them_learns_and_is_the_same_after_loading(pair, tmp_path
 def test_what_does_not_fit_is_refused_by_name(build, says):
     with pytest.raises(ValueError, match=f"^{says}"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "head_dim"), [(128, 4, 64), (44, 2, 44), (48, 2, 48), (67, 67, 2), (8, 1, 16)]
+)
+def test_without_a_size_heads_are_as_large_as_fits_up_to_64(hidden, heads, head_dim):
+    mixer = Mamba2Mixer(hidden, state=2)
+    assert (mixer.heads, mixer.head_dim) == (heads, head_dim)
+    assert mixer(torch.zeros(1, 3, hidden)).shape == (1, 3, hidden)

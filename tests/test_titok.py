@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import companion
 from companion import LatentTokenDecoder, LatentTokenEncoder
 
 SIZES = {"hidden": 8, "heads": 2, "num_blocks": 1, "size": (8, 12)}
@@ -75,3 +76,20 @@ def test_an_encoder_without_blocks_is_refused_since_queries_would_see_nothing():
     for kind in (LatentTokenEncoder, LatentTokenDecoder):
         with pytest.raises(ValueError, match="num_blocks: got 0, want a whole number from 1"):
             kind(num_blocks=0)
+
+
+def test_a_prior_learns_its_row_of_tokens_and_the_samples_are_decoded():
+    torch.manual_seed(0)
+    model = companion.VQVAE(
+        LatentTokenEncoder(3, 4, hidden=8, num_blocks=1, heads=2, tokens=6),
+        companion.VectorQuantizer(5, 4),
+        LatentTokenDecoder(3, 4, hidden=8, num_blocks=1, heads=2, tokens=6),
+    ).eval()
+    codes = companion.tokenize(model, companion.data.load("emoji", "test", size=8))
+    assert codes.grid == (6,)
+    for kind in (companion.TransformerPrior, companion.MambaPrior):
+        prior = kind(5, codes.grid, dim=16, layers=1)
+        assert torch.isfinite(prior.loss(codes.codes))
+        samples = prior.sample(2, generator=torch.Generator().manual_seed(0))
+        assert samples.shape == (2, 6)
+        assert model.decode(samples).shape == (2, 3, 32, 32)

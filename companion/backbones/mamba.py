@@ -37,6 +37,7 @@ from companion.configured import Configured
 _WIDEST = 2**14  # hidden: the matrices have the square of that
 _STEP_SIZES = (1e-3, 0.1)  # Δ at the beginning
 _DECAY_RATES = (1.0, 16.0)  # −A at the beginning
+_HEAD_DIM = 64
 _EPSILON = 1e-5  # of the gated norm, as in the authors' code
 
 
@@ -65,7 +66,8 @@ class Mamba2Mixer(nn.Module):
     Args:
         hidden: length of a token.
         state: N, columns of the state.
-        head_dim: P, numbers a head; a divisor of expand · hidden. H = expand · hidden / P.
+        head_dim: P, numbers a head; a divisor of expand · hidden, by default the largest up to 64. There are
+            H = expand · hidden / P heads.
         expand: inner channels for each channel of a token.
         conv: positions that the convolution sees: the own one and those before it.
 
@@ -77,9 +79,11 @@ class Mamba2Mixer(nn.Module):
             of channels, or another type than the weights.
     """
 
-    def __init__(self, hidden: int, *, state: int = 64, head_dim: int = 64, expand: int = 2, conv: int = 4) -> None:
+    def __init__(
+        self, hidden: int, *, state: int = 64, head_dim: int | None = None, expand: int = 2, conv: int = 4
+    ) -> None:
         super().__init__()
-        check_mixer(state=state, head_dim=head_dim, expand=expand, conv=conv, hidden=hidden)
+        head_dim = checked_head_dim(head_dim, state=state, expand=expand, conv=conv, hidden=hidden)
         self.hidden, self.inner, self.state = hidden, expand * hidden, state
         self.heads, self.head_dim = self.inner // head_dim, head_dim
         self.to_inner = nn.Linear(hidden, 2 * self.inner + 2 * state + self.heads, bias=False)  # z, values, B, C, Δ
@@ -173,7 +177,9 @@ class Mamba2Block(nn.Module):
         ValueError: an argument is out of range, or ``x`` has another number of channels or type.
     """
 
-    def __init__(self, hidden: int, *, state: int = 64, head_dim: int = 64, expand: int = 2, conv: int = 4) -> None:
+    def __init__(
+        self, hidden: int, *, state: int = 64, head_dim: int | None = None, expand: int = 2, conv: int = 4
+    ) -> None:
         super().__init__()
         self.mixer = Mamba2Mixer(hidden, state=state, head_dim=head_dim, expand=expand, conv=conv)
         self.norm1, self.norm2 = RMSNorm(hidden), RMSNorm(hidden)
@@ -210,7 +216,9 @@ class BidirectionalMamba2Block(nn.Module):
         ValueError: an argument is out of range, or ``x`` has another number of channels or type.
     """
 
-    def __init__(self, hidden: int, *, state: int = 64, head_dim: int = 64, expand: int = 2, conv: int = 4) -> None:
+    def __init__(
+        self, hidden: int, *, state: int = 64, head_dim: int | None = None, expand: int = 2, conv: int = 4
+    ) -> None:
         super().__init__()
         self.forwards, self.backwards = (
             Mamba2Block(hidden, state=state, head_dim=head_dim, expand=expand, conv=conv) for _ in range(2)
@@ -258,7 +266,7 @@ class Mamba2Encoder(Configured, PatchEncoder):
         size: int | tuple[int, int] = 32,
         kernel: int | tuple[int, int] | None = None,
         state: int = 64,
-        head_dim: int = 64,
+        head_dim: int | None = None,
     ) -> None:
         blocks = _new_blocks(self._block, num_blocks, hidden, state, head_dim)
         super().__init__(in_channels, dim, hidden=hidden, factor=factor, size=size, kernel=kernel, blocks=blocks)
@@ -297,7 +305,7 @@ class Mamba2Decoder(Configured, PatchDecoder):
         kernel: int | tuple[int, int] | None = None,
         last_conv: bool = False,
         state: int = 64,
-        head_dim: int = 64,
+        head_dim: int | None = None,
     ) -> None:
         blocks = _new_blocks(self._block, num_blocks, hidden, state, head_dim)
         frame: dict[str, Any] = {"hidden": hidden, "factor": factor, "size": size, "kernel": kernel}
@@ -316,7 +324,9 @@ class BidirectionalMamba2Decoder(Mamba2Decoder):
     _block = BidirectionalMamba2Block
 
 
-def _new_blocks(kind: type[nn.Module], num_blocks: int, hidden: int, state: int, head_dim: int) -> list[nn.Module]:
+def _new_blocks(
+    kind: type[nn.Module], num_blocks: int, hidden: int, state: int, head_dim: int | None
+) -> list[nn.Module]:
     check_size("num_blocks", num_blocks, least=0, most=DEEPEST)
     return [kind(hidden, state=state, head_dim=head_dim) for _ in range(num_blocks)]
 
@@ -334,8 +344,9 @@ def _inverse_softplus(y: Tensor) -> Tensor:
     return y + (-torch.expm1(-y)).log()
 
 
-def check_mixer(*, state: int, head_dim: int, expand: int = 2, conv: int = 4, **hidden: int) -> None:
-    """
+def checked_head_dim(head_dim: int | None, *, state: int, expand: int = 2, conv: int = 4, **hidden: int) -> int:
+    """The numbers a head; for None the largest divisor of expand · hidden up to 64.
+
     Args:
         hidden: the length of a token, under the name that the caller's argument has.
 
@@ -345,8 +356,12 @@ def check_mixer(*, state: int, head_dim: int, expand: int = 2, conv: int = 4, **
     ((name, length),) = hidden.items()
     check_size(name, length, most=_WIDEST)
     check_size("state", state, most=_WIDEST)
-    check_size("head_dim", head_dim, most=_WIDEST)
     check_whole("expand", expand, most=64)
     check_whole("conv", conv, most=1024)
-    if expand * length % head_dim:
-        raise ValueError(f"head_dim: got {head_dim}, want a divisor of {expand} · {name}, {expand * length}")
+    inner = expand * length
+    if head_dim is None:
+        return next(divisor for divisor in range(_HEAD_DIM, 0, -1) if inner % divisor == 0)
+    check_size("head_dim", head_dim, most=_WIDEST)
+    if inner % head_dim:
+        raise ValueError(f"head_dim: got {head_dim}, want a divisor of {expand} · {name}, {inner}")
+    return head_dim

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from companion._arguments import DEEPEST, check_size
 from companion.backbones.blocks import RMSNorm
-from companion.backbones.mamba import Mamba2Block, check_mixer
+from companion.backbones.mamba import Mamba2Block, checked_head_dim
 from companion.priors.base import Prior, Steps
 
 
@@ -41,13 +41,13 @@ class MambaPrior(Prior):
         dim: int = 128,
         layers: int = 4,
         state: int = 64,
-        head_dim: int = 64,
+        head_dim: int | None = None,
         num_classes: int = 0,
         label_dropout: float = 0.0,
         tokenizer: str = "",
     ) -> None:
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
-        check_mixer(state=state, head_dim=head_dim, dim=dim)
+        head_dim = checked_head_dim(head_dim, state=state, dim=dim)
         check_size("layers", layers, most=DEEPEST)
         self.codes = nn.Embedding(num_codes, dim)
         self.sos = nn.Embedding(num_classes + 1, dim)  # the last is "no class"
