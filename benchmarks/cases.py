@@ -4,6 +4,7 @@ from benchmarks.comparison import Comparison, Contestant
 from benchmarks.priors import (
     CACHED_BATCH,
     CACHED_SIZE,
+    MAMBA_SIZE,
     RQ_SIZE,
     SPREAD,
     WHOLE,
@@ -11,6 +12,7 @@ from benchmarks.priors import (
     peer_rq,
     sampling,
     sampling_cached,
+    sampling_mamba,
     sampling_uncached,
     training,
 )
@@ -26,6 +28,15 @@ from benchmarks.quantizers import (
     peer_quantizer,
     peer_residual,
     training_step,
+)
+from benchmarks.state_spaces import (
+    ROW_SIZE,
+    by_recurrence,
+    bytes_of_states,
+    bytes_of_tables,
+    chunked,
+    fused_attention,
+    plain_attention,
 )
 
 
@@ -113,5 +124,38 @@ COMPARISONS = (
         seconds=20,
         quick=False,
         note=f"Uncached beyond T = {WHOLE}: {SPREAD} of the T steps, spread evenly, stand for all.",
+    ),
+    Comparison(
+        title=f"A state space in chunks and attention ({ROW_SIZE}), forward and backward",
+        axis="T",
+        values=(64, 256, 1024, 2048, 4096),
+        contestants=(
+            Contestant("chunks", chunked),
+            Contestant("recurrence", by_recurrence, needs=bytes_of_states),
+            Contestant("fused attention", fused_attention),
+            Contestant("plain attention", plain_attention, needs=bytes_of_tables),
+        ),
+        at_most={1024: 1 / 5},
+        shown=4,
+        growth=True,
+        seconds=10,
+    ),
+    Comparison(
+        title=f"Sampling from a MambaPrior ({MAMBA_SIZE}) and from a TransformerPrior ({CACHED_SIZE}), "
+        f"batch {CACHED_BATCH}, per code",
+        axis="T",
+        values=(49, 196, 784),
+        contestants=(
+            Contestant("MambaPrior", sampling_mamba),
+            Contestant("TransformerPrior", sampling_cached),
+        ),
+        at_most={784: 1.0},
+        part="code",
+        parameters=True,
+        memory=False,
+        growth=True,
+        seconds=20,
+        quick=False,
+        note="Both with what they keep: a state of one size, or the keys and values of all codes so far.",
     ),
 )

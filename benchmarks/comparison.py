@@ -56,7 +56,9 @@ class Comparison:
     bounded: int | None = None  # MiB: the wanted bound of the companion's extra peak memory, at any value
     part: str = ""  # what the times are of, where a step has ``parts``
     parameters: bool = False  # show how many numbers each learns
-    memory: bool = True  # measure the extra peak memory of the first two
+    memory: bool = True  # measure the extra peak memory
+    shown: int = 2  # of so many of the contestants memory and parameters are shown
+    growth: bool = False  # show with which power of the value each one's time grows
     seconds: float = 45  # after these no new round begins
     quick: bool = True  # --quick shows it
     note: str = ""  # a line under the table

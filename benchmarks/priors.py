@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.comparison import Setup, Work, Wrong, mixed_precision
-from companion.priors import Prior, RQTransformer, TransformerPrior, filtered_probabilities
+from companion.priors import MambaPrior, Prior, RQTransformer, TransformerPrior, filtered_probabilities
 from companion.priors.sampling import draw
 
 K, DIM, LAYERS, DEPTH_LAYERS, HEADS = 256, 256, 4, 2, 8
 GRID = (7, 7, 2)  # of the RQ-Transformers
 RQ_SIZE = f"{' × '.join(map(str, GRID))} of {K} codes, dim {DIM}, {LAYERS} + {DEPTH_LAYERS} layers, {HEADS} heads"
 CACHED_SIZE = f"{K} codes, dim {DIM}, {LAYERS} layers, {HEADS} heads"
+MAMBA_SIZE = f"{K} codes, dim {DIM}, {LAYERS} layers, a state of 64 columns"
 CACHED_BATCH = 16
 WHOLE = 49  # up to this T the uncached sample is drawn whole,
 SPREAD = 16  # and beyond it so many of its steps are
@@ -84,13 +85,21 @@ def sampling(make: Callable[[torch.device], RQ]) -> Setup:
 
 
 def sampling_cached(length: int, device: torch.device, dtype: torch.dtype) -> Work:
-    prior = transformer_prior(length, device)
+    return _sampling(transformer_prior(length, device), dtype)
+
+
+def sampling_mamba(length: int, device: torch.device, dtype: torch.dtype) -> Work:
+    return _sampling(mamba_prior(length, device), dtype)
+
+
+def _sampling(prior: Prior, dtype: torch.dtype) -> Work:
+    parameters = list(prior.parameters())
 
     def step() -> None:
-        with mixed_precision(device, dtype):
+        with mixed_precision(parameters[0].device, dtype):
             prior.sample(CACHED_BATCH)
 
-    return Work(step, parts=length)
+    return Work(step, parameters, parts=prior.length)
 
 
 def sampling_uncached(length: int, device: torch.device, dtype: torch.dtype) -> Work:
@@ -122,6 +131,11 @@ def transformer_prior(length: int, device: torch.device) -> TransformerPrior:
     return TransformerPrior(K, (side, side), dim=DIM, layers=LAYERS, heads=HEADS).to(device).eval()
 
 
+def mamba_prior(length: int, device: torch.device) -> MambaPrior:
+    side = math.isqrt(length)
+    return MambaPrior(K, (side, side), dim=DIM, layers=LAYERS).to(device).eval()
+
+
 # The gate
 
 
@@ -129,9 +143,10 @@ def gated(device: torch.device) -> dict[str, Prior]:
     """The priors whose cached sampling is timed."""
     rq = companion_rq(device).model.eval()
     assert isinstance(rq, RQTransformer)
-    return {f"RQTransformer, {' × '.join(map(str, GRID))}": rq} | {
-        f"TransformerPrior, T = {length}": transformer_prior(length, device) for length in (49, 196, 784)
-    }
+    found: dict[str, Prior] = {f"RQTransformer, {' × '.join(map(str, GRID))}": rq}
+    for kind, make in (("TransformerPrior", transformer_prior), ("MambaPrior", mamba_prior)):
+        found |= {f"{kind}, T = {length}": make(length, device) for length in (49, 196, 784)}
+    return found
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The tables of ``README.md``, from what was measured."""
 
+import math
 from statistics import median
 from typing import Any
 
@@ -50,9 +51,9 @@ def times_table(comparison: Comparison, rows: list[Row]) -> str:
     names = [contestant.name for contestant in comparison.contestants]
     unit = f"ms per {comparison.part}" if comparison.part else "ms"
     head = [comparison.axis, *(f"{name}, {unit}" for name in names), *(f"{names[0]} / {name}" for name in names[1:])]
-    # what else is shown of the first two
+    # what else is shown, of the first ``shown``
     more = [("parameters", "parameters")] * comparison.parameters + [("MiB", "extra_mib")] * comparison.memory
-    head += [f"{name}, {word}" for word, _ in more for name in names[:2]]
+    head += [f"{name}, {word}" for word, _ in more for name in names[: comparison.shown]]
     lines = []
     for value in dict.fromkeys(row[comparison.axis] for row in rows):
         by_name = {row["who"]: row for row in rows if row[comparison.axis] == value}
@@ -60,14 +61,31 @@ def times_table(comparison: Comparison, rows: list[Row]) -> str:
         cells = [f"{value:,}", *(milliseconds(by_name[name]) for name in names)]
         cells += [ratio(ours, by_name[name]) for name in names[1:]]
         for _, field in more:
-            cells += [f"{by_name[name][field]:,.0f}" if field in by_name[name] else "–" for name in names[:2]]
+            cells += [
+                f"{by_name[name][field]:,.0f}" if field in by_name[name] else "–" for name in names[: comparison.shown]
+            ]
         lines.append(cells)
     left_out = [
         f"Left out at {comparison.axis} = {row[comparison.axis]:,}: {row['who']} ({row['left_out']})."
         for row in rows
         if "left_out" in row
     ]
-    return "\n\n".join([markdown(head, lines), *left_out, *([comparison.note] if comparison.note else [])])
+    powers = growth(comparison, rows) if comparison.growth else ""
+    return "\n\n".join(part for part in (markdown(head, lines), *left_out, powers, comparison.note) if part)
+
+
+def growth(comparison: Comparison, rows: list[Row]) -> str:
+    """The slope of log time over log value, of each contestant over the last three values at which it was measured."""
+    parts = []
+    for contestant in comparison.contestants:
+        mine = [row for row in rows if row["who"] == contestant.name and "seconds" in row][-3:]
+        if len(mine) < 2:  # --quick measures fewer
+            continue
+        (first, start), (last, end) = ((row[comparison.axis], min(row["seconds"])) for row in (mine[0], mine[-1]))
+        power = math.log(end / start) / math.log(last / first)
+        parts.append(f"{contestant.name} {power:.2f} ({first:,} to {last:,})")
+    what = f"Time per {comparison.part}" if comparison.part else "Time"
+    return f"{what} grows as this power of {comparison.axis}: {', '.join(parts)}." if parts else ""
 
 
 def wanted(comparison: Comparison, rows: list[Row]) -> str:

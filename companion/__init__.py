@@ -3,12 +3,26 @@
 from companion import augment, backbones, classifier, data, likelihoods, losses, metrics, plots, priors, quantizers
 from companion._version import __version__
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
-from companion.backbones import AutoregressiveDecoder, ResNetDecoder, ResNetEncoder
+from companion.backbones import (
+    AutoregressiveDecoder,
+    BidirectionalMamba2Decoder,
+    BidirectionalMamba2Encoder,
+    ConvNeXtDecoder,
+    ConvNeXtEncoder,
+    LatentTokenDecoder,
+    LatentTokenEncoder,
+    Mamba2Decoder,
+    Mamba2Encoder,
+    ResNetDecoder,
+    ResNetEncoder,
+    ViTDecoder,
+    ViTEncoder,
+)
 from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.pretrained import pretrained
-from companion.priors import PixelCNN, RQTransformer, TransformerPrior
+from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
@@ -27,14 +41,23 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "AutoregressiveDecoder",
+    "BidirectionalMamba2Decoder",
+    "BidirectionalMamba2Encoder",
     "Classifier",
     "CodeSet",
+    "ConvNeXtDecoder",
+    "ConvNeXtEncoder",
     "Decoder",
     "EMAVectorQuantizer",
     "Encoder",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
+    "LatentTokenDecoder",
+    "LatentTokenEncoder",
+    "Mamba2Decoder",
+    "Mamba2Encoder",
+    "MambaPrior",
     "PixelCNN",
     "ProjectedQuantizer",
     "RQTransformer",
@@ -45,6 +68,8 @@ __all__ = [
     "VAEOutput",
     "VQVAEOutput",
     "VectorQuantizer",
+    "ViTDecoder",
+    "ViTEncoder",
     "__version__",
     "augment",
     "backbones",

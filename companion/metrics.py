@@ -131,6 +131,49 @@ def sharpness(images: Tensor) -> Tensor:
     return laplacian.var((2, 3), correction=0).mean().to(images.dtype)
 
 
+def grid_energy(images: Tensor, patch: int) -> float:
+    """How much a grid of patches shows: power at its frequencies over the mean power at the frequencies beside them.
+
+    A model that draws squares of ``patch`` pixels, each by itself, leaves a pattern that repeats every ``patch`` pixels
+    along both axes: seams, or a texture that is the same in all squares. An axis of n pixels has n / patch squares, so
+    the pattern has its power at n / patch, 2n / patch, … periods an axis, up to half a period a pixel. Each of these is
+    divided by the mean of the frequencies just below and above it (at the highest, by the one below alone); power is
+    averaged over images, channels, lines and both axes before, and the ratios after that.
+
+    1 where there is no grid, or somewhat less, since images have less power the higher the frequency; compare with the
+    number of the originals. It does not depend on brightness or contrast, or on where the grid begins. A pattern of the
+    images that repeats every ``patch`` pixels counts as well. What differs from square to square does not: a mosaic of
+    squares, each of one colour, has no power at these frequencies, and a number near 0. To power and to what it is
+    divided by a trillionth of all power is added, so flat images have 1.
+
+    Shapes:
+        images: (B, C, H, W), with H and W multiples of ``patch``, at least two of them.
+
+    Raises:
+        ValueError: the shape or type is another, the channels come last, ``patch`` is no whole number of at least 2, a
+            side is no multiple of it or a single patch, or a number is NaN or infinite.
+    """
+    check_tensor("images", images, shape=("B", "C", "H", "W"))
+    check_place("images", images, movable=True)
+    check_channels_first("images", images)
+    check_whole("patch", patch, least=2)
+    for axis, side in zip(("height", "width"), images.shape[2:], strict=True):
+        if side % patch or side < 2 * patch:
+            raise ValueError(f"patch: got {patch} with images of {axis} {side}, want at least two whole patches a side")
+    check_finite("images", images)
+    x = as_float64(images.detach())
+    at_grid, beside = torch.zeros(2, patch // 2, dtype=torch.float64, device=x.device)  # one for each harmonic
+    for lines in (x, x.mT):
+        power = torch.fft.rfft(lines, dim=-1, norm="ortho").abs().square().mean((0, 1, 2))  # (n // 2 + 1,)
+        first = lines.shape[-1] // patch  # as many patches as a line has
+        for i in range(patch // 2):
+            k = (i + 1) * first
+            at_grid[i] += power[k]
+            beside[i] += torch.stack([power[n] for n in (k - 1, k + 1) if n < len(power)]).mean()
+    little = 1e-12 * x.square().mean() + torch.finfo(torch.float64).tiny
+    return float(((at_grid + little) / (beside + little)).mean())
+
+
 def _check_pairs(x_hat: Tensor, x: Tensor) -> None:
     """Images, and reconstructions of them that may leave [0, 1]."""
     check_tensor("x_hat", x_hat, shape=("B", "C", "H", "W"))

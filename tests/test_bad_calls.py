@@ -40,6 +40,7 @@ from companion import (
     Encoder,
     FiniteScalarQuantizer,
     GumbelQuantizer,
+    MambaPrior,
     PixelCNN,
     ProjectedQuantizer,
     ResidualQuantizer,
@@ -186,6 +187,10 @@ PRIORS: dict[str, tuple[Callable[..., priors.Prior], dict[str, Any]]] = {
         TransformerPrior,
         {"num_codes": 5, "grid": (2, 2), "dim": 4, "layers": 1, "heads": 2, "dropout": 0.1, **PRIOR_OPTIONS},
     ),
+    "MambaPrior": (
+        MambaPrior,
+        {"num_codes": 5, "grid": (2, 2), "dim": 4, "layers": 1, "state": 2, "head_dim": 2, **PRIOR_OPTIONS},
+    ),
     "PixelCNN": (
         PixelCNN,
         {"num_codes": 5, "grid": (2, 2), "dim": 4, "layers": 1, "kernel": 3, **PRIOR_OPTIONS},
@@ -289,6 +294,25 @@ def step_statistics() -> dict[str, Any]:
     return {"codebook": vectors(5), "counts": torch.ones(5), "n": n, "s": s, "decay": 0.9, "smoothing": 1e-5}
 
 
+SMALL_MAMBA = {"hidden": 4, "state": 2, "head_dim": 2}
+MAMBA_PARTS = (backbones.Mamba2Mixer, backbones.Mamba2Block, backbones.BidirectionalMamba2Block)
+
+
+def mamba_frame(channels: str) -> dict[str, Any]:
+    return {
+        channels: 1, "dim": 4, "hidden": 2, "factor": (2, 4), "num_blocks": 1, "size": (8, 8), "kernel": (4, 6),
+        "state": 2, "head_dim": 2,
+    }  # fmt: skip
+
+
+def row_with_state() -> dict[str, Tensor]:
+    """Two rows of three positions, 2 heads of 4 numbers, and a state of 5 columns."""
+    return {
+        "x": torch.randn(2, 3, 2, 4), "log_decay": -torch.rand(2, 3, 2), "b": torch.randn(2, 3, 5),
+        "c": torch.randn(2, 3, 5), "state": torch.randn(2, 2, 4, 5),
+    }  # fmt: skip
+
+
 GOOD: dict[str, Callable[[], Good]] = {
     "Augment": lambda: (Augment, {"crop": (0.8, 1.0), "flip": 0.3, "sharpness": 0.3, "autocontrast": 0.3}),
     "Encoder": lambda: (Encoder, {"latent_dim": 3, "in_channels": 1, "hidden": 2, "image_size": 8}),
@@ -322,6 +346,69 @@ GOOD: dict[str, Callable[[], Good]] = {
         {"out_channels": 1, "dim": 4, "hidden": 2, "factor": 4, "num_blocks": 1},
     ),
     "ResNetDecoder.forward": lambda: (ResNetDecoder(1, 4, hidden=2), {"z": latents(2)}),
+    "backbones.patchify": lambda: (backbones.patchify, {"x": images(), "patch": 4}),
+    "backbones.unpatchify": lambda: (
+        backbones.unpatchify,
+        {"tokens": torch.rand(2, 2, 16), "patch": (2, 4), "grid": (2, 1)},
+    ),
+    "RMSNorm": lambda: (backbones.RMSNorm, {"channels": 4, "axis": 1}),
+    "RMSNorm.forward": lambda: (backbones.RMSNorm(4, axis=1), {"x": torch.randn(2, 4, 3)}),
+    "ConvNeXtBlock": lambda: (backbones.ConvNeXtBlock, {"channels": 2}),
+    "ConvNeXtBlock.forward": lambda: (backbones.ConvNeXtBlock(2), {"x": torch.randn(2, 2, 4, 4)}),
+    "backbones.attention": lambda: (
+        backbones.attention,
+        {"queries": torch.randn(2, 2, 3, 4), "keys": torch.randn(2, 2, 5, 4), "values": torch.randn(2, 2, 5, 4)},
+    ),
+    "backbones.axial_rotary": lambda: (backbones.axial_rotary, {"x": torch.randn(2, 2, 6, 4), "grid": (2, 3)}),
+    "SelfAttention": lambda: (backbones.SelfAttention, {"hidden": 8, "heads": 2, "grid": (2, 3)}),
+    "SelfAttention.forward": lambda: (backbones.SelfAttention(8, 2, (2, 3)), {"tokens": torch.randn(2, 6, 8)}),
+    "TransformerBlock": lambda: (backbones.TransformerBlock, {"hidden": 8, "heads": 2, "grid": (2, 3)}),
+    "TransformerBlock.forward": lambda: (backbones.TransformerBlock(8, 2), {"tokens": torch.randn(2, 6, 8)}),
+    "SwiGLU": lambda: (backbones.SwiGLU, {"hidden": 4, "expansion": 1.5}),
+    "SwiGLU.forward": lambda: (backbones.SwiGLU(4), {"x": torch.randn(2, 3, 4)}),
+    "Mamba2Encoder": lambda: (backbones.Mamba2Encoder, mamba_frame("in_channels")),
+    "BidirectionalMamba2Encoder": lambda: (backbones.BidirectionalMamba2Encoder, mamba_frame("in_channels")),
+    "Mamba2Decoder": lambda: (backbones.Mamba2Decoder, mamba_frame("out_channels") | {"last_conv": True}),
+    "BidirectionalMamba2Decoder": lambda: (
+        backbones.BidirectionalMamba2Decoder,
+        mamba_frame("out_channels") | {"last_conv": True},
+    ),
+    "Mamba2Encoder.forward": lambda: (backbones.Mamba2Encoder(1, 4, **SMALL_MAMBA, size=8), {"x": images()}),
+    "BidirectionalMamba2Encoder.forward": lambda: (
+        backbones.BidirectionalMamba2Encoder(1, 4, **SMALL_MAMBA, size=8),
+        {"x": images()},
+    ),
+    "Mamba2Decoder.forward": lambda: (backbones.Mamba2Decoder(1, 4, **SMALL_MAMBA, size=8), {"z": latents(2)}),
+    "BidirectionalMamba2Decoder.forward": lambda: (
+        backbones.BidirectionalMamba2Decoder(1, 4, **SMALL_MAMBA, size=8),
+        {"z": latents(2)},
+    ),
+    **{
+        make.__name__: lambda make=make: (make, {**SMALL_MAMBA, "expand": 1, "conv": 3})
+        for make in MAMBA_PARTS
+    },
+    **{
+        f"{make.__name__}.forward": lambda make=make: (make(**SMALL_MAMBA), {"x": torch.randn(2, 3, 4)})
+        for make in MAMBA_PARTS
+    },
+    "Mamba2Mixer.new_state": lambda: (backbones.Mamba2Mixer(**SMALL_MAMBA).new_state, {"n": 2}),
+    **{
+        f"{make.__name__}.step": lambda make=make: (
+            make(**SMALL_MAMBA).step,
+            {"x": torch.randn(2, 4), "state": backbones.Mamba2Mixer(**SMALL_MAMBA).new_state(2)},
+        )
+        for make in MAMBA_PARTS[:2]
+    },
+    "backbones.ssd_recurrence": lambda: (backbones.ssd_recurrence, row_with_state()),
+    "backbones.ssd_chunked": lambda: (backbones.ssd_chunked, row_with_state() | {"chunk": 2}),
+    "backbones.ssd_matrix": lambda: (
+        backbones.ssd_matrix,
+        {name: one for name, one in row_with_state().items() if name in ("log_decay", "b", "c")},
+    ),
+    "backbones.ssd_step": lambda: (
+        backbones.ssd_step,
+        {name: one if name == "state" else one[:, 0] for name, one in row_with_state().items()},
+    ),
     "backbones.raster_mask": lambda: (backbones.raster_mask, {"kernel": (3, 5), "centre": True}),
     "MaskedConv2d": lambda: (
         backbones.MaskedConv2d,
@@ -389,6 +476,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     "metrics.perplexity": lambda: (metrics.perplexity, {"counts": torch.tensor([1.0, 0.0, 2.0])}),
     "metrics.ssim": lambda: (metrics.ssim, {"x_hat": images(size=12), "x": images(size=12)}),
     "metrics.sharpness": lambda: (metrics.sharpness, {"images": images()}),
+    "metrics.grid_energy": lambda: (metrics.grid_energy, {"images": images(), "patch": 4}),
     "FeatureDistance": lambda: (
         losses.FeatureDistance,
         {
@@ -637,11 +725,34 @@ for _name, _per_channel in (("Gaussian", 1), ("Bernoulli", 1), ("Categorical", 4
     )
     GOOD[f"{_name}.mean"] = lambda make=_likelihood, n=_per_channel: (make().mean, {"params": params(n)})
 
+for _kind, _more, _decoder_only in (
+    ("ConvNeXt", {"attention": True, "heads": 2}, {}),
+    ("ViT", {"size": (8, 16), "kernel": 8, "heads": 1, "positions": "axial-rotary"}, {"last_conv": True}),
+    ("LatentToken", {"size": (8, 16), "heads": 2, "tokens": 3}, {}),
+):
+    _sizes = {"dim": 4, "hidden": 4, "factor": (4, 2), "num_blocks": 1} | _more
+    for _half, _given in (
+        (f"{_kind}Encoder", {"in_channels": 1} | _sizes),
+        (f"{_kind}Decoder", {"out_channels": 1} | _sizes | _decoder_only),
+    ):
+        GOOD[_half] = lambda half=_half, given=_given: (getattr(companion, half), dict(given))
+for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentToken", (4, 3))):
+    _sizes = {"hidden": 4} | ({} if _kind == "ConvNeXt" else {"size": 8})
+    _sizes |= {"tokens": 3} if _kind == "LatentToken" else {}
+    GOOD[f"{_kind}Encoder.forward"] = lambda kind=_kind, sizes=_sizes: (
+        getattr(companion, f"{kind}Encoder")(1, 4, **sizes),
+        {"x": images()},
+    )
+    GOOD[f"{_kind}Decoder.forward"] = lambda kind=_kind, sizes=_sizes, shape=_latents: (
+        getattr(companion, f"{kind}Decoder")(1, 4, **sizes),
+        {"z": torch.randn(2, *shape)},
+    )
+
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AutoencoderOutput", "ClassifierOutput", "History", "PriorOutput", "Quantized",
-        "ProjectedQuantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput", "AdversarialOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "History", "MambaState", "PriorOutput",
+        "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -802,6 +913,21 @@ RIGHT_THERE: dict[str, set[str]] = {
     "backbones.conv_output_size.size": {"huge", "vast"},
     "backbones.conv_output_size.stride": {"huge", "vast"},
     "backbones.conv_output_size.padding": {"huge", "vast"},
+    # pixels, put in another order
+    "backbones.patchify.x": {"nan", "infinite"},
+    "backbones.unpatchify.tokens": {"nan", "infinite"},
+    # sums of products; only a decay must be one
+    **{
+        f"backbones.{name}.{argument}": {"nan", "infinite"}
+        for name in ("ssd_recurrence", "ssd_chunked", "ssd_matrix", "ssd_step")
+        for argument in ("x", "b", "c", "state")
+    },
+    "Mamba2Mixer.step.x": {"nan", "infinite"},
+    "Mamba2Block.step.x": {"nan", "infinite"},
+    "backbones.axial_rotary.x": {"nan", "infinite"},
+    **{f"backbones.attention.{argument}": {"nan", "infinite"} for argument in ("queries", "keys", "values")},
+    # any axis may hold the channels
+    "RMSNorm.axis": {"zero", "negative"},
     # one code an image, no batch, no points, codes of any number, a rectangle drawn from its other corner
     "metrics.nominal_bits.grid": {"nothing"},
     "CodeUsage.update.indices": {"empty"},
@@ -904,6 +1030,24 @@ RIGHT_THERE: dict[str, set[str]] = {
             ("Encoder", "x"),
             ("Decoder", "z"),
             ("ResidualBlock", "x"),
+            ("RMSNorm", "x"),
+            ("SwiGLU", "x"),
+            ("Mamba2Mixer", "x"),
+            ("Mamba2Block", "x"),
+            ("BidirectionalMamba2Block", "x"),
+            ("Mamba2Encoder", "x"),
+            ("BidirectionalMamba2Encoder", "x"),
+            ("Mamba2Decoder", "z"),
+            ("BidirectionalMamba2Decoder", "z"),
+            ("ConvNeXtBlock", "x"),
+            ("ConvNeXtEncoder", "x"),
+            ("ConvNeXtDecoder", "z"),
+            ("SelfAttention", "tokens"),
+            ("TransformerBlock", "tokens"),
+            ("ViTEncoder", "x"),
+            ("ViTDecoder", "z"),
+            ("LatentTokenEncoder", "x"),
+            ("LatentTokenDecoder", "z"),
             ("ResNetEncoder", "x"),
             ("ResNetDecoder", "z"),
             ("MaskedConv2d", "x"),
@@ -1022,6 +1166,7 @@ SETTABLE = {
     "EMAVectorQuantizer.commitment_weight", "EMAVectorQuantizer.decay", "EMAVectorQuantizer.estimator",
     "EMAVectorQuantizer.frozen", "EMAVectorQuantizer.restart_below", "EMAVectorQuantizer.seed",
     "EMAVectorQuantizer.smoothing", "Gaussian.binned", "GumbelQuantizer.anneal_steps", "GumbelQuantizer.kl_weight",
+    "MambaPrior.label_dropout", "MambaPrior.tokenizer",
     "PixelCNN.label_dropout", "PixelCNN.tokenizer", "ProjectedQuantizer.quantizer", "RQTransformer.label_dropout",
     "RQTransformer.tokenizer", "ResidualQuantizer.depth", "ResidualQuantizer.depth_dropout",
     "TransformerPrior.label_dropout",

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import command, measure, report
 from benchmarks.cases import COMPARISONS
 from benchmarks.codes import OFFSETS, Verdict, check_codes, compare, demand_right, encoded_by, inputs
-from benchmarks.comparison import Work, Wrong
+from benchmarks.comparison import Setup, Work, Wrong
 from benchmarks.measure import MIB, extra_peak_alone, interleaved
 from benchmarks.priors import (
     GRID,
@@ -24,12 +24,15 @@ from benchmarks.priors import (
     demand_agreement,
     sampling,
     sampling_cached,
+    sampling_mamba,
     sampling_uncached,
     spread,
     training,
 )
 from benchmarks.quantizers import companion_quantizer
-from companion.priors import Prior, RQTransformer, TransformerPrior
+from benchmarks.state_spaces import by_recurrence, chunked, fused_attention, plain_attention
+from companion.backbones import Mamba2Mixer, MambaState
+from companion.priors import MambaPrior, Prior, RQTransformer, TransformerPrior
 from companion.priors.transformer import Cache
 
 ROOT = Path(__file__).parents[1]
@@ -110,8 +113,13 @@ def small_priors() -> list[Prior]:
     ]
 
 
+def small_mamba_prior() -> Prior:
+    torch.manual_seed(0)
+    return MambaPrior(16, (3, 4), dim=32, layers=2, head_dim=16).eval()
+
+
 def test_the_gate_lets_logits_pass_that_a_cache_does_not_change() -> None:
-    for prior in small_priors():
+    for prior in (*small_priors(), small_mamba_prior()):
         largest, difference = cached_against_uncached(prior)
         assert largest > 0.5
         assert difference < 1e-5  # another order of the sums
@@ -145,6 +153,20 @@ def test_the_gate_stops_a_cache_that_loses_a_position(wrong: object, monkeypatch
         demand_agreement(float("nan"), "prior X")
 
 
+def test_the_gate_stops_a_state_that_loses_the_window_of_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Mamba2Mixer.step
+
+    def forgets(self: Mamba2Mixer, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """The wrong version: the convolution sees the newest position alone."""
+        return step(self, x, MambaState(torch.zeros_like(state.window), state.state))
+
+    monkeypatch.setattr(Mamba2Mixer, "step", forgets)
+    _, difference = cached_against_uncached(small_mamba_prior())
+    assert difference > 1e-3
+    with pytest.raises(Wrong):
+        demand_agreement(difference, "MambaPrior")
+
+
 def test_wrong_logits_end_the_command_and_leave_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "benchmarks/README.md").read_bytes()
     monkeypatch.setattr(Cache, "append", forgets_the_first)
@@ -173,6 +195,7 @@ def test_all_ways_of_sampling_run_and_say_of_how_many_codes_their_time_is(dtype:
     for work, parts in (
         (sampling(companion_rq)(2, CPU, dtype), 1),
         (sampling_cached(4, CPU, dtype), 4),
+        (sampling_mamba(4, CPU, dtype), 4),
         (sampling_uncached(4, CPU, dtype), 4),
         (sampling_uncached(64, CPU, dtype), 16),
     ):
@@ -214,6 +237,21 @@ def test_the_peers_last_logit_sees_two_thirds_of_the_codes_before_it_and_code_0_
     peer(codes, return_loss=True).backward()
     assert int((vectors[0].grad.abs().sum(-1) > 0).sum()) == 65  # of 97
     assert peer(torch.zeros_like(codes), return_loss=True).isnan()
+
+
+# State spaces
+
+
+@pytest.mark.parametrize("pair", [(chunked, by_recurrence), (fused_attention, plain_attention)])
+def test_what_is_timed_of_a_state_space_and_of_attention_gives_the_same_gradients(pair: tuple[Setup, Setup]) -> None:
+    gradients = []
+    for setup in pair:
+        torch.manual_seed(0)
+        work = setup(70, CPU, torch.float32)
+        work()
+        gradients.append([parameter.grad for parameter in work.parameters])
+        assert all(gradient.abs().max() > 0 for gradient in gradients[-1])
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
 
 
 # Memory
@@ -285,6 +323,7 @@ PEER, BARE = (contestant.name for contestant in COMPARISONS[0].contestants[1:])
 SAME = {"comparison": COMPARISONS[0].title, "dtype": "float32"}
 RQ = {"comparison": COMPARISONS[4].title, "dtype": "float32", "batch": 64}
 CACHED = {"comparison": COMPARISONS[5].title, "dtype": "float32"}
+ROWS = {"comparison": COMPARISONS[6].title, "dtype": "float32"}
 RESULTS = {
     "machine": {
         "device": "Chip X, 2 CPU cores",
@@ -320,6 +359,18 @@ RESULTS = {
         CACHED | {"T": 49, "who": "uncached", "seconds": [0.02, 0.021, 0.02]},
         CACHED | {"T": 784, "who": "cached", "seconds": [0.05, 0.06, 0.05]},
         CACHED | {"T": 784, "who": "uncached", "seconds": [0.4, 0.4, 0.4]},
+        *(
+            ROWS | {"T": t, "who": who, "seconds": [start * (t / 1024) ** power] * 3, "extra_mib": t / 64}
+            for t in (64, 1024, 2048, 4096)
+            for who, start, power in (
+                ("chunks", 0.1, 1),
+                ("recurrence", 2.0, 1),
+                ("fused attention", 0.05, 2),
+                ("plain attention", 0.08, 2),
+            )
+            if (who, t) != ("plain attention", 4096)
+        ),
+        ROWS | {"T": 4096, "who": "plain attention", "left_out": "needs about 2 GiB; 1 were free"},
     ],
 }
 
@@ -349,6 +400,17 @@ def test_the_tables_of_the_priors_show_parameters_times_per_code_and_what_stands
     assert "Uncached beyond T = 49: 16 of the T steps, spread evenly, stand for all." in text
     assert "- Time at T = 49: at most 0.33 of uncached; it is 0.10, met." in text
     assert "- Time at T = 784: at most 0.1 of uncached; it is 0.12, **missed**." in text
+
+
+def test_the_table_of_rows_shows_all_four_and_with_which_power_their_time_grows() -> None:
+    text = report.tables(RESULTS)
+    line = next(line for line in text.splitlines() if line.startswith("| 1,024 | 100"))
+    assert line.endswith("| 0.050 (0.050–0.050) | 2.00 (2.00–2.00) | 1.25 (1.25–1.25) | 16 | 16 | 16 | 16 |")
+    assert (
+        "Time grows as this power of T: chunks 1.00 (1,024 to 4,096), recurrence 1.00 (1,024 to 4,096), "
+        "fused attention 2.00 (1,024 to 4,096), plain attention 2.00 (64 to 2,048)."
+    ) in text
+    assert "- Time at T = 1,024: at most 0.2 of recurrence; it is 0.050, met." in text
 
 
 def test_tables_and_numbers_are_written_and_the_rest_of_the_readme_stays(tmp_path: Path) -> None:

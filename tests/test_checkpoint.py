@@ -665,6 +665,12 @@ def test_the_librarys_models_are_rebuilt_within_the_bounds(tmp_path: Path) -> No
         companion.TransformerPrior(4, (2, 3), layers=12, dim=4, heads=2, num_classes=3, tokenizer="a"),
         companion.RQTransformer(4, (2, 3, 2), dim=4, heads=2),
         companion.PixelCNN(4, (2, 3)),
+        companion.MambaPrior(4, (2, 3), layers=12, dim=4, head_dim=2),
+        companion.VQVAE(
+            companion.Mamba2Encoder(1, 4, hidden=8, head_dim=4, kernel=6),
+            companion.VectorQuantizer(4, 4),
+            companion.BidirectionalMamba2Decoder(1, 4, hidden=8, head_dim=4, last_conv=True),
+        ),
         companion.Classifier(),
         companion.VAE(companion.Encoder(8), companion.Decoder(4), likelihoods.Bernoulli()),
         companion.AutoregressiveDecoder(companion.ResNetDecoder(32, 2)),

@@ -64,17 +64,33 @@ def folder_of(source: Path) -> Path:
 
 
 def in_words(name: str) -> str:
-    """``RQTransformer`` → ``rq_transformer``, ``mse`` → ``mse``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    """``RQTransformer`` → ``rq_transformer``, ``ConvNeXtBlock`` → ``convnext_block``, ``mse`` → ``mse``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.replace("NeXt", "next")).lower()
+
+
+def exercises_in(text: str) -> list[tuple[str, str]]:
+    """Of each cell that checks an answer: the number in the heading above it, and the name that it checks."""
+    found, number = [], ""
+    for heading, name in re.findall(r"^(?:# ### Exercise (\d+\.\d) ·.*|(\w+) = check\(\2\))$", text, re.MULTILINE):
+        number = heading or number
+        found += [(number, name)] if name else []
+    return found
+
+
+def test_a_heading_may_have_several_answers_below_it():
+    text = (
+        "# ### Exercise 10.1 · one\na = check(a)\n# ### Exercise 10.2 · two\nb = check(b)\nc = check(c)\nd = check(e)"
+    )
+    assert exercises_in(text) == [("10.1", "a"), ("10.2", "b"), ("10.2", "c")]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
 def test_files_headings_and_exercises_of_a_chapter_agree(source):
-    """Of each exercise: the number in the heading, the name that the cells below it check, and the file."""
+    """Of each exercise: the number in the heading, the names that the cells below it check, and their files."""
     text = source.read_text(encoding="utf-8")
-    found = re.findall(r"^# ### Exercise (\d\.\d) ·.*?^(\w+) = check\(\2\)$", text, re.MULTILINE | re.DOTALL)
-    assert len(found) == text.count("\n# ### Exercise ")
-    assert [number for number, _ in found] == [f"{int(source.stem[:2])}.{i}" for i in range(1, len(found) + 1)]
+    found = exercises_in(text)
+    numbers = list(dict.fromkeys(number for number, _ in found))
+    assert numbers == [f"{int(source.stem[:2])}.{i}" for i in range(1, text.count("\n# ### Exercise ") + 1)]
     files = {f"exercise_{number.replace('.', '_')}_{in_words(name)}": (number, name) for number, name in found}
     assert sorted(path.stem for path in folder_of(source).glob("exercise_*.py")) == sorted(files)
     assert (folder_of(source) / "explorer.py").is_file()
@@ -99,11 +115,11 @@ def test_a_name_that_two_exercises_have_is_refused():
         by_name([*EXERCISES.values(), replace(EXERCISES["mse"], chapter="01_autoencoder")])
 
 
-LAYERS = [r"checks\.comparison", r"checks\.isolation", r"checks\.engine", r"checks\.runners", r"chapter_0(\d)\._\w+"]
+LAYERS = [r"checks\.comparison", r"checks\.isolation", r"checks\.engine", r"checks\.runners", r"chapter_(\d\d)\._\w+"]
 LAYERS += [
-    rf"chapter_0(\d)\.exercise_\d_{number}_\w+" for number in range(1, 10)
+    rf"chapter_(\d\d)\.exercise_\d+_{number}_\w+" for number in range(1, 10)
 ]  # of an earlier exercise a later one may take
-LAYERS += [r"chapter_0(\d)", "exercises", "checks"]
+LAYERS += [r"chapter_(\d\d)", "exercises", "checks"]
 
 
 def layer(name: str) -> tuple[int, str]:

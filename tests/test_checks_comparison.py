@@ -109,6 +109,17 @@ def test_a_gradient_that_is_another_says_where_to_look(cut, says):
     assert says in compare(lambda x: x * 2, cut, X, gradient_of={0: "x"}).hint
 
 
+def test_a_tensor_that_the_gradient_needs_and_that_was_written_over_is_explained():
+    def in_place(x):
+        squared = x.square().exp()  # whose gradient is made of its own value
+        squared += 1
+        return squared
+
+    report = compare(lambda x: x.square().exp() + 1, in_place, X, gradient_of={0: "x"})
+    assert "autograd still needs" in report.hint
+    assert compare(lambda x: x.square().exp() + 1, in_place, X).status == "matches"
+
+
 def test_an_input_that_was_written_into_is_named_with_what_writes():
     def written(first, second):
         second[0] = 0

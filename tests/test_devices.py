@@ -65,6 +65,10 @@ LEFT_OUT = {
     explorers.draw_chase: "of numbers",
     explorers.loss_weights: "of pictures that were made beforehand",
     explorers.draw_loss_weights: "of pictures that were made beforehand",
+    explorers.receptive_fields: "of maps that were made beforehand",
+    explorers.draw_receptive_fields: "of maps that were made beforehand",
+    explorers.backbones_over_training: "of pictures that were made beforehand",
+    explorers.draw_backbones_over_training: "of pictures that were made beforehand",
 }
 
 

@@ -16,7 +16,7 @@ from companion.course.claims.sources import OUR_QUESTION
 from experiments import common
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("sharper_pictures_grid", "weights")  # that make files for the package
+COMMANDS = ("backbones_over_training", "sharper_pictures_grid", "weights")  # that make files for the package
 SHARED = ("__init__", "__main__", "common", "reconstructions", "tokenizer", *COMMANDS)  # what is no experiment
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in SHARED)
 SIZES = {"smoke": {"train_images": 40, "test_images": 20}}

@@ -10,6 +10,7 @@ from companion import Decoder, plots, quantizers
 from companion.course import explorers
 from companion.course.chapter_00.explorer import blurred
 from companion.course.chapter_09.explorer import grid
+from companion.course.chapter_10.explorer import fields, moments
 
 
 def boxes():
@@ -282,3 +283,70 @@ def test_the_reconstructions_of_loss_weights_are_of_the_pictures_beside_them():
     own = (made.rebuilt - made.originals).square().mean((2, 3, 4, 5))
     others = (made.rebuilt - made.originals.roll(1, 0)).square().mean((2, 3, 4, 5))
     assert bool((own < 0.5 * others).all())
+
+
+def test_receptive_fields_shows_what_is_chosen_and_how_many_pixels_it_is():
+    made = fields()
+    backbone, when, row, column, image = explorers.receptive_fields().children
+    for control, value in ((backbone, 2), (when, 1), (row, 1), (column, 6)):
+        before = image.value
+        control.value = value
+        assert image.value != before, control.description
+    share = (made.maps[2, 1, 1, 6] > 0).float().mean().item()
+    alt = f"row 1, column 6 of Mamba-2 after training: {share:.0%} of the pixels"
+    assert alt in image.value
+    fig = explorers.draw_receptive_fields((1, 6))
+    titles = [ax.get_title() for ax in fig.axes]
+    assert len(titles) == 2 * len(made.backbones)
+    assert titles[0].startswith("ConvNeXt\n")
+    assert titles[6] == f"{share:.0%} of the pixels"
+    (patch,) = fig.axes[0].patches
+    assert (patch.get_xy(), patch.get_width(), patch.get_height()) == ((23.5, 3.5), 4, 4)  # columns 24 … 27 of row 4 …
+    for position in ((8, 0), (0, -1), (0,)):
+        with pytest.raises(ValueError, match="position: got"):
+            explorers.draw_receptive_fields(position)
+
+
+def test_the_fields_are_those_of_their_backbones():
+    """Convolutions a neighbourhood; attention all; Mamba its patch and what was read before it, both ways all again."""
+    made = fields()
+    assert made.backbones == ("ConvNeXt", "ViT", "Mamba-2", "Mamba-2, both ways")
+    assert made.maps.shape == (4, 2, 8, 8, 32, 32)
+    seen = (made.maps > 0).unflatten(4, (8, 4)).unflatten(6, (8, 4)).any(7).any(5)  # which patches see which
+    seen = seen.flatten(2, 3).flatten(3, 4)  # (4, 2, 64, 64): token i, patch j
+    assert bool((seen[2] == torch.ones(64, 64, dtype=torch.bool).tril()).all())
+    assert bool(seen[1].all())
+    assert bool(seen[3].all())
+    corner = made.maps[0, :, 0, 0]  # convolutions see a neighbourhood, and training makes it smaller
+    assert not corner[:, -4:].any()
+    assert not corner[:, :, -4:].any()
+    middle = made.maps[0, :, 4, 4]
+    near = middle[:, 12:24, 12:24].mean((1, 2)) / middle.mean((1, 2))
+    assert near[0] > 1.3
+    assert near[1] > 2
+    assert bool((made.maps.amax((4, 5)) == 1).all())
+
+
+def test_backbones_over_training_goes_from_the_first_step_to_the_last():
+    made = moments()
+    slider, image = explorers.backbones_over_training().children
+    seen = {image.value}
+    for _, moment in slider.options[1:]:
+        slider.value = moment
+        seen.add(image.value)
+        assert f"step {made.steps[moment]}." in image.value
+    assert len(seen) == len(made.steps) == 8
+    fig = explorers.draw_backbones_over_training([0, 3, 7])
+    assert len(fig.axes) == (1 + 3 * 3) * 6
+    with pytest.raises(ValueError, match="moments_shown: got 8, want a whole number from 0 to 7"):
+        explorers.draw_backbones_over_training([8])
+
+
+def test_the_pictures_of_the_last_moment_are_nearer_to_the_originals_than_those_before():
+    made = moments()
+    assert made.drawn.shape == (3, 8, 6, 3, 32, 32)
+    errors = (made.drawn - made.originals).square().mean((2, 3, 4, 5))  # (3, 8)
+    assert bool((errors[:, -1] < 0.7 * errors[:, 1]).all())
+    assert bool((errors[:, -1] == errors.amin(1)).all())
+    others = (made.drawn[:, -1] - made.originals.roll(1, 0)).square().mean((1, 2, 3, 4))
+    assert bool((errors[:, -1] < 0.5 * others).all())

@@ -16,6 +16,7 @@ from companion.metrics import (
     bits_per_image,
     distortion,
     frechet_distance,
+    grid_energy,
     mse,
     nominal_bits,
     perplexity,
@@ -358,3 +359,108 @@ def test_sharpness_and_ssim_refuse_bytes_and_channels_that_come_last():
     wide = pictures(1, 5, 16, 3)
     assert sharpness(wide.permute(0, 2, 3, 1)[:, :3].contiguous()) > 0  # three channels: their width may be 3
     assert 0 < ssim(x * 1.5 - 0.25, x) < 1
+
+
+# The grid of patches
+
+
+def smooth_fields(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Random fields that go on across their edges, with less power the higher the frequency; none stands out."""
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    down, right = (torch.fft.fftfreq(side).double() for side in shape[-2:])  # periods a pixel
+    frequency = (down[:, None].square() + right.square()).sqrt()
+    return torch.fft.ifft2(torch.fft.fft2(noise) / (1 + 4 * frequency)).real.float()
+
+
+def tiled(height: int, width: int, patch: int) -> torch.Tensor:
+    """One texture, the same in every patch, (1, 3, height, width)."""
+    texture = torch.randn(1, 3, patch, patch, generator=torch.Generator().manual_seed(1))
+    return texture.repeat(1, 1, height // patch, width // patch)
+
+
+SIZES = ((32, 32), (24, 40), (40, 24))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_grid_energy_is_about_one_without_a_grid_and_far_above_one_with_a_texture_of_patches(size):
+    """Of 40 sets of fields: their mean is near 1, and no set is far from it."""
+    numbers = [grid_energy(smooth_fields(8, 3, *size, seed=seed), 4) for seed in range(40)]
+    assert statistics.fmean(numbers) == pytest.approx(1, abs=0.08)  # a little below: less power at higher frequencies
+    assert max(abs(number - 1) for number in numbers) < 0.3
+    assert grid_energy(smooth_fields(8, 3, *size) + 0.3 * tiled(*size, 4), 4) > 3
+    assert grid_energy(tiled(*size, 4), 4) > 1e6
+
+
+def test_grid_energy_of_a_wave_along_one_axis_by_hand():
+    """Power of the wave: n/4 along it, nothing across; of the noise its variance, at all frequencies."""
+    noise = 0.1 * torch.randn(400, 1, 24, 24, generator=torch.Generator().manual_seed(0)).double()
+    for axis in (2, 3):
+        place = torch.arange(24.0).reshape([1, 1, *((-1, 1) if axis == 2 else (1, -1))])
+        wave = (2 * math.pi * place / 4 + 0.3).cos() + noise  # 6 periods: the first of two harmonics
+        first = (24 / 4 + 2 * 0.01) / (2 * 0.01)
+        assert grid_energy(wave, 4) == pytest.approx((first + 1) / 2, rel=0.03)
+
+
+@pytest.mark.parametrize("patch", [2, 3, 5, 6])
+def test_grid_energy_finds_the_patches_of_their_own_size(patch):
+    field = smooth_fields(16, 3, 30, 30)
+    numbers = {other: grid_energy(field + 0.3 * tiled(30, 30, patch), other) for other in (2, 3, 5, 6)}
+    for other, number in numbers.items():
+        if other % patch == 0:  # a pattern of period 2 has period 6 as well
+            assert number > 2, other
+        elif patch % other:
+            assert number < 1.4, other
+
+
+def test_grid_energy_does_not_depend_on_where_the_grid_begins_or_on_brightness_and_contrast():
+    x = smooth_fields(8, 3, 32, 24) + 0.3 * tiled(32, 24, 4)
+    wanted = grid_energy(x, 4)
+    assert grid_energy(x.roll((1, 3), (2, 3)), 4) == pytest.approx(wanted, rel=1e-6)
+    assert grid_energy(0.2 * x + 5, 4) == pytest.approx(wanted, rel=1e-4)
+    assert grid_energy(x.mT, 4) == pytest.approx(wanted, rel=1e-9)
+    single = smooth_fields(8, 3, 32, 32) + 0.3 * tiled(32, 32, 4)
+    by_patch = grid_energy(single + 2.0 * torch.arange(8.0).reshape(-1, 1, 1, 1), 4)  # another brightness each
+    assert by_patch == pytest.approx(grid_energy(single, 4), rel=1e-4)
+
+
+def test_grid_energy_of_a_mosaic_is_near_zero_and_of_its_seams_far_above_one():
+    """The mean over a square of 4 pixels is blind to waves of period 4 and 2, and so is what it is repeated from."""
+    small = smooth_fields(8, 3, 8, 8)
+    mosaic = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert grid_energy(mosaic, 4) < 1e-3
+    seams = smooth_fields(8, 3, 32, 32)
+    seams[..., ::4] += 0.5
+    seams[..., ::4, :] += 0.5
+    assert grid_energy(seams, 4) > 3
+
+
+def test_grid_energy_of_nothing_but_one_colour_is_one():
+    for colour in (0.0, 0.7, 1.0):
+        assert grid_energy(torch.full((2, 3, 12, 8), colour), 4) == pytest.approx(1)
+    rounded = 0.7 + 1e-7 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    assert grid_energy(rounded, 4) == pytest.approx(1, abs=0.05)
+
+
+def test_grid_energy_of_a_square_image_is_that_of_the_averaged_spectrum():
+    """As chapter 10 writes it: one spectrum of rows and columns, and the mean of the ratios at 8 and 16."""
+    x = smooth_fields(4, 3, 32, 32) + 0.2 * tiled(32, 32, 4)
+    rows, columns = (torch.fft.rfft(v.double(), dim=-1).abs().square().mean((0, 1, 2)) for v in (x, x.mT))
+    power = (rows + columns) / 2
+    wanted = (power[8] / power[[7, 9]].mean() + power[16] / power[15]) / 2
+    assert grid_energy(x, 4) == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_grid_energy_refuses_patches_that_do_not_fit():
+    x = torch.rand(1, 3, 30, 32)
+    with pytest.raises(ValueError, match="patch: got 4 with images of height 30, want at least two whole patches"):
+        grid_energy(x, 4)
+    with pytest.raises(ValueError, match="patch: got 4 with images of width 30"):
+        grid_energy(x.mT, 4)
+    with pytest.raises(ValueError, match="patch: got 32 with images of height 32"):
+        grid_energy(torch.rand(1, 3, 32, 32), 32)
+    with pytest.raises(ValueError, match="patch: got 1, want a whole number of at least 2"):
+        grid_energy(x, 1)
+    with pytest.raises(ValueError, match=r"images: got shape \(2, 16, 16, 3\), want \(B, C, H, W\)"):
+        grid_energy(torch.rand(2, 16, 16, 3), 2)
+    with pytest.raises(ValueError, match="images: got 1 NaN"):
+        grid_energy(torch.where(torch.arange(64).reshape(1, 1, 8, 8) == 5, math.nan, 0.5), 2)

@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import companion
-from companion.priors import PixelCNN, Prior, RQTransformer, TransformerPrior, filtered_probabilities, prior_bits
+from companion.priors import (
+    MambaPrior,
+    PixelCNN,
+    Prior,
+    RQTransformer,
+    TransformerPrior,
+    filtered_probabilities,
+    prior_bits,
+)
 from companion.priors.sampling import draw, guided
 from companion.priors.transformer import CausalSelfAttention, Transformer, causal_attention
 
@@ -21,6 +29,9 @@ MAKE = {
     "flattened": lambda **o: TransformerPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
     "rq-transformer": lambda **o: RQTransformer(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
     "deep stack": lambda **o: RQTransformer(5, (2, 2, 4), **SMALL | {"layers": 1, "depth_layers": 1, "heads": 4} | o),
+    "a row": lambda **o: TransformerPrior(7, (12,), **SMALL | {"layers": 2, "heads": 2} | o),
+    "mamba": lambda **o: MambaPrior(7, (3, 4), **SMALL | {"layers": 2, "state": 5, "head_dim": 8} | o),
+    "flattened mamba": lambda **o: MambaPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "state": 3, "head_dim": 4} | o),
     "pixelcnn": lambda **o: PixelCNN(7, (3, 4), **SMALL | {"layers": 3, "kernel": 3} | o),
 }
 
@@ -78,7 +89,7 @@ def test_there_is_a_class_for_each_image(kind):
         model.all_logits(codes, torch.zeros(3, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("kind", ["transformer", "flattened", "rq-transformer", "deep stack"])
+@pytest.mark.parametrize("kind", [kind for kind in MAKE if kind != "pixelcnn"])
 def test_each_logit_sees_exactly_the_codes_before_it(kind):
     """Logit i depends on no code ≥ i, and on all of 0 … i − 1."""
     seen = seen_by_each_logit(prior(kind))
@@ -404,8 +415,8 @@ def test_codes_that_are_none_are_refused(codes, says):
     [
         (lambda: TransformerPrior(0, (2, 2)), "num_codes"),
         (lambda: TransformerPrior(4, ()), "grid"),
-        (lambda: TransformerPrior(4, (7,)), r"grid: got \(7,\), want \(h, w\) or \(h, w, R\)"),
-        (lambda: TransformerPrior(4, (7, 7, 2, 2)), r"grid: got \(7, 7, 2, 2\), want \(h, w\) or \(h, w, R\)"),
+        (lambda: PixelCNN(4, (7,)), r"grid: got \(7,\), want \(h, w\)"),
+        (lambda: TransformerPrior(4, (7, 7, 2, 2)), r"grid: got \(7, 7, 2, 2\), want \(h, w\), \(h, w, R\), or"),
         (lambda: TransformerPrior(4, (2, 2), dim=10, heads=3), "heads: got 3"),
         (lambda: TransformerPrior(4, (2, 2), label_dropout=1.0), "label_dropout"),
         (lambda: TransformerPrior(4, (2, 2), label_dropout=0.1), r"label_dropout: got 0\.1, want 0 without classes"),

@@ -259,6 +259,34 @@ def proof_adversarial_parts() -> object:
     ]
 
 
+def wave() -> torch.Tensor:
+    return torch.linspace(0, 40, 2 * 6 * 8 * 8).sin().reshape(2, 6, 8, 8)
+
+
+def proof_convnext_block() -> object:
+    block = companion.backbones.ConvNeXtBlock(6)
+    with torch.no_grad():
+        for i, p in enumerate(block.parameters()):
+            p.copy_((torch.arange(p.numel()) * (i + 1.0)).cos().reshape(p.shape) / 4)
+        return block(wave()).flatten()[::37].tolist()
+
+
+def proof_patchify() -> object:
+    return companion.backbones.patchify(wave(), 2).flatten()[::17].tolist()
+
+
+def proof_recurrence() -> object:
+    x = torch.linspace(0, 9, 11 * 3).cos().reshape(1, 11, 1, 3).double()
+    a = torch.linspace(0.1, 0.99, 11)[None, :, None].double()
+    b, c = (torch.linspace(0, end, 11 * 4).sin().reshape(1, 11, 4).double() for end in (5, 7))
+    y, _ = companion.backbones.ssd_chunked(x, a.log(), b, c, chunk=4)
+    return y.flatten().tolist()
+
+
+def proof_grid_energy() -> object:
+    return companion.metrics.grid_energy(wave()[:, :3], 4)
+
+
 def proof_prior() -> object:
     torch.manual_seed(0)
     prior = companion.TransformerPrior(7, (3, 4), dim=16, layers=2, heads=2, num_classes=3)
@@ -402,6 +430,12 @@ PROOFS = {
     "09_sharper_pictures": {
         "proof.feature_distance": proof_feature_distance,
         "proof.adversarial_parts": proof_adversarial_parts,
+    },
+    "10_backbones": {
+        "proof.convnext_block": proof_convnext_block,
+        "proof.patchify": proof_patchify,
+        "proof.recurrence": proof_recurrence,
+        "proof.grid_energy": proof_grid_energy,
     },
 }
 

@@ -1,14 +1,10 @@
 """Convolutional encoders and decoders: the strided ResNet of the VQ-VAE papers."""
 
-from collections.abc import Sequence
-from math import prod
-
 from torch import Tensor, nn
 
-from companion._arguments import DEEPEST, check_fits, check_size, check_sizes, check_tensor, check_whole
+from companion._arguments import check_fits, check_size, check_tensor, check_whole
+from companion.backbones._factors import check_channels, check_image, pair, stages, window
 from companion.configured import Configured
-
-_LARGEST_FACTOR = 256
 
 
 def conv_output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
@@ -81,13 +77,13 @@ class ResNetEncoder(Configured, nn.Module):
         num_blocks: int = 2,
     ) -> None:
         super().__init__()
-        _check_sizes(num_blocks, in_channels=in_channels, dim=dim, hidden=hidden)
-        self.factor = _pair(factor)
+        check_channels(num_blocks, in_channels=in_channels, dim=dim, hidden=hidden)
+        self.factor = pair(factor)
         self.in_channels = in_channels
         layers: list[nn.Module] = []
         channels = in_channels
-        for stride in _stages(self.factor):
-            kernel, padding = _window(stride)
+        for stride in stages(self.factor):
+            kernel, padding = window(stride)
             layers += [nn.Conv2d(channels, hidden, kernel, stride, padding), nn.ReLU()]
             channels = hidden
         layers += [nn.Conv2d(channels, hidden, 3, padding=1)]
@@ -96,7 +92,7 @@ class ResNetEncoder(Configured, nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_image(x, self.in_channels, self.factor)
+        check_image(x, self.in_channels, self.factor)
         check_fits("x", x, next(self.parameters()))
         return self.layers(x)
 
@@ -121,16 +117,16 @@ class ResNetDecoder(Configured, nn.Module):
         num_blocks: int = 2,
     ) -> None:
         super().__init__()
-        _check_sizes(num_blocks, out_channels=out_channels, dim=dim, hidden=hidden)
+        check_channels(num_blocks, out_channels=out_channels, dim=dim, hidden=hidden)
         self.dim = dim
         layers: list[nn.Module] = [nn.Conv2d(dim, hidden, 3, padding=1)]
         layers += [ResidualBlock(hidden) for _ in range(num_blocks)]
-        stages = _stages(_pair(factor))[::-1]
-        for i, stride in enumerate(stages):
-            kernel, padding = _window(stride)
-            channels = out_channels if i == len(stages) - 1 else hidden
+        strides = stages(pair(factor))[::-1]
+        for i, stride in enumerate(strides):
+            kernel, padding = window(stride)
+            channels = out_channels if i == len(strides) - 1 else hidden
             layers += [nn.ReLU(), nn.ConvTranspose2d(hidden, channels, kernel, stride, padding)]
-        if not stages:
+        if not strides:
             layers += [nn.ReLU(), nn.Conv2d(hidden, out_channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
@@ -138,46 +134,3 @@ class ResNetDecoder(Configured, nn.Module):
         check_tensor("z", z, shape=("B", self.dim, "h", "w"))
         check_fits("z", z, next(self.parameters()))
         return self.layers(z)
-
-
-def _check_sizes(num_blocks: int, **sizes: int) -> None:
-    for name, size in sizes.items():
-        check_size(name, size)
-    check_size("num_blocks", num_blocks, least=0, most=DEEPEST)
-
-
-def _pair(factor: int | tuple[int, int]) -> tuple[int, int]:
-    if not isinstance(factor, Sequence):
-        check_whole("factor", factor, most=_LARGEST_FACTOR)
-        return int(factor), int(factor)
-    check_sizes("factor", factor, length=2, most=_LARGEST_FACTOR)
-    return int(factor[0]), int(factor[1])
-
-
-def _stages(factor: tuple[int, int]) -> list[tuple[int, int]]:
-    """One stride pair per convolution: (4, 4) → [(2, 2), (2, 2)], (2, 4) → [(2, 2), (1, 2)], 7 → [(7, 7)]."""
-    rows, columns = (_primes(f) for f in factor)
-    length = max(len(rows), len(columns))
-    rows, columns = (axis + [1] * (length - len(axis)) for axis in (rows, columns))
-    assert prod(rows) == factor[0]
-    assert prod(columns) == factor[1]
-    return list(zip(rows, columns, strict=True))
-
-
-def _primes(n: int) -> list[int]:
-    return next(([p, *_primes(n // p)] for p in range(2, n + 1) if n % p == 0), [])
-
-
-def _window(stride: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Kernel and padding for which size / stride comes out whole, and every pixel of a transposed convolution
-    is covered equally often (the kernel is a multiple of the stride: no checkerboard)."""
-    options = [{1: (3, 1)}.get(s, (s, 0) if s % 2 else (2 * s, s // 2)) for s in stride]
-    return (options[0][0], options[1][0]), (options[0][1], options[1][1])
-
-
-def _check_image(x: Tensor, channels: int, factor: tuple[int, int]) -> None:
-    check_tensor("x", x, shape=("B", channels, "H", "W"))
-    for axis, size, f in zip(("height", "width"), x.shape[2:], factor, strict=True):
-        if size % f:
-            nearest = " or ".join(str(s) for s in (size // f * f, (size // f + 1) * f) if s > 0)
-            raise ValueError(f"x: got {axis} {size}, want a multiple of the factor {f}; the nearest: {nearest}")

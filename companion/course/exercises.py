@@ -18,6 +18,7 @@ from companion.course import (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
     session,
 )
 from companion.course.checks.engine import Exercise, Report, examine
@@ -33,6 +34,7 @@ CHAPTERS = (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
 )
 
 

@@ -10,14 +10,23 @@ from companion.course.chapter_06.explorer import depth_slider
 from companion.course.chapter_07.explorer import prior_samples
 from companion.course.chapter_08.explorer import stack_sampler
 from companion.course.chapter_09.explorer import draw_loss_weights, loss_weights
+from companion.course.chapter_10.explorer import (
+    backbones_over_training,
+    draw_backbones_over_training,
+    draw_receptive_fields,
+    receptive_fields,
+)
 from companion.course.explorer_widgets import explorer
 
 __all__ = [
+    "backbones_over_training",
     "code_map",
     "codes_in_the_plane",
     "depth_slider",
+    "draw_backbones_over_training",
     "draw_chase",
     "draw_loss_weights",
+    "draw_receptive_fields",
     "draw_steps",
     "explorer",
     "kl_sweep",
@@ -26,6 +35,7 @@ __all__ = [
     "loss_weights",
     "moving_clouds",
     "prior_samples",
+    "receptive_fields",
     "shift_and_blur",
     "stack_sampler",
 ]

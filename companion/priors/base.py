@@ -71,7 +71,7 @@ class Prior(Configured, nn.Module, ABC):
 
     Args:
         num_codes: K.
-        grid: (h, w), or (h, w, R) with R codes per position.
+        grid: (h, w), or (h, w, R) with R codes per position; or (T,), for T codes in a row, of latents without a grid.
         num_classes: 0 for a prior without classes.
         label_dropout: in training, the probability that a label is replaced by "no class". Guidance needs it.
         tokenizer: the identity of the tokenizer whose codes the prior learns (``CodeSet.tokenizer``). It is saved with
@@ -94,8 +94,8 @@ class Prior(Configured, nn.Module, ABC):
         check_size("num_codes", num_codes)
         check_sizes("grid", grid)
         check_size("num_classes", num_classes, least=0)
-        if len(grid) not in (2, 3):
-            raise ValueError(f"grid: got {tuple(grid)}, want (h, w) or (h, w, R)")
+        if len(grid) not in (1, 2, 3):
+            raise ValueError(f"grid: got {tuple(grid)}, want (h, w), (h, w, R), or (T,) for latents without a grid")
         check_number("label_dropout", label_dropout, least=0, below=1)
         if label_dropout and not num_classes:
             raise ValueError(f"label_dropout: got {label_dropout}, want 0 without classes: there is no label to drop")

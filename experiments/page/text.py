@@ -16,9 +16,8 @@ INTRODUCTION = """# What the source reports claim, measured
 
 The course grew from five student reports and blog posts: Songlin Zhao, *VQ-VAE and Transformer* (2023); Muhammad
 Ibrahim, *Residual Vector Quantization based VAE*; Hidir Yesiltepe, *Neural Discrete Representation Learning* (2022);
-and two without a name, on the gradient flow of a VQ-VAE and on backbones (of which only what it says on losses is
-measured here). What they claim is tested with networks and trainings smaller than theirs, so that a verdict says what
-holds *here*.
+and two without a name, on the gradient flow of a VQ-VAE and on backbones. What they claim is tested with networks and
+trainings smaller than theirs, so that a verdict says what holds *here*.
 {counts}
 
 `make experiments-report` writes this page from `results/*.json`; no number in its tables and no verdict is typed. The

@@ -29,11 +29,16 @@ from companion import (
     AutoregressiveDecoder,
     Classifier,
     CodeSet,
+    ConvNeXtDecoder,
+    ConvNeXtEncoder,
     Decoder,
     EMAVectorQuantizer,
     Encoder,
     FiniteScalarQuantizer,
     GumbelQuantizer,
+    LatentTokenDecoder,
+    LatentTokenEncoder,
+    MambaPrior,
     PixelCNN,
     ProjectedQuantizer,
     ResidualQuantizer,
@@ -42,6 +47,8 @@ from companion import (
     RQTransformer,
     TransformerPrior,
     VectorQuantizer,
+    ViTDecoder,
+    ViTEncoder,
     _devices,
     autoencoder,
     backbones,
@@ -133,6 +140,7 @@ case(
 PRIORS = {
     "transformer": lambda **options: TransformerPrior(7, (2, 3), dim=8, heads=2, layers=2, dropout=0.2, **options),
     "over stacks": lambda **options: RQTransformer(7, (2, 2, 3), dim=8, heads=2, layers=1, **options),
+    "mamba": lambda **options: MambaPrior(7, (2, 3), dim=8, state=3, head_dim=4, layers=2, **options),
     "convolutions": lambda **options: PixelCNN(7, (3, 2), dim=8, layers=2, **options),
 }
 
@@ -255,6 +263,98 @@ case(
 )
 
 
+BACKBONES = {
+    "ConvNeXt": lambda: (ConvNeXtEncoder(1, 4, **SMALL), ConvNeXtDecoder(1, 4, **SMALL)),
+    "ConvNeXt, attention": lambda: (
+        ConvNeXtEncoder(1, 4, attention=True, **SMALL),
+        ConvNeXtDecoder(1, 4, attention=True, **SMALL),
+    ),
+    "ViT": lambda: (
+        ViTEncoder(1, 4, size=8, kernel=8, **SMALL),
+        ViTDecoder(1, 4, size=8, kernel=8, last_conv=True, **SMALL),
+    ),
+    "ViT, rotary": lambda: (
+        ViTEncoder(1, 4, size=8, heads=2, positions="axial-rotary", **SMALL),
+        ViTDecoder(1, 4, size=8, heads=2, positions="axial-rotary", **SMALL),
+    ),
+    "latent tokens": lambda: (
+        LatentTokenEncoder(1, 4, size=8, tokens=3, **SMALL),
+        LatentTokenDecoder(1, 4, size=8, tokens=3, **SMALL),
+    ),
+}
+SMALL = {"hidden": 8, "num_blocks": 1}
+
+
+def encode_and_decode(make: Callable[[], tuple[nn.Module, nn.Module]], device: torch.device) -> Any:
+    encoder, decoder = make()
+    model, x = VQVAE(encoder, VectorQuantizer(6, 4), decoder).to(device), images(device, 3)
+    out = model(x)
+    out.loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return [[value for value in fields(out) if not isinstance(value, dict)], gradients, model.reconstruct(x)]
+
+
+for name, make_backbone in BACKBONES.items():
+    case(
+        f"backbone, {name}",
+        lambda device, make=make_backbone: encode_and_decode(make, device),
+        *map(type, make_backbone()),
+        *(backbones.ConvNeXtBlock, backbones.SelfAttention, backbones.TransformerBlock, backbones.RMSNorm),
+    )
+
+
+def parts_of_backbones(device: torch.device) -> Any:
+    queries, keys, values = torch.randn(3, 2, 2, 6, 8).to(device)
+    return [backbones.attention(queries, keys, values), backbones.axial_rotary(queries, (2, 3))]
+
+
+case("parts of backbones", parts_of_backbones, backbones.attention, backbones.axial_rotary)
+
+
+def patches(device: torch.device) -> Any:
+    x = images(device)
+    tokens = backbones.patchify(x, (4, 2))
+    return [tokens, backbones.unpatchify(tokens, (4, 2), (2, 4)), backbones.SwiGLU(8).to(device)(tokens)]
+
+
+def rows(device: torch.device) -> Any:
+    """State-space duality in its four forms, and the blocks, one position at a time too."""
+    x, log_decay = torch.randn(2, 7, 3, 4).to(device).requires_grad_(), -torch.rand(2, 7, 3).to(device)
+    b, c = torch.randn(2, 2, 7, 5).to(device)
+    y, state = backbones.ssd_chunked(x, log_decay, b, c, chunk=3)
+    y.square().sum().backward()
+    small = {"state": 3, "head_dim": 4}
+    mixer, block = (make(8, **small).to(device) for make in (backbones.Mamba2Mixer, backbones.Mamba2Block))
+    tokens = torch.randn(2, 5, 8).to(device)
+    mixed, after = mixer.step(tokens[:, 0], mixer.new_state(2))
+    both = backbones.BidirectionalMamba2Block(8, **small).to(device)
+    pairs = (
+        (backbones.Mamba2Encoder, backbones.Mamba2Decoder),
+        (backbones.BidirectionalMamba2Encoder, backbones.BidirectionalMamba2Decoder),
+    )
+    frame = {"hidden": 8, "size": 8, "num_blocks": 1, **small}
+    images_again = [
+        decoder(1, 4, **frame).to(device)(encoder(1, 4, **frame).to(device)(images(device)))
+        for encoder, decoder in pairs
+    ]
+    return [
+        y, state, x.grad, *backbones.ssd_recurrence(x, log_decay, b, c, state), backbones.ssd_matrix(log_decay, b, c),
+        *backbones.ssd_step(x[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state), mixer(tokens), mixed, *fields(after),
+        block(tokens), block.step(tokens[:, 1], after)[0], both(tokens), *images_again,
+    ]  # fmt: skip
+
+
+case(
+    "rows of tokens",
+    rows,
+    *(backbones.ssd_chunked, backbones.ssd_matrix, backbones.ssd_recurrence, backbones.ssd_step),
+    *(backbones.Mamba2Mixer, backbones.Mamba2Block, backbones.BidirectionalMamba2Block, backbones.MambaState),
+    *(backbones.Mamba2Encoder, backbones.Mamba2Decoder),
+    *(backbones.BidirectionalMamba2Encoder, backbones.BidirectionalMamba2Decoder),
+)
+case("patches", patches, backbones.patchify, backbones.unpatchify, backbones.SwiGLU)
+
+
 def recognise(device: torch.device) -> Any:
     glyphs = [data.load("glyphs", split, size=30) for split in ("train", "test")]
     shipped = classifier.load_classifier("glyphs").to(device)
@@ -308,6 +408,7 @@ def measure(device: torch.device) -> Any:
         metrics.frechet_distance(a.to(device), b),
         metrics.ssim(pictures.to(device), pictures.flip(0).to(device)),
         metrics.sharpness(pictures.to(device)),
+        metrics.grid_energy(pictures.to(device), 4),
     ]
 
 
@@ -315,7 +416,7 @@ case(
     "metrics",
     measure,
     *(metrics.mse, metrics.CodeUsage, metrics.bits_per_image, metrics.perplexity),
-    *(metrics.frechet_distance, metrics.ssim, metrics.sharpness),
+    *(metrics.frechet_distance, metrics.ssim, metrics.sharpness, metrics.grid_energy),
 )
 
 # --- losses

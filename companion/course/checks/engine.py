@@ -157,6 +157,11 @@ def _general_hint(difference: str) -> str:
         )
     if "leaf Variable" in difference:  # torch's words for x += …, where x is an input or a weight
         return "your code writes into its input: x += … and x[…] = … change x itself; write x = x + … instead."
+    if "modified by an inplace operation" in difference:  # torch's words where a gradient needs what was written over
+        return (
+            "your code changes a tensor in place (x += …, x[…] = …, mul_) whose values autograd still needs for the "
+            "gradient. Make a new tensor: x = x + …."
+        )
     if "Expected target size" in difference:  # torch's words in cross_entropy
         return "cross_entropy wants the K logits of a code on axis 1: flatten all other axes, in the codes as well."
     if "after the call" in difference:

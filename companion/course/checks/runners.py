@@ -163,3 +163,13 @@ class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(made, Tensor) and made.layout == torch.strided:
             self.numbers = max(self.numbers, made.untyped_storage().nbytes() // made.element_size())
         return made
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on: how many operations torch does, views included."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ page is ``experiments/README.md``; chapters show single sections with ``companio
 """
 
 from companion.course.claims import (
+    backbones,
     codes_and_dimensions,
     codes_and_dimensions_on_colour_images,
     collapse_and_blur,
@@ -41,6 +42,7 @@ SECTIONS: tuple[Section, ...] = (  # in the order of the page
     likelihood.SECTION,
     collapse_and_blur.SECTION,
     sharper_pictures.SECTION,
+    backbones.SECTION,
     search_cost.SECTION,
 )
 IMAGES = {  # names of image sets → how a table calls them, in the order shown, the course's own last
