@@ -12,7 +12,7 @@
 # step by step and in chunks; and tell a grid artefact from detail, with a number.
 #
 # **Needed:** [chapter 05](05_ema_codebooks.ipynb) (the tokenizer) and the attention of [chapter 07](07_transformer_prior.ipynb).
-# **Time:** about two hours of yours; the computer's is in the table below.
+# **Time:** about an hour and a half of yours, and another for the exercises; the computer's is in the table below.
 
 # %%
 import torch
@@ -33,7 +33,9 @@ some = torch.linspace(0, len(test) - 1, 8).long()
 # %% [markdown]
 # ## Three ways to make 64 tokens
 # A picture has 3 × 32 × 32 numbers, its latent 8 × 8 positions: 64 **tokens**. Any network that gets from the one to the other can be an encoder. Here are
-# three from the companion, with about the same number of weights, and none of them trained:
+# three from the companion, with about the same number of weights, and none of them trained. *ConvNeXt* is made of convolutions. *ViT*, the vision transformer,
+# cuts the picture into squares of 4 × 4 pixels, *patches*, and lets them attend to each other. *Mamba2* reads the same patches one after the other, with a
+# memory.
 
 
 # %%
@@ -68,7 +70,8 @@ for kind, model in models.items():
 # The first question is one for autograd. Take one token, and ask for the gradient at every pixel: where it is zero, the pixel cannot change the token. That
 # is the **receptive field** (Luo et al. 2016), and the size of the gradient says how much each pixel counts.
 #
-# A token has D channels. We weigh them at random, so that no channel is preferred, and average over a few pictures.
+# A token has D channels. We weigh them at random, so that no channel is preferred, and average over a few pictures. Each map is scaled to its own maximum, and
+# drawn as its root, so that faint pixels show.
 
 
 # %%
@@ -98,13 +101,14 @@ draw_fields(
     "What the token in the orange square sees, before training",
     alt="Three maps of a picture's pixels. The convolutions see a wide blot around the token; "
     "attention its own patch strongly and all other pixels faintly; Mamba its own patch, the "
-    "few before it in its line, and nothing after.",
+    "four before it in its line and the last two of the line above, and nothing after.",
 )
 
 # %% [markdown]
-# Three characters in one picture. The convolutions look at a neighbourhood, most of all at its middle. Attention can look everywhere (no pixel has gradient
-# zero), and at first looks mostly at its own patch. Mamba reads: it has seen the patches of the lines above, and those to the left in its own, and nothing
-# after that; what was long ago has nearly faded.
+# Three characters in one picture. The convolutions look at a neighbourhood, most of all at its middle. (Two strides and two 7 × 7 kernels span more than the
+# picture, so that here they reach every pixel; a token near a corner does not, as you can see in *Play*.) Attention can look everywhere, and at first looks
+# mostly at its own patch. Mamba reads: nothing after its own patch can change it. The six patches before it that stand out are those that a short convolution
+# looks at, of which more below; its memory reaches all earlier ones, but before training far more weakly.
 #
 # Now build them.
 #
@@ -131,6 +135,8 @@ for name, layer in {
 # open and close the other like a gate, and projects back:
 #
 # $$\mathrm{SwiGLU}(x) = W_3\,\bigl(\mathrm{silu}(W_1 x) \odot W_2 x\bigr), \qquad \mathrm{silu}(u) = u\,\sigma(u).$$
+#
+# Here σ is the sigmoid, and $W_1 x$ and $W_2 x$ have $\tfrac83 C$ numbers, rounded.
 
 # %% tags=["nbval-check-output"]
 x = torch.tensor([[3.0, -4.0, 0.0, 0.0]])
@@ -173,14 +179,14 @@ class ConvNeXtBlock(nn.Module):
 ConvNeXtBlock = check(ConvNeXtBlock)
 
 # %% [markdown]
-# The encoder is as in chapter 04: a strided convolution, two of these blocks, a strided convolution, two blocks, and so on, until 8 × 8 positions are left.
+# The encoder is as in chapter 04: a strided convolution, one of these blocks (two in profile full), and the same again, until 8 × 8 positions are left.
 #
 # ## Patches
 # A transformer wants a *row* of vectors. The plainest way to get one: cut the picture into squares of 4 × 4 pixels, and write the 3 · 4 · 4 = 48 numbers of
 # each square in a row. That is **patchify**, and nothing is lost by it.
 #
 # ### Exercise 10.2 · patchify and its inverse  (medium, 15 minutes)
-# From pictures (B, C, H, W) to (B, h·w, C·p²) and back. Patches stand in reading order; within a patch the channel changes slowest, then the row, then the
+# From pictures (B, C, H, W), with H and W multiples of p, to (B, h·w, C·p²) and back. Patches stand in reading order; within a patch the channel changes slowest, then the row, then the
 # column.
 #
 # <details><summary>Hint 1</summary>Split both axes of pixels: <code>x.reshape(B, C, h, p, w, p)</code>.</details>
@@ -271,7 +277,7 @@ for x_t in (1.0, 0.0, 0.0, 4.0, 0.0):
 #
 # $$h_t = a_t\, h_{t-1} + x_t\, b_t^\top, \qquad y_t = h_t\, c_t .$$
 #
-# With $x_t$ of length P, $h_t$ is a table of P × N, the **state**. It stays this size however long the sequence becomes.
+# With $x_t$ of length P, $h_t$ is a table of P × N, the **state**, and what computes $y$ from $x$ is a **state-space layer**. The state stays this size however long the sequence becomes.
 #
 # ### Exercise 10.3 · the recurrence  (easy, 10 minutes)
 # Compute it with a loop over t, for a batch. The memory starts at zero.
@@ -299,7 +305,7 @@ recurrence = check(recurrence)
 # ### What makes it selective
 # If $a_t$ were the same at every step, all things would fade alike. In Mamba (Gu and Dao 2023) $a_t$, $b_t$ and $c_t$ are computed *from the token at t*, so
 # a token can decide whether it is kept. Here 24 numbers arrive, of which only two matter. On the left the memory fades at a fixed rate. On the right it
-# ignores what does not matter ($b_t = 0$, $a_t = 1$), and clears itself ($a_t = 0$) when something does:
+# ignores what does not matter ($b_t = 0$, $a_t = 1$), and clears itself ($a_t = 0$, as near as it likes) when something does:
 
 # %%
 numbers = torch.randn(24, generator=torch.Generator().manual_seed(1))
@@ -335,8 +341,8 @@ plots.show(
 #
 # $$y_i = \sum_{j \le i} M_{ij}\, x_j, \qquad M_{ij} = (c_i^\top b_j)\; a_{j+1} a_{j+2} \cdots a_i .$$
 #
-# So the whole layer is *one lower-triangular matrix*. Compare it with causal attention: $c_i^\top b_j$ is a query times a key, and instead of a softmax there
-# is a fading. This is the **state-space duality** of the paper's title.
+# So the whole layer is *one lower-triangular matrix*. Compare it with causal attention: $c_i^\top b_j$ is a query times a key, $x_j$ is the value, and instead of a softmax
+# there is a fading. This is the **state-space duality** of the paper's title.
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -384,9 +390,9 @@ plots.show(
 #
 # <details><summary>Hint 1</summary>For a chunk, <code>s = a.log().cumsum(1)</code> gives all three fadings: from j to i
 # <code>(s_i − s_j).exp()</code>, from the start to i <code>s_i.exp()</code>, from j to the end <code>(s_Q − s_j).exp()</code>. Take differences of logarithms, not quotients: a
-# product of many small factors is rounded to 0.</details>
+# product of many small factors is rounded to 0. Set the future to −∞ <em>before</em> exp, as above.</details>
 # <details><summary>Hint 2</summary>y of the chunk is <code>M @ x</code> plus <code>s.exp()[..., None] * (c @ h.mT)</code>, with the memory
-# h (B, P, N) as it was at the chunk's start.</details>
+# h (B, P, N) as it was at the chunk's start: compute y before you renew h.</details>
 # <details><summary>Hint 3</summary>The new memory is <code>s[:, -1, None, None].exp() * h</code> plus <code>x.mT @ (b * (s[:, -1:] - s).exp()[..., None])</code>.</details>
 
 
@@ -529,8 +535,8 @@ plots.show(
 
 # %% [markdown]
 # Look at the rows "before". None of them resembles the picture. The two patch models draw one square of texture, over and over, nearly the same for every
-# picture. The convolutions draw noise, in which one can find a grid as well. (Our source report saw something else: its untrained convolutions gave a noisy
-# likeness of the picture. Their network was larger and had more resolutions; we did not test what makes the difference.)
+# picture. The convolutions draw noise, in which one can find a grid as well. (The report that this chapter follows saw something else: its untrained
+# convolutions gave a noisy likeness of the picture. We did not test what makes the difference.)
 #
 # After training all three draw the pictures. The numbers by epoch, on pictures that they have not seen:
 
@@ -560,8 +566,8 @@ plots.show(
 )
 
 # %% [markdown]
-# The errors fall. The commitment loss does not: the latents spread while the encoder learns, and the codes follow. (The report found that with convolutions it
-# falls "very smoothly". In our experiment the three do not differ so clearly; see the table of claims below.)
+# The errors fall. The commitment loss, which with EMA codes is the distance that the report calls codebook loss, rises; we did not test why. (The report found
+# that with convolutions it "tends to converge very smoothly". In our experiment the three do not differ so clearly; see the table of claims below.)
 #
 # And what does a token see now?
 
@@ -569,17 +575,18 @@ plots.show(
 draw_fields(
     {kind: model.encoder for kind, model in models.items()},
     "What the token in the orange square sees, after training",
-    alt="The three maps after training: the convolutions' blot has shrunk to about a dozen "
-    "pixels around the token; attention and Mamba look almost only at the token's own patch.",
+    alt="The three maps after training: the convolutions' blot has shrunk to a dark core about "
+    "a dozen pixels wide in a faint square; attention looks almost only at the token's own "
+    "patch, as before; Mamba at its own and faintly at three patches to the left.",
 )
 
 # %% [markdown]
-# The token has learned that what matters for its square stands in and around its square. All three maps have shrunk; the convolutions' one is still the widest.
+# What matters for a square stands in and around it. The convolutions' map has shrunk most, and is still the widest; the ViT's looks nearly as before.
 #
 # ## The grid, and what helps
 # Look again at what the patch models drew before training, and at flat areas after it: there are fine lines, four pixels apart. They are the edges of the
-# squares. Can we put a number to them? A pattern that repeats every 4 pixels has its power at 32 / 4 = 8 periods a picture, and at 16, its second harmonic. So
-# take the power spectrum along rows and columns, and compare each of these two frequencies with the ones beside it:
+# squares, a **grid artefact**. Can we put a number to it? A pattern that repeats every 4 pixels has its power at 32 / 4 = 8 periods a picture, and at 16, twice
+# that, since it is no pure wave. So take the power of each frequency along rows and columns, and compare these two with the ones beside them:
 
 
 # %%
@@ -617,20 +624,22 @@ for ax, pictures, title in zip(
         label = f"{kind}: {grid_energy(v, 4):,.1f}"
         ax.plot(range(1, 17), power[1:] / power[1:].sum(), color=colour, label=label)
     ax.set(title=title, xlabel="periods a picture", yscale="log")
-    ax.legend(title="grid energy", fontsize=8)
+    ax.legend(
+        title="grid energy", fontsize=8, loc="center left" if pictures is before else None
+    )
 axes[0].set_ylabel("share of the power")
 plots.show(
     fig,
-    alt="Two plots of the power at 1 to 16 periods a picture. Before training the patch models "
-    "have almost all of it in two peaks, at 8 and 16, where the convolutions have small ones. "
-    "After it all curves fall like that of the originals, nearly without peaks.",
+    alt="Two plots of the power at 1 to 16 periods a picture. Before training all three have "
+    "peaks at 8 and 16; between these the patch models have almost nothing and the "
+    "convolutions some. After it all curves fall like that of the originals, nearly without peaks.",
 )
 for kind in kinds:
     session.expect(f"grid_{kind.lower()}", grid_energy(after[kind], 4))
 
 # %% [markdown]
-# Before training the patch models have nearly all of it in the peaks. After training the number is about that of the originals. And yet
-# one sees squares in the cover picture! What does our number overlook? It asks for a pattern that *repeats*. Squares that each have a colour of their own repeat
+# Before training the patch models have nearly all of their power in the peaks. After training little is left of that, and by this number the convolutions are
+# the worst. And yet one sees squares in the last rows of the picture above! What does our number overlook? It asks for a pattern that *repeats*. Squares that each have a colour of their own repeat
 # nothing. Only their edges stand at the same places. So look there: how large is the step from pixel to pixel across the edges of patches, and inside of them?
 
 
@@ -652,18 +661,22 @@ for kind in kinds:
     session.expect(f"seams_{kind.lower()}", seams(after[kind], 4))
 
 # %% [markdown]
-# There they are. (It is worth remembering: a measure that says "no grid" has looked for *one kind* of grid.)
+# There they are. (The originals have 0.8, not 1, so compare with them; the convolutions are smoother across these edges than the originals. It is worth remembering: a measure that says "no grid" has looked for *one kind* of grid.)
 #
 # The report tries two cures. Let the squares **overlap**: a kernel of 8 pixels at a stride of 4, so that every pixel is drawn by four tokens. Or let a **last
 # 3 × 3 convolution** look at the finished picture and smooth the seams. Both are arguments in the companion, `kernel=8` and `last_conv=True`. The experiment
-# trains them beside all backbones of this chapter, at equal numbers of weights (within a tenth), tokens and steps. Its `seams` are those of the
-# reconstructions over those of the originals:
+# trains them beside all backbones of this chapter, at equal numbers of weights (within a tenth), tokens and steps; and beside a tokenizer whose tokens have no
+# place in the picture, *latent tokens* (further experiments, 2). Its `seams` are those of the reconstructions over those of the originals:
 
 # %%
 table = results("backbones", data="emoji")
 measures = {"mse": ".4f", "frechet": ".1f", "grid_energy": ".2f", "seams": ".1f"}
 print(table.command)
-print(f"{'':<33}" + "".join(f"{m:>16}" for m in measures) + "   weights   10⁹ operations")
+print(
+    f"{'':<33}"
+    + "".join(f"{m:>16}" for m in measures)
+    + "   weights   10⁹ operations a picture"
+)
 for variant in table.settings("variant"):
     line = "".join(
         f"{table.mean(m, variant=variant):>9{f}} ±{table.spread(m, variant=variant):>5{f}}"
@@ -679,20 +692,22 @@ for variant in table.settings("variant"):
 #
 # * **Convolution and Mamba** are level in the squared error. The ViT is behind after so few steps, and differs most from seed to seed. Equal weights are not
 #   equal work: a ConvNeXt takes more than one and a half times the operations of the
-#   others.
+#   ResNet, the ViT and the Mambas.
 # * **One way or both ways** makes a small difference. Without the second flip the error is a tenth larger on average; three seeds do not decide it.
-# * **The cures** take the seams away: overlap, the last convolution, and both. The squared error hardly gains.
+# * **The cures**: overlap takes the seams away, the last convolution most of them. The grid energy does not fall; it rises. For the squared error three seeds
+#   do not decide.
 # * **A transformer block beside the quantizer**, as the report has it, did not help the ConvNeXt here.
 # * **Latent tokens** without a grid (the last row) have learned little in these few steps.
 #
-# What the report says of all this, measured ([experiments/README.md](../experiments/README.md#backbones)):
+# What the report says of all this, measured ([experiments/README.md](../experiments/README.md#backbones)). A positive difference speaks for the claim, but where
+# "within" is asked; "not decided" means that the interval of three seeds holds the threshold, however large the mean is.
 
 # %% tags=["nbval-check-output"]
 measured_claims("Backbones")
 
 # %% [markdown]
 # ## Proof: what you built is what the companion has
-# Your functions on fixed numbers against the companion's; then the whole mixer, with its three forms.
+# Your functions on fixed numbers against the companion's, and the loop against the chunks.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -733,7 +748,8 @@ print(
 explorers.receptive_fields()
 
 # %% [markdown]
-# And go through the training of three tokenizers, from the first step to the last:
+# And go through the training of three tokenizers, from the first step to the last. Look at the early ones: the patch models have the shapes while ConvNeXt still
+# draws the same blot for every picture.
 
 # %%
 explorers.backbones_over_training()
@@ -745,8 +761,9 @@ explorers.backbones_over_training()
 plots.show(
     explorers.draw_receptive_fields((1, 6)),
     alt="Two rows of four maps for a token near the upper right corner. Before training: a wide "
-    "blot for ConvNeXt, the own patch for the ViT, the line before it for Mamba, the line on "
-    "both sides for Mamba both ways. After training all are narrower.",
+    "blot for ConvNeXt, the own patch for the ViT, the line before it for Mamba, patches on both "
+    "sides for Mamba both ways. After training ConvNeXt and Mamba are narrower; both ways looks "
+    "more at its neighbours.",
 )
 
 # %%
@@ -802,24 +819,24 @@ plots.show(
 
 # %% [markdown]
 # ## Pen and paper
-# 1. A depthwise 7 × 7 convolution and a SwiGLU with 8/3·C hidden channels: how many weights has a block of 64 channels (without biases)? How many had the
-#    residual block of chapter 04, 3 × 3 and 1 × 1?
+# 1. A depthwise 7 × 7 convolution and a SwiGLU with 8/3·C hidden channels: how many weights has a block of 64 channels (171 hidden ones; no biases, no
+#    norms)? How many had the residual block of chapter 04, 3 × 3 and 1 × 1?
 # 2. Let all $a_t = 1$ and $N$ be as large as T. For which b and c is M the matrix of a plain running sum? And can M be the identity?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. 49·64 + 3·64·171 (8/3·64 is 170.7) + 2·64 = 36,096; the residual block 9·64² + 64² = 40,960.
+# 1. 49·64 + 3·64·171 = 35,968; the residual block 9·64² + 64² = 40,960.
 # 2. If $c_i^\top b_j = 1$ for all i and j, for example b and c both the first unit vector, M is the lower triangle of ones. With $b_t = c_t$ the t-th unit
 #    vector, $c_i^\top b_j$ is 1 for i = j and else 0: M is the identity, and every token keeps to itself.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * A gradient at the pixels shows what a token sees: convolutions a neighbourhood, attention everything, Mamba what came before.
+# * A gradient at the pixels shows what a token sees: convolutions mostly a neighbourhood, attention whatever it wants, Mamba what came before.
 # * ConvNeXt mixes positions with a wide depthwise convolution and channels with a small network.
 # * Patchify is a rearrangement; a convolution with kernel = stride is patchify and a matrix. A decoder of patches draws each square by itself: seams. Patches
-#   that overlap, or a last convolution, take them away.
+#   that overlap take them away, and a last convolution most of them.
 # * A state-space layer is a fading memory. As a loop it samples, as a lower-triangular matrix it explains itself, in chunks it trains.
 # * Reading both ways needs two flips. Without the second nothing crashes.
 #
@@ -830,7 +847,9 @@ plots.show(
 #
 # ## References
 # * Liu et al. 2022, *A ConvNet for the 2020s*: ConvNeXt. Zhang and Sennrich 2019: RMSNorm. Shazeer 2020, *GLU variants improve transformer*: SwiGLU.
-# * Dosovitskiy et al. 2021, *An image is worth 16x16 words*: ViT. Yu et al. 2022, *Vector-quantized image modeling with improved VQGAN*: ViT-VQGAN.
+# * Heo et al. 2024, *Rotary position embedding for vision transformer*: axial rotary positions.
+# * Dosovitskiy et al. 2021, *An image is worth 16x16 words*: ViT. Yu et al. 2022, *Vector-quantized image modeling with improved VQGAN*: ViT-VQGAN, whose frame the
+#   companion's patch models have.
 # * Gu and Dao 2023, *Mamba*; Dao and Gu 2024, *Transformers are SSMs*, sections 5 and 6: Mamba-2 and state-space duality.
 # * Zhu et al. 2024, *Vision Mamba*: both ways. Luo et al. 2016, *Understanding the effective receptive field*.
 # * Yu et al. 2024, *An image is worth 32 tokens for reconstruction and generation*: TiTok.
