@@ -194,14 +194,14 @@ def test_each_micro_batch_of_an_accumulation_is_one_update():
     assert float(whole.counts.sum()) == pytest.approx(0.1 * 40)
 
 
-def test_saved_loaded_and_stepped_is_stepped(tmp_path):
+def test_saved_loaded_and_stepped_is_stepped(tmp_path, device):
     """Every counter is in the state dict, that of the draws for restarts too."""
     torch.manual_seed(0)
     quantizer = EMAVectorQuantizer(16, 3, decay=0.5, restart_below=0.3)
     for seed in range(4):
         quantizer(points(30, seed=seed))
     companion.save(quantizer, tmp_path / "q.safetensors")
-    again = companion.load(tmp_path / "q.safetensors").train()
+    again = companion.load(tmp_path / "q.safetensors").to(device).train()
     for seed in range(4, 8):
         for one in (quantizer, again):
             one(points(30, seed=seed))

@@ -314,7 +314,7 @@ def test_the_fields_are_those_of_their_backbones():
     assert made.maps.shape == (4, 2, 8, 8, 32, 32)
     seen = (made.maps > 0).unflatten(4, (8, 4)).unflatten(6, (8, 4)).any(7).any(5)  # which patches see which
     seen = seen.flatten(2, 3).flatten(3, 4)  # (4, 2, 64, 64): token i, patch j
-    assert bool((seen[2] == torch.ones(64, 64, dtype=torch.bool).tril()).all())
+    assert bool((seen[2] == torch.ones(64, 64, dtype=torch.bool, device="cpu").tril()).all())
     assert bool(seen[1].all())
     assert bool(seen[3].all())
     corner = made.maps[0, :, 0, 0]  # convolutions see a neighbourhood, and training makes it smaller

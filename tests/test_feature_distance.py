@@ -458,7 +458,7 @@ def test_images_of_another_range_or_with_other_channels_than_the_network_wants_a
 
 
 def test_a_classifiers_distance_refuses_originals_in_0_to_255_and_takes_what_a_decoder_overshoots() -> None:
-    distance, x = classifier_distance("glyphs"), torch.rand(2, 1, 28, 28)
+    distance, x = classifier_distance("glyphs"), torch.rand(2, 1, 28, 28, device="cpu")
     assert distance(2 * x - 0.5, x) > 0
     for x_hat in (x, 255 * x):
         with pytest.raises(ValueError, match=r"x: got numbers from .*, want images in about"):

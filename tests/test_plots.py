@@ -209,6 +209,7 @@ def test_a_table_without_a_row_is_refused_in_these_words():
             plots.draw_gradient_flow(plots.figure()[1], table)
 
 
+@pytest.mark.cpu_only("counts calls, which the placing mode repeats")
 def test_a_thousand_classes_are_named_although_the_names_cannot_be_moved_apart(monkeypatch):
     tables = []
 
