@@ -402,6 +402,7 @@ def test_wrong_answers_written_otherwise_get_a_hint(exercise, wrong, hint):
     assert hint in report.hint, report.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
 def test_other_forms_of_a_mistake_get_its_hint_too(exercise):
     forms = [(mistake, form) for mistake in exercise.mistakes for form in mistake.also]
