@@ -342,6 +342,7 @@ def both_by_a_list(tokens, forwards, backwards):
         ("recurrence", recurrence_by_products),
         ("recurrence", recurrence_row_by_row),
         ("recurrence", recurrence_with()),
+        ("both_ways", lambda tokens, f, b: torch.cat([f(t[None]) + b(t[None].flip(1)).flip(1) for t in tokens])),
         ("chunked", chunks_side_by_side),
         ("chunked", chunks_with(masked_before)),
         ("chunked", chunks_with(limited_before)),
@@ -399,6 +400,51 @@ def test_wrong_answers_written_otherwise_get_a_hint(exercise, wrong, hint):
     report = examine(EXERCISES[exercise], wrong)
     assert report.status == "differs"
     assert hint in report.hint, report.text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_other_forms_of_a_mistake_get_its_hint_too(exercise):
+    forms = [(mistake, form) for mistake in exercise.mistakes for form in mistake.also]
+    assert forms
+    for mistake, form in forms:
+        report = examine(exercise, form)
+        assert (report.status, report.hint) == ("differs", mistake.hint), mistake.name
+
+
+def through_float32(exercise):
+    """The companion's answer, with all tensors in float32, and what comes out in the dtype that came in."""
+    if isinstance(exercise.reference, type):
+
+        class ConvNeXtBlock(exercise.reference):
+            def forward(self, x):
+                return super().forward(x).float().to(x.dtype)
+
+        return ConvNeXtBlock
+    if exercise.name == "both_ways":
+        return lambda tokens, *mixers: exercise.reference(tokens, *mixers).float().to(tokens.dtype)
+
+    def answer(*given):
+        rounded = [part.float() if isinstance(part, torch.Tensor) else part for part in given]
+        return exercise.reference(*rounded).to(given[0].dtype)
+
+    return answer
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.name)
+def test_an_answer_that_computes_float64_in_float32_is_told_so(exercise):
+    report = examine(exercise, through_float32(exercise))
+    assert report.status == "differs"
+    assert "float64" in report.text
+    assert "only the first digits are right" in report.hint
+
+
+def test_the_recurrence_that_is_compared_with_is_the_companions():
+    g = torch.Generator().manual_seed(0)
+    x, b, c = (torch.randn(2, 7, n, generator=g, dtype=torch.float64) for n in (3, 4, 4))
+    a = torch.rand(2, 7, generator=g, dtype=torch.float64)
+    theirs = ssd_recurrence(x[:, :, None], a.log()[:, :, None], b, c)[0][:, :, 0]
+    torch.testing.assert_close(EXERCISES["recurrence"].reference(x, a, b, c), theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_the_companions_recurrence_goes_on_where_a_memory_is_cleared():

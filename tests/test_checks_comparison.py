@@ -163,3 +163,40 @@ def test_mistakes_that_give_several_tensors_at_once_are_compared_part_by_part(wr
         call,
     )
     assert [examine(exercise, f).hint for f in wrong] == ["hint 0", "hint 1"]
+
+
+@pytest.mark.parametrize(
+    ("other", "hint"),
+    [
+        (lambda x: (x.float() / 3).double(), "only the first digits"),
+        (lambda x: x / (3 + 1e-6), "only the first digits"),
+        (lambda x: (x / 3).float(), "float64 comes in and float32 goes out"),
+        (lambda x: x @ torch.ones(3, 3), "float64 meets float32"),
+        (lambda x: (x / 3, x), "several things"),
+        (lambda x: x.reshape(2, 6 / 2) / 3, "divide by //"),
+    ],
+)
+def test_what_is_lost_of_float64_shows_and_is_explained(other, hint):
+    report = compare(lambda x: x / 3, other, X.double())
+    assert report.status == "differs"
+    assert hint in report.hint, report.text
+
+
+def test_float64_is_compared_closely_and_float32_is_not():
+    def off(x):
+        return x * (1 + 1e-6)
+
+    assert compare(torch.clone, off, X).status == "matches"
+    report = compare(torch.clone, off, X.double())
+    assert report.status == "differs"
+    assert "expected 2\n" in report.text
+    assert "got 2.000002 at" in report.text
+    assert compare(torch.clone, lambda x: x * (1 + 1e-12), X.double()).status == "matches"
+
+
+def test_a_mistake_in_another_form_gives_its_hint():
+    case = Case("a case", (X,))
+    mistake = Mistake("m", lambda x: x + 1, "not a sum", (lambda x: 1 - x,))
+    exercise = Exercise("f", "00", torch.clone, lambda: [case], (mistake,), call)
+    assert [examine(exercise, form).hint for form in mistake.forms] == ["not a sum"] * 2
+    assert examine(exercise, lambda x: 2 * x).hint == ""

@@ -1,14 +1,34 @@
 """Exercise 10.1, the ConvNeXt block: a depthwise convolution and a gated MLP, each with a norm and a skip."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
-from companion.backbones import ConvNeXtBlock, SwiGLU
+from companion.backbones import ConvNeXtBlock
+from companion.course.chapter_10._blocks import (
+    around,
+    as_in_the_paper,
+    at_each,
+    by_axes,
+    channels_last,
+    first_sum,
+    lines_with,
+    mlp_nested,
+    norms_after_branches,
+    norms_after_sums,
+    norms_exchanged,
+    over_channels,
+    reshaped,
+    rms,
+    second_sum,
+    skips_from_norms,
+    variant,
+    with_norms,
+    written_over,
+)
 from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 from companion.course.checks.runners import module_call
@@ -28,258 +48,281 @@ def cases() -> Sequence[Case]:
             x,
             seed=3,
         ),
+        Case(
+            "two pictures in float64", (torch.randn(2, 4, 3, 5, generator=g, dtype=torch.float64),), {"channels": 4}, x
+        ),
     ]
 
 
 def run(implementation: Any, case: Case) -> Observed:
-    """As for every class, and then: is the input as it was?"""
-    seen = module_call(ConvNeXtBlock)(implementation, replace(case, gradient_of={}))
-    torch.manual_seed(case.seed)
-    module = implementation(**case.build)
+    """As for every class, with weights of the input's dtype, and then: is the input as it was?"""
     given = case.arguments[0].clone()
+
+    def built(**build: int) -> Any:
+        return implementation(**build).to(given.dtype)
+
+    seen = module_call(ConvNeXtBlock)(built, replace(case, gradient_of={}))
+    torch.manual_seed(case.seed)
+    module = built(**case.build)
     with torch.no_grad():
         module(given)
     seen["the input after the call"] = given
-    return seen | module_call(ConvNeXtBlock)(implementation, case)
-
-
-def _variant(forward: Callable[[Any, Tensor], Any]) -> type[nn.Module]:
-    """The chapter's block with a forward pass; ``forward`` gets the block and the input."""
-
-    class Block(nn.Module):
-        def __init__(self, channels: int) -> None:
-            super().__init__()
-            self.norm1, self.norm2 = nn.RMSNorm(channels), nn.RMSNorm(channels)
-            self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-            self.mlp = SwiGLU(channels)
-
-        def forward(self, x: Tensor) -> Any:
-            return forward(self, x)
-
-    return Block
-
-
-def _over_channels(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A layer of the last axis, on axis 1."""
-    return layer(x.movedim(1, -1)).movedim(-1, 1)
-
-
-def _around(block: Any, x: Tensor) -> Tensor:
-    """What the first branch gives."""
-    return block.depthwise(_over_channels(block.norm1, x))
-
-
-def _at_each(block: Any, x: Tensor) -> Tensor:
-    """What the second branch gives."""
-    return _over_channels(lambda moved: block.mlp(block.norm2(moved)), x)
-
-
-def _first(block: Any, x: Tensor) -> Tensor:
-    return x + _around(block, x)
-
-
-def _second(block: Any, x: Tensor) -> Tensor:
-    return x + _at_each(block, x)
-
-
-def _norms_exchanged(block: Any, x: Tensor) -> Tensor:
-    x = x + block.depthwise(_over_channels(block.norm2, x))
-    return x + _over_channels(lambda moved: block.mlp(block.norm1(moved)), x)
-
-
-def _norms_after_sums(block: Any, x: Tensor) -> Tensor:
-    x = _over_channels(block.norm1, x + block.depthwise(x))
-    return _over_channels(block.norm2, x + _over_channels(block.mlp, x))
-
-
-def _norms_after_branches(block: Any, x: Tensor) -> Tensor:
-    x = x + _over_channels(block.norm1, block.depthwise(x))
-    return x + _over_channels(lambda moved: block.norm2(block.mlp(moved)), x)
-
-
-def _skips_from_norms(block: Any, x: Tensor) -> Tensor:
-    x = _over_channels(block.norm1, x)
-    x = _over_channels(block.norm2, x + block.depthwise(x))
-    return x + _over_channels(block.mlp, x)
-
-
-def _as_in_the_paper(block: Any, x: Tensor) -> Tensor:
-    """One branch: depthwise convolution, norm, MLP."""
-    return x + _over_channels(lambda moved: block.mlp(block.norm2(moved)), block.depthwise(x))
-
-
-def _mlp_nested(block: Any, x: Tensor) -> Tensor:
-    """The sum of the MLP begins with the first branch alone."""
-    branch = _around(block, x)
-    return x + branch + _at_each(block, branch)
-
-
-def _written_over(block: Any, x: Tensor) -> Tensor:
-    x += _around(block, x)
-    return _second(block, x)
+    return seen | module_call(ConvNeXtBlock)(built, case)
 
 
 MISTAKES = (
     Mistake(
         "no skip around the convolution",
-        _variant(lambda b, x: _second(b, _around(b, x))),
+        variant(lambda b, x: second_sum(b, around(b, x))),
         "the convolution's result replaces x; it is to be added to it.",
     ),
     Mistake(
         "no skip around the SwiGLU",
-        _variant(lambda b, x: _at_each(b, _first(b, x))),
+        variant(lambda b, x: at_each(b, first_sum(b, x))),
         "the SwiGLU's result replaces x; it is to be added to it.",
     ),
     Mistake(
         "no skips",
-        _variant(lambda b, x: _at_each(b, _around(b, x))),
+        variant(lambda b, x: at_each(b, around(b, x))),
         "both skips are missing: x is in neither sum.",
     ),
     Mistake(
         "first norm forgotten",
-        _variant(lambda b, x: _second(b, x + b.depthwise(x))),
+        variant(lambda b, x: second_sum(b, x + b.depthwise(x))),
         "the convolution reads x as it is; it is to read norm1(x).",
     ),
     Mistake(
         "second norm forgotten",
-        _variant(lambda b, x: _first(b, x) + _over_channels(b.mlp, _first(b, x))),
+        variant(lambda b, x: first_sum(b, x) + over_channels(b.mlp, first_sum(b, x))),
         "the SwiGLU reads x as it is; it is to read norm2(x).",
     ),
     Mistake(
+        "no norms",
+        lines_with(lambda b, x: b.depthwise(x), lambda b, x: over_channels(b.mlp, x)),
+        "both norms are missing: norm1 before the convolution, norm2 before the SwiGLU.",
+    ),
+    Mistake(
         "norms exchanged",
-        _variant(_norms_exchanged),
+        variant(norms_exchanged),
         "the two norms are exchanged: norm1 goes before the convolution, norm2 before the SwiGLU.",
     ),
     Mistake(
         "one norm for both",
-        _variant(lambda b, x: _first(b, x) + _over_channels(lambda m: b.mlp(b.norm1(m)), _first(b, x))),
-        "norm1 is used twice; the SwiGLU has a norm of its own, norm2.",
+        variant(lambda b, x: first_sum(b, x) + over_channels(lambda m: b.mlp(b.norm1(m)), first_sum(b, x))),
+        "one norm is used twice: norm1 belongs before the convolution, norm2 before the SwiGLU.",
+        (lines_with(lambda b, x: b.depthwise(over_channels(b.norm2, x))),),
+    ),
+    Mistake(
+        "both norms before the SwiGLU",
+        lines_with(second=lambda b, x: over_channels(lambda moved: b.mlp(b.norm2(b.norm1(moved))), x)),
+        "norm1 stands before norm2 once more. The SwiGLU reads norm2(x).",
+    ),
+    Mistake(
+        "norms by hand, with an ε",
+        with_norms(lambda x, weight: x / rms(x, 1e-5) * weight),
+        "the norm is written by hand, with another ε than that of nn.RMSNorm. Use self.norm1 and self.norm2.",
+        (
+            with_norms(lambda x, weight: x / rms(x, 1e-6) * weight),
+            with_norms(lambda x, weight: x / rms(x, 1e-8) * weight),
+            with_norms(lambda x, weight: x / (rms(x) + 1e-6) * weight),
+        ),
+    ),
+    Mistake(
+        "another norm",
+        with_norms(lambda x, weight: x / rms(x)),
+        "this is another norm: the weights of norm1 and norm2 are missing, or it is normalize or layer_norm. Call "
+        "self.norm1 and self.norm2.",
+        (
+            lines_with(lambda b, x: b.depthwise(functional.normalize(x, dim=1) * b.norm1.weight[:, None, None])),
+            with_norms(lambda x, weight: functional.normalize(x, dim=1) * weight),
+            with_norms(lambda x, weight: over_channels(lambda v: functional.layer_norm(v, v.shape[-1:]), x) * weight),
+        ),
     ),
     Mistake(
         "side by side",
-        _variant(lambda b, x: x + _around(b, x) + _at_each(b, x)),
+        variant(lambda b, x: x + around(b, x) + at_each(b, x)),
         "both branches read the block's input. The second reads the sum of x and the first.",
     ),
     Mistake(
         "first sum forgotten at the end",
-        _variant(lambda b, x: x + _at_each(b, _first(b, x))),
-        "the second sum begins again with the block's input, so that the convolution only reaches the SwiGLU. Add to "
-        "the *first sum*.",
+        variant(lambda b, x: x + at_each(b, first_sum(b, x))),
+        "the second sum begins again with the block's input, or with the convolution's result alone. Add to the *first "
+        "sum*, which has both.",
+        (variant(lambda b, x: around(b, x) + at_each(b, first_sum(b, x))),),
     ),
     Mistake(
         "SwiGLU of the branch",
-        _variant(_mlp_nested),
+        variant(mlp_nested),
         "the second norm reads the convolution's result alone. It reads the first sum, x included.",
+        (variant(lambda b, x: x + at_each(b, around(b, x))),),
     ),
     Mistake(
         "SwiGLU first",
-        _variant(lambda b, x: _first(b, _second(b, x))),
+        variant(lambda b, x: first_sum(b, second_sum(b, x))),
         "the SwiGLU comes first. Look around, then think: the convolution, then the SwiGLU.",
     ),
     Mistake(
         "convolution only",
-        _variant(_first),
+        variant(first_sum),
         "the second line is missing: x + SwiGLU(norm2(x)).",
     ),
     Mistake(
+        "nothing done",
+        variant(lambda b, x: x),
+        "the block gives its input back as it is.",
+    ),
+    Mistake(
         "SwiGLU only",
-        _variant(_second),
+        variant(second_sum),
         "the first line is missing: x + depthwise(norm1(x)).",
     ),
     Mistake(
         "norms after the sums",
-        _variant(_norms_after_sums),
+        variant(norms_after_sums),
         "the norms stand after the sums. They come first in their branch, so that the sums have a way through all "
         "blocks that nothing touches.",
     ),
     Mistake(
         "norms after the layers",
-        _variant(_norms_after_branches),
+        variant(norms_after_branches),
         "each norm stands after its layer. It comes before it: depthwise(norm1(x)), SwiGLU(norm2(x)).",
     ),
     Mistake(
         "skips from the norms",
-        _variant(_skips_from_norms),
+        variant(skips_from_norms),
         "the normalised x is what you add to. Add to x itself: only the branch reads the norm.",
+        (
+            variant(lambda b, x: (m := over_channels(b.norm2, first_sum(b, x))) + over_channels(b.mlp, m)),
+            variant(lambda b, x: second_sum(b, (n := over_channels(b.norm1, x)) + b.depthwise(n))),
+            variant(
+                lambda b, x: (
+                    (m := over_channels(b.norm2, (n := over_channels(b.norm1, x)) + b.depthwise(n)))
+                    + over_channels(b.mlp, m)
+                )
+            ),
+        ),
     ),
     Mistake(
         "one branch",
-        _variant(_as_in_the_paper),
+        variant(as_in_the_paper),
         "this is one branch, with the norm between convolution and MLP, as in the paper. The block here has two, each "
         "with a norm and a skip of its own.",
     ),
     Mistake(
         "nothing moved",
-        _variant(lambda b, x: (y := x + b.depthwise(b.norm1(x))) + b.mlp(b.norm2(y))),
+        variant(lambda b, x: (y := x + b.depthwise(b.norm1(x))) + b.mlp(b.norm2(y))),
         "norms and SwiGLU work on the last axis, and that is the width of the picture. Move axis 1, the channels, to "
         "the end and back.",
     ),
     Mistake(
         "first norm over the width",
-        _variant(lambda b, x: _second(b, x + b.depthwise(b.norm1(x)))),
+        variant(lambda b, x: second_sum(b, x + b.depthwise(b.norm1(x)))),
         "norm1 works on the last axis, and that is the width of the picture. Move axis 1, the channels, to the end and "
         "back.",
     ),
     Mistake(
         "SwiGLU over the width",
-        _variant(lambda b, x: _first(b, x) + b.mlp(b.norm2(_first(b, x)))),
+        variant(lambda b, x: first_sum(b, x) + b.mlp(b.norm2(first_sum(b, x)))),
         "in the second line norm and SwiGLU work on the last axis, and that is the width of the picture. Move axis 1, "
         "the channels, to the end and back.",
     ),
     Mistake(
         "convolution of moved channels",
-        _variant(lambda b, x: _second(b, x + b.depthwise(b.norm1(x.movedim(1, -1))).movedim(-1, 1))),
+        variant(lambda b, x: second_sum(b, x + b.depthwise(b.norm1(x.movedim(1, -1))).movedim(-1, 1))),
         "the convolution gets the channels last. It wants them in axis 1: move them back *before* it.",
     ),
     Mistake(
         "first moved on",
-        _variant(lambda b, x: _second(b, x + b.depthwise(b.norm1(x.movedim(1, -1)).movedim(1, -1)))),
+        variant(lambda b, x: second_sum(b, x + b.depthwise(b.norm1(x.movedim(1, -1)).movedim(1, -1)))),
         "before the convolution the axes are moved on, not back: movedim(-1, 1) undoes movedim(1, -1).",
     ),
     Mistake(
+        "both moved on",
+        by_axes(channels_last, lambda v: v.movedim(1, -1))[0],
+        "in both lines the axes are moved on, not back: movedim(-1, 1) undoes movedim(1, -1).",
+    ),
+    Mistake(
+        "first not moved back",
+        by_axes(channels_last, lambda v: v)[1],
+        "the convolution gets the channels last. Move them back to axis 1 before it.",
+        by_axes(channels_last, lambda v: v)[:1],
+    ),
+    Mistake(
         "second moved on",
-        _variant(lambda b, x: (y := _first(b, x)) + b.mlp(b.norm2(y.movedim(1, -1))).movedim(1, -1)),
+        variant(lambda b, x: (y := first_sum(b, x)) + b.mlp(b.norm2(y.movedim(1, -1))).movedim(1, -1)),
         "after the SwiGLU the axes are moved on, not back: movedim(-1, 1) undoes movedim(1, -1).",
     ),
     Mistake(
         "second not moved back",
-        _variant(lambda b, x: (y := _first(b, x)) + b.mlp(b.norm2(y.movedim(1, -1)))),
+        variant(lambda b, x: (y := first_sum(b, x)) + b.mlp(b.norm2(y.movedim(1, -1)))),
         "after the SwiGLU the channels are still last, and added to a picture that has them in axis 1. Move them back.",
     ),
     Mistake(
+        "given back with the channels last",
+        variant(lambda b, x: second_sum(b, first_sum(b, x)).movedim(1, -1)),
+        "the result has its channels last. They belong in axis 1: movedim(-1, 1) at the end.",
+    ),
+    Mistake(
+        "SwiGLU over the width, norm over the channels",
+        lines_with(second=lambda b, x: b.mlp(over_channels(b.norm2, x))),
+        "norm2 gets the channels last, but the SwiGLU does not: move them back after it, not between the two.",
+    ),
+    Mistake(
         "rows and columns exchanged",
-        _variant(lambda b, x: (y := _first(b, x)) + b.mlp(b.norm2(y.transpose(1, 3))).movedim(-1, 1)),
-        "transpose(1, 3) exchanges channels and columns, and movedim(-1, 1) does not undo that. Use one of the two for "
-        "both ways.",
+        by_axes(lambda x: x.transpose(1, 3), lambda v: v.movedim(-1, 1))[2],
+        "rows and columns are exchanged on the way back: movedim(-1, 1), or permute(0, 3, 1, 2), undoes movedim(1, "
+        "-1), and transpose(1, 3) undoes transpose(1, 3). Do not mix them.",
+        (
+            *by_axes(lambda x: x.transpose(1, 3), lambda v: v.movedim(-1, 1))[:2],
+            *by_axes(channels_last, lambda v: v.transpose(1, 3)),
+        ),
+    ),
+    Mistake(
+        "reshaped",
+        by_axes(reshaped)[0],
+        "reshape moves no numbers: it cuts the same row of numbers into other pieces. Move the axis: movedim(1, -1), "
+        "and back with movedim(-1, 1).",
+        (*by_axes(reshaped)[1:], *by_axes(channels_last)),
     ),
     Mistake(
         "subtracted",
-        _variant(lambda b, x: (y := x - _around(b, x)) - _at_each(b, y)),
-        "the branches are subtracted; they are to be added.",
+        variant(lambda b, x: (y := x - around(b, x)) - at_each(b, y)),
+        "a branch is subtracted; both are to be added.",
+        (variant(lambda b, x: second_sum(b, x - around(b, x))),),
     ),
     Mistake(
         "GELU after the convolution",
-        _variant(lambda b, x: _second(b, x + functional.gelu(_around(b, x)))),
-        "there is an activation after the convolution. The only one in this block is inside SwiGLU.",
+        variant(lambda b, x: second_sum(b, x + functional.gelu(around(b, x)))),
+        "there is an activation after a branch. The only one in this block is inside SwiGLU.",
+        (
+            lines_with(lambda b, x: functional.silu(around(b, x))),
+            lines_with(lambda b, x: functional.relu(around(b, x))),
+            lines_with(second=lambda b, x: functional.gelu(at_each(b, x))),
+        ),
     ),
     Mistake(
         "convolution twice",
-        _variant(lambda b, x: _second(b, _first(b, _first(b, x)))),
+        variant(lambda b, x: second_sum(b, first_sum(b, first_sum(b, x)))),
         "the first line stands twice.",
     ),
     Mistake(
         "scaled",
-        _variant(lambda b, x: (y := x + 0.1 * _around(b, x)) + 0.1 * _at_each(b, y)),
-        "the branches are multiplied by a small number, as in chapter 04's demonstration. Add them as they are.",
+        variant(lambda b, x: (y := x + 0.1 * around(b, x)) + 0.1 * at_each(b, y)),
+        "something is multiplied by a number: the branches by a small one, as in chapter 04's demonstration, or a sum "
+        "by 2 or 1/2. Add them as they are.",
+        (
+            variant(lambda b, x: second_sum(b, first_sum(b, x)) / 2),
+            variant(lambda b, x: second_sum(b, (y := first_sum(b, x))) + y),
+        ),
     ),
     Mistake(
         "first skip detached",
-        _variant(lambda b, x: _second(b, x.detach() + _around(b, x))),
+        variant(lambda b, x: second_sum(b, x.detach() + around(b, x))),
         "the value is right, but the skip is cut off from the gradient: it is there to carry it. Remove the detach.",
     ),
     Mistake(
         "written over",
-        _variant(_written_over),
+        variant(written_over),
         "your code writes into its input: x += … changes the caller's x itself. Write x = x + ….",
     ),
 )

@@ -99,6 +99,31 @@ def _height_twice(x: Tensor, patch: int) -> Tensor:
     return x.reshape(b, c, h, patch, h, patch).permute(RIGHT_ORDER).reshape(b, h * h, c * patch**2)
 
 
+def _by_loops(
+    x: Tensor,
+    patch: int,
+    *,
+    at: Callable[[int, int, int, int], int] = lambda i, j, h, w: i * w + j,
+    pace: int | None = None,
+    less: int = 0,
+) -> Tensor:
+    """Square by square; ``at`` gets row, column and the size of the grid, ``pace`` is from one square to the next."""
+    b, c, height, width = x.shape
+    h, w, pace = height // patch, width // patch, pace or patch
+    tokens = x.new_zeros(b, h * w, c * patch**2)
+    for i in range(h - less):
+        for j in range(w - less):
+            square = x[:, :, i * pace : i * pace + patch, j * pace : j * pace + patch]
+            tokens[:, at(i, j, h, w)] = square.reshape(b, -1)
+    return tokens
+
+
+def _width_twice(x: Tensor, patch: int) -> Tensor:
+    b, c, _, width = x.shape
+    w = width // patch
+    return x.reshape(b, c, w, patch, w, patch).permute(RIGHT_ORDER).reshape(b, w * w, c * patch**2)
+
+
 def _viewed_at_the_end(x: Tensor, patch: int) -> Tensor:
     cut = _split(x, patch).permute(RIGHT_ORDER)
     return cut.view(len(x), cut.shape[1] * cut.shape[2], -1)
@@ -126,11 +151,13 @@ MISTAKES = (
         "channels last",
         _variant(order=(0, 2, 4, 3, 5, 1)),
         "within a patch the channel changes fastest. It is to change slowest: C comes before the two p.",
+        (_variant(order=(0, 2, 4, 5, 3, 1)),),
     ),
     Mistake(
         "channels in the middle",
         _variant(order=(0, 2, 4, 3, 1, 5)),
         "within a patch the channel stands between row and column. C comes before the two p.",
+        (_variant(order=(0, 2, 4, 5, 1, 3)),),
     ),
     Mistake(
         "columns before rows in a patch",
@@ -159,17 +186,20 @@ MISTAKES = (
         _variant(order=(0, 2, 3, 4, 1, 5)),
         "a token runs along a row of pixels. In your permute the p of H stands before w; h and w come first, then "
         "C, p, p.",
+        (_variant(order=(0, 2, 3, 4, 5, 1)),),
     ),
     Mistake(
         "pixels from all over",
         _variant(split=_apart),
         "a patch holds every h-th row and every w-th column. H splits into (h, p), the patch first, not into (p, h).",
+        (_variant(split=_apart, order=(0, 3, 5, 1, 2, 4)),),
     ),
     Mistake(
         "h and w first",
         _variant(split=_squares_by_reshape, order=(0, 2, 3, 1, 4, 5)),
         "reshape cannot make squares: (B, C, h, w, p, p) takes pixels that follow each other in a row. Split each axis "
         "for itself, (B, C, h, p, w, p), and bring h and w together by permute.",
+        (_variant(order=(0, 4, 3, 1, 2, 5)), _variant(order=(0, 1, 4, 3, 2, 5))),
     ),
     Mistake(
         "H and W mixed up",
@@ -184,7 +214,8 @@ MISTAKES = (
     Mistake(
         "height used twice",
         _height_twice,
-        "the height is used for both axes. w is W / patch.",
+        "one size is used for both axes. h is H / patch, and w is W / patch.",
+        (_width_twice,),
     ),
     Mistake(
         "three channels",
@@ -194,7 +225,8 @@ MISTAKES = (
     Mistake(
         "patch fixed",
         _variant(patch_is=4),
-        "the patch is fixed at 4 pixels; use the argument patch.",
+        "the patch is fixed at 4 pixels, or another number; use the argument patch.",
+        (_variant(patch_is=2), _variant(patch_is=3), _variant(patch_is=8)),
     ),
     Mistake(
         "patch as the number of patches",
@@ -206,7 +238,12 @@ MISTAKES = (
         "channels of a grid",
         _variant(finish=lambda tokens, c: tokens.mT),
         "the last two axes are exchanged, as functional.unfold gives them: a token is a *row*, (B, h·w, C·p²). .mT "
-        "exchanges them.",
+        "exchanges them, and reshape does not.",
+        (
+            _variant(finish=lambda tokens, c: tokens.mT.reshape(tokens.shape)),
+            _variant(finish=lambda tokens, c: tokens.reshape(tokens.mT.shape)),
+            _variant(finish=lambda tokens, c: tokens.reshape(tokens.mT.shape).mT),
+        ),
     ),
     Mistake(
         "a grid",
@@ -223,6 +260,7 @@ MISTAKES = (
         "pixels not put together",
         _variant(finish=lambda tokens, c: tokens.unflatten(2, (c, -1))),
         "the numbers of a patch still have several axes: put C, p and p together, (B, h·w, C·p²).",
+        (lambda x, patch: _split(x, patch).permute(RIGHT_ORDER).flatten(1, 2),),
     ),
     Mistake(
         "six axes",
@@ -232,12 +270,45 @@ MISTAKES = (
     Mistake(
         "all pictures in one row",
         _variant(finish=lambda tokens, c: tokens.flatten(0, 1)),
-        "the pictures of the batch are in one row. Each has a row of its own: leave axis 0.",
+        "the pictures of the batch are mixed or in one row. Each has a row of its own: B stays in front.",
+        (
+            _variant(order=(2, 4, 0, 1, 3, 5)),
+            lambda x, patch: patchify(x, patch)[:1].expand(len(x), -1, -1),
+            lambda x, patch: patchify(x, patch)[:1],
+        ),
     ),
     Mistake(
         "a token for each channel",
         lambda x, patch: _split(x, patch).permute(0, 1, 2, 4, 3, 5).reshape(len(x), -1, patch**2),
         "each channel has tokens of its own. A token holds all channels of its square, C·p² numbers.",
+        (_variant(finish=lambda tokens, c: tokens.reshape(len(tokens), tokens.shape[1] * c, -1)),),
+    ),
+    Mistake(
+        "h times i",
+        lambda x, patch: _by_loops(x, patch, at=lambda i, j, h, w: i * h + j),
+        "in a row of the grid there are w patches: patch (i, j) is token i·w + j, not i·h + j.",
+        (lambda x, patch: _by_loops(x, patch, at=lambda i, j, h, w: min(i * h + j, h * w - 1)),),
+    ),
+    Mistake(
+        "a loop that goes on by one pixel",
+        lambda x, patch: _by_loops(x, patch, pace=1),
+        "each square begins one pixel after the one before it. Square (i, j) begins at row i·p and column j·p.",
+    ),
+    Mistake(
+        "last patches left out",
+        lambda x, patch: _by_loops(x, patch, less=1),
+        "the last row and column of patches are left out: range(0, H, patch) has H − patch too.",
+        (lambda x, patch: functional.unfold(x[:, :, :-patch, :-patch], patch, stride=patch).mT,),
+    ),
+    Mistake(
+        "tokens in front",
+        _variant(finish=lambda tokens, c: tokens.transpose(0, 1)),
+        "the tokens are axis 0. Wanted is (B, h·w, C·p²): torch.stack(…, 1).",
+    ),
+    Mistake(
+        "tokens put together",
+        _variant(finish=lambda tokens, c: tokens.flatten(1)),
+        "the tokens of a picture are put one after the other, (B, h·w·C·p²). torch.stack(…, 1) keeps an axis for them.",
     ),
     Mistake(
         "patches that overlap",
@@ -275,4 +346,5 @@ EXERCISE = Exercise(
     cases=cases,
     mistakes=MISTAKES,
     run=call,
+    tolerance=0.0,  # the numbers are the picture's own
 )

@@ -94,6 +94,28 @@ def _side(tokens: Tensor, grid: Grid) -> Grid:
     return side, side
 
 
+def _split_with_c(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
+    """As ``_split``, with the number of channels written out: torch's message is another one."""
+    return tokens.reshape(len(tokens), *grid, tokens.shape[2] // patch**2, patch, patch)
+
+
+def _by_loops(index: Callable[[int, Grid], tuple[int, int]], less: int = 0) -> Answer:
+    """Patch by patch: ``index`` says where patch k is laid."""
+
+    def answer(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
+        b, c = len(tokens), tokens.shape[2] // patch**2
+        x = tokens.new_zeros(b, c, grid[0] * patch, grid[1] * patch)
+        for k in range(tokens.shape[1] - less):
+            i, j = index(k, grid)
+            if i < grid[0] and j < grid[1]:
+                x[:, :, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch] = tokens[:, k].reshape(
+                    b, c, patch, patch
+                )
+        return x
+
+    return answer
+
+
 def _only_reshaped(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
     return tokens.reshape(len(tokens), -1, grid[0] * patch, grid[1] * patch)
 
@@ -140,11 +162,14 @@ MISTAKES = (
         "columns before rows in a patch",
         _variant(order=(0, 3, 1, 5, 2, 4)),
         "each patch lies on its side. Of the two p the first is the row and goes after h.",
+        (_variant(split=lambda tokens, patch, grid: _channels_last_split(tokens, patch, grid).mT),),
     ),
     Mistake(
         "patches column by column",
         _variant(split=_transposed_split),
-        "the patches are laid column by column. Reading order goes along a row first: tokens split into (h, w).",
+        "the patches are laid column by column. Reading order goes along a row first: tokens split into (h, w), and "
+        "token k belongs to row k // w and column k % w.",
+        (_by_loops(lambda k, grid: (k // grid[0], k % grid[0])),),
     ),
     Mistake(
         "all transposed",
@@ -159,7 +184,12 @@ MISTAKES = (
     Mistake(
         "a square grid",
         _variant(grid_is=_side),
-        "this takes the grid for a square. Use the argument grid; h and w may differ.",
+        "one size is used for both axes, or the grid is taken for a square. Use both numbers of the argument grid.",
+        tuple(
+            _variant(split=split, grid_is=grid_is)
+            for split in (_split, _split_with_c)
+            for grid_is in (lambda tokens, grid: (grid[0],) * 2, lambda tokens, grid: (grid[1],) * 2, _side)
+        ),
     ),
     Mistake(
         "channels last",
@@ -185,11 +215,13 @@ MISTAKES = (
         "tokens transposed",
         _variant(given=lambda tokens: tokens.mT.contiguous().reshape(tokens.shape)),
         "the tokens are transposed first. They come as rows, (B, h·w, C·p²), which is the order that reshape needs.",
+        (lambda tokens, patch, grid: _only_reshaped(tokens.mT, patch, grid),),
     ),
     Mistake(
         "three channels",
         _for_three_channels,
         "the number of channels is fixed at 3. It is the length of a token divided by patch².",
+        (lambda tokens, patch, grid: tokens.reshape(len(tokens), *grid, 3, patch, patch),),
     ),
     Mistake(
         "divided once",
@@ -199,7 +231,8 @@ MISTAKES = (
     Mistake(
         "patch fixed",
         _variant(patch_is=4),
-        "the patch is fixed at 4 pixels; use the argument patch.",
+        "the patch is fixed at 4 pixels, or another number; use the argument patch.",
+        tuple(_variant(split=split, patch_is=p) for split in (_split, _split_with_c) for p in (2, 3, 4, 8)),
     ),
     Mistake(
         "channels at the end",
@@ -212,6 +245,37 @@ MISTAKES = (
         "six axes are left: put h and p together, and w and p.",
     ),
     Mistake(
+        "h and w exchanged at the end",
+        _variant(finish=lambda x: x.reshape(*x.shape[:2], x.shape[3], x.shape[2])),
+        "the last reshape has (w·p, h·p). The rows come first: (h·p, w·p).",
+    ),
+    Mistake(
+        "w before h at the end",
+        _variant(order=(0, 3, 2, 5, 1, 4)),
+        "rows and columns are exchanged: h with its p comes before w with its p.",
+        (
+            _variant(order=(0, 3, 2, 4, 1, 5)),
+            lambda tokens, patch, grid: unpatchify(tokens, patch, grid).mT.reshape(
+                len(tokens), -1, grid[0] * patch, grid[1] * patch
+            ),
+        ),
+    ),
+    Mistake(
+        "last patch left out",
+        _by_loops(lambda k, grid: divmod(k, grid[1]), less=1),
+        "the last patch is missing: the loop ends one too early.",
+    ),
+    Mistake(
+        "h and w after p",
+        _variant(order=(0, 3, 4, 1, 2, 5)),
+        "in your permute the first p stands before h. Each p belongs right after its h or w: h, p, w, p.",
+    ),
+    Mistake(
+        "pixels in one axis",
+        _variant(finish=lambda x: x.flatten(2)),
+        "the pixels are in one axis. Wanted is (B, C, H, W).",
+    ),
+    Mistake(
         "a grid of patches",
         lambda tokens, patch, grid: tokens.mT.unflatten(2, grid),
         "this is a grid (B, C·p², h, w). Each token still has to be laid out as a square of pixels.",
@@ -219,7 +283,8 @@ MISTAKES = (
     Mistake(
         "batch in one",
         _variant(finish=lambda x: x.flatten(0, 1)),
-        "the pictures of the batch are put together. Wanted is (B, C, H, W).",
+        "the pictures of the batch are put together, or only one comes back. Wanted is (B, C, H, W).",
+        (_variant(finish=lambda x: x[:1]), _variant(finish=lambda x: x[:1].expand_as(x))),
     ),
     Mistake(
         "squeezed",
@@ -252,4 +317,5 @@ EXERCISE = Exercise(
     cases=cases,
     mistakes=MISTAKES,
     run=call,
+    tolerance=0.0,  # the numbers are the tokens' own
 )

@@ -1,18 +1,18 @@
 """Exercise 10.4, the chunked form: a matrix inside each chunk, a memory from one chunk to the next."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from companion.backbones import ssd_chunked
-from companion.course.chapter_10.exercise_10_3_recurrence import recurrence
+from companion.course.chapter_10._chunks import FADING, QUOTIENTS, apart, variant
+from companion.course.chapter_10._memory import recurrence
 from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 from companion.course.checks.runners import LargestTensor, Operations, call
 
-Answer = Callable[[Tensor, Tensor, Tensor, Tensor, int], Any]
 GRADIENTS = {0: "x", 1: "a", 2: "b", 3: "c"}
 WITHOUT_A = {0: "x", 2: "b", 3: "c"}  # where the gradient of a is 0, or 1 / a times rounding
 
@@ -41,9 +41,10 @@ def cases() -> Sequence[Case]:
     cleared[1][:, torch.arange(37) % 16 < 12] = 1e-30  # a product of 12 is 0 even in float64
     cleared = tuple(part.transpose(0, 1).contiguous().transpose(0, 1) for part in cleared)
     return [
-        Case("8 steps in chunks of 4, P = N = 3", (*sequences(2, 8, 3, 3), 4), {}, GRADIENTS),
+        Case("12 steps in chunks of 4, P = N = 3", (*sequences(2, 12, 3, 3), 4), {}, GRADIENTS),
         Case("11 steps in chunks of 4, P = 3, N = 2", (*sequences(2, 11, 3, 2), 4), {}, GRADIENTS),
         Case("one chunk, longer than the sequence of 5 steps", (*sequences(3, 5, 2, 4), 16), {}, GRADIENTS),
+        Case("11 steps in chunks of 4, float64", (*sequences(2, 11, 2, 3, (0.7, 1), torch.float64), 4), {}, GRADIENTS),
         Case("6 steps in chunks of 1", (*sequences(1, 6, 2, 3), 1), {}, GRADIENTS),
         Case("a single step", (*sequences(2, 1, 3, 2), 4), {}, WITHOUT_A),
         Case("40 steps in one chunk, a near 0.05", (*sequences(2, 40, 2, 3, (0.02, 0.08)), 40), {}, GRADIENTS),
@@ -79,87 +80,6 @@ def run(implementation: Any, case: Case) -> Observed:
     return seen
 
 
-def _sums(a: Tensor) -> Tensor:
-    return a.log().cumsum(1)
-
-
-def _apart(s: Tensor) -> Tensor:
-    """s_i − s_j, (B, Q, Q)."""
-    return s[:, :, None] - s[:, None, :]
-
-
-def _fading(s: Tensor, a: Tensor, *, diagonal: int = 1, instead: float = -torch.inf) -> Tensor:
-    """What each input j is multiplied by when it is read at i; from ``diagonal`` on ``instead``, before exp."""
-    future = torch.ones_like(_apart(s), dtype=torch.bool).triu(diagonal)
-    return _apart(s).masked_fill(future, instead).exp()
-
-
-def _variant(
-    *,
-    sums: Callable[[Tensor], Tensor] = _sums,
-    fading: Callable[[Tensor, Tensor], Tensor] = _fading,
-    inside: Callable[[Tensor, Tensor], Tensor] = lambda table, x: table @ x,
-    from_start: Callable[[Tensor, Tensor], Tensor] = lambda s, a: s.exp(),
-    to_end: Callable[[Tensor, Tensor], Tensor] = lambda s, a: (s[:, -1:] - s).exp(),
-    over_all: Callable[[Tensor, Tensor], Tensor] = lambda s, a: s[:, -1].exp(),
-    hand_on: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda h, faded, new: faded * h + new,
-    add: Callable[[Tensor, Tensor], Tensor] = torch.add,
-    read_after: bool = False,
-    chunks: Callable[[int, int], Iterable[int]] = lambda length, chunk: range(0, length, chunk),
-    given: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]] = lambda x, a, b, c: (x, a, b, c),
-    finish: Callable[[list[Tensor]], Any] = lambda y: torch.cat(y, 1),
-    chunk_is: int | None = None,
-) -> Answer:
-    """The right answer with one of its parts replaced."""
-
-    def answer(x: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> Any:
-        x, a, b, c = given(x, a, b, c)
-        h, y, q = x.new_zeros(len(x), x.shape[2], b.shape[2]), [], chunk_is or chunk
-        for first in chunks(x.shape[1], q):
-            x_, a_, b_, c_ = (part[:, first : first + q] for part in (x, a, b, c))
-            s = sums(a_)
-            new = x_.mT @ (b_ * to_end(s, a_)[..., None])
-            before, h = h, hand_on(h, over_all(s, a_)[:, None, None], new)
-            read = from_start(s, a_)[..., None] * (c_ @ (h if read_after else before).mT)
-            y.append(add(inside(fading(s, a_) * (c_ @ b_.mT), x_), read))
-        return finish(y)
-
-    return answer
-
-
-def _quotients(
-    mask: Callable[[Tensor], Tensor] = torch.tril,
-    running: Callable[[Tensor], Tensor] = lambda a: a.cumprod(1),
-    epsilon: float = 0.0,
-    product: Callable[[Tensor], Tensor] = lambda a: a.cumprod(1),
-) -> Answer:
-    """By running products in place of sums of logarithms."""
-
-    def divided(above: Tensor, below: Tensor, like: Tensor) -> Tensor:
-        return (above / (below + epsilon)).to(like)
-
-    return _variant(
-        fading=lambda s, a: mask(divided(running(a)[:, :, None], running(a)[:, None, :], a)),
-        to_end=lambda s, a: divided(running(a)[:, -1:], running(a), a),
-        from_start=lambda s, a: product(a),
-        over_all=lambda s, a: product(a)[:, -1],
-    )
-
-
-def _by_a_product(table: Tensor) -> Tensor:
-    return table * torch.ones_like(table).tril()
-
-
-def _sums_of_all(x: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> Tensor:
-    """One running sum over the whole sequence, so that it is not 0 where a chunk begins."""
-    s, h, y = a.log().cumsum(1), x.new_zeros(len(x), x.shape[2], b.shape[2]), []
-    for first in range(0, x.shape[1], chunk):
-        x_, s_, b_, c_ = (part[:, first : first + chunk] for part in (x, s, b, c))
-        y.append((_fading(s_, s_) * (c_ @ b_.mT)) @ x_ + s_.exp()[..., None] * (c_ @ h.mT))
-        h = s_[:, -1, None, None].exp() * h + x_.mT @ (b_ * (s_[:, -1:] - s_).exp()[..., None])
-    return torch.cat(y, 1)
-
-
 def _filled_up(x: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> Tensor:
     """The last chunk filled up with zeros (and ones), and not cut off again."""
     x, a, b, c = (
@@ -169,178 +89,176 @@ def _filled_up(x: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> Tensor
     return chunked(x, a, b, c, chunk)
 
 
-QUOTIENTS = (
-    Mistake(
-        "quotients of running products",
-        _quotients(),
-        "this divides running products (cumprod) by each other. In a long chunk of small factors they are rounded to "
-        "0, and 0 / 0 is NaN. Add up logarithms and take differences: (s_i − s_j).exp().",
-    ),
-    Mistake(
-        "quotients, masked by a product",
-        _quotients(_by_a_product),
-        "this divides running products (cumprod) by each other, which gives 0 / 0 and 1 / 0 in a long chunk of small "
-        "factors, and a mask of zeros cannot mend that: 0 · NaN is NaN. Take differences of sums of logarithms.",
-    ),
-    Mistake(
-        "quotients with an ε",
-        _quotients(epsilon=1e-8),
-        "there is an ε below running products, against 0 / 0. Where these are small it changes the result. Take "
-        "differences of sums of logarithms, (s_i − s_j).exp(), which need none.",
-    ),
-    Mistake(
-        "quotients to the end",
-        _variant(to_end=lambda s, a: a.cumprod(1)[:, -1:] / a.cumprod(1)),
-        "for the new memory this divides running products (cumprod) by each other: 0 / 0 in a long chunk of small "
-        "factors. From j to the end it is (s_Q − s_j).exp().",
-    ),
-    Mistake(
-        "quotients in float64",
-        _quotients(running=lambda a: a.double().cumprod(1)),
-        "in float64 running products last longer, but they are rounded to 0 there as well, and 0 / 0 is NaN. Take "
-        "differences of sums of logarithms, (s_i − s_j).exp().",
-    ),
-    Mistake(
-        "exp(s_i) · exp(−s_j)",
-        _variant(
-            fading=lambda s, a: (s.exp()[:, :, None] * (-s).exp()[:, None, :]).tril(),
-            to_end=lambda s, a: s.exp()[:, -1:] * (-s).exp(),
-        ),
-        "exp(s_i) is rounded to 0 and exp(−s_j) grows to ∞ in a long chunk of small factors. Subtract first, then take "
-        "exp: (s_i − s_j).exp().",
-    ),
-    Mistake(
-        "masked after exp",
-        _variant(fading=lambda s, a: _apart(s).exp().tril()),
-        "the values are right, but the gradient is NaN: above the diagonal s_i − s_j is positive, exp of it ∞, and on "
-        "the way back 0 · ∞. Set these differences to −∞ *before* exp (masked_fill).",
-    ),
-    Mistake(
-        "masked after exp, by a product",
-        _variant(fading=lambda s, a: _by_a_product(_apart(s).exp())),
-        "above the diagonal s_i − s_j is positive, and exp of it ∞ in a long chunk of small factors: multiplied by a "
-        "mask of zeros, NaN. Set these differences to −∞ before exp (masked_fill).",
-    ),
-)
-
-FADING = (
-    Mistake(
-        "no mask",
-        _variant(fading=lambda s, a: _apart(s).exp()),
-        "the steps read what comes after them: the matrix needs zeros above its diagonal.",
-    ),
-    Mistake(
-        "masked with 0 before exp",
-        _variant(fading=lambda s, a: _fading(s, a, instead=0.0)),
-        "differences above the diagonal are set to 0, and exp(0) is 1. Set them to −∞.",
-    ),
-    Mistake(
-        "without the diagonal",
-        _variant(fading=lambda s, a: _fading(s, a, diagonal=0)),
-        "the diagonal is masked too, but a step reads what it has just written. Mask from the first diagonal above: "
-        "triu(1).",
-    ),
-    Mistake(
-        "one factor too many",
-        _variant(fading=lambda s, a: _fading(s, a) * a[:, None]),
-        "inside the chunk there is a factor too many: what step j writes fades from j + 1 on, s_i − s_j.",
-    ),
-    Mistake(
-        "matrix transposed",
-        _variant(inside=lambda table, x: table.mT @ x),
-        "the matrix is transposed: row i is what is read at i, column j what was written at j, s[:, :, None] − s[:, "
-        "None, :], and c @ b.mT.",
-    ),
-    Mistake(
-        "no logarithm",
-        _variant(sums=lambda a: a.cumsum(1)),
-        "the factors themselves are added up. Add up their logarithms.",
-    ),
-    Mistake(
-        "sums over the whole sequence",
-        _sums_of_all,
-        "the sum of logarithms runs on through all chunks. The memory fades from the *start of its chunk* on: take the "
-        "cumsum within each chunk.",
-    ),
-    Mistake(
-        "b and c exchanged",
-        _variant(given=lambda x, a, b, c: (x, a, c, b)),
-        "b and c are exchanged: b says where to write, c what to read.",
-    ),
-)
-
 MEMORY = (
     Mistake(
+        "new faded over the whole chunk",
+        variant(hand_on=lambda h, faded, new: faded * (h + new)),
+        "what the chunk writes is multiplied by s_Q.exp() too. Only the memory before it is: step j's fades by "
+        "(s_Q − s_j).exp() alone. Look at the brackets.",
+        (
+            variant(to_end=lambda s, a: torch.ones_like(s), hand_on=lambda h, faded, new: faded * (h + new)),
+            variant(hand_on=lambda h, faded, new: h + faded * new),
+        ),
+    ),
+    Mistake(
+        "memory faded by another sum",
+        variant(over_all=lambda s, a: s.sum(1).exp()),
+        "the old memory fades over the chunk by another factor than s_Q.exp(), exp of the *last* entry of s, "
+        "s[:, -1], which is the sum of all logarithms.",
+        (
+            variant(over_all=lambda s, a: a[:, -1]),
+            variant(over_all=lambda s, a: s[:, 0].exp()),
+            variant(over_all=lambda s, a: s[:, -1]),
+        ),
+    ),
+    Mistake(
+        "s at the end of a full chunk",
+        lambda x, a, b, c, chunk: variant(over_all=lambda s, a: s[:, chunk - 1].exp())(x, a, b, c, chunk),
+        "s[:, chunk − 1] is the end of a full chunk, and the last one may be shorter. Take s[:, -1].",
+    ),
+    Mistake(
+        "read with the fading of the whole chunk",
+        variant(from_start=lambda s, a: s[:, -1:].exp().expand_as(s)),
+        "the old memory is read with another factor than at step i: it has faded by s_i.exp() there, with s itself, "
+        "not s_Q, s_Q − s_i or a_i.",
+        (
+            variant(from_start=lambda s, a: (s[:, -1:] - s).exp()),
+            variant(from_start=lambda s, a: a),
+            variant(from_start=lambda s, a: s[:, :1].exp().expand_as(s)),
+            variant(from_start=lambda s, a: s),
+        ),
+    ),
+    Mistake(
+        "to the end the wrong way round",
+        variant(to_end=lambda s, a: (s - s[:, -1:]).exp()),
+        "what step j writes is to fade by (s_Q − s_j).exp() to the end; the sign is wrong, or exp is missing.",
+        (variant(to_end=lambda s, a: s[:, -1:] - s),),
+    ),
+    Mistake(
+        "old memory read with b",
+        variant(roles=lambda b, c: (c, b, b, b)),
+        "the old memory is read with b. What to read is c.",
+    ),
+    Mistake(
+        "c written",
+        variant(roles=lambda b, c: (c, b, c, c)),
+        "the memory is written with c. Where to write is b.",
+    ),
+    Mistake(
+        "memory transposed",
+        variant(hand_on=lambda h, faded, new: faded * h + new.mT),
+        "the memory is P × N here and N × P there. With h as (B, P, N) it is x.mT @ (b · …) and c @ h.mT.",
+    ),
+    Mistake(
+        "memory starts at 1",
+        variant(start=1.0),
+        "the memory starts at 1; it is to start at 0.",
+    ),
+    Mistake(
+        "only the old memory",
+        variant(inside=lambda table, x: torch.zeros_like(x)),
+        "the steps of a chunk do not read what the chunk itself has written: the matrix times x is missing.",
+    ),
+    Mistake(
         "memory not handed on",
-        _variant(hand_on=lambda h, faded, new: torch.zeros_like(new)),
+        variant(hand_on=lambda h, faded, new: torch.zeros_like(new)),
         "each chunk starts with an empty memory. It starts with what the chunk before has left.",
     ),
     Mistake(
         "memory replaced",
-        _variant(hand_on=lambda h, faded, new: new),
+        variant(hand_on=lambda h, faded, new: new),
         "of the memory only what the last chunk wrote is handed on. What was there before is kept too, faded by all "
         "factors of the chunk.",
     ),
     Mistake(
         "memory does not fade",
-        _variant(over_all=lambda s, a: torch.ones_like(s[:, -1])),
+        variant(over_all=lambda s, a: torch.ones_like(s[:, -1])),
         "over a chunk the old memory does not fade. Multiply it by all factors of the chunk, s_Q.exp().",
     ),
     Mistake(
         "new not faded",
-        _variant(to_end=lambda s, a: torch.ones_like(s)),
+        variant(to_end=lambda s, a: torch.ones_like(s)),
         "what a chunk writes is handed on as if it had just been written. Step j's fades from j to the end, "
         "(s_Q − s_j).exp().",
     ),
     Mistake(
         "new faded from the start",
-        _variant(to_end=lambda s, a: s.exp()),
+        variant(to_end=lambda s, a: s.exp()),
         "what step j writes fades from the start to j, s_j.exp(). It is to fade from j to the end: (s_Q − s_j).exp().",
     ),
     Mistake(
         "new faded by one factor too many",
-        _variant(to_end=lambda s, a: (s[:, -1:] - s).exp() * a),
+        variant(to_end=lambda s, a: (s[:, -1:] - s).exp() * a),
         "what step j writes fades by a_j itself on its way to the end. It fades from j + 1 on: s_Q − s_j.",
     ),
     Mistake(
         "read without fading",
-        _variant(from_start=lambda s, a: torch.ones_like(s)),
+        variant(from_start=lambda s, a: torch.ones_like(s)),
         "every step of a chunk reads the old memory as it was at the start. At step i it has faded: s_i.exp().",
     ),
     Mistake(
         "read with one factor too few",
-        _variant(from_start=lambda s, a: (s - a.log()).exp()),
+        variant(from_start=lambda s, a: (s - a.log()).exp()),
         "at step i the old memory has faded by a_i too: s_i.exp(), with all factors up to i.",
     ),
     Mistake(
         "read from the new memory",
-        _variant(read_after=True),
+        variant(read_after=True),
         "the memory is brought to the end of the chunk before the steps read from it. They read what it was at the "
         "*start*: y first, then h.",
     ),
     Mistake(
         "memory detached",
-        _variant(hand_on=lambda h, faded, new: (faded * h + new).detach()),
+        variant(hand_on=lambda h, faded, new: (faded * h + new).detach()),
         "the values agree, but the memory is detached between chunks: no gradient reaches an earlier chunk.",
     ),
 )
 
 CHUNKS = (
     Mistake(
+        "slices of another length",
+        variant(reach=1),
+        "a slice has one step more or less than a chunk: [start : start + chunk].",
+        (variant(reach=-1),),
+    ),
+    Mistake(
+        "a step of 1",
+        variant(chunks=lambda length, chunk: range(length)),
+        "the starts of the chunks are wrong: range(0, T, chunk), with all three numbers.",
+        (variant(chunks=lambda length, chunk: range(length // chunk)),),
+    ),
+    Mistake(
+        "only the first chunk",
+        variant(finish=lambda y: y[0]),
+        "this is the result of the first chunk: a return stands inside the loop.",
+    ),
+    Mistake(
+        "chunks along another axis",
+        variant(finish=torch.cat),
+        "the chunks are put together along another axis than the steps: torch.cat(y, 1).",
+        (variant(finish=lambda y: torch.cat(y, -1)),),
+    ),
+    Mistake(
+        "a loop beside the matrix",
+        lambda x, a, b, c, chunk: chunked(x, a, b, c, chunk) + 0 * recurrence(x, a, b, c),
+        "the values are right, but beside the matrix there is a loop over the steps of a chunk, for its rows or the "
+        "memory. All steps at once: matrix products and exp of a whole table.",
+    ),
+    Mistake(
         "last chunk left out",
-        _variant(chunks=lambda length, chunk: range(0, length - chunk + 1, chunk)),
+        variant(chunks=lambda length, chunk: range(0, length - chunk + 1, chunk)),
         "the last chunk is left out where it is shorter. range(0, T, chunk) has its start too, and a slice may end "
         "beyond the end.",
     ),
     Mistake(
         "an empty chunk",
-        _variant(chunks=lambda length, chunk: range(0, length + 1, chunk)),
+        variant(chunks=lambda length, chunk: range(0, length + 1, chunk)),
         "where the chunks fit exactly, an empty one follows. range(0, T, chunk) ends before T.",
     ),
     Mistake(
         "mask of a whole chunk",
-        lambda x, a, b, c, chunk: _variant(
-            fading=lambda s, a: _apart(s).masked_fill(torch.ones(chunk, chunk).triu(1) > 0, -torch.inf).exp()
+        lambda x, a, b, c, chunk: variant(
+            fading=lambda s, a: apart(s).masked_fill(torch.ones(chunk, chunk).triu(1) > 0, -torch.inf).exp()
         )(x, a, b, c, chunk),
         "the mask is chunk × chunk, and the last chunk may be shorter (so may the first). Make it as large as the "
         "matrix that it covers.",
@@ -352,17 +270,17 @@ CHUNKS = (
     ),
     Mistake(
         "only the last chunk",
-        _variant(finish=lambda y: y[-1]),
+        variant(finish=lambda y: y[-1]),
         "this is the result of the last chunk. Wanted are all, one after the other: torch.cat(y, 1).",
     ),
     Mistake(
         "chunks stacked",
-        _variant(finish=lambda y: torch.stack(y, 1)),
+        variant(finish=lambda y: torch.stack(y, 1)),
         "the chunks are stacked, which makes a new axis. torch.cat(y, 1) puts them one after the other.",
     ),
     Mistake(
         "always float32",
-        _variant(finish=lambda y: torch.cat(y, 1).float()),
+        variant(finish=lambda y: torch.cat(y, 1).float()),
         "float64 comes in and float32 goes out (.float(), or torch.zeros without a dtype): keep the dtype of x.",
     ),
     Mistake(
@@ -379,7 +297,7 @@ CHUNKS = (
     ),
     Mistake(
         "chunk fixed",
-        _variant(chunk_is=64),
+        variant(chunk_is=64),
         "the values are right, but chunks have a fixed length. Use the argument chunk.",
     ),
 )

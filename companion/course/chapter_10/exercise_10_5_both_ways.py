@@ -26,16 +26,16 @@ def both_ways(tokens: Tensor, forwards: Mixer, backwards: Mixer) -> Tensor:
 class FadingMixer(nn.Module):
     """A causal mixer: of each token a matrix product, plus half of what it made of the tokens before, through tanh.
 
-    It counts its calls, and in training mode gives twice as much, which tells the modes.
+    It counts the rows that it reads, and in training mode gives twice as much, which tells the modes.
     """
 
     def __init__(self, channels: int, g: torch.Generator, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(channels, channels, generator=g, dtype=dtype))
-        self.calls = 0
+        self.rows = 0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        self.calls += 1
+        self.rows += len(tokens)
         memory, said = torch.zeros_like(tokens[:, 0]), []
         for t in range(tokens.shape[1]):
             memory = memory / 2 + (tokens[:, t] @ self.weight).tanh()
@@ -61,7 +61,7 @@ def cases() -> Sequence[Case]:
 
 
 def run(implementation: Any, case: Case) -> Observed:
-    """The result, the gradients at the tokens and at both mixers' weights, and how often each mixer ran."""
+    """The result, the gradients at the tokens and at both mixers' weights, and how much each mixer read."""
     given, *mixers = copy.deepcopy(case.arguments)
     with torch.no_grad():
         implementation(given, *mixers)
@@ -70,7 +70,7 @@ def run(implementation: Any, case: Case) -> Observed:
     weights = {"forwards.weight": mixers[0].weight, "backwards.weight": mixers[1].weight}
     result = implementation(tokens.requires_grad_(), *mixers)
     seen = {"the result": result} | seen | gradients_of(result, {"tokens": tokens} | weights)
-    seen["how often forwards and backwards ran"] = [mixer.calls for mixer in mixers]
+    seen["how many rows of tokens forwards and backwards read"] = [mixer.rows for mixer in mixers]
     seen["are the mixers in training mode after the call?"] = [mixer.training for mixer in mixers]
     return seen | {f"{name} after the call": weight.detach() for name, weight in weights.items()}
 
@@ -160,6 +160,32 @@ MISTAKES = (
         "the tokens are flipped over axis 1, but the result is flipped over axis 0. Flip back over axis 1.",
     ),
     Mistake(
+        "flipped over the batch before",
+        _variant(before=lambda tokens: tokens.flip(0)),
+        "the tokens are flipped over axis 0, which is the batch, and the result over axis 1. Flip both over axis 1.",
+        (_variant(before=lambda tokens: tokens.flip(2)),),
+    ),
+    Mistake(
+        "rolled",
+        _variant(before=lambda tokens: tokens.roll(-1, 1), after=lambda said: said.roll(1, 1)),
+        "roll moves the tokens round; it does not reverse them. Use flip(1).",
+    ),
+    Mistake(
+        "tokens in place of a result",
+        lambda tokens, forwards, backwards: forwards(tokens) + tokens.flip(1),
+        "the backward mixer is not called: the flipped tokens themselves are added.",
+    ),
+    Mistake(
+        "mixers added",
+        lambda tokens, forwards, backwards: forwards + backwards,
+        "the mixers themselves are added. Call each with tokens, and add what they give.",
+    ),
+    Mistake(
+        "summed over the sequence",
+        _variant(put=lambda one, other: (one + other).sum(1)),
+        "the result is summed over the tokens. Each token keeps its own: (B, T, C).",
+    ),
+    Mistake(
         "the sum flipped",
         lambda tokens, forwards, backwards: (forwards(tokens) + backwards(tokens.flip(1))).flip(1),
         "the sum is flipped, with what the forward mixer says. Only the backward mixer's result is.",
@@ -173,11 +199,16 @@ MISTAKES = (
         "mixers exchanged",
         lambda tokens, forwards, backwards: both_ways(tokens, backwards, forwards),
         "the mixers are exchanged: forwards reads the tokens as they come, backwards reads them flipped.",
+        (lambda tokens, forwards, backwards: backwards(tokens) + forwards(tokens.flip(1)),),
     ),
     Mistake(
         "forwards twice",
         lambda tokens, forwards, backwards: both_ways(tokens, forwards, forwards),
         "the forward mixer is used in both directions. The other direction has a mixer of its own, backwards.",
+        (
+            lambda tokens, forwards, backwards: forwards(tokens) + forwards(tokens.flip(1)),
+            lambda tokens, forwards, backwards: forwards(tokens) + forwards(tokens),
+        ),
     ),
     Mistake(
         "backwards twice",
@@ -197,7 +228,13 @@ MISTAKES = (
     Mistake(
         "one after the other",
         lambda tokens, forwards, backwards: backwards(forwards(tokens).flip(1)).flip(1),
-        "the backward mixer reads what the forward mixer said. Both read the tokens, and their results are added.",
+        "one mixer reads what the other said. Both read the tokens, and their results are added.",
+        (
+            lambda tokens, forwards, backwards: (y := forwards(tokens)) + backwards(y.flip(1)).flip(1),
+            lambda tokens, forwards, backwards: forwards(tokens) + backwards(forwards(tokens).flip(1)).flip(1),
+            lambda tokens, forwards, backwards: forwards(backwards(tokens.flip(1)).flip(1)),
+            lambda tokens, forwards, backwards: backwards(forwards(tokens).flip(1)),
+        ),
     ),
     Mistake(
         "averaged",
@@ -258,7 +295,8 @@ MISTAKES = (
     Mistake(
         "a mixer called too often",
         _read_twice,
-        "the result is right, but the backward mixer runs more than once. Call each once.",
+        "the result is right, but a mixer runs more than once. Call each once.",
+        (lambda tokens, forwards, backwards: both_ways(tokens, forwards, backwards) + 0 * forwards(tokens),),
     ),
     Mistake(
         "backwards without gradient",

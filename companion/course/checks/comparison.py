@@ -8,10 +8,19 @@ from torch import Tensor
 
 Observed = dict[str, Any]  # name of what was looked at → tensor, number, None, ... in the order of comparison
 DIAGNOSTIC = "~ "  # what starts so is no part of the verdict; it only tells one mistake from another
+IN_FLOAT64 = 1e-8  # the largest tolerance of float64 tensors: what passed through float32 is off by more
 
 
-def describe_difference(expected: Observed, got: Observed, tolerance: float, *, diagnostics: bool = False) -> str:
-    """What differs first, with expected and got; empty where nothing does."""
+def describe_difference(
+    expected: Observed, got: Observed, tolerance: float, *, diagnostics: bool = False, in_float64: float = IN_FLOAT64
+) -> str:
+    """What differs first, with expected and got; empty where nothing does.
+
+    Args:
+        tolerance: relative to the largest expected number.
+        diagnostics: whether to compare also what is no part of the verdict.
+        in_float64: the largest tolerance where a float64 tensor is expected.
+    """
     for name, want in expected.items():
         if name.startswith(DIAGNOSTIC) and not diagnostics:
             continue
@@ -20,8 +29,12 @@ def describe_difference(expected: Observed, got: Observed, tolerance: float, *, 
         if name.startswith("the gradient of") and got[name] is None and isinstance(want, Tensor):
             # What does not count on this input may be left out as well as multiplied by zero.
             problem = "expected a gradient\n  got none: nothing flows back to it" if want.any() else ""
+        elif diagnostics and name.startswith("the gradient of") and want is None and isinstance(got[name], Tensor):
+            problem = (
+                "expected none" if got[name].any() else ""
+            )  # of two mistakes one may leave out, the other multiply
         else:
-            problem = _compare(want, got[name], tolerance)
+            problem = _compare(want, got[name], tolerance, in_float64)
         if problem:
             return f"  {name}: {problem}"
     return ""
@@ -33,15 +46,16 @@ def kind(value: Any) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _compare(want: Any, have: Any, tolerance: float) -> str:
+def _compare(want: Any, have: Any, tolerance: float, in_float64: float) -> str:
     if isinstance(want, Tensor):
-        return _compare_tensors(want, have, tolerance)
+        fine = want.dtype == torch.float64
+        return _compare_tensors(want, have, min(tolerance, in_float64) if fine else tolerance)
     if isinstance(have, Tensor):
         return f"expected {want!r}\n  got a tensor of shape {tuple(have.shape)}"
     if type(want) is type(have) and isinstance(want, list | tuple) and len(want) == len(have):
-        return next((p for w, h in zip(want, have, strict=True) if (p := _compare(w, h, tolerance))), "")
+        return next((p for w, h in zip(want, have, strict=True) if (p := _compare(w, h, tolerance, in_float64))), "")
     if type(want) is type(have) and isinstance(want, dict) and want.keys() == have.keys():
-        return next((p for name in want if (p := _compare(want[name], have[name], tolerance))), "")
+        return next((p for name in want if (p := _compare(want[name], have[name], tolerance, in_float64))), "")
     if isinstance(want, float) and isinstance(have, int | float):
         close = abs(want - have) <= tolerance * max(abs(want), 1e-12)
         alike = want == have or (math.isnan(want) and math.isnan(have))  # two mistakes may agree in being none
@@ -71,7 +85,9 @@ def _compare_tensors(want: Tensor, have: Any, tolerance: float) -> str:
     worst = int((a - b).abs().nan_to_num(nan=torch.inf).where(wrong, -1).argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape)]
     where = f" at {index} ({int(wrong.sum())} of {want.numel()} numbers differ)" if want.ndim else ""
-    return f"expected {a.flatten()[worst] + 0.0:.6g}\n  got {b.flatten()[worst] + 0.0:.6g}{where}"  # + 0.0: no "-0"
+    one, other = (float(v.flatten()[worst]) + 0.0 for v in (a, b))  # + 0.0: no "-0"
+    digits = next((d for d in (6, 9) if f"{one:.{d}g}" != f"{other:.{d}g}"), 17)
+    return f"expected {one:.{digits}g}\n  got {other:.{digits}g}{where}"
 
 
 def _tensor_kind(value: Tensor) -> str:

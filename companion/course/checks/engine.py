@@ -41,6 +41,11 @@ class Mistake:
     name: str
     implementation: Any
     hint: str
+    also: tuple[Any, ...] = ()  # the same mistake in other forms, which behave differently
+
+    @property
+    def forms(self) -> tuple[Any, ...]:
+        return self.implementation, *self.also
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     run: Runner
     tolerance: float = 1e-4  # relative to the largest expected number; float32 sums in another order stay far below
+    # (where a float64 tensor is expected, it is at most ``comparison.IN_FLOAT64``)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,10 @@ def examine(exercise: Exercise, implementation: Any) -> Report:
             return Report("not attempted", f"⬜ {name}: not attempted yet. The notebook goes on with the companion's.")
         difference = _difference(expected, got, exercise)
         if difference:
-            hint = _hint(exercise, implementation, cases, number) or _general_hint(difference)
+            hint = _hint(exercise, implementation, cases, number)
+            if not hint and not isinstance(got, Failure):
+                hint = _hint_of_few_digits(expected, got, exercise)
+            hint = hint or _general_hint(difference)
             lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}"]
             lines.append(_with_names(difference, exercise.reference))
             if hint:
@@ -125,20 +134,31 @@ def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case], differ
     """
     seen = [_observe(exercise, implementation, case) for case in cases]
 
-    def alike(mistake: Mistake, number: int) -> bool:
-        return _alike(_observe(exercise, mistake.implementation, cases[number]), seen[number], exercise)
+    def alike(form: Any, number: int) -> bool:
+        return _alike(_observe(exercise, form, cases[number]), seen[number], exercise)
 
-    candidates = [mistake for mistake in exercise.mistakes if alike(mistake, differs)]
-    for mistake in candidates:
-        if all(alike(mistake, number) for number in range(len(cases))):
-            return mistake.hint
-    return candidates[0].hint if candidates else ""
+    forms = [(mistake.hint, form) for mistake in exercise.mistakes for form in mistake.forms]
+    candidates = [(hint, form) for hint, form in forms if alike(form, differs)]
+    for hint, form in candidates:
+        if all(alike(form, number) for number in range(len(cases))):
+            return hint
+    return candidates[0][0] if candidates else ""
 
 
 def _alike(a: Observed | Failure, b: Observed | Failure, exercise: Exercise) -> bool:
     if isinstance(a, Failure) or isinstance(b, Failure):
         return isinstance(a, Failure) and isinstance(b, Failure) and a.kind == b.kind
     return a.keys() == b.keys() and not describe_difference(a, b, exercise.tolerance, diagnostics=True)
+
+
+def _hint_of_few_digits(expected: Observed, got: Observed, exercise: Exercise) -> str:
+    """For what would pass if float64 were compared like float32."""
+    if describe_difference(expected, got, max(exercise.tolerance, 1e-4), in_float64=1e-4):
+        return ""
+    return (
+        "only the first digits are right: something is computed in float32 although the input is float64 (.float(), "
+        "torch.zeros or torch.tensor without a dtype), or an ε is added."
+    )
 
 
 def _general_hint(difference: str) -> str:
@@ -164,6 +184,17 @@ def _general_hint(difference: str) -> str:
         )
     if "Expected target size" in difference:  # torch's words in cross_entropy
         return "cross_entropy wants the K logits of a code on axis 1: flatten all other axes, in the codes as well."
+    if any(words in difference for words in ('but got float"', "'float' object cannot be interpreted as an integer")):
+        return "/ gives a float, and a size or a range wants a whole number: divide by //."
+    if any(words in difference for words in ("expected scalar type", "to have the same dtype", "dtypes do not match")):
+        return (
+            "float64 meets float32: .float(), or torch.zeros and the like without a dtype, make float32. "
+            "x.new_zeros(…) and torch.zeros(…, dtype=x.dtype) have the dtype of x."
+        )
+    if re.search(r"expected a tensor of shape (\(.*\)), float64, .*\n  got a tensor of shape \1, float32,", difference):
+        return "float64 comes in and float32 goes out: .float(), or torch.zeros and the like without a dtype."
+    if "expected a tensor" in difference and "got (" in difference:
+        return "your code gives several things back, separated by commas; wanted is one tensor."
     if "after the call" in difference:
         return (
             "your code writes into its input: x[…] = …, x += … and operations ending in _ do that. Make a new tensor."
