@@ -74,11 +74,11 @@ def test_both_maps_and_the_latents_get_gradients():
 
 
 @pytest.mark.parametrize("kind", INSIDE)
-def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
+def test_saved_and_loaded_it_is_the_same(kind, tmp_path, device):
     quantizer = projected(INSIDE[kind]())
     quantizer(latents())
     companion.save(quantizer.eval(), tmp_path / "q.safetensors")
-    again = companion.load(tmp_path / "q.safetensors")
+    again = companion.load(tmp_path / "q.safetensors").to(device)
     assert torch.equal(again.encode(latents()), quantizer.encode(latents()))
     torch.testing.assert_close(again(latents()).z_q, quantizer(latents()).z_q)
 
