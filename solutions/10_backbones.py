@@ -726,11 +726,15 @@ back = unpatchify(patchify(wave, 2), 2, (4, 4))
 glue("proof.patchify", patchify(wave, 2).flatten()[::17].tolist(), display=False)
 print("patches there and back:", torch.equal(back, wave))
 
-x = torch.linspace(0, 9, 1 * 11 * 3).cos().reshape(1, 11, 3).double()
-a = torch.linspace(0.1, 0.99, 11)[None].double()
-b, c = (torch.linspace(0, end, 11 * 4).sin().reshape(1, 11, 4).double() for end in (5, 7))
-y = recurrence(x, a, b, c)
-torch.testing.assert_close(chunked(x, a, b, c, 4), y, rtol=1e-9, atol=1e-9)
+inputs = torch.linspace(0, 9, 1 * 11 * 3).cos().reshape(1, 11, 3).double()
+decays = torch.linspace(0.1, 0.99, 11)[None].double()
+written, read = (
+    torch.linspace(0, end, 11 * 4).sin().reshape(1, 11, 4).double() for end in (5, 7)
+)
+y = recurrence(inputs, decays, written, read)
+torch.testing.assert_close(
+    chunked(inputs, decays, written, read, 4), y, rtol=1e-9, atol=1e-9
+)
 glue("proof.recurrence", y.flatten().tolist(), display=False)
 print("loop and chunks agree to 1e-9 in float64:", True)
 x_wave = wave[:, :3]
@@ -780,13 +784,13 @@ plots.show(
 # factors is soon 0, and 0 / 0 is no number:
 
 # %% tags=["nbval-check-output"]
-a = torch.full((1, 256), 0.6)
-running = a.cumprod(1)
+decays = torch.full((1, 256), 0.6)
+running = decays.cumprod(1)
 print("last running product:", running[0, -1].item())
 print("quotient:", (running[0, -1] / running[0, -2]).item())
 print(
     "difference of logarithms:",
-    round((a.log().cumsum(1)[0, -1] - a.log().cumsum(1)[0, -2]).exp().item(), 3),
+    round((decays.log().cumsum(1)[0, -1] - decays.log().cumsum(1)[0, -2]).exp().item(), 3),
 )
 
 # %% [markdown]
