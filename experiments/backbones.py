@@ -21,8 +21,8 @@ import companion
 from companion import backbones
 from companion.classifier import load_classifier, recognise
 from companion.metrics import CodeUsage, distortion, frechet_distance, grid_energy, mse, sharpness, ssim
-from companion.pretrained import names
 from experiments.common import Cell, Setup, run
+from experiments.reconstructions import eyes_for
 
 PATCH = 4  # pixels: of patches, and how many times smaller the latents are
 WINDOWS = 30  # parts into which the steps are cut to see how smoothly a loss falls
@@ -177,16 +177,15 @@ def kind_of(kind: str, part: str) -> type[nn.Module]:
 def measures(model: companion.VQVAE, x: Tensor, setup: Setup) -> dict[str, float]:
     """How near the reconstructions of the test images are to them, whether a grid shows, and how the codes are used.
 
-    The Fréchet distance is that of features of the classifier that comes with the package for these images, or else of
-    the one for emoji. ``seams`` and ``grid_energy_originals`` have the images beside them: the first is a ratio.
+    The Fréchet distance is that of features of the classifier that ``eyes_for`` names. ``seams`` and
+    ``grid_energy_originals`` have the images beside them: the first is a ratio.
     """
     usage = CodeUsage(model.quantizer.num_codes)
     parts = x.split(500)
     for part in parts:
         usage.update(model.encode(part))
     x_hat = torch.cat([model.reconstruct(part) for part in parts])
-    data = setup.test.name if f"{setup.test.name}-classifier" in names() else "emoji"
-    eyes = load_classifier(data).to(x.device)
+    eyes = load_classifier(eyes_for(setup.test)).to(x.device)
     error = mse(x_hat, x).item()
     return {
         "mse": error,
