@@ -14,6 +14,7 @@ from companion.course.exercises import CHAPTERS, by_name
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "solutions").glob("*.py"))
+NUMBERS = sorted({source.stem[:2] for source in SOURCES})
 MISTAKES = [(e, m) for e in EXERCISES.values() for m in e.mistakes]
 
 
@@ -84,29 +85,37 @@ def test_a_heading_may_have_several_answers_below_it():
     assert exercises_in(text) == [("10.1", "a"), ("10.2", "b"), ("10.2", "c")]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_files_headings_and_exercises_of_a_chapter_agree(source):
-    """Of each exercise: the number in the heading, the names that the cells below it check, and their files."""
-    text = source.read_text(encoding="utf-8")
-    found = exercises_in(text)
-    numbers = list(dict.fromkeys(number for number, _ in found))
-    assert numbers == [f"{int(source.stem[:2])}.{i}" for i in range(1, text.count("\n# ### Exercise ") + 1)]
-    files = {f"exercise_{number.replace('.', '_')}_{in_words(name)}": (number, name) for number, name in found}
-    assert sorted(path.stem for path in folder_of(source).glob("exercise_*.py")) == sorted(files)
-    assert (folder_of(source) / "explorer.py").is_file()
+@pytest.mark.parametrize("number", NUMBERS)
+def test_files_headings_and_exercises_of_a_chapter_agree(number):
+    """Of each exercise: the number in the heading, the names that the cells below it check, and their files.
 
-    package = importlib.import_module(f"companion.course.{folder_of(source).name}")
+    A study beside a chapter (07b beside 07) goes on with its numbers and has its files in the same folder.
+    """
+    sources = [source for source in SOURCES if source.stem[:2] == number]
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    in_each = [exercises_in(text) for text in texts]
+    found = [exercise for exercises in in_each for exercise in exercises]
+    numbers = list(dict.fromkeys(number for number, _ in found))
+    headings = sum(text.count("\n# ### Exercise ") for text in texts)
+    assert numbers == [f"{int(number)}.{i}" for i in range(1, headings + 1)]
+    files = {f"exercise_{number.replace('.', '_')}_{in_words(name)}": (number, name) for number, name in found}
+    folder = folder_of(sources[0])
+    assert sorted(path.stem for path in folder.glob("exercise_*.py")) == sorted(files)
+    assert (folder / "explorer.py").is_file()
+
+    package = importlib.import_module(f"companion.course.{folder.name}")
     modules = [importlib.import_module(f"{package.__name__}.{name}") for name in files]
     assert tuple(module.EXERCISE for module in modules) == package.EXERCISES
-    assert [exercise.name for exercise in package.EXERCISES] == [name for _, name in found]
-    assert {exercise.chapter for exercise in package.EXERCISES} == {source.stem}
+    assert [(exercise.chapter, exercise.name) for exercise in package.EXERCISES] == [
+        (source.stem, name) for source, exercises in zip(sources, in_each, strict=True) for _, name in exercises
+    ]
     for module, (number, _) in zip(modules, files.values(), strict=True):
         assert module.__doc__.startswith(f"Exercise {number}, ")
         assert f"* {number} " in package.__doc__
 
 
 def test_the_course_has_the_exercises_of_all_its_chapters():
-    assert [chapter.__name__.rpartition("_")[2] for chapter in CHAPTERS] == [source.stem[:2] for source in SOURCES]
+    assert [chapter.__name__.rpartition("_")[2] for chapter in CHAPTERS] == NUMBERS
     assert list(EXERCISES.values()) == [exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES]
 
 

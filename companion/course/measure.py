@@ -120,7 +120,8 @@ def chapter_table(book: Book) -> str:
     lines = ["| chapter | builds | minutes | status |", "| --- | --- | --- | --- |"]
     for chapter in book.chapters.values():
         here = chapter.measured.get("quick", {}).get("cpu")
-        link = f"[{chapter.name[:2]} · {chapter.title}]({book.src}/{chapter.name}.ipynb)"
+        number, _, _ = chapter.name.partition("_")
+        link = f"[{number} · {chapter.title}]({book.src}/{chapter.name}.ipynb)"
         minutes = f"{here.minutes:.1f}" if here else "not measured"
         lines.append(f"| {link} | {chapter.builds} | {minutes} | {chapter.status} |")
     return "\n".join(lines)
