@@ -104,6 +104,23 @@ def test_two_runs_give_the_same_bytes_and_nothing_of_the_run(
     assert glued(solution) == {"proof": [1.0, 2.5]}
 
 
+def test_the_code_of_a_cell_that_only_plots_is_folded_in_both_notebooks(book: Book, chapter: Chapter) -> None:
+    source = book.solution(chapter, ".py")
+    source.write_text(SOURCE + '\n# %% tags=["hide-input"]\nprint("a table")\n', encoding="utf-8")
+    solution = solution_notebook(book, chapter)
+    for notebook in (solution, learner_notebook(solution)):
+        folded = [cell.source for cell in notebook.cells if cell.metadata.get("jupyter") == {"source_hidden": True}]
+        assert folded == ['print("a table")']
+
+
+def test_an_exercise_that_nobody_would_see_is_refused(book: Book, chapter: Chapter) -> None:
+    source = book.solution(chapter, ".py")
+    hidden = '\n# %% tags=["hide-input"]\ndef f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION\n'
+    source.write_text(SOURCE + hidden, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"00_tiny\.py: an exercise has the tag hide-input"):
+        solution_notebook(book, chapter)
+
+
 def test_a_change_leaves_the_other_cells_their_ids(book: Book, chapter: Chapter) -> None:
     before = [cell.id for cell in solution_notebook(book, chapter).cells]
     assert len(set(before)) == len(before)  # the two equal cells too

@@ -35,6 +35,7 @@ METADATA = {
 # The same hash order and data wherever the outputs are made, and one thread, as under nbval: they repeat on one
 # machine, and two chapters can be made side by side (two threads each would wait for one another).
 ENVIRONMENT = {"COMPANION_PROFILE": "quick", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+HIDDEN = "hide-input"  # the tag of a cell that only plots or prints: its code is folded in JupyterLab and in MyST-NB
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+(it|cell|batch)? ?\[\d\d:\d\d")
 
 
@@ -43,7 +44,7 @@ def make_notebooks(book: Book, chapter: Chapter) -> None:
 
     Raises:
         CellError: a cell raises, or its output holds what does not belong into a repository.
-        ValueError: the source is missing.
+        ValueError: the source is missing, or an exercise in it is folded.
     """
     solution = solution_notebook(book, chapter)
     for path, notebook, env in (
@@ -60,7 +61,10 @@ def make_notebooks(book: Book, chapter: Chapter) -> None:
 
 
 def solution_notebook(book: Book, chapter: Chapter) -> NotebookNode:
-    """The source of ``chapter`` as a notebook that was not run: stable cell ids, one metadata for all."""
+    """The source of ``chapter`` as a notebook that was not run: stable cell ids, one metadata for all.
+
+    The code of a cell with the tag ``hide-input`` is folded.
+    """
     path = book.solution(chapter, ".py")
     if not path.is_file():
         raise ValueError(f"{path.relative_to(book.root)} is missing; book.toml has a chapter {chapter.name}")
@@ -70,6 +74,12 @@ def solution_notebook(book: Book, chapter: Chapter) -> NotebookNode:
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
+        if HIDDEN in cell.metadata.get("tags", []):
+            if "### BEGIN SOLUTION" in cell.source:
+                raise ValueError(
+                    f"{path.relative_to(book.root)}: an exercise has the tag {HIDDEN}; nobody would see it"
+                )
+            cell.metadata["jupyter"] = {"source_hidden": True}
         key = f"{cell.cell_type}\n{cell.source}"
         cell.id = hashlib.sha256(f"{key}\n{seen[key]}".encode()).hexdigest()[:8]
         seen[key] += 1
