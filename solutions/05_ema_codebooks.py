@@ -209,8 +209,8 @@ print("row 0 of sums[k] += z holds one vector only:", wrong[0].tolist() in z.tol
 
 # %% [markdown]
 # ## Build: from averages to a step
-# Keep two moving averages for each code: $N_k$ of its count and $m_k$ of its sum. (N alone stays the number of latents.) The code is their ratio (van den Oord et al. 2017, appendix A.1, equations
-# 6 to 8):
+# Keep two moving averages for each code: $N_k$ of its count and $m_k$ of its sum. (N alone stays the number of latents.) The code is their ratio (van den
+# Oord et al. 2017, appendix A.1, equations 6 to 8):
 #
 # $$N_k' = \gamma N_k + (1-\gamma)\, n_k, \qquad m_k' = \gamma m_k + (1-\gamma)\, s_k, \qquad e_k' = \frac{m_k'}{N_k'} .$$
 #

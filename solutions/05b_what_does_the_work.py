@@ -69,7 +69,7 @@ for kind, k, d in dict.fromkeys((r["kind"], r["num_codes"], r["dim"]) for r in t
 
 # %%
 def change(kind: str, base: str, k: int = 64) -> tuple[float, float]:
-    """Distortion of ``kind`` minus that of ``base``, in units of the latter's mean; and half the 95 % interval."""
+    """Distortion of ``kind`` minus that of ``base``, over the mean of ``base``; half the interval."""
     ours, theirs = (
         torch.tensor(table.values("distortion", kind=name, num_codes=k))
         for name in (kind, base)
@@ -136,8 +136,8 @@ plots.show(
 # (The mixed term is zero, since deviations from a mean add up to zero.) The first part stays even for a code in the middle of its latents. The second is what a
 # code pays for being **off centre**. Which share of the whole is it?
 #
-# Train three codebooks, and write both down at every step. After the training, stop the encoder, and let the codes go on averaging for 600 steps: what is left then
-# cannot be lag, since nothing moves.
+# Train three codebooks, and write both down at every step. After the training, stop the encoder, and let the codes go on averaging for 600 steps: what is left
+# then cannot be lag, since nothing moves.
 
 
 # %%
@@ -266,9 +266,9 @@ for name, model in models.items():
 # Without memory the latents spread about twice as far, and the codes miss a much smaller part of their variance. (We did not test why.)
 #
 # ## When do the restarts come?
-# With γ = 0.99 a count needs log 0.02 / log 0.99 = 389 steps to fall from an even share to the 2 % at which a code counts as dead. k-means gives every code a count
-# at once, as if its batch had always been seen. Codes that are drawn at random start with counts of zero: those that the first batch does not choose are dead at
-# the first step.
+# With γ = 0.99 a count needs log 0.02 / log 0.99 = 389 steps to fall from an even share to the 2 % at which a code counts as dead. k-means gives every code a
+# count at once, as if its batch had always been seen. Codes that are drawn at random start with counts of zero: those that the first batch does not choose are
+# dead at the first step.
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(7.2, 3.3)
@@ -296,8 +296,8 @@ plots.show(
 )
 
 # %% [markdown]
-# With k-means and γ = 0.99 no code is restarted for most of the training; without k-means many are, from the first step on. That would fit with k-means not helping
-# here. (This is one seed, and we did not test whether it is the reason.) The lesson for practice: γ and `restart_below` have to fit the length of the training.
+# With k-means and γ = 0.99 no code is restarted for most of the training; without k-means many are, from the first step on. That would fit with k-means not
+# helping here. (This is one seed, and we did not test whether it is the reason.) The lesson for practice: γ and `restart_below` have to fit the length of the training.
 #
 # ## How long should a code remember?
 # Here is a code whose latents drift, in two dimensions, by $v$ a step. At each step it gets $n$ latents of variance 1, and moves by
@@ -328,7 +328,8 @@ for v, style, colour in ((0.02, "o", "train"), (0.1, "s", "validation")):
     exact = (v * fine / (1 - fine)).square() + 0.2 * (1 - fine) / (1 + fine)
     best = fine[exact.argmin()].item()
     print(
-        f"drift {v:<4} a step: best γ = {best:.2f}, half-life {math.log(0.5) / math.log(best):.1f} steps"
+        f"drift {v:<4} a step: best γ = {best:.2f}, "
+        f"half-life {math.log(0.5) / math.log(best):.1f} steps"
     )
     line_x, dots_x = (math.log(0.5) / grid.log() for grid in (fine, gammas))
     ax.plot(line_x, exact.sqrt(), color=plots.COLOURS[colour], label=f"drift {v} a step")
@@ -424,7 +425,8 @@ for k, others in (
             for name in ("gradient", kind)
         ]
         print(
-            f"K = {k:<4} {kind:<18}{middle:+4.0%} ({low:+.0%} to {high:+.0%}): {verdict:<14}"
+            f"K = {k:<4} {kind:<18}{middle:+4.0%} ({low:+.0%} to {high:+.0%}): "
+            f"{verdict:<14}"
             f" spread of gradient / this: {spreads[0] / spreads[1]:.1f}"
         )
 
