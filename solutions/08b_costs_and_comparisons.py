@@ -458,7 +458,7 @@ for data, runs in both.items():
 # has one table of embeddings for all depths, its depth transformer reads each code alone and not the sums, it starts from other values, and it leaves out code
 # 0. The last row puts code 0 back, by passing every code as k + 1: that saves bits on both data sets. The other differences we did not take apart.
 #
-# The verdicts, with the thresholds that were written down beforehand. In this table a positive difference speaks for the claim, except where "within" is asked:
+# The verdicts, with the thresholds that were written down beforehand; minus is lower:
 
 # %% tags=["nbval-check-output", "hide-input"]
 measured_claims("RQ-Transformer")
