@@ -437,6 +437,7 @@ PROOFS = {
         "proof.rq_inputs": proof_rq_inputs,
         "proof.sample_stacks": proof_sample_stacks,
     },
+    "08b_costs_and_comparisons": {},
     "09_sharper_pictures": {
         "proof.feature_distance": proof_feature_distance,
         "proof.adversarial_parts": proof_adversarial_parts,
