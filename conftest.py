@@ -29,11 +29,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    """Run solutions strictly and in profile quick, learners' notebooks in profile smoke; ``--profile`` overrides."""
+    """Run solutions strictly and in profile quick, studies and learners' notebooks in profile smoke.
+
+    ``--profile`` overrides; ``make test-full`` runs the studies in quick.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if item.path.suffix == ".ipynb":
             answers = item.path.parent.name == "solutions"
-            profile = item.config.getoption("profile") or ("quick" if answers else "smoke")
+            study = item.path.name[2:3].isalpha()  # 02b beside 02
+            profile = item.config.getoption("profile") or ("quick" if answers and not study else "smoke")
             patch.setenv("COMPANION_PROFILE", profile)
             patch.setenv("COMPANION_STRICT", "1" if answers else "0")
             # nbval gives a kernel five seconds to send what a finished cell has printed; a busy machine may need more.

@@ -85,3 +85,23 @@ def test_a_bar_that_speaks_as_often_as_it_likes_would_overflow_the_queue(tmp_pat
         "item.output_timeout = 120", "item.output_timeout = 5"
     )
     assert verdicts(tmp_path, wrong) == {"slow.ipynb::Cell 0": "FAILED", "slow.ipynb::Cell 1": "XFAIL"}
+
+
+def test_chapters_run_in_quick_and_studies_and_learners_notebooks_in_smoke(tmp_path: Path) -> None:
+    wanted = {
+        "solutions/02_a": "quick",
+        "solutions/02b_a": "smoke",
+        "chapters/02_a": "smoke",
+        "chapters/02b_a": "smoke",
+    }
+    for name, profile in wanted.items():
+        source = f"import os\n\nassert os.environ['COMPANION_PROFILE'] == {profile!r}"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(new_notebook(cells=[new_code_cell(source)]), tmp_path / f"{name}.ipynb")
+    assert verdicts(tmp_path) == {f"{name}.ipynb::Cell 0": "PASSED" for name in wanted}
+    for name in wanted:
+        (tmp_path / f"{name}.ipynb").unlink()
+    (tmp_path / "solutions").mkdir(exist_ok=True)
+    wrong = new_code_cell("import os\n\nassert os.environ['COMPANION_PROFILE'] == 'full'")
+    write(new_notebook(cells=[wrong]), tmp_path / "solutions" / "02_a.ipynb")
+    assert verdicts(tmp_path) == {"solutions/02_a.ipynb::Cell 0": "FAILED"}
