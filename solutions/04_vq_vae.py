@@ -1,18 +1,20 @@
 # %% [markdown]
 # # 04 · VQ-VAE
 #
-# **The question.** Chapter 03 replaced vectors by codes; chapter 01 squeezed images through a bottleneck. What comes out when the bottleneck
-# *is* codes: an image of 784 pixels as a table of 49 whole numbers? You build the VQ-VAE, and you end with this: digits, their code
-# tables, what the decoder makes of them, and what it makes of tables nobody's encoder wrote:
+# **The question.** [Chapter 03](03_vector_quantisation.ipynb) replaced vectors by codes; chapter 01 squeezed images through a bottleneck. What comes out when
+# the bottleneck *is* codes: an image of 784 pixels as a table of 49 whole numbers? You build the VQ-VAE, and you end with this: digits, their code tables,
+# what the decoder makes of them, and what it makes of tables that no encoder wrote.
 #
 # ![Five rows of eight pictures: test digits; their code maps, seven by seven coloured squares; the digits rebuilt from those codes; images decoded from
 # random codes, which are tangles; and images from codes drawn position by position, which are broken digits at best.](../chapters/pictures/04_vq_vae.png)
 #
-# **Afterwards you can** derive the reconstruction term of the VQ-VAE's loss from the ELBO of chapter 02, assemble the model from encoder, quantizer and
-# decoder, measure how it uses its codes and what they cost in bits, and say what α, β, K and D do.
+# **Afterwards you can** say where the KL of chapter 02 has gone; assemble a VQ-VAE from encoder, quantizer and decoder; measure how many codes it uses and what
+# they cost in bits; and compare it fairly with an autoencoder and a VAE.
 #
-# **Needed:** [chapter 02](02_vae.ipynb) (the ELBO) and [chapter 03](03_vector_quantisation.ipynb) (straight-through, the two losses).
-# **Time:** about an hour and a half of yours; the computer's is in the table below.
+# **Needed:** [chapter 02](02_vae.ipynb) (the ELBO) and [chapter 03](03_vector_quantisation.ipynb) (straight-through, the two losses). How many codes, of how
+# many dimensions, with which $\alpha$ and $\beta$: that is for [study 04b](04b_how_many_codes.ipynb). Terms stand in the [glossary](../chapters/glossary.md).
+#
+# **Time** (estimates): an hour and a half of yours, and three quarters of an hour more with the exercises; the computer's is in the table below.
 
 # %%
 import math
@@ -25,7 +27,6 @@ from torch import Tensor, nn
 import companion
 from companion import plots
 from companion.course import begin, check, explorers
-from companion.course.results import measured_claims, results
 from companion.likelihoods import Gaussian
 from companion.metrics import CodeUsage, distortion, mse
 from companion.quantizers import VectorQuantizer
@@ -43,24 +44,117 @@ channels, size, _ = train.shape
 
 # %% [markdown]
 # ## Predict
-# The loss will be L = reconstruction + α · (codebook + β · commitment). Two knobs, α and β. Suppose you **double α and halve β**, so that
-# αβ stays what it was. What changes in training, if the optimizer is SGD? And what changes if it is Adam? Write your guess down;
-# the answer is measured below.
+# An autoencoder (AE), a VAE and a VQ-VAE with 64 codes, all with the same encoder and decoder, rebuild test digits.
+#
+# 1. Which loses least, and which most? Whose pictures are the sharpest?
+# 2. How many of the 64 codes will be in use?
+# 3. What does the decoder draw from a table of *random* codes?
+#
+# Write your guesses down. Each is answered below by a measurement.
+#
+# ## The whole model in one picture
+# Follow one image from left to right.
+
+# %% tags=["hide-input"]
+g = torch.Generator().manual_seed(3)
+names = torch.randint(0, 6, (7, 7), generator=g)  # made up: which of six codes is where
+palette = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+                        for c in plots.CLASS_COLOURS[:6]])  # fmt: skip
+palette = 1 - 0.6 * (1 - palette)  # (6, 3), paler
+blurred = (palette[names] + 0.07 * torch.randn(7, 7, 3, generator=g)).clamp(0, 1)
+
+fig, ax = plots.figure(9.6, 4.3)
+ax.set(xlim=(0, 25), ylim=(0, 11.2))
+ax.set_axis_off()
+
+
+def tile(left: float, image: Tensor, above: str, below: str, **style: object):
+    """A square picture of 3.4 units, with what stands above it and below it: its axes."""
+    inset = ax.inset_axes((left, 4.6, 3.4, 3.4), transform=ax.transData)
+    inset.imshow(image, interpolation="nearest", **style)
+    inset.set(xticks=[], yticks=[])
+    inset.grid(False)
+    ax.text(left + 1.7, 8.2, above, ha="center", va="bottom")
+    ax.text(left + 1.7, 4.4, below, ha="center", va="top", fontsize=8)
+    return inset
+
+
+tile(0.1, x_test[0, 0].cpu(), "image $x$", "28 × 28", cmap="gray")
+tile(6.2, blurred, "latents $z_e$", "7 × 7 positions,\nD numbers at each")
+table = tile(
+    10.8, torch.ones(7, 7, 3), "indices $k$", "7 × 7 whole numbers:\nall that passes"
+)
+for at, k in enumerate(names.flatten().tolist()):
+    table.text(at % 7, at // 7, k, ha="center", va="center", fontsize=8)
+below = "codebook and commitment\nloss: compare with $z_e$"
+tile(15.4, palette[names], "codes $z_q = e_k$", below)
+below = "reconstruction loss:\ncompare with $x$"
+last = tile(
+    21.5, torch.full((28, 28), 0.88), "image $\\hat x$", below, cmap="gray", vmin=0, vmax=1
+)
+last.text(13.5, 13.5, "?", ha="center", va="center", fontsize=20)
+for left, colour, name, sides in (
+    (3.8, "train", "encoder", (1.5, 0.7)),
+    (19.1, "validation", "decoder", (0.7, 1.5)),
+):
+    a, b = sides
+    ax.fill([left, left + 2.1, left + 2.1, left], [6.3 - a, 6.3 - b, 6.3 + b, 6.3 + a],
+            color=plots.COLOURS[colour])  # fmt: skip
+    ax.text(left + 1.05, 6.3, name, ha="center", va="center", color="white", fontsize=9)
+arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2}
+ax.annotate("", (10.7, 6.3), (9.7, 6.3), arrowprops=arrow)
+ax.annotate("", (15.3, 6.3), (14.3, 6.3), arrowprops=arrow)
+for i, colour in enumerate(palette.tolist()):
+    ax.add_patch(
+        plots.rectangle(
+            (10.7 + 0.62 * i, 1.2), 0.56, 0.9, facecolor=colour, edgecolor="none"
+        )
+    )
+    ax.text(10.98 + 0.62 * i, 1.65, i, ha="center", va="center", fontsize=8)
+ax.text(12.55, 0.9, "codebook $e$: K codes of D numbers", ha="center", va="top", fontsize=9)
+ax.annotate("", (12.3, 3.0), (12.3, 2.2), arrowprops=arrow)
+ax.text(12.0, 2.6, "nearest code", ha="right", va="center", fontsize=8)
+ax.annotate("", (16.9, 3.0), (14.7, 2.0), arrowprops=arrow)
+ax.text(16.2, 2.2, "look up", ha="left", va="center", fontsize=8)
+back = {
+    "arrowstyle": "-|>",
+    "color": plots.COLOURS["third"],
+    "linewidth": 2,
+    "linestyle": "--",
+}
+back["connectionstyle"] = "arc3,rad=0.28"
+ax.annotate("", (7.9, 9.2), (17.1, 9.2), arrowprops=back)
+ax.text(12.5, 10.75, "straight-through: the gradient at $z_q$ is used at $z_e$", ha="center",
+        color=plots.COLOURS["third"], fontsize=9)  # fmt: skip
+plots.show(
+    fig,
+    alt="The VQ-VAE from left to right: an image of 28 by 28 pixels; the encoder; a 7 by 7 grid of "
+    "latent vectors; a 7 by 7 table of indices of the nearest codes, the only thing that passes; the "
+    "same grid filled with the codes looked up in the codebook; the decoder; the rebuilt image. A "
+    "dashed arrow above leads from the codes back to the latents: the straight-through gradient.",
+)
+
+# %% [markdown]
+# The encoder turns the image into a grid of 7 × 7 **positions**, with a vector $z_e$ of D numbers at each. At each position the quantizer looks for the nearest
+# code, notes its index $k$, and hands on the code itself: $z_q = e_k$. The decoder gets nothing else. So all that passes from the left half to the right half
+# is a table of $T = 49$ whole numbers.
+#
+# You know every part but two. How do encoder and decoder become deep? And a VAE's loss has a KL in it: where is it here?
 #
 # ## The bridge from chapter 02: what became of the KL?
-# A VAE maximises log p(x|z) − KL(q(z|x) ‖ p(z)). The VQ-VAE's training loss has no KL in it. Where did it go?
+# In a VAE the KL is the price of what the encoder says about an image: much for one, little for another. Here the encoder always says the same *amount*: one
+# table of 49 numbers. So we expect a price that is the same for all images. Let us see.
 #
-# The latent is now a table of T = h·w code indices k = (k₁, …, k_T), each one of K. Take the two distributions in turn.
+# A VAE maximises $\log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, p(z))$. Take the same two distributions here, for a table $k = (k_1, \dots, k_T)$:
 #
-# * **q(k|x)** puts all its mass on one table, that of the nearest codes: q(k|x) = 1 for it and 0 for every other.
-# * **p(k)** is not learnt yet. While encoder and decoder are trained, take the uniform one: every table has probability (1/K)^T.
+# * $q(k|x)$ puts all its mass on one table, that of the nearest codes.
+# * $p(k)$ is not learned yet. Let it be uniform: each of the $K^T$ tables has probability $K^{-T}$.
 #
-# Then the KL is a sum with one term:
+# The KL is then a sum with a single term:
 #
-# $$\mathrm{KL}(q \,\|\, p) = \sum_k q(k|x)\,\log\frac{q(k|x)}{p(k)} = 1 \cdot \log\frac{1}{(1/K)^T} = T \log K .$$
+# $$\mathrm{KL}(q \,\|\, p) = \sum_k q(k|x)\,\log\frac{q(k|x)}{p(k)} = 1 \cdot \log\frac{1}{K^{-T}} = T \log K .$$
 #
-# Neither the image nor a single weight is in it. Its gradient is zero, so training may drop it, and does. In numbers, with torch's own
-# distributions:
+# No image and no weight stands in it. Its gradient is zero, so training drops it. Let torch's own distributions check the sum:
 
 # %% tags=["nbval-check-output"]
 K, T = 64, 49
@@ -73,52 +167,50 @@ print(f"KL = {kl:.1f} nats,  T log K = {T * math.log(K):.1f} nats", end="  ")
 print(f"= {T * math.log2(K):.0f} bits")
 
 # %% [markdown]
-# That number is the **rate**: to tell the decoder which table it is, if nothing is known about tables, takes T·log₂K bits: here 49 · 6 = 294.
-# What remains of the ELBO is log p(x|z_q), and with a Gaussian of fixed width σ that is the squared error up to constants (chapter 02):
+# In bits this number is a **rate**: what it takes to tell the decoder which table it is, if nothing is known about tables. What remains of the ELBO is
+# $\log p(x|z_q)$, and for a Gaussian of fixed width that is the squared error, up to constants (chapter 02). This is the reconstruction term.
 #
-# $$-\log p(x|z_q) = \frac{1}{2\sigma^2}\,\|x - \hat x\|^2 + \text{const} .$$
+# The codebook and commitment terms come from no bound. They are there since argmin passes no gradient (chapter 03): the first moves the codes to the latents,
+# the second holds the latents near their codes.
 #
-# That is the reconstruction term. The codebook and commitment terms come from no bound: they are there because argmin passes no gradient (chapter 03). The
-# first moves the codes, the second holds the encoder to them. And since the course takes the squared error as a mean over pixels, with no 1/(2σ²) before it,
-# σ is hidden in α: a larger α is a larger σ.
+# When training is over, chapter 07 *learns* a prior $p(k)$ on the tables that the encoder writes, and the KL comes back:
 #
-# Later a prior p(k) is *learnt* on the tables that the trained encoder writes (chapter 07). It puts the KL back, now smaller: for the one table
-# that the encoder chooses,
+# $$\log p(x) \;\ge\; \log p(x|z_q) + \log p(k) .$$
 #
-# $$\log p(x) \;\ge\; \log p(x|z_q) + \log p(k),$$
+# (Why? $p(x) = \sum_{k'} p(x|k')\,p(k')$, no term is negative, and the right-hand side is the logarithm of one of them.) The uniform prior pays $T \log K$
+# nats for the second term. A better one pays less. So training has two stages: first codes that rebuild well, then a prior that makes them cheap.
 #
-# because log p(x) = log Σ_k′ p(x|k′) p(k′), all terms of the sum are positive, and the right-hand side is the logarithm of one of them. The second
-# term costs T·log K nats under the uniform prior and less under every better one. So training falls into two stages: first a code that rebuilds well,
-# then a prior that makes it cheap.
-#
-# **Often written, not so.** Three of this course's source reports write the loss as L = log p(x|z_q) + ‖sg[z_e] − e‖² + β‖z_e − sg[e]‖²
-# and minimise it. That would minimise the likelihood: the first term needs a minus sign. (Equation 3 of the paper itself has the same slip.)
+# <details><summary>A sign that is often wrong</summary>Equation 3 of the paper, and three of this course's source reports, write the loss with
+# $+\log p(x|z_q)$ and minimise it. That would minimise the likelihood. The first term needs a minus; the squared error has it built in.</details>
 #
 # ## Build: a residual block
-# The encoder is a stack of convolutions, as in chapter 01, and at its smallest size come **residual blocks**. Such a block computes a correction and adds it
-# to its input:
+# Now the depth. A stack of convolutions replaces its input, layer after layer. A **residual block** only *corrects* it: it computes something and adds it to
+# its input,
 #
 # $$\text{block}(x) = x + \text{conv}_{1\times1}\bigl(\text{relu}(\text{conv}_{3\times3}(\text{relu}(x)))\bigr) .$$
 #
-# With a correction of zero the block does nothing at all: a deep stack can learn to be a shallow one. And the gradient has a way around every block, which
-# is visible in numbers (the 0.1 keeps the sum of twenty corrections small):
+# The sum's first half is the **residual connection**. If the correction is zero, the block hands its input on untouched, and the gradient too. Twenty blocks
+# with their last convolution set to zero show it:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
 x = torch.randn(1, 4, 5, 5, requires_grad=True)
-deep, plain = x, x
+deep = x
 for _ in range(20):
-    conv = nn.Conv2d(4, 4, 3, padding=1)
-    deep = deep + 0.1 * conv(deep.relu())  # with a way around
-    plain = conv(plain.relu())  # without
-for name, out in (("with a skip", deep), ("without", plain)):
-    (gradient,) = torch.autograd.grad(out.sum(), x)
-    small = gradient.norm() < 1e-3
-    print(f"20 layers, {name:<12} does the gradient vanish at the input? {bool(small)}")
+    inner, last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    deep = deep + last(inner(deep.relu()).relu())
+wish = torch.randn_like(deep)  # a gradient that arrives from above
+(arrived,) = torch.autograd.grad(deep, x, wish)
+print("after 20 blocks the output is the input:", torch.equal(deep, x))
+print("and the gradient arrives as it was sent:", torch.equal(arrived, wish))
 
 # %% [markdown]
-# ### Exercise 4.1 · the residual block  (easy, 2 minutes)
-# `__init__` builds the branch, the four operations inside the brackets. Write `forward`: one line; the input must be left as it came.
+# So a deep stack can start as no stack at all, and add what it needs.
+#
+# ### Exercise 4.1 · the residual block  (easy, 5 minutes)
+# `__init__` builds the branch, the four operations inside the outer brackets. Write `forward`, the sum above: one line, and `x` itself must stay as it came.
 #
 # <details><summary>Hint</summary>The input is used twice. The branch's ReLUs make new tensors (they are not <code>inplace</code>), so <code>x</code> is
 # still there for the sum.</details>
@@ -146,8 +238,8 @@ class ResidualBlock(nn.Module):
 ResidualBlock = check(ResidualBlock)
 
 # %% [markdown]
-# `companion.ResNetEncoder` and `ResNetDecoder` put such blocks between strided convolutions. The latent is no longer one vector but a **grid** of
-# vectors, f times smaller than the image along each side:
+# `companion.ResNetEncoder` and `ResNetDecoder` put such blocks between strided convolutions. Watch the grid appear: $f = 4$ times smaller than the image along
+# each side.
 
 # %% tags=["nbval-check-output"]
 encoder = companion.ResNetEncoder(1, 8, hidden=32, factor=4, num_blocks=1)
@@ -161,9 +253,6 @@ for layer in encoder.layers:
 print("decoder        ", tuple(decoder(h).shape))
 
 # %% [markdown]
-# An image of 28 × 28 becomes 7 × 7 places with a vector of D = 8 numbers each. At each place the quantizer puts one of K codes. What the
-# decoder receives is then 49 indices, no more.
-#
 # ## Build: the VQ-VAE
 # All parts are there. In a row:
 
@@ -179,17 +268,21 @@ print("x_hat", tuple(x_hat.shape))
 print("terms of the quantizer:", list(quantized.losses))
 
 # %% [markdown]
-# `quantized.loss` is codebook + β · commitment (chapter 03), and α weighs the whole of it:
+# `quantized.loss` is codebook loss + $\beta$ · commitment loss (chapter 03). A second weight, $\alpha$, stands before the whole of it:
 #
 # $$L = \underbrace{\text{MSE}(\hat x, x)}_{\text{mean over pixels}} + \alpha\,\bigl(\underbrace{\|\mathrm{sg}[z_e]-e\|^2}_{\text{codebook}} + \beta\,
-# \underbrace{\|z_e-\mathrm{sg}[e]\|^2}_{\text{commitment}}\bigr),$$
+# \underbrace{\|z_e-\mathrm{sg}[e]\|^2}_{\text{commitment}}\bigr).$$
 #
-# the last two as means over positions and dimensions. (Reports differ here: some sum over the D dimensions, some divide the first term by the variance of the
-# data. Then the same α and β mean something else, and losses cannot be compared.)
+# Who learns from what? The reconstruction term moves the decoder and, through the straight-through gradient, the encoder; the codebook term moves the codes;
+# the commitment term moves the encoder. (That was the routing table of chapter 03.)
 #
-# ### Exercise 4.2 · the forward pass of a VQ-VAE  (medium, 10 minutes)
-# Give a `VQVAEOutput` with these fields, in this order: the reconstruction; z_e; z_q; the indices; `code_counts`, how often each of the K codes was chosen in
-# this batch (K,); the loss; and a dict of the terms before their weights, "reconstruction" first, then the quantizer's own.
+# The last two terms are means over positions and dimensions. (Others sum over the D dimensions, or divide the first term by the variance of the data. The same
+# $\alpha$ and $\beta$ then mean something else.)
+#
+# ### Exercise 4.2 · the forward pass of a VQ-VAE  (medium, 15 minutes)
+# Encode, quantize, decode, and give a `VQVAEOutput` with these fields, in this order: the reconstruction; z_e; z_q; the indices; `code_counts` (K,), int64:
+# how often each code was chosen in this batch; the loss $L$, with `mse(reconstruction, x)` for its first term; and a dict of the terms before their weights,
+# "reconstruction" first, then those of `quantized.losses`.
 #
 # <details><summary>Hint 1</summary>The decoder gets <code>z_q</code>, through which the gradient finds its way to the encoder.</details>
 # <details><summary>Hint 2</summary><code>torch.bincount(indices.flatten(), minlength=K)</code> counts; K is <code>self.quantizer.num_codes</code>.</details>
@@ -243,11 +336,12 @@ class VQVAE(nn.Module):
 VQVAE = check(VQVAE)
 
 # %% [markdown]
-# Nothing in it knows *which* quantizer it has. That is on purpose: chapters 05 and 06 put others in the same place.
+# Nothing in it knows *which* quantizer it has. Chapters 05 and 06 put others in the same place.
 #
 # ## Train and look
-# K = 64 codes of D = 8 numbers. To see the reconstructions change, training stops after some epochs and goes on: with `run`, a folder, `fit` continues
-# where it stopped, to the bit.
+# K = 64 codes of D = 8 numbers, with $\alpha = 1$ and $\beta = 0.25$. Training stops after some epochs for a look at the reconstructions, and goes on: with
+# `run`, a folder, `fit` continues where it stopped. Beside the loss it reports the *perplexity*, an effective number of codes in use. The next section
+# explains it.
 
 # %%
 K, D = settings.num_codes, settings.dim
@@ -255,7 +349,7 @@ shape = {"hidden": settings.hidden, "factor": 4, "num_blocks": 1}
 
 
 def new_pair(outputs: int = D) -> tuple[nn.Module, nn.Module]:
-    """An untrained encoder with the given number of outputs per place, and a decoder."""
+    """An untrained encoder with the given number of outputs per position, and a decoder."""
     torch.manual_seed(session.seed)
     return (
         companion.ResNetEncoder(channels, outputs, **shape),
@@ -282,26 +376,31 @@ with tempfile.TemporaryDirectory() as folder:
             break
 history
 
-# %%
+# %% tags=["hide-input"]
 plots.show(
     plots.image_rows(
         {"x": x_test[:12]}
         | {f"after {n} epoch{'s' * (n != 1)}": images for n, images in stages.items()},
-        title="First the place of the ink, then the strokes, then their edges",
+        title="First where the ink is, then the strokes, then their edges",
     ),
     alt="Twelve test digits above their reconstructions before training and after "
     "growing numbers of epochs: at first grey fog, then blurred digits, at the end "
     "digits with clean strokes.",
 )
 
-# %%
+# %% tags=["hide-input"]
 fig, (left, right) = plots.figure(9, 3, columns=2)
 epoch = [row["epoch"] for row in history.rows]
 for term, style in (("reconstruction", "o-"), ("codebook", "s--")):
     colour = plots.COLOURS["train" if term == "reconstruction" else "third"]
     values = [row[f"validation_{term}"] for row in history.rows]
     left.plot(epoch, values, style, color=colour, label=term)
-left.set(xlabel="epoch", ylabel="held-out term", title="Both terms fall", ylim=(0, None))
+left.set(
+    xlabel="epoch",
+    ylabel="held-out term",
+    title="Reconstruction and codebook term",
+    ylim=(0, None),
+)
 left.legend()
 perplexities = [row["validation_perplexity"] for row in history.rows]
 right.plot(epoch, perplexities, "o-", color=plots.COLOURS["train"])
@@ -315,8 +414,8 @@ right.set(
 )
 plots.show(
     fig,
-    alt="Left: held-out reconstruction error and codebook loss over the epochs, both "
-    "falling. Right: the perplexity of the codes on held-out images, which stays far "
+    alt="Left: held-out reconstruction error and codebook loss over the epochs. "
+    "Right: the perplexity of the codes on held-out images, which stays far "
     "below the number of codes there are.",
 )
 
@@ -330,21 +429,12 @@ print(
 )
 
 # %% [markdown]
-# The commitment term is not drawn: on the same batch it has the *same value* as the codebook term (chapter 03: one value, two gradients). And a
-# falling total loss is no proof of learning: codebook and commitment terms shrink to nothing if the encoder puts all vectors into one point. Look
-# at the reconstruction term, at perplexity, and at pictures.
+# The commitment term has the same value as the codebook term (chapter 03: one value, two gradients), so it is not drawn. And do not trust a falling total loss:
+# both terms would shrink to nothing if the encoder put all latents into one point. Look at the reconstruction term, at pictures, and at the codes.
 #
-# The same model with the settings of one of the source reports, on real images. Each comparison and the size from which it matters were written down
-# before the run; the 95 % interval over the seeds decides. [experiments/README.md](../experiments/README.md#the-vq-vae-as-reported) has pictures, and
-# the command of each row.
-
-# %% tags=["nbval-check-output"]
-measured_claims("The VQ-VAE as reported")
-
-# %% [markdown]
 # ## How many codes are in use?
-# **Usage** is the share of codes chosen at least once. It counts a code that was chosen once in a thousand images like any other. The **perplexity**
-# is finer: from the shares p_k = count_k / Σ counts take the entropy H = −Σ p_k log p_k and its exponential. If n codes are used equally often, the
+# **Usage** is the share of codes chosen at least once. It counts a code that was chosen once in a thousand images like any other. The **perplexity** is finer.
+# Take the share $p_k$ of each code among all that were chosen, their **entropy** $H = -\sum_k p_k \log p_k$, and $e^H$. If n codes are used equally often, the
 # perplexity is n:
 
 # %% tags=["nbval-check-output"]
@@ -360,8 +450,8 @@ for name, counts in shares.items():
 
 # %% [markdown]
 # ### Exercise 4.3 · perplexity  (easy, 10 minutes)
-# From counts (K,) to a Python float. A code that was never chosen has p = 0, and 0 · log 0 counts as 0: your code must not give NaN there. Compute in
-# float64 (float32 keeps seven digits).
+# From counts (K,) to a Python float: $e^H$ of their shares. A code that was never chosen has $p = 0$, and $0 \log 0$ counts as 0: your code must not give NaN
+# there. Compute in float64 (float32 keeps seven digits).
 #
 # <details><summary>Hint 1</summary><code>torch.xlogy(p, p)</code> is p·log p, and 0 where p is 0.</details>
 # <details><summary>Hint 2</summary>Divide in float64 (<code>counts.double()</code>); the logarithm is the natural one if the exponential
@@ -380,10 +470,10 @@ def perplexity(counts: Tensor) -> float:
 
 perplexity = check(perplexity)
 
-# %%
+# %% tags=["hide-input"]
 usage = CodeUsage(K).update(vqvae.encode(x_test))
 counts = usage.counts.sort(descending=True).values.cpu()
-fig, ax = plots.figure(7, 2.6)
+fig, ax = plots.figure(7, 2.7)
 ax.bar(range(K), counts.numpy(), color=plots.COLOURS["train"])
 ax.set(
     xlabel="code, from the most to the least used",
@@ -399,10 +489,12 @@ plots.show(
 )
 
 # %% [markdown]
-# Most codes are dead: no vector has them as its nearest, so the codebook loss does not move them. Only a latent that strays near one could bring it back,
-# and few do. Chapter 05 is about that. Which one is the most used? The picture of a code: fill a whole table with it, and decode.
+# Look back at your second guess. Most codes are **dead**: no latent has them as its nearest, so the codebook loss does not move them. A latent that strays near
+# one could bring it back. Chapter 05 revives them on purpose.
+#
+# What does a single code draw? Fill a whole table with it, and decode:
 
-# %%
+# %% tags=["hide-input"]
 order = usage.counts.argsort(descending=True)[:16]
 solo = vqvae.decode(order[:, None, None].expand(-1, 7, 7))
 plots.show(
@@ -415,13 +507,13 @@ plots.show(
 )
 
 # %% [markdown]
-# The most used codes come out black: they are the background, and several codes share it. The rest give gratings, not strokes: no image has such a table,
-# and what a code draws depends on its neighbours.
+# The most used codes come out black: the background, which several codes share. The others give gratings, not strokes. No image has such a table, and what a
+# code draws depends on its neighbours.
 #
 # ## The image as a table of numbers
-# Here is what the decoder gets. The colour is a code's place in the order of use, so that the background is light:
+# Here is what the decoder gets. The more a code is used, the lighter its colour, so that the background is light:
 
-# %%
+# %% tags=["hide-input"]
 rank = torch.empty(K, dtype=torch.int64)
 rank[usage.counts.argsort(descending=True).cpu()] = torch.arange(K)
 rank = rank.clamp(max=int((usage.counts > 0).sum()))  # what is never used counts as one
@@ -441,11 +533,12 @@ plots.show(
 
 # %% [markdown]
 # ### Exercise 4.4 · bits per image  (medium, 15 minutes)
-# What does such a table cost to write down? Give three numbers, in bits per image, for indices (N, h, w) of N images:
+# What does such a table cost to write down? If a code has the share $p$, the best name for it has $-\log_2 p$ bits: frequent codes get short names, and the
+# mean length is the entropy $H$ in bits. Give three numbers, in bits per image, for indices (N, h, w) of N images:
 #
-# * **nominal**: every code takes log₂K bits, T·log₂K in all;
-# * **entropy**: frequent codes get short names. With H the entropy (in bits) of the codes' shares over *all* positions together, T·H;
-# * **per_position**: every position has its own shares, Σₜ Hₜ.
+# * **nominal**: every code takes $\log_2 K$ bits, so $T \log_2 K$ in all;
+# * **entropy**: $T H$, with the codes' shares over *all* positions together;
+# * **per_position**: $\sum_t H_t$, with shares of its own for every position.
 #
 # <details><summary>Hint 1</summary>Flatten to (N, T). <code>math.log2</code> of your <code>perplexity</code> is the entropy in bits, which saves
 # you from writing it a second time.</details>
@@ -480,15 +573,13 @@ session.expect("entropy_bits", bits["entropy"])
 session.expect("per_position_bits", bits["per_position"])
 
 # %% [markdown]
-# Each is smaller than the one before: knowing how often codes occur saves bits, and knowing where saves more. What none of them knows is the *neighbours*:
-# that a stroke which enters a square leaves it on the other side. A prior that knows will be cheaper still, and it will be able to draw. That is chapter 07.
-# (It counts again, on the codes of a tokenizer of its own and with shares from training images: bits can be compared on the same codes only. Here the shares
-# are those of the very images that are written down, which makes the numbers a little too small.)
+# Each is smaller than the one before: it saves bits to know how often codes occur, and more to know where. (The shares are those of the very images that are
+# written down. That makes both numbers a little too small; chapter 07 takes them from training images.) What none of the three knows is the *neighbours*: that
+# a stroke which enters a square leaves it on another side. A prior that knows will be cheaper still.
 #
 # ## Beside an autoencoder and a VAE of the same size
-# The same encoder and decoder with nothing between them (an AE with a grid of 7 · 7 · 8 = 392 real numbers), and with the Gaussian latents of chapter 02
-# (its likelihood a Gaussian of width 0.1; the encoder gives a mean and a log-variance for each of the 392). For the comparison all three are cut to [0, 1],
-# as pictures are; that takes a little off the VQ-VAE's distortion above:
+# Now the first guess. The same encoder and decoder with nothing between them make an AE, with a grid of 7 · 7 · 8 = 392 real numbers. With the Gaussian latents
+# of chapter 02 they make a VAE (its likelihood is a Gaussian of width 0.1).
 
 # %%
 encoder, decoder = new_pair()
@@ -501,238 +592,132 @@ vae = companion.VAE(encoder, decoder, Gaussian(0.1))
 print("variational autoencoder")
 vae_history = companion.fit(vae, train, epochs=settings.stages[-1], **options)
 
+# %% [markdown]
+# A comparison needs two numbers of each model: what it loses, and what it *sends*. What each one sends is a different kind of thing:
+#
+# * **VQ-VAE**: a table, and you have just counted its bits.
+# * **AE**: real numbers, and a real number takes no finite number of bits. We have to round it. With 8 bits, each latent gets one of 256 levels between the
+#   smallest and the largest value of its channel.
+# * **VAE**: its rate is the KL, in bits. That is the price of a *draw* from $q(z|x)$, so a draw is what we have to decode. (The mean of $q$ is a
+#   real number again.)
+#
+# <details><summary>Can one really send a draw for the price of the KL?</summary>Nearly. <em>Relative entropy coding</em> (also called channel simulation)
+# sends a draw from q with about KL bits and a little more; it is slow, and hardly anybody uses it. <em>Bits back</em> is something else: a lossless code for
+# x, at the price of −ELBO. A VAE's rate is thus a rate on paper, and a table of codes is a file.</details>
+#
+# Beside the distortion stands the **edge energy** of chapter 02: squared differences of neighbouring pixels, summed, relative to the originals. Blur lowers it.
+
+
 # %%
-models = {"AE": ae, "VAE": vae, "VQ-VAE": vqvae}
-rebuilt = {name: model.reconstruct(x_test) for name, model in models.items()}
-lost = {name: mse(images, x_test).item() / variance for name, images in rebuilt.items()}
-kl_bits = vae_history.last["validation_kl"] / math.log(2)
-rates = {
-    "AE": f"{7 * 7 * D} numbers, {7 * 7 * D * 32} bits as float32",
-    "VAE": f"KL {kl_bits:.0f} bits",
-    "VQ-VAE": f"{bits['nominal']:.0f} bits, {bits['per_position']:.0f} by position",
+def edge_energy(images: Tensor) -> float:
+    """Squared differences between neighbouring pixels, summed; mean over the images."""
+    down, across = images.diff(dim=2).square(), images.diff(dim=3).square()
+    return (down.sum() + across.sum()).item() / len(images)
+
+
+@torch.no_grad()
+def rounded(z: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
+    """Each number of z as the nearest of 2 ** bits levels from low to high."""
+    steps = 2**bits - 1
+    level = ((z - low) / (high - low) * steps).round().clamp(0, steps)
+    return low + level / steps * (high - low)
+
+
+with torch.no_grad():
+    z = ae.encoder(x_train[:1000])  # (1000, D, 7, 7)
+    low, high = z.amin((0, 2, 3), keepdim=True), z.amax((0, 2, 3), keepdim=True)
+    z = ae.encoder(x_test)
+    coarse = {b: ae.decoder(rounded(z, b, low, high)).clamp(0, 1) for b in range(1, 9)}
+    torch.manual_seed(session.seed)
+    drawn_vae = vae(x_test).reconstruction.clamp(0, 1)
+rebuilt = {
+    "AE": ae.reconstruct(x_test),
+    "AE, 8 bits": coarse[8],
+    "AE, 1 bit": coarse[1],
+    "VAE, mean": vae.reconstruct(x_test),
+    "VAE, a draw": drawn_vae,
+    "VQ-VAE": vqvae.reconstruct(x_test),
 }
-for name in models:
-    print(f"{name:<8} distortion {lost[name]:.4f}   {rates[name]}")
-for name in ("AE", "VAE"):
-    session.expect(f"distortion_{name.lower()}", lost[name])
+lost = {name: mse(images, x_test).item() / variance for name, images in rebuilt.items()}
+
+# %% tags=["hide-input"]
+kl_bits = vae_history.last["validation_kl"] / math.log(2)
+numbers_sent = z[0].numel()
+rates = {
+    "AE": "not finite",
+    "AE, 8 bits": f"{8 * numbers_sent} nominal",
+    "AE, 1 bit": f"{numbers_sent} nominal",
+    "VAE, mean": "not finite",
+    "VAE, a draw": f"{kl_bits:.0f} (KL)",
+    "VQ-VAE": f"{bits['nominal']:.0f} nominal, {bits['entropy']:.0f} entropy, {bits['per_position']:.0f} by position",
+}
+print(f"{'':<12} distortion  edge energy  rate in bits per image")
+for name, images in rebuilt.items():
+    edges = edge_energy(images) / edge_energy(x_test)
+    print(f"{name:<12} {lost[name]:>10.4f}  {edges:>11.2f}  {rates[name]}")
+session.expect("distortion_ae", lost["AE"])
+session.expect("distortion_vae", lost["VAE, mean"])
 session.expect("kl_bits_vae", kl_bits)
 
-# %%
+# %% tags=["hide-input"]
+fig, ax = plots.figure(7, 3.6)
+curve = [(b * numbers_sent, mse(coarse[b], x_test).item() / variance) for b in coarse]
+ax.plot(*zip(*curve, strict=True), "o-", color=plots.COLOURS["third"],
+        label="AE, rounded to 1 … 8 bits a number")  # fmt: skip
+ax.plot(kl_bits, lost["VAE, a draw"], "D", color=plots.COLOURS["validation"], markersize=8,
+        label="VAE, a draw, at its KL")  # fmt: skip
+for name, marker, fill in (
+    ("nominal", "s", "full"),
+    ("entropy", "^", "none"),
+    ("per_position", "v", "none"),
+):
+    ax.plot(bits[name], lost["VQ-VAE"], marker, color=plots.COLOURS["train"], fillstyle=fill,
+            markersize=8, label=f"VQ-VAE, {name.replace('per_', 'by ')}")  # fmt: skip
+ax.set(xscale="log", yscale="log", xlabel="rate, bits per image", ylabel="distortion")
+ticks = {100: "100", 200: "200", 400: "400", 1000: "1000", 3000: "3000"}
+ax.set_xticks(list(ticks), list(ticks.values()), minor=False)
+ax.set_ylim(0.02, 0.4)
+ax.set_yticks([0.02, 0.05, 0.1, 0.2, 0.4], ["0.02", "0.05", "0.1", "0.2", "0.4"])
+ax.minorticks_off()
+ax.legend(fontsize=8)
+ax.set_title("What each model loses at what rate: lower left is better")
 plots.show(
-    plots.image_rows(
-        {"x": x_test[:12]} | {name: images[:12] for name, images in rebuilt.items()},
-        title="What 49 codes lose beside 392 real numbers",
-    ),
-    alt="Twelve test digits and their reconstructions by the autoencoder, the VAE and the "
-    "VQ-VAE. The autoencoder's are nearly perfect, the VAE's a little softer, the "
-    "VQ-VAE's have clean strokes with small errors where strokes meet or end.",
+    fig,
+    alt="Distortion against rate in bits per image, both on logarithmic scales. The autoencoder's "
+    "curve falls from 1 bit a number to 8 bits a number, far to the right. The VAE's point and the "
+    "three points of the VQ-VAE stand to its lower left.",
 )
 
-# %% [markdown]
-# The autoencoder passes most bits and loses least. Between the other two the bits do not decide: the VAE's KL is smaller than the table's 294 bits, and it
-# loses less. So "the VQ-VAE is sharper than the VAE" is *not* what these numbers say. But read the rates with care. The VAE was decoded from the mean of
-# q(z|x), and the KL is the price of a *sample* from it, whose distortion is not measured here. And the table of codes is a file, with that many bits in it;
-# a KL is a rate on paper: to send it takes a scheme (bits back) that hardly anybody runs. What the codes offer is something else: *a prior over whole
-# numbers is easy to learn well*.
-#
-# ## K and D
-# How many codes, of how many dimensions? The sweep below trained each setting with five seeds (it takes minutes to hours, so it is a command of its own,
-# printed below; the numbers stand in the repository). Behind each ± and in each error bar is the standard deviation over the seeds.
-
-# %%
-sweep = results("codes_and_dims")
-print(sweep.command)
-table = {
-    (k, d): sweep.mean("distortion", num_codes=k, dim=d)
-    for k in sweep.settings("num_codes")
-    for d in sweep.settings("dim")
+# %% tags=["hide-input"]
+rows = {"x": x_test[:12]} | {
+    name: rebuilt[name][:12] for name in ("AE", "AE, 1 bit", "VAE, a draw", "VQ-VAE")
 }
-fig, (left, right) = plots.figure(9, 3.1, columns=2)
-styles = {2: ("o-", "train"), 8: ("s--", "validation"), 32: ("^:", "third")}
-for d, (style, colour) in styles.items():
-    for ax, name in ((left, "distortion"), (right, "perplexity")):
-        k_values = sweep.settings("num_codes")
-        middle = [sweep.mean(name, num_codes=k, dim=d) for k in k_values]
-        reach = [sweep.spread(name, num_codes=k, dim=d) for k in k_values]
-        ax.errorbar(
-            k_values, middle, reach, fmt=style, capsize=3,
-            color=plots.COLOURS[colour], label=f"D = {d}",
-        )  # fmt: skip
-right.plot(k_values, k_values, color=plots.COLOURS["reference"], linewidth=0.8)
-right.text(
-    k_values[-1], k_values[-1], "all used evenly ", ha="right", va="bottom", fontsize=8
-)
-for ax in (left, right):
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(k_values, [str(k) for k in k_values])
-    ax.set(xlabel="number of codes, K")
-left.set(ylabel="held-out distortion", ylim=(0, None), title="More codes lose less")
-right.set(ylabel="perplexity", yscale="log", title="Only with D = 2 are the new codes used")
-left.legend()
 plots.show(
-    fig,
-    alt="Left: held-out distortion against the number of codes for three code dimensions, "
-    "with error bars over five seeds. Right: the perplexity of the codes, which for 8 and 32 "
-    "dimensions grows much more slowly than their number, and for 2 nearly as fast.",
-)
-
-# %%
-rows = [["K", *(f"D = {d}" for d in sweep.settings("dim"))]]
-for k in sweep.settings("num_codes"):
-    cells = [f"{table[k, d]:.3f} ± {sweep.spread('distortion', num_codes=k, dim=d):.3f}"
-             for d in sweep.settings("dim")]  # fmt: skip
-    rows.append([str(k), *cells])
-for row in rows:
-    print("".join(f"{cell:>16}" for cell in row))
-
-# %% [markdown]
-# Three things stand in the figure and the table. **More codes lose less**, at every D; from 16 to 256 they take off a fifth (D = 32) to two fifths (D = 2
-# and 8). **Codes of two dimensions are used far more**, above all where there are many: of 256 codes, perplexity 128 with D = 2, 25 with D = 8, 16 with
-# D = 32. **And D = 2 loses least**, at every K.
-#
-# Two claims of the source reports are about this. "Bigger dimensions like 16 tends to make the model use less diverse codes": from 64 codes on it holds
-# here. "Smaller dimensions like 4 tends to produce blurry reconstructions, which is caused by the loss of information": here it does not. A place passes on
-# log₂K bits whatever D is, and two numbers are enough to tell 256 codes apart. What D changes is how hard it is to *learn* where the codes should be: in
-# many dimensions a code that starts far from all latents is nobody's nearest, and stays so. (That is a statement about a gradient codebook on these images;
-# chapter 05 asks again with codes that are revived.)
-#
-# On real images, with the numbers of codes and dimensions that the reports compare ([K and D](../experiments/README.md#k-and-d), [K × D on colour
-# images](../experiments/README.md#k--d-on-colour-images)):
-
-# %% tags=["nbval-check-output"]
-measured_claims("K and D")
-measured_claims("K × D on colour images")
-
-# %% [markdown]
-# ## α and β
-# Your prediction. Under fixed αβ the loss is reconstruction + α · codebook + (αβ) · commitment. Who gets gradient from the codebook term? Only the codebook
-# (the routing table of chapter 03), and from no other term. So α at fixed αβ multiplies the codebook's gradient, and nothing else.
-#
-# * **SGD** multiplies its steps with it: α is the codebook's learning rate.
-# * **Adam** divides each gradient by a running average of its size. Twice the gradient, twice the average: the steps are the same, but for the tiny ε.
-
-# %%
-weights = results("quantizer_weights")
-print(weights.command)
-for name in ("adam", "sgd"):
-    rows = [row for row in weights.rows if row["optimizer"] == name]
-    for alpha, product in dict.fromkeys((row["alpha"], row["alpha_beta"]) for row in rows):
-        where = {"optimizer": name, "alpha": alpha, "alpha_beta": product}
-        print(
-            f"{name:<5} α {alpha:g}  αβ {product:<5g} "
-            f"distortion {weights.mean('distortion', **where):.4f} "
-            f"± {weights.spread('distortion', **where):.4f}   "
-            f"perplexity {weights.mean('perplexity', **where):5.1f} "
-            f"± {weights.spread('perplexity', **where):.1f}"
-        )
-
-# %%
-for name in ("adam", "sgd"):
-    before, after = (
-        weights.values("commitment", optimizer=name, alpha=a, alpha_beta=0.25)
-        for a in (1.0, 2.0)
-    )
-    ratios = [f"{b / a:.2f}" for a, b in zip(before, after, strict=True)]
-    print(f"{name:<5} α 1 → 2 at αβ = 0.25 multiplies ‖z_e − z_q‖² by", ", ".join(ratios))
-
-# %% [markdown]
-# The distance between latents and codes says most directly how well the codes follow. **SGD** (with momentum 0.9): with twice the α it falls for every seed,
-# by 17 to 57 %; the codes take twice the steps. **Adam**: it stays what it was, within 8 %. (Doubling is exact in floating point: were it not for ε, the two
-# runs would agree to the bit; 468 steps make its tiny difference visible.) So whoever tunes α under Adam tunes next to nothing; what counts there is the
-# product **αβ**, which weighs the encoder's pull against the reconstruction. And that counts for much: with αβ from 0.05 to 1 the perplexity falls from 31
-# to 5. A strong commitment ties the latents to the few codes that they happen to have; a weak one lets them roam, and find others.
-#
-# ## Other quantizers, deeper networks, more training
-# Three more sweeps, all with 64 codes. **Quantizers**: the gradient codebook of this chapter with 8 and with 3 dimensions, with the rotation
-# trick, Gumbel-softmax (chapter 03), and **finite scalar quantisation**, which has no codebook at all: three numbers per place, each squashed by tanh and
-# rounded to one of four levels, 4 · 4 · 4 = 64 codes that lie still (Mentzer et al. 2024).
-
-# %%
-kinds = results("quantizers")
-print(kinds.command)
-for kind in kinds.settings("quantizer"):
-    where = {"quantizer": kind}
-    print(
-        f"{kind:<21} distortion {kinds.mean('distortion', **where):.3f} "
-        f"± {kinds.spread('distortion', **where):.3f}   "
-        f"perplexity {kinds.mean('perplexity', **where):4.1f} "
-        f"± {kinds.spread('perplexity', **where):.1f}   "
-        f"usage {kinds.mean('usage', **where):.2f}   "
-        f"{kinds.mean('entropy_bits_per_position', **where):.0f} bits by position"
-    )
-
-# %% [markdown]
-# Finite scalar quantisation uses nearly every code, having none that could die, and loses no more than the best learnt codebook here, the one with the same
-# D = 3, whose perplexity is about half as large: it spends more bits by position for that. **The rotation trick**, which its paper reports to help much, is
-# far behind in this setting. A possible reason, not tested here: the gradient that it passes on is scaled by λ = ‖z_q‖/‖z_e‖, and at the start the codes are
-# two to three times as long as the latents (chapter 05 measures it); the paper uses codebooks that start on the data and follow it by moving averages
-# (chapter 05, too). Gumbel-softmax decodes mixtures of codes while it trains and single codes when it is tested, and pays for the difference.
-#
-# **Depth.** "How do encoder and decoder affect performance?" asks one of the source reports, and leaves it open:
-
-# %%
-depth = results("depth")
-print(depth.command)
-for e, d in dict.fromkeys((r["encoder_blocks"], r["decoder_blocks"]) for r in depth.rows):
-    where = {"encoder_blocks": e, "decoder_blocks": d}
-    print(
-        f"residual blocks: encoder {e}, decoder {d}   distortion "
-        f"{depth.mean('distortion', **where):.4f} ± {depth.spread('distortion', **where):.4f}"
-    )
-
-# %% [markdown]
-# The means say that three blocks on either side take off about a tenth, and on both sides a little more; but three seeds, spread as they are, do not decide
-# whether encoder or decoder is the better place for them. Fewer dimensions took off twice as much (D = 2, above).
-#
-# **Longer training with few codes.** The same report asks what happens "if training is done further with small number of latent codes". Four times as long,
-# with 16 and with 256:
-
-# %%
-longer = results("longer_training")
-print(longer.command)
-fig, ax = plots.figure(6.5, 2.9)
-for k, style, colour in ((16, "s--", "validation"), (256, "o-", "train")):
-    curves = torch.tensor(longer.values("by_epoch", num_codes=k))  # (seeds, epochs)
-    epochs = range(1, curves.shape[1] + 1)
-    low, high = curves.amin(0), curves.amax(0)
-    ax.fill_between(epochs, low, high, color=plots.COLOURS[colour], alpha=0.2)
-    ax.plot(
-        epochs, curves.mean(0), style, markersize=3, color=plots.COLOURS[colour],
-        label=f"K = {k}",
-    )  # fmt: skip
-    print(f"K = {k:<4} after {len(epochs)} epochs: {curves[:, -1].mean():.4f}", end="  ")
-    print(f"(seeds: {curves[:, -1].min():.4f} to {curves[:, -1].max():.4f})")
-ax.set(xlabel="epoch", ylabel="held-out distortion", yscale="log")
-ax.set_title("Few codes do not catch up by longer training")
-ax.legend()
-plots.show(
-    fig,
-    alt="Held-out distortion over the epochs for 16 and for 256 codes, five seeds each: "
-    "both fall quickly and then slowly, and the curve of 16 codes stays above.",
+    plots.image_rows(rows, title="The same twelve digits, rebuilt by each model"),
+    alt="Twelve test digits and their reconstructions. The autoencoder's are nearly the originals; with "
+    "one bit a number they are noisy and torn; the VAE's, from a draw, and the VQ-VAE's are a little "
+    "soft and much alike.",
 )
 
 # %% [markdown]
-# Both go on falling, and their ratio grows, from 1.6 after six epochs to 2.0 after 24. With four times the training 16 codes (0.057) do not quite reach what
-# 256 codes had after a quarter of it (0.052). Longer training does not stand in for codes.
+# Read it row by row. The AE loses least, and keeps the most edges. Rounding to 8 bits changes nothing. Rounding to **one** bit ruins it, although that
+# is still more than the VQ-VAE's table. (Its edge energy is above one: noise has edges, too. Sharpness means little unless the distortion stands beside it.)
+# Nobody told the AE that its numbers would be rounded. The VQ-VAE learned its codes *with* the rounding.
 #
-# The three questions beside MNIST ([experiments/README.md](../experiments/README.md#longer-training)); the last table asks for the width, narrow being a
-# quarter:
-
-# %% tags=["nbval-check-output"]
-measured_claims("Longer training")
-measured_claims("Encoder and decoder")
-measured_claims("Encoder and decoder, width")
-
-# %% [markdown]
-# Longer training does stand in for codes where the codes are not there in truth. On the colour images above, five to ten codes are in effect in use (the
-# perplexity) whatever K is, and 64 codes trained four times as long lose a third less than 256. Beside 256 trained as long they are not told apart.
+# The VAE loses less than the VQ-VAE, and its KL is smaller than the table's nominal bits. And who is sharper? VAE and VQ-VAE keep about the same edge energy.
+# So "a VQ-VAE is sharper than a VAE" is *not* what this comparison shows. (It is one training of each; the bands say how far others lie apart. [Study
+# 04b](04b_how_many_codes.ipynb) puts more models into the plane.)
+#
+# Now look at the three blue marks. They are one and the same table, under three ways of writing it down. Counting the codes at each position saves more than
+# half of the nominal bits, and brings the VQ-VAE below the VAE's rate. That is what codes offer: not a better picture, but a row of *symbols*. Their
+# distribution can be learned by counting, and much better by a model that predicts the next one.
 #
 # ## Random codes decode to noise
-# A VAE could be asked for new images: draw z from N(0, I), decode. What does the VQ-VAE give, if the codes are drawn at random? Two ways: every code equally
-# likely; and each position drawn from its own shares among the training images (so that the corners are mostly background), but independently of its
+# A VAE can be asked for new images: draw $z$ from N(0, I), decode. What does the VQ-VAE give if we draw the codes? We try it in two ways. First, every code is
+# equally likely. Second, each position is drawn from its own shares among the training images, so that corners are mostly background, but independently of its
 # neighbours.
 
-# %% tags=["cover"]
+# %%
 generator = torch.Generator().manual_seed(session.seed)
 n = min(500, len(test))
 codes = vqvae.encode(x_train)  # (N, 7, 7)
@@ -744,6 +729,7 @@ drawn = {
     "by position": vqvae.decode(by_position),
 }
 
+# %% tags=["hide-input", "cover"]
 maps = vqvae.encode(x_test[:8]).cpu()
 fig, axes = plots.figure(9, 5.9, rows=5, columns=8)
 for i in range(8):
@@ -769,20 +755,22 @@ def nearest_training(images: Tensor) -> float:
     return distances.square().mean().item() / images[0].numel() / variance
 
 
+print("mean squared distance to the nearest training image, over the variance")
 for name, images in drawn.items():
     session.expect(f"distance_{name.replace(' ', '_')}", nearest_training(images))
 session.expect("distance_rebuilt", nearest_training(vqvae.reconstruct(x_test[:n])))
 session.expect("distance_black", nearest_training(torch.zeros_like(x_test[:n])))
 
 # %% [markdown]
-# What comes of evenly drawn codes depends on the training: most of the codes that are drawn were never used, and nobody taught the decoder anything about
-# them. Drawn position by position, from codes that are in use and in places where they are used, the images are on average farther from their nearest
-# training image than a black picture is from its own (compare the bands): the ink is in the right region, and at best a broken digit can be made out. What
-# makes a digit is which codes stand *next to each other*. The decoder never saw such tables in training, and owes us nothing for them. **So a prior is
-# needed**, a model of p(k) that knows neighbours, and that is what chapters 07 and 08 build.
+# Your third guess. Random codes give tangles. (Most codes that are drawn so were never used, and nobody taught the decoder anything about them.) Drawing
+# position by position uses only codes that are in use, where they are used. The ink is now in the right region, and at best a broken digit can be made out.
 #
-# (For comparison, chapter 01's autoencoder had the same trouble with points from N(0, I), and a mixture of Gaussians fitted to its latents cured most of it.
-# A table of 49 codes is a larger thing to fit than a vector of 16 numbers; a transformer is up to it.)
+# The numbers agree. A rebuilt test image lies near a training image. An image drawn by position is on average farther from its nearest training image than a
+# black picture is from its own. What makes a digit is which codes stand *next to each other*, and here nothing knows that.
+#
+# So a VQ-VAE is only half of a generative model. The other half is a **prior**: a model of $p(k)$ that has learned which codes go together. **How can one learn
+# a distribution over tables of 49 whole numbers, and draw from it?** That is the question of [chapter 07](07_transformer_prior.ipynb). (Chapters 05 and 06 make
+# the codes better first.)
 #
 # ## Proof: what you built is what the companion has
 
@@ -815,7 +803,9 @@ for name, model in (("notebook", ours), ("companion", theirs)):
     }
 for part, values in numbers["notebook"].items():
     a, b = torch.tensor(values), torch.tensor(numbers["companion"][part])
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        a, b, rtol=1e-5, atol=1e-7, msg=lambda m, part=part: f"exercise 4.2, {part}: {m}"
+    )
     print(f"{part:<10} agree:", True)
 glue("proof.vqvae", numbers["notebook"], display=False)
 
@@ -825,34 +815,36 @@ their_block = companion.backbones.ResidualBlock(3)
 our_block = ResidualBlock(3)
 our_block.load_state_dict(their_block.state_dict())
 x = torch.linspace(-1, 1, 2 * 3 * 16).reshape(2, 3, 4, 4)
-torch.testing.assert_close(our_block(x), their_block(x), rtol=1e-5, atol=1e-7)
+torch.testing.assert_close(
+    our_block(x), their_block(x), rtol=1e-5, atol=1e-7, msg=lambda m: f"exercise 4.1: {m}"
+)
 glue("proof.residual_block", our_block(x).flatten().tolist(), display=False)
 print("residual blocks agree:", True)
 
 counts = torch.tensor([5, 0, 3, 1, 1])
-assert abs(perplexity(counts) - companion.metrics.perplexity(counts)) < 1e-9
+theirs_p = companion.metrics.perplexity(counts)
+assert abs(perplexity(counts) - theirs_p) < 1e-9, f"exercise 4.3: want {theirs_p}"
 glue("proof.perplexity", perplexity(counts), display=False)
 print("perplexities agree:", True)
 
 some = torch.arange(60).reshape(5, 3, 4) ** 2 % 7
 a, b = bits_per_image(some, 8), companion.metrics.bits_per_image(some, 8)
-assert all(abs(a[name] - b[name]) < 1e-9 for name in b)
+assert all(abs(a[name] - b[name]) < 1e-9 for name in b), f"exercise 4.4: want {b}"
 glue("proof.bits_per_image", a, display=False)
 print("bits agree:", True)
 
 # %% [markdown]
 # ## Play: edit the code map
-# Click a position of the table, choose another code with the slider, and watch the image. How far does one code reach? (Beyond its own 4 × 4 pixels: the
-# decoder's convolutions look at neighbours.) Can you turn a digit into another?
+# Click a position of the table, choose another code with the slider, and watch the image. How far does one code reach? Can you turn a digit into another?
 
 # %%
 explorers.code_map(vqvae, x_test[:20])
 
 # %% [markdown]
-# For readers of the printed page: one position of one table, first with its own code, then with the eight codes that change the image most. Below each is
-# what it changes, with a frame around the position.
+# The same without a mouse: one position, first with its own code, then with the eight codes that change the image most. Below each stands what it changes. The
+# frame is the position, one pixel wider all round. The change goes beyond it, since the decoder's convolutions look at neighbours.
 
-# %%
+# %% tags=["hide-input"]
 row, column = 3, 3
 variants = vqvae.encode(x_test[:1]).repeat(K, 1, 1)
 variants[:, row, column] = torch.arange(K, device=device)
@@ -882,8 +874,8 @@ plots.show(
 
 # %% [markdown]
 # ## What breaks, and why
-# **A ReLU in place.** `nn.ReLU(inplace=True)` saves memory by writing into its input. In a residual block that input is also the skip path: the sum at the
-# end then adds relu(x), not x. Nothing crashes, and the network still trains; it is just not the one you wrote down.
+# **A ReLU in place.** `nn.ReLU(inplace=True)` saves memory by writing into its input. In a residual block that input is also one half of the sum, which then
+# adds relu(x) instead of x. Nothing crashes, and the network still trains. It is just not the one you wrote down.
 
 
 # %% tags=["nbval-check-output"]
@@ -913,7 +905,7 @@ for block in (ResidualBlock(3), InPlaceBlock(3)):
 
 # %% [markdown]
 # **A perplexity averaged over batches.** A batch of one image has 49 codes, so its perplexity cannot pass 49, whatever the codebook does. The average over
-# batches depends on their size; the perplexity of the summed counts does not:
+# batches depends on their size. The perplexity of the summed counts does not:
 
 # %%
 indices = vqvae.encode(x_test)
@@ -928,11 +920,11 @@ for batch_size in (1, 16, 128):
     )
 
 # %% [markdown]
-# **No commitment.** With β = 0 nothing holds the encoder near its codes: the reconstruction's gradient, which was taken at z_q, pushes z_e on and on in the
-# direction in which z_q *should* move, and the codes run after it. A few steps of the same model with and without:
+# **No commitment.** With $\beta = 0$ nothing holds the latents near their codes. The gradient that was taken at $z_q$ pushes $z_e$ on and on, in the
+# direction in which $z_q$ *should* move, and does not notice where $z_e$ already is. A few steps with and without:
 
 # %%
-distances = {}
+distances, sizes = {}, {}
 for beta in (0.25, 0.0):
     encoder, decoder = new_pair()
     torch.manual_seed(session.seed)
@@ -950,7 +942,17 @@ for beta in (0.25, 0.0):
         adam.step()
         line.append(out.losses["codebook"].item())
     distances[beta] = line
+    sizes[beta] = (
+        out.z_e.square().mean().sqrt(),
+        model.quantizer.codebook.square().mean().sqrt(),
+    )
 
+for beta, (latents, codes_size) in sizes.items():
+    print(
+        f"β = {beta:<5} root mean square of latents {latents:.2g}, of codes {codes_size:.2g}"
+    )
+
+# %% tags=["hide-input"]
 fig, ax = plots.figure(6, 2.7)
 ax.plot(distances[0.25], color=plots.COLOURS["train"], label="β = 0.25")
 ax.plot(distances[0.0], "--", color=plots.COLOURS["validation"], label="β = 0")
@@ -969,39 +971,37 @@ ratio = sum(distances[0.0][-20:]) / sum(distances[0.25][-20:])
 session.expect("runaway_log10", math.log10(ratio))
 
 # %% [markdown]
-# The number is how many powers of ten larger the distance is by the end. Nothing holds it: the two chase each other away from the origin, the gradient at z_q
-# staying as blind to where z_e went as on the first step. (This is an untrained model with Adam; the reconstruction of such a model is worthless, too.)
+# The last number is how many powers of ten larger the distance is at the end. And the two lines above the figure say who ran away: the latents. The codes kept
+# their size. Only those that are chosen are pulled at all, and Adam takes steps of about the learning rate, however strong the pull. (What such a model draws
+# is worthless, of course.)
 #
 # ## Pen and paper
-# 1. A VQ-VAE on 256 × 256 colour images with f = 8 and K = 8,192. How many bits does an image take nominally, how many per pixel, and what is the ratio to
-#    8 bits per channel?
-# 2. Under which prior p(k) does the bound log p(x) ≥ log p(x|z_q) + log p(k) become an equality, for one given x?
-# 3. The encoder could choose another table than that of the nearest codes. Would the bound still hold?
+# 1. A VQ-VAE on 256 × 256 colour images with f = 8 and K = 8,192. How many bits does an image take nominally, how many per pixel, and how many times more does
+#    the image take at 8 bits per channel?
+# 2. The encoder could choose another table than that of the nearest codes. Would $\log p(x) \ge \log p(x|z_q) + \log p(k)$ still hold?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
 # 1. T = 32 · 32 = 1,024 positions of log₂ 8,192 = 13 bits: 13,312 bits. Per pixel 13,312 / 65,536 = 0.203 bits. The image has 65,536 · 24 bits, 118 times
 #    as many.
-# 2. If p(k′)·p(x|k′) = 0 for every table k′ but the chosen one, for example when p puts all its mass on k. For that one x; other images would then
-#    have to do with the same table.
-# 3. Yes: the right-hand side is one term of a sum of positive terms, whichever it is. The nearest codes need not be the best table for the decoder; they are
-# the one that
-#    is cheap to find.
+# 2. Yes: the right-hand side is one term of a sum without negative terms, whichever it is. The nearest codes need not be the best table for the decoder. They
+#    are the one that is cheap to find.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * A VQ-VAE is an encoder, a quantizer and a decoder in a row; its loss is the reconstruction error plus α times what the quantizer adds.
-# * With a one-hot q and a uniform p the KL is the constant T·log K; training drops it, a learnt prior will put it back, smaller.
-# * An image is a table of codes. What it costs has names: nominal bits, entropy bits, and soon prior bits.
-# * Perplexity is counted over the whole set. A gradient codebook leaves most of its codes dead; chapter 05 revives them.
-# * Random codes decode to tangles: the decoder knows tables of digits only. Chapters 07 and 08 learn to write such tables.
+# * A VQ-VAE is an encoder, a quantizer and a decoder in a row. Its loss is the reconstruction error plus $\alpha$ times what the quantizer adds.
+# * With a one-hot $q$ and a uniform $p$ the KL is the constant $T \log K$. Training drops it; a learned prior puts it back, smaller.
+# * An image is a table of codes. Its rate has names: nominal bits, entropy bits, bits by position, and soon those of a prior.
+# * Perplexity is counted over the whole set. A codebook that learns by gradient leaves most of its codes dead; chapter 05 revives them.
+# * Beside an AE and a VAE of the same size the VQ-VAE draws no better pictures here. But its rate is that of a file, and its latent is a table of symbols,
+#   which a prior can learn.
+# * Random codes decode to tangles. Chapters 07 and 08 learn to write tables that decode to digits.
 #
-# **Further experiments.** Put `companion.FiniteScalarQuantizer([4, 4, 4])` into the VQ-VAE (D = 3). Train with f = 2: 196 codes an image; is the distortion
-# worth the bits? Encode the fonts of the test set and those of the training set: do they use the same codes?
+# **Further experiments.** [Study 04b](04b_how_many_codes.ipynb) varies K, D, $\alpha$, $\beta$, the quantizer, the depth and the length of training. By
+# yourself: put `companion.FiniteScalarQuantizer([4, 4, 4])` into the VQ-VAE (D = 3). Train with f = 2: 196 codes an image; is the distortion worth the bits?
 #
-# **References.** A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning*, 2017 (equation 3 is the loss; section 3.3 and
-# appendix A.1 are for chapters 05 and 07). K. He and others: *Identity Mappings in Deep Residual Networks*, 2016. F. Mentzer and others: *Finite Scalar
-# Quantization: VQ-VAE Made Simple*, 2024. S. Zhao: *VQ-VAE and Transformer*, 2023, sections 2 and 4. *Description of VQ-VAE* (the report on gradient flow and
-# on K × D). J. Townsend, T. Bird, D. Barber: *Practical Lossless Compression with Latent Variables using Bits Back Coding*, 2019.
+# **References.** A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning*, 2017 (equation 3 is the loss). K. He and others:
+# *Identity Mappings in Deep Residual Networks*, 2016. M. Havasi, R. Peharz, J. M. Hernández-Lobato: *Minimal Random Code Learning*, 2019 (relative entropy
+# coding). J. Townsend, T. Bird, D. Barber: *Practical Lossless Compression with Latent Variables using Bits Back Coding*, 2019.

@@ -410,6 +410,7 @@ PROOFS = {
         "proof.perplexity": proof_perplexity,
         "proof.bits_per_image": proof_bits_per_image,
     },
+    "04b_how_many_codes": {},
     "05_ema_codebooks": {
         "proof.ema_quantizer": proof_ema_quantizer,
         "proof.ema_parts": proof_ema_parts,

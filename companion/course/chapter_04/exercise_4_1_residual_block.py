@@ -123,7 +123,7 @@ MISTAKES = (
     Mistake(
         "a tenth of the branch",
         _variant(lambda branch, x: x + 0.1 * branch(x)),
-        "the branch is multiplied by 0.1, as in the demonstration above. The block adds it as it is.",
+        "the branch is multiplied by a factor such as 0.1 before it is added. The block adds it as it is.",
     ),
 )
 
