@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z) (chapter 02): a distribution over images, whose parameters are the output of a decoder.
+"""Likelihoods p(x|z) (chapter 02, study 02b): a distribution over images, whose parameters are the output of a decoder.
 
 Every likelihood takes the decoder's output ``params``. It gives the log-probability of an image (``log_prob``, in nats
 per image), draws an image (``sample``), and gives the expected image (``mean``). It has ``num_params`` parameters for
@@ -167,7 +167,7 @@ class Bernoulli(Configured, Likelihood):
 
     ``Bernoulli()`` refuses every other value. ``Bernoulli(relaxed=True)`` computes x·log p + (1 − x)·log(1 − p) for
     grey values too, as is often done. **That is the cross-entropy, and no log-probability**: its exponentials over the
-    256 grey values do not sum to one (chapter 02 measures it). So it gives no ELBO of grey images, and can only be
+    256 grey values do not sum to one (study 02b measures it). So it gives no ELBO of grey images, and can only be
     compared with itself. Loaiza-Ganem & Cunningham (2019) give the missing normaliser for values in [0, 1].
 
     Args:

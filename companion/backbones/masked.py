@@ -1,4 +1,4 @@
-"""Masked convolutions, and the decoder that writes an image pixel by pixel (chapters 02 and 07)."""
+"""Masked convolutions, and the decoder that writes an image pixel by pixel (studies 02b and 07b)."""
 
 from collections.abc import Sequence
 

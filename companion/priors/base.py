@@ -168,6 +168,8 @@ class Prior(Configured, nn.Module, ABC):
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
             guidance: weight of classifier-free guidance, see :func:`guided`; 1 is no guidance. Other values need a
                 label, and a prior that was trained with ``label_dropout``.
+            cache: keep what later codes need of earlier ones, such as keys and values, instead of computing it again.
+            batch_size: how many are drawn together.
 
         Raises:
             ValueError: an argument is out of range.

@@ -1,4 +1,4 @@
-"""A gated PixelCNN over codes (chapter 07): the prior of the VQ-VAE paper, as a yardstick for the transformer."""
+"""A gated PixelCNN over codes (study 07b): the prior of the VQ-VAE paper, as a yardstick for the transformer."""
 
 from collections.abc import Sequence
 

@@ -58,7 +58,8 @@ def filtered_probabilities(
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one code per row: the first k with p₁ + … + p_k > u, where u is the row's uniform random number.
+    """Draw one code per row: the first k with p_0 + … + p_k > u, where u is the row's uniform random number
+    times the sum of the row.
 
     The random numbers are an argument, so that the same numbers give the same codes. Rows need not add up to 1.
 

@@ -1,6 +1,6 @@
 """Depth dropout of a residual quantizer: some images of a training batch use only their first codes (chapter 06).
 
-(Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023.)
+(Zeghidour et al. 2021, section III-C: per example; Kumar et al. 2023: with probability 0.5.)
 """
 
 from collections.abc import Sequence

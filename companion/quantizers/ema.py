@@ -68,8 +68,8 @@ class EMAVectorQuantizer(CodesFromData):
     statistics are those of all of them together, and all have the same codebook.
 
     What stops the updates is eval mode, or :meth:`freeze`. ``model.requires_grad_(False)`` does not, since it is about
-    parameters and the codebook is a buffer. In half precision it does not learn: counts overflow in float16, and small
-    steps are lost in bfloat16. Mixed precision (autocast) keeps it in float32.
+    parameters and the codebook is a buffer. In half precision it refuses to learn: counts overflow in float16, and
+    small steps are lost in bfloat16. Mixed precision (autocast) keeps it in float32.
 
     Args:
         num_codes: K.
@@ -227,9 +227,9 @@ def ema_step(
     So a code goes a part of the way to the mean of the vectors that chose it. (It is also a step of SGD on the summed
     codebook loss, with the rate (1 − γ)/(2 N′_k).)
 
-    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the last line, as in other implementations.
-    (For m′/N′ it avoids a division by zero; here only codes with n_k > 0 move.) Ñ_k can be smaller than N′_k, so the
-    part is cut off at 1.
+    Laplace smoothing: Ñ_k = (N′_k + ε)/(ΣN′ + Kε) · ΣN′ stands for N′_k in the last line. (Elsewhere it divides m′_k,
+    and avoids a division by zero; here only codes with n_k > 0 move.) Ñ_k can be smaller than N′_k, so the part is cut
+    off at 1.
 
     Args:
         decay: γ. smoothing: ε.

@@ -1,4 +1,4 @@
-"""How a gradient passes a choice that has none: straight-through, and the rotation trick (chapters 03 and 05)."""
+"""How a gradient passes a choice that has none: straight-through, and the rotation trick (chapter 03 and study 03b)."""
 
 from typing import Any
 

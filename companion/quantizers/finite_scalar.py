@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: a grid instead of a codebook (chapter 04's baseline)."""
+"""Finite scalar quantisation: a grid instead of a codebook (a baseline of study 04b)."""
 
 from collections.abc import Sequence
 from math import prod

@@ -1,4 +1,4 @@
-"""Codes drawn from a categorical distribution, with the Gumbel-softmax as its gradient (chapter 03)."""
+"""Codes drawn from a categorical distribution, with the Gumbel-softmax as its gradient (study 03b)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Codes of few dimensions for latents of many (chapter 05)."""
+"""Codes of few dimensions for latents of many (study 05b)."""
 
 from dataclasses import dataclass
 

@@ -97,9 +97,9 @@ class ResidualQuantizer(Quantizer):
     - the codes of depth r: from the codebook loss of depth r alone. The residual is detached from the codes before it,
       so no loss moves the codes of another depth.
 
-    Losses are **summed** over the depths: each codebook learns at the pace it would have alone, whatever R (their mean
-    would divide every codebook's step by R). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r the residual
-    before depth r.
+    Losses are **summed** over the depths: each codebook learns at the pace it would have alone, whatever R (of their
+    mean every codebook would get an R-th of the gradient). So ``losses["commitment"]`` is Σ_r ‖z_r − sg[e_r]‖², z_r the
+    residual before depth r.
 
     Args:
         quantizers: R vector quantizers with straight-through gradient, of equal ``num_codes`` and ``dim``, each alone
@@ -107,8 +107,8 @@ class ResidualQuantizer(Quantizer):
             by ``depth`` depths, which then learns once, from the residuals of all depths together.
         depth: R, for a shared quantizer.
         depth_dropout: in training, the probability that an image uses only its first r depths, with r uniform in 1…R
-            (Zeghidour et al. 2021, section III-C; per image as in Kumar et al. 2023). Where no image of a batch uses a
-            depth, its losses are 0 and so are the gradients of its parameters.
+            (Zeghidour et al. 2021, section III-C, where it is 1; Kumar et al. 2023 take 0.5). Where no image of a batch
+            uses a depth, its losses are 0 and so are the gradients of its parameters.
 
     Shapes:
         z: (B, D, *spatial) → ``ResidualQuantized``; indices (B, *spatial, R).

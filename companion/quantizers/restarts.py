@@ -8,7 +8,8 @@ from companion._arguments import NotFiniteError, check_between, check_number, ch
 
 
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
-    """Each dead code becomes a candidate vector, in order, and its count becomes the threshold.
+    """Each dead code becomes a candidate vector, in order, and its count becomes the threshold: one that the next batch
+    does not choose is dead again.
 
     A code is dead if its N_k is less than ``restart_below`` of an even share, ΣN/K (Dhariwal et al. 2020, section 3,
     with a share in place of a number of vectors).

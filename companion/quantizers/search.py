@@ -25,8 +25,8 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     score z·e − ‖e‖²/2. Latents and codes are first moved so that the middle of the codes is at the origin: far from it
     the two terms of the score are large and nearly cancel, and rounding leaves no digits of the distance. (So it does
     where the codes themselves are in two clouds, far apart and each narrow.) The middle is the median in each dimension
-    of some of the codes, which a few codes that ran away do not move. Computed in
-    float32 (float64 where either input is), also under autocast and where TF32 is allowed, in a few megabytes.
+    of some of the codes, which a few codes that ran away do not move. Computed in float32 (float64 where either input
+    is), also under autocast and where TF32 is allowed, in a few megabytes (32 on a GPU).
 
     Shapes:
         z: (N, D), codebook: (K, D), floating point → (N,) int64.

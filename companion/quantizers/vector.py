@@ -70,7 +70,7 @@ class VectorQuantizer(VectorwiseQuantizer):
         vectors = to_vectors(z)  # (1024, 64): one for each position
         indices = nearest_code(vectors, self.codebook)  # (1024,): the search
         codes = functional.embedding(indices, self.codebook)  # (1024, 64): the lookup, with a gradient to the codebook
-        # The losses come first: past the straight-through estimator, nothing leads to the codebook any more.
+        # Of the codes themselves: past the straight-through estimator, nothing leads from z_q to the codebook.
         codebook_loss, commitment_loss = vq_losses(vectors, codes)
         loss = codebook_loss + self.commitment_weight * commitment_loss
         z_q = ESTIMATORS[self.estimator](vectors, codes)  # (1024, 64): the values of the codes, the gradient of vectors
@@ -91,7 +91,8 @@ def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
     Both are means over positions and dimensions, and unweighted.
 
     Shapes:
-        z, z_q: the same shape → (codebook loss, commitment loss), both 0-dim.
+        z, z_q: the same shape → (codebook loss, commitment loss), both 0-dim. z_q are the codes as they were looked up:
+        those of ``Quantized.z_q`` have no gradient to the codebook.
 
     Raises:
         ValueError: the shapes differ (broadcasting would hide it).

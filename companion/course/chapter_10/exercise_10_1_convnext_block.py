@@ -308,8 +308,7 @@ MISTAKES = (
     Mistake(
         "scaled",
         variant(lambda b, x: (y := x + 0.1 * around(b, x)) + 0.1 * at_each(b, y)),
-        "something is multiplied by a number: the branches by a small one, as in chapter 04's demonstration, or a sum "
-        "by 2 or 1/2. Add them as they are.",
+        "something is multiplied by a number: the branches by a small one, or a sum by 2 or 1/2. Add them as they are.",
         (
             variant(lambda b, x: second_sum(b, first_sum(b, x)) / 2),
             variant(lambda b, x: second_sum(b, (y := first_sum(b, x))) + y),

@@ -55,7 +55,7 @@ SECTION = Section(
     note="Bits per pixel are the bound on −log₂ p(x); a Bernoulli has none on grey images. “Natural” is taken to "
     "mean better than a Gaussian in bins of the same scale for all pixels. Distortion (here over the variance "
     "of the test images) is what a Gaussian is trained for, so that the first row leans its way; the point "
-    "against a Bernoulli is that it gives grey images no probability (chapter 02). On black-and-white images "
+    "against a Bernoulli is that it gives grey images no probability (study 02b). On black-and-white images "
     "the mixture spreads over 256 values, so that the second row leans the Bernoulli's way.",
     shown={"bits": "bits per pixel", "distortion": "distortion of the mean"},
 )
