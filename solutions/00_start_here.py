@@ -9,7 +9,8 @@
 # **Afterwards you can** run a chapter, fill in an exercise and read its check; say what a mean squared error is a mean
 # *of*; and give a reconstruction error in a unit that means something.
 #
-# **Needed:** Python, and that you have seen PyTorch tensors. **Time:** 20 minutes of yours, seconds of the computer's.
+# **Needed:** Python, and that you have seen PyTorch tensors. **Time:** about half an hour of yours (an estimate),
+# seconds of the computer's.
 
 # %%
 import math
@@ -21,6 +22,7 @@ from torch import Tensor
 import companion
 from companion import plots
 from companion.course import begin, check, explorers
+from companion.course.chapter_00.explorer import blurred
 
 session = begin("00_start_here")
 
@@ -28,7 +30,8 @@ session = begin("00_start_here")
 # The table above opens every chapter. A **profile** sets the sizes: `quick` (small data, for a laptop without a GPU),
 # `full` (the real data sets, for a GPU) and `smoke` (a few images and steps: it shows that everything runs, and its
 # numbers mean nothing). The environment variable `COMPANION_PROFILE` overrides the choice. The
-# [glossary](../chapters/glossary.md) has every term of the course, with its symbol and its shape.
+# [glossary](../chapters/glossary.md) has every term of the course, with its symbol and its shape. The code of a cell that only draws a picture or
+# prints a table is folded; click on its three dots to open it.
 #
 # ## The data
 # `quick` needs no download. Its images, the *glyphs*, are digits from free fonts, turned, sheared, scaled and shifted at
@@ -42,7 +45,7 @@ images, labels = train.batch(torch.arange(10))  # the first ten images, as float
 print("one batch:", tuple(images.shape), images.dtype, "  stored as", train.images.dtype)
 print("smallest and largest value:", images.min().item(), images.max().item())
 
-# %%
+# %% tags=["hide-input"]
 rows = {}
 for name, image_set in (("train", train), ("test", test)):
     first = [
@@ -144,11 +147,12 @@ errors = {name: mse(c.expand_as(x_test), x_test).item() for name, c in candidate
 for name, error in errors.items():
     print(f"{name:<11} MSE {error:.4f}   {error / errors['black']:.0%} of black's")
 
-# %%
-fig, axes = plots.figure(6.5, 2.6, columns=3)
+# %% tags=["hide-input"]
+fig, axes = plots.figure(6.5, 2.9, columns=3)
 for ax, (name, candidate) in zip(axes, candidates.items(), strict=True):
     plots.draw_image(ax, candidate[0])
     ax.set_title(f"{name}\nMSE {errors[name]:.4f}")
+fig.suptitle("Of these answers to every image, the mean image errs least")
 plots.show(
     fig,
     alt="Three constant images with their mean squared error on the test set: black, "
@@ -207,12 +211,14 @@ for part, number in results["notebook"].items():  # the last digits are the proc
 # Here is where the course goes, with the simplest parts that do the job. They are poor on purpose: each
 # is replaced by a learnt one in the chapter named below.
 #
-# 1. **Encoder** (chapter 01): cut the image into 7 × 7 patches of 4 × 4 pixels, each a vector `z_e` of 16 numbers.
-# 2. **Quantizer** (03): keep a *codebook* `e` of K = 64 patches; replace each vector by the index `k` of the nearest one. The image is
-#    now a 7 × 7 grid of whole numbers: its **codes**. A code is one of 64 and so takes log₂ 64 = 6 bits; T = 49 codes
-#    take T·log₂ K = 294. This is the code's *nominal* rate, `nominal_bits`; later chapters measure how many bits are really needed.
+# 1. **Encoder** (chapter 01): cut the image into 7 × 7 patches of 4 × 4 pixels, each a vector $z_e$ of 16 numbers.
+# 2. **Quantizer** (03): keep a *codebook* $e$ of $K = 64$ patches, and replace each vector by the index $k$ of the nearest one. The image is now a 7 ×
+#    7 grid of whole numbers, its **codes**.
 # 3. **Decoder** (01, 04): look the codes up in the codebook and paste the patches back together.
 # 4. **Prior** (07): learn which codes occur, and sample new ones; the decoder turns them into a new image.
+#
+# How much is a code? One of 64 takes $\log_2 64 = 6$ bits, and $T = 49$ codes take $T \log_2 K = 294$. This is their *nominal* rate, `nominal_bits`;
+# later chapters measure how many bits are really needed.
 
 # %%
 K = 64
@@ -251,16 +257,16 @@ print(
 )
 
 # %% [markdown]
-# The simplest prior there is: at each of the 49 places, draw a code as often as it occurred *there*, without looking at the
-# other places.
+# The simplest prior there is: at each of the 49 positions, draw a code as often as it occurred *there*, without looking at the
+# other positions.
 
 # %%
 drawn = torch.randint(len(codes), (8, *codes.shape[1:]), generator=generator)
-# At each place, the code that some random training image has there:
+# At each position, the code that some random training image has there:
 sampled_codes = codes.gather(0, drawn.to(session.device))
 sampled = from_patches(codebook[sampled_codes])
 
-# %% tags=["cover"]
+# %% tags=["hide-input", "cover"]
 plots.show(
     plots.pipeline_map(grey[0], codes[0], rebuilt[0], sampled[0]),
     alt="The map of the course: an image becomes a 7 by 7 grid of codes and is "
@@ -268,7 +274,7 @@ plots.show(
     "makes new ones, whose decoded image is a jumble of strokes.",
 )
 
-# %%
+# %% tags=["hide-input"]
 plots.show(
     plots.image_rows(
         {"x": grey[:8], "rebuilt": rebuilt[:8], "sampled": sampled},
@@ -278,16 +284,19 @@ plots.show(
     "coarse patches but readable, and samples of the simplest prior, which are "
     "strokes that do not form digits.",
 )
+
+# %%
 session.expect("patches_distortion", mse(rebuilt, grey).item() / variance)
 
 # %% [markdown]
-# **About bands.** A number that depends on chance (a random codebook here, a training later) comes out a little differently for each
-# seed. The line above puts it beside the *band* in which 99 of 100 honest runs fall, measured over several seeds. Outside the
-# band once is bad luck; twice is a mistake worth finding.
+# **About bands.** A number that depends on chance (a random codebook here, a training later) comes out a little differently for each seed. The line
+# above puts it beside its *band*. We ran the chapter several times with other seeds, and computed from the mean and the spread of these runs where the
+# next one falls 99 times out of 100, if such numbers follow a normal distribution. From so few runs that is a rough guide, and a chapter prints a dozen
+# of these lines. So do not worry when a number lies outside once. If it does so again with another seed (`COMPANION_SEED=1`), look for a mistake.
 #
-# Most of the rebuilt digits can be read although each is described by 294 bits instead of 6,272. The samples cannot: the strokes
-# are right, one by one, but each place ignores its neighbours. Chapters 01 to 06 make the upper road better, and chapters 07 and
-# 08 the lower one.
+# Most of the rebuilt digits can be read, although each is described by 294 bits instead of 6,272. The samples cannot be read: the strokes are right,
+# one by one, but each position ignores its neighbours. Chapters 01 to 06 make the upper road better, and chapters 07 and 08 the lower one. [Chapter
+# 09](09_sharper_pictures.ipynb) makes the pictures sharper, and [chapter 10](10_backbones.ipynb) tries other networks as encoder and decoder.
 #
 # ## Play: what the squared error calls far
 # Move a digit by a pixel or two, or blur it, and watch its distance from where it was. Which hurts the MSE more, and
@@ -296,7 +305,7 @@ session.expect("patches_distortion", mse(rebuilt, grey).item() / variance)
 # %%
 explorers.shift_and_blur(x_test[:20], variance)
 
-# %%
+# %% tags=["hide-input"]
 one = x_test[:1]
 moved = [torch.roll(one, shift, dims=3) for shift in range(7)]
 fig, axes = plots.figure(8, 1.9, columns=len(moved))
@@ -312,9 +321,21 @@ plots.show(
 )
 
 # %% [markdown]
-# Over all the test images of profile `quick`, one pixel to the right costs 0.37 and two cost 0.91, more than answering with the mean image
-# would (0.53). A blur of width 2, which you notice at once, costs 0.33. The squared error compares pixels at the same place and knows nothing of
-# shapes.
+# That is one digit. Over all test images, beside the mean image and the explorer's blur:
+
+# %%
+answers = {
+    "1 pixel to the right": torch.roll(x_test, 1, dims=3),
+    "2 pixels to the right": torch.roll(x_test, 2, dims=3),
+    "blur of width 2": blurred(x_test, 2.0),
+    "mean image": mean_image.expand_as(x_test),
+}
+for name, answer in answers.items():
+    print(f"{name:<22} distortion {mse(answer, x_test).item() / variance:.2f}")
+
+# %% [markdown]
+# Two pixels to the right cost more than answering with the mean image. A blur of width 2, which you notice at once, costs less than one pixel does. The
+# squared error compares pixels at the same position and knows nothing of shapes.
 #
 # ## What breaks, and why
 # **Bytes wrap around.** The images are stored as bytes. Subtract two bytes and the result is a byte again: −1 becomes 255.
@@ -338,15 +359,30 @@ except ValueError as error:
     print("companion:", error)
 
 # %% [markdown]
+# ## Where the course comes from, and what it tests
+# The course grew out of five student reports and blog posts, on the VQ-VAE, its gradients, residual quantisation, the prior and the networks around the
+# codes. The chapters call them the **source reports**. They explain the models well. Like most reports, they also say what makes the models work, often
+# without a test: larger codebooks help only a little, a discriminator makes pictures sharp. Such sentences are passed on from text to text, and some of
+# them are wrong.
+#
+# So the course tests them. For each sentence we wrote down what to compare, and how large a difference would matter, before the experiments on real
+# images ran (the page says where it was later). We trained with several seeds and looked at the 95 % interval of the difference. The sentence **holds**
+# if the whole interval lies beyond that size, and **does not hold** if it lies wholly below. Otherwise it is **not decided by this data**, which is
+# common with few seeds. Networks and trainings are smaller than in the reports, so a verdict says what holds *here*.
+#
+# A chapter shows such a test where you learn something from it, sometimes in a box "Often written, not so". More stands in its **study**, where it has
+# one: a notebook with a b in its name (02b beside 02), with sweeps and derivations that the next chapter does not need. All tests, with the commands to
+# run them again, stand on the page of the [experiments](../experiments/README.md).
+#
 # ## Pen and paper
-# Show that for numbers $x_1, …, x_n$ the constant $c$ with the smallest $\sum_i (x_i - c)^2$ is their mean. What would it
+# Show that for numbers $x_1, \dots, x_n$ the constant $c$ with the smallest $\sum_i (x_i - c)^2$ is their mean. What would it
 # be for $\sum_i |x_i - c|$?
 #
 # <!-- ### BEGIN SOLUTION -->
-# <details><summary>Answer</summary>The derivative with respect to c is −2 Σ (xᵢ − c). It is zero where
-# c = (Σ xᵢ)/n, and the second derivative, 2n, is positive. For absolute values the derivative counts how many xᵢ lie below c minus
+# <details><summary>Answer</summary>The derivative with respect to $c$ is $-2 \sum_i (x_i - c)$. It is zero where
+# $c = \tfrac1n \sum_i x_i$, and the second derivative, $2n$, is positive. For absolute values the derivative counts how many $x_i$ lie below $c$ minus
 # how many lie above; it is zero at the median. The median image is black in more places
-# than the mean image and has harder edges, which is one reason why an L1 loss gives other pictures than an L2 loss.</details>
+# than the mean image and has harder edges, so an L1 loss gives other pictures than an L2 loss.</details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary

@@ -10,8 +10,8 @@
 # **Afterwards you can** compute the sizes through a stack of convolutions, write an encoder and a training step,
 # compare a learnt bottleneck with PCA, and say in what sense an autoencoder does and does not generate.
 #
-# **Needed:** [chapter 00](00_start_here.ipynb); what a convolution and a gradient are. **Time:** about an hour of yours; the computer's is in the
-# table below.
+# **Needed:** [chapter 00](00_start_here.ipynb); what a convolution and a gradient are. **Time:** about an hour and a
+# quarter of yours, and three quarters of an hour more for the exercises (estimates); the computer's is in the table below.
 
 # %%
 import torch
@@ -37,13 +37,55 @@ channels, size, _ = train.shape
 
 # %% [markdown]
 # ## Predict
-# An image has 28 × 28 = 784 pixels. You may keep only d numbers of each image, chosen by a network that was trained for it,
-# and the picture is rebuilt from those. What is the *smallest* d that brings the distortion (MSE over the variance of all pixels) down
+# An image has 28 × 28 = 784 pixels. You may keep only $d$ numbers of each image, chosen by a network that was trained for it,
+# and the picture is rebuilt from those. What is the *smallest* $d$ that brings the distortion (MSE over the variance of all pixels) down
 # to about 0.1: 2, 16 or 64?
 # And would the best *linear* method, PCA, need more numbers, or fewer?
 #
+# ## An hourglass for images
+# An **autoencoder** has two halves. The **encoder** takes an image $x$ and gives a few numbers, the **latent** $z$. The **decoder** takes $z$ and gives
+# an image $\hat x$, the **reconstruction**. Where they meet is the **bottleneck**: all that the decoder learns about the image has to pass through the
+# $d$ numbers of $z$. Both halves are trained together, so that $\hat x$ comes near to $x$. (The [glossary](../chapters/glossary.md) has these words
+# with their symbols and shapes.)
+#
+# Here are the shapes that you will build, as channels × height × width, with the names of the layers:
+
+# %% tags=["hide-input"]
+stages = [  # name, shape, height, width, colour
+    ("image $x$", "1 × 28 × 28", 28, 2, "reference"),
+    ("", "32 × 14 × 14", 14, 5, "train"),
+    ("", "64 × 7 × 7", 7, 8, "train"),
+    ("latent $z$", "$d$ numbers", 3, 2, "third"),
+    ("", "64 × 7 × 7", 7, 8, "validation"),
+    ("", "32 × 14 × 14", 14, 5, "validation"),
+    ("reconstruction $\\hat x$", "1 × 28 × 28", 28, 2, "reference"),
+]
+layers = ["conv1", "conv2", "to_latent", "from_latent", "conv1", "conv2"]
+fig, ax = plots.figure(9, 3.2)
+ax.set(xlim=(-9, 129), ylim=(-21, 21))
+ax.set_axis_off()
+for i, (name, shape, height, width, colour) in enumerate(stages):
+    corner = (20 * i - width / 2, -height / 2)
+    ax.add_patch(plots.rectangle(corner, width, height, color=plots.COLOURS[colour]))
+    ax.text(20 * i, -18, shape, ha="center")
+    ax.text(20 * i, 16, name, ha="center")
+for i, layer in enumerate(layers):
+    ends = (20 * (i + 1) - stages[i + 1][3] / 2 - 1, 0), (20 * i + stages[i][3] / 2 + 1, 0)
+    ax.annotate("", *ends, arrowprops={"arrowstyle": "-|>", "color": "black"})
+    ax.text(20 * i + 10, 1.5 if i not in (2, 3) else 4.5, layer, ha="center", fontsize=9)
+for centre, half, colour in ((35, "encoder", "train"), (85, "decoder", "validation")):
+    style = {"color": plots.COLOURS[colour], "fontweight": "bold"}
+    ax.text(centre, 16, half, ha="center", **style)
+plots.show(
+    fig,
+    alt="An hourglass of boxes: the image, two ever smaller and deeper grids of the encoder, the "
+    "latent in the middle, two ever larger grids of the decoder, and the reconstruction. "
+    "Arrows between them carry the names of the layers.",
+)
+
+# %% [markdown]
 # ## Build: a convolution that takes strides
-# A convolution slides a window over the image and takes a weighted sum at each place. On one row of 8 pixels, with a
+# A convolution slides a window over the image and takes a weighted sum at each position. On one row of 8 pixels, with a
 # window (a *kernel*) of 3 and nothing added at the edges:
 
 # %% tags=["nbval-check-output"]
@@ -97,8 +139,8 @@ for layer in range(3):
 print(f"after layer 3: {s} × {s}")
 
 # %% [markdown]
-# Two layers halve 28 twice, to 7. A third would give 4, and 4 × 2 is not 7: the way back would need another kernel than the others
-# (the last question of this chapter). So the encoder has two strided layers.
+# Two layers halve 28 twice, to 7. A third would give 4. On the way back a layer that doubles makes 8 of that, not 7, so it would need other settings
+# than the others (the last question of this chapter). So the encoder has two strided layers.
 #
 # ## Build: the encoder
 # Step by step, with the shapes:
@@ -118,7 +160,7 @@ z = nn.Linear(64 * 7 * 7, 2)(h)
 print("latent z:    ", tuple(z.shape))
 
 # %% [markdown]
-# 784 pixels became 14 × 14 places with 32 numbers each, then 7 × 7 with 64, then 2 numbers. The nonlinearity (ReLU)
+# 784 pixels became 14 × 14 positions with 32 numbers each, then 7 × 7 with 64, then 2 numbers. The nonlinearity (ReLU)
 # stands after each convolution, and none after the linear layer: a latent may be any real number.
 #
 # ### Exercise 1.2 · the encoder  (easy, 10 minutes)
@@ -155,14 +197,14 @@ Encoder = check(Encoder)
 # ## Build: the decoder
 # The way back needs a convolution that makes images *larger*. A strided convolution reads a window and writes one number; a
 # **transposed convolution** reads one number and writes a window: a copy of the kernel, multiplied by that number.
-# Where windows overlap, they add up. Here every window overlaps the next by two places:
+# Where windows overlap, they add up. Here every window overlaps the next by two positions:
 
 # %% tags=["nbval-check-output"]
 small = torch.tensor([1.0, 1, 2])
 kernel = torch.tensor([1.0, 2, 2, 1])
 large = torch.zeros(8)
 for i, value in enumerate(small.tolist()):
-    large[2 * i : 2 * i + 4] += value * kernel  # each window starts two places further
+    large[2 * i : 2 * i + 4] += value * kernel  # each window starts two positions further
 print("by hand:  ", large.tolist())
 by_torch = torch.nn.functional.conv_transpose1d(
     small.reshape(1, 1, -1), kernel.reshape(1, 1, -1), stride=2
@@ -170,7 +212,7 @@ by_torch = torch.nn.functional.conv_transpose1d(
 print("by torch: ", by_torch.flatten().tolist())
 
 # %% [markdown]
-# A kernel of 4 with stride 2 and one place cut off at each end (padding 1) doubles the length exactly. The
+# A kernel of 4 with stride 2 and one position cut off at each end (padding 1) doubles the length exactly. The
 # decoder is the encoder's mirror, with two of those.
 
 
@@ -250,7 +292,7 @@ train_step = check(train_step)
 
 # %% [markdown]
 # Around it goes a loop: shuffle, cut into batches, step. It is written out here once; afterwards `companion.fit` does the same
-# with a history, resuming and several devices. The bottleneck has d = 2 numbers, so that the whole latent space can be drawn.
+# with a history, resuming and several devices. The bottleneck has $d = 2$ numbers, so that the whole latent space can be drawn.
 # You may press the stop button (■): the notebook goes on with what was trained so far.
 
 # %%
@@ -271,7 +313,7 @@ except KeyboardInterrupt:
     print(f"Stopped after step {len(losses)}: going on with what was trained so far.")
 _ = model_2.eval()
 
-# %%
+# %% tags=["hide-input"]
 curve = torch.tensor([loss.item() for loss in losses]) / variance
 fig, ax = plots.figure(6, 2.8)
 ax.plot(
@@ -324,11 +366,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Two numbers are few. What the decoder cannot know, it averages: the blur is the mean image of chapter 00 again, now
-# the mean of all images that land near the same point.
+# Two numbers are few. What $z$ does not tell, the squared error makes the decoder average: chapter 00's mean image again, now the mean of images that
+# land near the same point.
 #
 # ## More numbers, and PCA beside them
-# `companion.fit` is the loop from above, made whole. Two more models, with d = 16 and d = 64:
+# `companion.fit` is the loop from above, made whole. Two more models, with $d = 16$ and $d = 64$:
 
 # %%
 models = {2: model_2}
@@ -348,7 +390,7 @@ for d in (16, 64):
     )
 histories[16]
 
-# %%
+# %% tags=["hide-input"]
 plots.show(
     histories[16].plot(),
     alt="Training and held-out loss of the autoencoder with 16 latent numbers over "
@@ -357,20 +399,20 @@ plots.show(
 )
 
 # %% [markdown]
-# At first the validation loss lies *below* the training loss: the training loss is an average over the whole epoch, from its worst step to
-# its best, and the validation loss is measured at its end.
+# At first the validation loss lies *below* the training loss. The two are not measured alike: the training loss is an average over the whole epoch,
+# from its worst step to its best, and the validation loss is taken at the end.
 #
-# **PCA** is the best *linear* autoencoder: project each image onto the d directions in which the training images vary most, and
-# project back. No training loop is needed. With the pixels of an image as a row of F numbers:
+# **PCA** is the best *linear* autoencoder: project each image onto the $d$ directions in which the training images vary most, and project back. No
+# training loop is needed. With the pixels of an image as a row of $F$ numbers:
 #
-# 1. subtract the mean of the training images;
-# 2. with X the (N, F) matrix of those differences, the covariance C = XᵀX / N is an F × F matrix; its eigenvectors are the directions, and the eigenvalues say how much the images
-#    vary along each;
-# 3. keep the d directions with the largest eigenvalues as columns of a basis B. Then z = (x − mean) B is the bottleneck, and z Bᵀ + mean
-#    is the rebuilt image.
+# 1. subtract the mean $\bar x$ of the training images;
+# 2. let $X$ be the $(N, F)$ matrix of those differences, and $C = X^\top X / N$ their covariance, an $F \times F$ matrix. Its eigenvectors are the
+#    directions, and its eigenvalues say how much the images vary along each;
+# 3. keep the $d$ directions with the largest eigenvalues as the columns of a matrix $B$. Then $z = (x - \bar x) B$ is the bottleneck, and
+#    $z B^\top + \bar x$ is the rebuilt image.
 #
 # ### Exercise 1.4 · PCA  (medium, 15 minutes)
-# Rebuild the images `x` from d principal components that were fitted to `x_train`.
+# Rebuild the images `x` from `d` principal components that were fitted to `x_train`.
 #
 # <details><summary>Hint 1</summary><code>torch.linalg.eigh(C)</code> gives the eigenvalues from small to large and the eigenvectors as the
 # <em>columns</em> of a matrix.</details>
@@ -409,7 +451,7 @@ session.expect("distortion_64", learnt[64])
 for d in models:
     session.expect(f"pca_over_autoencoder_{d}", pca_curve[dimensions.index(d)] / learnt[d])
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plots.figure(6, 3)
 ax.plot(dimensions, pca_curve, "o--", color=plots.COLOURS["reference"], label="PCA")
 ax.plot(
@@ -419,7 +461,7 @@ ax.plot(
     color=plots.COLOURS["train"],
     label="autoencoder",
 )
-ax.axhline(0.1, color="black", linewidth=0.7)
+ax.axhline(0.1, color="black", linewidth=0.7, label="asked for in Predict")
 ax.set_xscale("log", base=2)
 ax.set_xticks(dimensions, [str(d) for d in dimensions])
 ax.set(
@@ -436,7 +478,7 @@ plots.show(
     "and 16 dimensions.",
 )
 
-# %%
+# %% tags=["hide-input"]
 rows = {"x": x_test[:12]} | {
     f"d = {d}": reconstruct(model, x_test[:12]) for d, model in models.items()
 }
@@ -449,14 +491,15 @@ plots.show(
 )
 
 # %% [markdown]
-# Compare with your prediction: sixteen learnt numbers come out near 0.1 or below (the band above says how near), and PCA needs about
-# twice as many to get there. PCA can only add and subtract fixed pictures, so its rebuilt digits have ghosts around them; the network can
-# bend. With 64 numbers there is little to gain, and PCA comes close without a single training step.
+# Compare with your prediction. Sixteen learnt numbers come out near 0.1 or below (the band above says how near), and PCA needs about twice as many to
+# get there. PCA adds and subtracts fixed pictures, and its rebuilt digits have ghosts around them; the network can bend. With 64 numbers the two are
+# close, and the band of their ratio includes 1. That is after these few epochs: we did not test here how much further the network gets with more (the
+# first of the further experiments).
 #
 # ## The latent plane
-# With d = 2 every image is a point that can be drawn. The model was never told a class, and yet:
+# With $d = 2$ every image is a point that can be drawn. The model was never told a class, and yet:
 
-# %% tags=["cover"]
+# %% tags=["hide-input", "cover"]
 with torch.no_grad():
     z_train, z_test = model_2.encoder(x_train), model_2.encoder(x_test)
 low, high = z_train.quantile(0.02, dim=0), z_train.quantile(0.98, dim=0)
@@ -496,9 +539,9 @@ guess = y_train[neighbours].mode(1).values
 session.expect("class_from_two_numbers", (guess == y_test).float().mean())
 
 # %% [markdown]
-# The number printed last is how often the class of a test image is the commonest among its ten nearest training points in the plane
-# (guessing would be right one time in ten). Two numbers hold much of the class, because the class explains much of the pixels. How much
-# depends on the seed: the band is wide, because each training lays the plane out in its own way.
+# The number printed last is how often the class of a test image is the commonest among its ten nearest training points in the plane (guessing would be
+# right one time in ten). So two numbers hold much of the class. How much depends on the seed: the band is wide, and each training lays the plane out in
+# its own way. (A band is computed as if such numbers were normally distributed, so this one even reaches beyond 1.)
 #
 # ## Walking from one image to another
 # A point halfway between two images: halfway in *pixels* it is a double exposure. And halfway in the latent space?
@@ -542,18 +585,19 @@ plots.show(
 
 # %% [markdown]
 # ## Does an autoencoder generate?
-# To generate is to draw latents from some distribution and decode them. An autoencoder never said which distribution its latents
-# have, so let us try three on the model with d = 16:
+# To generate is to draw latents from some distribution and decode them. An autoencoder never said which distribution its latents have, so let us try
+# three on the model with $d = 16$:
 #
-# * the standard normal N(0, I), as if the latents had it;
+# * the standard normal $\mathcal{N}(0, I)$, as if the latents had it;
 # * one Gaussian with the latents' own mean and covariance;
 # * a **mixture** of 30 Gaussians fitted to the latents (by the EM algorithm, from scikit-learn).
 #
-# (To draw from a mixture is to choose one of the 30 by its weight, and then to draw from that one. To draw from a Gaussian with covariance Σ,
-# multiply standard normal numbers by a matrix L with LLᵀ = Σ, which the Cholesky decomposition gives.)
+# (To draw from a mixture is to choose one of the 30 by its weight, and then to draw from that one. To draw from a Gaussian with covariance $\Sigma$,
+# multiply standard normal numbers by a matrix $L$ with $L L^\top = \Sigma$, which the Cholesky decomposition gives.)
 #
-# And a yardstick: how far is each new image from the *nearest training image*, in units of distortion? Decoded images are a little blurred,
-# and blur makes near, so the fair comparison is with held-out images *after* they went through the same autoencoder.
+# And a yardstick: how far is each new image from the *nearest training image*, in units of distortion? Decoded images are a little blurred, and a
+# blurred image lies nearer to others: below, held-out images come nearer by being rebuilt. So the fair comparison is with held-out images *after* they
+# went through the same autoencoder.
 
 # %%
 n = min(1000, len(test))
@@ -598,7 +642,7 @@ session.expect("distance_one_gaussian", distance["one Gaussian"])
 session.expect("distance_mixture", distance["mixture of 30"])
 session.expect("distance_rebuilt", distance["held-out, rebuilt"])
 
-# %%
+# %% tags=["hide-input"]
 plots.show(
     plots.image_rows(
         {name: images[:: n // 12][:12] for name, images in generated.items()},
@@ -610,16 +654,17 @@ plots.show(
 )
 
 # %% [markdown]
-# N(0, I) misses the latents, which have another mean, other spreads and correlations; what it decodes to is farther from any training
-# image than a black picture is. One Gaussian has the right mean and covariance, and still many of its pictures are broken, because the latents
-# lie in clumps. The mixture follows the clumps, and its pictures are as near to training images as rebuilt real ones are.
+# $\mathcal{N}(0, I)$ misses the latents, which have another mean, other spreads and correlations. What it decodes to is on average farther from any
+# training image than a black picture is. One Gaussian has the right mean and covariance, and still many of its pictures are broken: it is one cloud,
+# while the latents lie in clumps (you saw them in the plane). A mixture can follow the clumps, and its pictures are as near to training images as
+# rebuilt real ones are.
 #
-# **Often written, not so.** "Autoencoders cannot generate new samples because their latent space is unstructured", says one of
-# this course's source reports. The rows above say something more exact: the decoder makes digits of points that lie
-# where the training latents lie, and N(0, I) is not where they lie. A density *fitted to the latents afterwards* finds the
-# place, and here the more flexible one gave the better samples. Two roads lead on from here:
+# **Often written, not so.** "Autoencoders cannot generate new samples because their latent space is unstructured", says one of the [source
+# reports](00_start_here.ipynb). The rows above say something more exact. The decoder makes digits of points that lie where the training latents lie,
+# and $\mathcal{N}(0, I)$ does not lie there. A density *fitted to the latents afterwards* does, and here the more flexible one gave the better samples.
+# Two roads lead on from here:
 #
-# * force the latents into a distribution we can sample from, in training: the variational autoencoder, chapter 02;
+# * make the latents follow a distribution that we can sample from, in training: the variational autoencoder, [chapter 02](02_vae.ipynb);
 # * leave them be, make them *discrete*, and fit a strong density afterwards: VQ-VAE and its transformer prior, chapters 03 to 08.
 #
 # The distance has a catch: a black image is nearer than a broken digit, and a copied training image is at distance zero. Look at
@@ -685,8 +730,7 @@ print("interpolation agrees:", True)
 
 # %% [markdown]
 # ## Play: move over the latent plane
-# Drag the sliders and watch the cross and what the decoder makes of it. Look for a place where one digit turns into another,
-# and for one far from all points.
+# Drag the sliders and watch the cross and what the decoder makes of it. Look for a point where one digit turns into another, and for one far from all points.
 
 # %%
 explorers.latent_plane(model_2.decoder, z_train, y_train, train.classes)
@@ -695,8 +739,8 @@ explorers.latent_plane(model_2.decoder, z_train, y_train, train.classes)
 # (The picture of the grid further up shows the same for readers of the printed page.)
 #
 # ## What breaks, and why
-# **Forgetting `zero_grad`.** Gradients add up over the steps, so the step points where *all* batches so far pointed, and the
-# weights overshoot. The same model, the same batches, with and without:
+# **Forgetting `zero_grad`.** Gradients add up over the steps, so each step goes where *all* batches so far pointed. The same model, the
+# same batches, with and without:
 
 
 # %%
@@ -722,6 +766,7 @@ for name, step in (
         / variance
     )
 
+# %% tags=["hide-input"]
 fig, ax = plots.figure(6, 2.6)
 ax.plot(curves["right"].numpy(), color=plots.COLOURS["train"], label="with zero_grad")
 ax.plot(
@@ -762,11 +807,12 @@ for kernel_size, padding, extra in ((3, 1, 1), (4, 1, 0)):
         sorted(set(inside.flatten().tolist())),
     )
 
-# %%
-fig, axes = plots.figure(5, 2.4, columns=2)
+# %% tags=["hide-input"]
+fig, axes = plots.figure(5.5, 3.1, columns=2)
 for ax, (kernel_size, count) in zip(axes, cover.items(), strict=True):
     plots.draw_image(ax, count[0] / 4)
     ax.set_title(f"kernel {kernel_size}, stride 2")
+fig.suptitle("Windows over each pixel (white: four)")
 plots.show(
     fig,
     alt="How many windows cover each pixel: with kernel 3 a checkerboard of one, two "
@@ -774,7 +820,7 @@ plots.show(
 )
 
 # %% [markdown]
-# A network has to unlearn that pattern, and often some of it is left in the pictures: the *checkerboard artefact* (Odena et al. 2016).
+# A network has to learn weights that cancel this pattern, and often some of it is left in the pictures: the *checkerboard artefact* (Odena et al. 2016).
 #
 # **Judging by the training images.** What was trained on comes back better than what was not. To compare the two sets fairly, each error is
 # divided by the variance of its *own* set (chapter 00: the test digits have less ink):
@@ -789,37 +835,42 @@ for d, model in models.items():
     session.expect(f"unseen_over_seen_{d}", unseen / seen)
 
 # %% [markdown]
-# Two numbers leave a model little to spend on what only the training fonts have; sixteen leave more, and there the gap is wider.
+# Every model rebuilds the fonts that it was trained on better than those of the test set. In this run the *ratio* of the two errors is largest with 16
+# numbers; the bands of 16 and of 64 overlap widely, so their order may be chance. The *difference* of the errors is largest with 2. Say which of the
+# two you mean.
 #
 # ## Pen and paper
-# 1. Show that an autoencoder whose encoder and decoder are linear, trained to the minimum of the MSE, can do no better than PCA with the
-#    same d. Does its latent space have to be the same as PCA's?
-# 2. Three strided layers (kernel 3, stride 2, padding 1) take 28 to 14, 7 and 4. Which kernel and padding of a transposed convolution with stride
-#    2 take 4 back to 7?
+# 1. Show that an autoencoder whose encoder and decoder are linear, trained to the minimum of the MSE, can do no better than PCA with the same $d$. Does
+#    its latent space have to be the same as PCA's?
+# 2. Three strided layers (kernel 3, stride 2, padding 1) take 28 to 14, 7 and 4. Which kernels and paddings of a transposed convolution with stride 2
+#    take 4 back to 7? And with PyTorch's `output_padding=1`, which makes the result longer by one at one end? Which of them cover all pixels away from
+#    the border equally often?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. The rebuilt images lie in a space of at most d dimensions (plus the mean). Among all such spaces the one spanned by
-#    the d largest principal directions has the least squared error (Eckart and Young 1936), which is PCA. The latents need not be
-#    PCA's: any invertible d × d matrix may be put after the encoder and its inverse before the decoder.
-# 2. A transposed convolution gives (4 − 1)·2 − 2·padding + kernel = 6 + kernel − 2·padding. For 7: kernel 3 with padding 1, or
-#    kernel 5 with padding 2. Both have an odd kernel and so the uneven cover shown above.
+# 1. The rebuilt images lie in a space of at most $d$ dimensions (plus the mean). Among all such spaces the one spanned by the $d$ largest principal
+#    directions has the least squared error (Eckart and Young 1936), which is PCA. The latents need not be PCA's: any invertible $d \times d$ matrix may
+#    be put after the encoder and its inverse before the decoder.
+# 2. With kernel $m$, padding $p$ and output padding $o$ the result has $(4 - 1) \cdot 2 - 2p + m + o = 6 + m + o - 2p$ pixels. For 7 without output
+#    padding: kernel 3 with padding 1, kernel 5 with padding 2, and so on. These kernels are odd and so have the uneven cover shown above. With $o = 1$:
+#    kernel 4 with padding 2, and its cover is even, as the stride divides the kernel.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
 # * An encoder of strided convolutions squeezes an image into d numbers, a decoder of transposed convolutions rebuilds it, and the MSE trains both.
-# * With few numbers the learnt bottleneck loses less than PCA, because it need not be linear; with 64 the two are close.
-# * What the bottleneck cannot hold, the decoder averages: that is the blur.
-# * The decoder makes good images of points where the training latents lie. Drawing from N(0, I) misses them; drawing
+# * With few numbers the learnt bottleneck loses less than PCA; with 64, after these few epochs, the two are close.
+# * What the bottleneck does not hold, the squared error makes the decoder average.
+# * The decoder makes good images of points where the training latents lie. Drawing from $\mathcal{N}(0, I)$ misses them; drawing
 #   from a mixture fitted to them mostly does not. Chapter 02 makes the latents follow a known density from the start.
 #
-# **Further experiments.** Train the model with d = 2 three times as long: does the plane keep its layout? Start
+# **Further experiments.** Train the model with $d = 64$ four times as long: how far does it get from PCA? Train the one with $d = 2$
+# three times as long: does the plane keep its layout? Start
 # JupyterLab with `COMPANION_SEED=1`: does the plane look the same? Put
 # `companion.ResNetEncoder` and `ResNetDecoder` into `companion.Autoencoder`, with a latent *grid*: what does interpolation do now?
 #
 # **References.** G. Hinton, R. Salakhutdinov: *Reducing the Dimensionality of Data with Neural Networks*, Science 2006.
 # C. Eckart, G. Young: *The approximation of one matrix by another of lower rank*, 1936. A. Odena, V. Dumoulin, C. Olah:
 # *Deconvolution and Checkerboard Artifacts*, Distill 2016. V. Dumoulin, F. Visin: *A guide to convolution arithmetic for deep
-# learning*, 2016 (relationship 6 is exercise 1.1). S. Zhao: *VQ-VAE and Transformer*, 2023, section 1.1 (the claim tested above).
+# learning*, 2016 (relationship 6 is exercise 1.1). S. Zhao: *VQ-VAE and Transformer*, 2023, section 1.1 (the sentence tested above).

@@ -1,19 +1,18 @@
 # %% [markdown]
 # # 09 · Sharper pictures
 #
-# **The question.** Every VQ-VAE so far draws soft pictures. (A trained one is called a **tokenizer**.) Its error is small, and still one sees at once which picture is the copy. What does the mean
-# squared error not see, and how do we train on what we see?
-# You build two losses that look at more than single pixels, train with them, and end with this comparison: the same pictures, the same number of codes, three
-# losses.
+# **The question.** Every VQ-VAE so far draws soft pictures. Its squared error is small, and yet you see at once which picture is the copy. What does the
+# error miss, and how do we train on what we see? You build two losses that look at more than single pixels, and end with this comparison:
 #
 # ![Four rows of nine emoji: the originals, and what three tokenizers make of them. With the squared error alone they are soft; with a perceptual loss edges
-# come back; the last row, with a discriminator besides, is crisper in places.](../chapters/pictures/09_sharper_pictures.png)
+# come back; with a discriminator besides they are crisper in places.](../chapters/pictures/09_sharper_pictures.png)
 #
-# **Afterwards you can** say why the squared error prefers blur; measure distance in the features of a network; train a discriminator on patches, and a
-# tokenizer against it, with each network learning from its own loss; and tell which numbers get worse when pictures look better.
+# **Afterwards you can** say why the squared error prefers blur; measure distance in the features of a network; train a discriminator and a tokenizer against
+# each other; and tell which numbers get worse when pictures look better.
 #
-# **Needed:** [chapter 03](03_vector_quantisation.ipynb) (the routing table) and [chapter 05](05_ema_codebooks.ipynb) (the tokenizer with an EMA codebook).
-# **Time:** two hours of yours, and another for the exercises if you take all five; the computer's is in the table below.
+# **Needed:** [chapter 03](03_vector_quantisation.ipynb) (the routing table) and [chapter 05](05_ema_codebooks.ipynb) (EMA codebooks). A trained VQ-VAE is
+# called a **tokenizer** ([glossary](../chapters/glossary.md)).
+# **Time:** about two hours of yours, and an hour and a quarter more for all five exercises (estimates); the computer's is in the table below.
 
 # %%
 import copy
@@ -38,11 +37,12 @@ train, test = session.data()
 
 # %% [markdown]
 # ## In colour
-# The course leaves digits. Its new pictures are **emoji**: 2,752 of them, 32×32 pixels in three channels, drawn by one hand
-# ([Noto Color Emoji](https://github.com/googlefonts/noto-emoji)). They have what digits lack: colour, flat areas beside fine lines, eyes, flags, windows.
-# An image is now a tensor (3, 32, 32); nothing else in our code has to change.
+#
+# The course leaves digits. Its new pictures are **emoji**: 2,752 of them, 32 × 32 pixels in three channels, drawn by one hand ([Noto Color
+# Emoji](https://github.com/googlefonts/noto-emoji)). They have what digits lack: colour, and flat areas beside fine lines. An image is now a tensor
+# `(3, 32, 32)`. Nothing else in our code has to change.
 
-# %%
+# %% tags=["hide-input"]
 x_test, _ = test.batch(torch.arange(len(test)))
 some = torch.linspace(0, len(test) - 1, 24).long()
 plots.show(
@@ -55,13 +55,15 @@ plots.show(
 
 # %% [markdown]
 # ## Predict
-# Below you will see one fox eight times, spoilt in eight ways: blurred, noisy, darker, paler, moved by less than a pixel, striped, tinted, and in blocks.
-# Each is spoilt just as much as it takes for **exactly the same mean squared error**. Before you look:
+#
+# Below you see one fox spoilt in eight ways: blurred, noisy, darker, paler, moved by less than a pixel, striped, tinted, and in blocks. Each is spoilt just
+# so far that its **mean squared error is the same**. Before you look:
 #
 # 1. Which of the eight will look worst to you?
 # 2. Which one would a loss that compares *edges and textures* call worst, and which one best?
 #
 # ## Equal error, unequal pictures
+#
 # A function for each way to spoil a picture, with a strength between 0 and 1:
 
 
@@ -105,8 +107,8 @@ spoil = {
 }
 
 # %% [markdown]
-# The error grows with the strength, so halving an interval again and again finds the strength at which it is 0.01. (The pictures are drawn with what lies
-# outside [0, 1] cut off; the error is that of the pictures before.)
+# The error grows with the strength. So we find the strength for an error of 0.01 by halving an interval. (Values outside [0, 1] are cut off in the drawing,
+# not in the error.)
 
 
 # %%
@@ -126,11 +128,14 @@ split, i = emoji.find("fox")
 fox = companion.data.load("emoji", split).batch(torch.tensor([i]), device)[0]
 foxes = {name: spoilt_to(fox, how, 0.01) for name, how in spoil.items()}
 
-# %%
-fig, axes = plots.figure(10, 1.75, columns=9)
-for ax, (name, picture) in zip(axes, {"original": fox, **foxes}.items(), strict=True):
+# %% tags=["hide-input"]
+fig, axes = plots.figure(8, 4.1, rows=2, columns=5)
+for ax in axes.flat:
+    ax.set_axis_off()
+for ax, (name, picture) in zip(axes.flat, {"original": fox, **foxes}.items(), strict=False):
     plots.draw_image(ax, picture[0].clamp(0, 1))
-    ax.set_title(f"{name}\nMSE {mse(picture, fox):.3f}", fontsize=9)
+    ax.set_title(f"{name}\nMSE {mse(picture, fox):.3f}")
+fig.suptitle("Eight spoilt copies, all with the same squared error")
 plots.show(
     fig,
     alt="A fox and eight spoilt copies, all with a mean squared error of 0.010. The blurred "
@@ -139,17 +144,18 @@ plots.show(
 )
 
 # %% [markdown]
-# To the squared error these eight are the same. To you they are not. In the darker one nothing is lost; in the blurred one every line is gone.
+# To the squared error these eight are the same. To you they are not. In the darker one nothing is lost. In the blurred one every line is gone.
 #
 # The squared error compares each pixel with the pixel at the same position, and no pixel with its neighbour. Edges, lines and textures are relations
 # *between* pixels. They do not appear in it.
 #
 # ## The average of all pictures
-# That would not matter if a model could be exact. It cannot: 64 positions with 64 codes are 384 bits, and a picture has 24,576. Much of each picture is
+#
+# That would not matter if our model could be exact. It cannot: 64 positions with 64 codes are 384 bits, and a picture has 24,576. Much of each picture is
 # *not in the codes*. What should a decoder draw where it does not know?
 #
-# Say it knows that there are stripes, and not where they begin. We draw a thousand such pictures, and ask three decoders that must answer with the same
-# picture each time: one answers with some striped picture, one with white, one with the average of all.
+# Say it knows that there are stripes, but not where they begin. We draw a thousand such pictures, and try three answers to all of them: some striped
+# picture, white, and their average.
 
 # %%
 column = torch.arange(32.0)
@@ -162,30 +168,35 @@ answers = {
     "their average": texture.mean(0, keepdim=True),
 }
 errors = {name: mse(answer.expand_as(texture), texture) for name, answer in answers.items()}
-fig, axes = plots.figure(8.5, 1.7, columns=6)
-for ax, picture in zip(axes, texture[1:4], strict=False):
+for name, error in errors.items():
+    print(f"{name:<14} MSE {error:.3f}")
+
+# %% tags=["hide-input"]
+fig, axes = plots.figure(6, 4.6, rows=2, columns=3)
+for ax, picture in zip(axes[0], texture[1:4], strict=True):
     plots.draw_image(ax, picture)
-    ax.set_title("a picture", fontsize=9)
-for ax, (name, answer) in zip(axes[3:], answers.items(), strict=True):
+    ax.set_title("a picture")
+for ax, (name, answer) in zip(axes[1], answers.items(), strict=True):
     plots.draw_image(ax, answer[0])
     ax.add_patch(plots.rectangle((-0.5, -0.5), 32, 32, fill=False, edgecolor="#AAAAAA"))
-    ax.set_title(f"{name}:\nMSE {errors[name]:.3f}", fontsize=9)
+    ax.set_title(f"{name}:\nMSE {errors[name]:.3f}")
+fig.suptitle("The answer with the smallest error has no stripes")
 plots.show(
     fig,
-    alt="Three pictures of vertical stripes at different positions, and three answers: one "
+    alt="Three pictures of vertical stripes at different positions; below them three answers: one "
     "striped picture, white, and plain grey, which is the average and has the smallest "
     "error.",
 )
 
 # %% [markdown]
-# The average wins, and it is plain grey: a picture that is not striped at all. The striped answer has twice its error. This is no accident. For any answer $c$,
+# The average wins, and it is plain grey: a picture without stripes. The striped answer has twice its error. This is no accident. For any answer $c$,
 #
 # $$\mathbb{E}\,\|x - c\|^2 = \underbrace{\mathbb{E}\,\|x - \bar x\|^2}_{\text{the same for every answer}} + \|c - \bar x\|^2, \qquad \bar x = \mathbb{E}[x],$$
 #
 # so the best answer is $\bar x$, **the average of everything that the picture could be, given the codes**. And averaging is what blur is.
 #
-# Does our tokenizer do it? Here is one with 64 codes, trained on the squared error alone. We ask how much fine detail its pictures have: the variance of
-# the Laplacian (each pixel against its four neighbours), as a share of that of the originals.
+# Does our tokenizer blur? Here is one with 64 codes, trained on the squared error alone. We measure fine detail by the **sharpness**: the variance of the
+# Laplacian (each pixel against its four neighbours), as a share of the originals'.
 
 # %%
 started_from = copy.deepcopy(companion.pretrained("emoji-vqvae")).to(device).eval()
@@ -193,22 +204,29 @@ with torch.no_grad():
     soft = started_from(x_test).reconstruction.clamp(0, 1)
 print(f"MSE {mse(soft, x_test):.4f}")
 print(f"sharpness {sharpness(soft) / sharpness(x_test):.2f} of the originals'")
+
+# %% tags=["hide-input"]
 plots.show(
     plots.image_rows(
-        {"originals": x_test[some[::2]], "MSE alone": soft[some[::2]]}, size=0.7
+        {"originals": x_test[some[::3]], "MSE alone": soft[some[::3]]},
+        size=1,
+        title="Shapes and colours come back, fine lines do not",
     ),
-    alt="Twelve emoji, and below them what the tokenizer makes of them: the same shapes and "
+    alt="Eight emoji, and below them what the tokenizer makes of them: the same shapes and "
     "colours, without fine lines.",
 )
 
 # %% [markdown]
-# ## Distance in features
-# So let us compare something else than pixels. Each layer of a convolutional network answers questions about a neighbourhood: is there an edge from top to
-# bottom? a corner? a patch of fine lines? Its answers at a position are a vector of **features**. Two pictures that look alike get like answers, also where
-# their pixels differ a little.
+# By this measure, about a fifth of the detail is left.
 #
-# We need a network that has learnt to look at pictures. Published work takes VGG16, trained on a million photographs. The course has a small one of its
-# own: a classifier that tells the nine groups of emoji apart. It has five blocks. We read what comes out of each: five **taps**.
+# ## Distance in features
+#
+# So let us compare something else than pixels. Each layer of a convolutional network answers questions about a neighbourhood: is there an edge? A corner?
+# Fine lines? Its answers at one position are a vector of **features**. Pictures that look alike get similar answers, even where their pixels differ a
+# little.
+#
+# We need a network that has learnt to look at pictures. Published work takes VGG16, trained on a million photographs. We take a small classifier that tells
+# the nine groups of emoji apart. It has five blocks, and we read what comes out of each: five **taps**.
 
 # %%
 eyes = load_classifier("emoji").to(device).eval().requires_grad_(False)
@@ -226,15 +244,15 @@ def features(x: Tensor) -> list[Tensor]:
 for f in features(fox):
     print(tuple(f.shape))
 
-# %%
+# %% tags=["hide-input"]
 second = features(fox)[1][0]  # of the second block: (48, 16, 16)
 strongest = second.amax((1, 2)).topk(2).indices
-fig, axes = plots.figure(9.5, 1.9, columns=6)
+fig, axes = plots.figure(6, 4.4, rows=2, columns=3)
 for three, name, picture in zip(
-    (axes[:3], axes[3:]), ("sharp", "blurred"), (fox, foxes["blurred"]), strict=True
+    axes, ("sharp", "blurred"), (fox, foxes["blurred"]), strict=True
 ):
     plots.draw_image(three[0], picture[0].clamp(0, 1))
-    three[0].set_title(name, fontsize=9)
+    three[0].set_title(name)
     for ax, channel in zip(three[1:], strongest.tolist(), strict=True):
         ax.imshow(
             features(picture)[1][0, channel].cpu(),
@@ -242,8 +260,9 @@ for three, name, picture in zip(
             vmin=0,
             vmax=float(second[channel].max()),
         )
-        ax.set_title(f"channel {channel}", fontsize=9)
+        ax.set_title(f"channel {channel}")
         ax.set_axis_off()
+fig.suptitle("Two maps of block 2 (white: strong): blur dims them")
 plots.show(
     fig,
     alt="The fox with two feature maps of the second block, in which parts of its outline and "
@@ -251,24 +270,23 @@ plots.show(
 )
 
 # %% [markdown]
-# These maps light up at some of the fox's edges. Where it is blurred, they are dimmer. A distance between such maps sees blur. Used in training it is
-# called a **perceptual loss**. (The column at the right is the
-# edge of the picture itself.)
+# These maps light up at some of the fox's edges, and less where it is blurred. (The column at the right is the edge of the picture itself.) So a distance
+# between such maps sees blur. Used in training it is called a **perceptual loss**.
 #
 # Three choices make it a good distance (Zhang et al. 2018, equation 1, who call it LPIPS):
 #
-# * **Normalise.** Some layers have large numbers and some small ones. At each position the feature vector is divided by its length over the channels, so
-#   that only its direction counts, and every layer has a say.
+# * **Normalise.** Some layers have large numbers and some small ones. At each position we divide the feature vector by its length over the channels. Then
+#   only its direction counts, and every layer has a say.
 # * **Square and sum over channels**, as for any distance of two vectors.
 # * **Average over positions, then sum over the taps.**
 #
 # $$d(\hat x, x) = \sum_l \frac{1}{h_l w_l} \sum_{i,j} \bigl\| \hat f^{\,l}_{ij} - f^{\,l}_{ij} \bigr\|^2, \qquad f^{\,l}_{ij} \text{ of length } 1 .$$
 #
-# One trap hides in the length. $\sqrt{u}$ has an infinite slope at 0. A position at which all features are 0 (and a ReLU makes many) would have the gradient
-# NaN, and one NaN ruins a whole training. So the length is taken as $\sqrt{\|f\|^2 + \varepsilon^2}$.
+# One trap hides in the length: $\sqrt{u}$ has an infinite slope at 0. Where all features are 0, as a ReLU can make them, the gradient would be NaN, and one
+# NaN ruins a training. So we take as the length $\sqrt{\|f\|^2 + \varepsilon^2}$.
 #
 # ### Exercise 9.1 · feature distance  (medium, 15 minutes)
-# From two lists of features, one tensor (B, C_l, h_l, w_l) for each tap: the distance of each image, (B,).
+# From two lists of features, one tensor `(B, C_l, h_l, w_l)` for each tap, compute the distance $d$ of each image, `(B,)`.
 #
 # <details><summary>Hint 1</summary>The length over channels, with the axis kept: <code>f.square().sum(1, keepdim=True)</code>, then the root.</details>
 # <details><summary>Hint 2</summary>After squaring the differences, sum over axis 1, and average over the two axes of positions. The axis of images
@@ -305,18 +323,19 @@ for name in sorted(told, key=lambda name: told[name]):
     print(f"{name:<9} MSE {mse(foxes[name], fox):.3f}   feature distance {told[name]:.2f}")
 
 # %% [markdown]
-# Compare with your guess. A shift that you can hardly see is among the smallest; blur and blocks are among the largest. In this the network agrees with us.
+# Compare with your guess. A shift that you can hardly see is among the smallest; blur and blocks are among the largest. Here the network agrees with us.
 #
-# Look also at where it does not. The stripes cost *less* than noise, and much less than blur, though they are among the ugliest of the eight. And a light
-# tint costs most. A feature distance is the taste of one network. (We did not test why this one has just this taste.) We come back to its blind spot below.
+# Elsewhere it does not. The stripes cost *less* than noise, and much less than blur, though they are among the ugliest. And a light tint costs most. A
+# feature distance is the taste of one network. (We did not test why this one has this taste.)
 #
 # ## What a discriminator sees
-# Somebody has to choose the features. Why not let a network find them, whose only task is to tell our reconstructions from originals? Whatever gives us away,
-# it will find. That is a **discriminator**. What a network loses when a discriminator finds it out is an **adversarial** loss, and the two networks together
+#
+# Somebody has to choose the features. Why not train a network to find them? Its only task is to tell our reconstructions from originals, so it learns
+# whatever gives us away. That is a **discriminator**. The tokenizer then gets a loss for being found out, an **adversarial** loss. The two networks together
 # are a **GAN**, a generative adversarial network (Goodfellow et al. 2014).
 #
-# Whether a picture is sharp can be seen in every part of it. So the discriminator need not see all of it: it gives one number, a logit, for each **patch**
-# (Isola et al. 2017, "PatchGAN"). That makes it a plain stack of convolutions:
+# Whether a picture is sharp shows in every part of it. So the discriminator gives one number, a logit, for each **patch** (Isola et al. 2017, "PatchGAN").
+# That makes it a plain stack of convolutions:
 
 
 # %%
@@ -337,22 +356,24 @@ discriminator = new_discriminator().to(device)
 print(tuple(discriminator(x_test[:5]).shape))
 
 # %% [markdown]
-# How large is a patch? From the last layer back: one output of a convolution with kernel 4 and stride 1 sees 4 inputs; those are outputs of another, and see
-# 7 of its inputs; with stride 2 these see (7 − 1) · 2 + 4 = 16 pixels. So each logit judges 16 × 16 pixels, and neighbours look 2 pixels further. (Through
-# the means of `GroupNorm` it knows a little of the rest of the picture, too.)
+# Each logit judges 16 × 16 pixels, and its neighbour looks 2 pixels further.
 #
-# What should it minimise? It is to give originals large numbers and reconstructions small ones. The **hinge loss** asks for more than 1 and less than −1, and
-# then is content:
+# <details><summary>Why 16?</summary>Count back from the last layer. One output of a convolution with kernel 4 and stride 1 sees 4 inputs. One layer earlier
+# these see 7. Through the stride of 2, those see (7 − 1) · 2 + 4 = 16 pixels. (Through the means of <code>GroupNorm</code> a logit knows a little of the
+# rest of the picture, too.)</details>
+#
+# What should it minimise? Originals are to get large logits, reconstructions small ones. The **hinge loss** asks for more than 1 and less than −1, and then
+# is content:
 #
 # $$L_D = \mathbb{E}\bigl[\max(0,\, 1 - D(x))\bigr] + \mathbb{E}\bigl[\max(0,\, 1 + D(\hat x))\bigr].$$
 #
-# A patch that is judged right by a margin has gradient 0; the discriminator spends its strength on what it still gets wrong. The tokenizer, in the role of
-# the **generator**, wants its reconstructions to be taken for originals:
+# A patch that is right by this margin has gradient 0. The discriminator learns from the others only. The tokenizer, in the role of the **generator**, wants
+# its reconstructions to be taken for originals:
 #
 # $$L_G = -\,\mathbb{E}\bigl[D(\hat x)\bigr].$$
 #
 # ### Exercise 9.2 · hinge losses  (easy, 10 minutes)
-# From the logits of originals and of reconstructions, of any shapes: the loss of the discriminator and that of the generator.
+# From the logits of originals and of reconstructions, of any shapes, compute $L_D$ and $L_G$.
 #
 # <details><summary>Hint</summary><code>(1 - real).relu()</code> is the maximum of 0 and 1 − D(x).</details>
 
@@ -392,19 +413,19 @@ print(f"after {settings.look_steps} steps: loss {loss:.2f} (2 at the start), ", 
 print(f"{told_apart:.0%} of the patches of unseen pictures judged right (chance: 50%)")
 
 # %% [markdown]
-# It soon learns to. But *what* does it see? Its logits are a coarse map, 14 × 14. To lay it over the picture, give each pixel the mean of the logits of
-# all patches that the pixel is in. Logit (i, j) sees the rows $2i - 5$ to $2i + 10$ and such columns; the −5 comes from the three paddings, which add up to 1 + 2 + 2 pixels, and what
-# lies outside of the picture is cut off.
+# It soon does better than chance. But *what* does it see? Its logits are a coarse map, 14 × 14. To lay it over the picture, we give each pixel the mean
+# logit of all patches that it is in. Logit $(i, j)$ sees the rows $2i - 5$ to $2i + 10$ and such columns. (The −5 is that of the three paddings, 1 + 2 + 2
+# pixels.) What lies outside is cut off.
 #
 # ### Exercise 9.3 · patch map  (hard, 20 minutes)
-# From logits (B, 1, h, w): the mean for each pixel, (B, 1, H, W). Logit (i, j) sees the rows `i·stride + offset` to `i·stride + offset + patch − 1`, and
-# such columns. A pixel that no patch sees gets 0. No loop over pixels.
+# From logits `(B, 1, h, w)`, compute the mean for each pixel, `(B, 1, H, W)`. Logit $(i, j)$ sees the rows `i·stride + offset` to
+# `i·stride + offset + patch − 1`, and such columns. A pixel that no patch sees gets 0. No loop over pixels.
 #
-# <details><summary>Hint 1</summary><code>functional.conv_transpose2d(logits, ones, stride=stride)</code> with <code>ones</code> of shape
-# (1, 1, patch, patch) lays each logit onto its patch and adds up where patches overlap.</details>
+# <details><summary>Hint 1</summary><code>functional.conv_transpose2d(logits, ones, stride=stride)</code> with <code>ones</code> of shape (1, 1, patch,
+# patch) lays each logit onto its patch and adds up where patches overlap.</details>
 # <details><summary>Hint 2</summary>The same of logits that are all 1 counts the patches at each pixel.</details>
-# <details><summary>Hint 3</summary>Row 0 of the result is row <code>offset</code> of the picture: with offset −5 the picture begins at row 5. Where
-# the result ends too early, <code>functional.pad</code> adds zeros.</details>
+# <details><summary>Hint 3</summary>Row 0 of the result is row <code>offset</code> of the picture: with offset −5 the picture begins at row 5. Where the
+# result ends too early, <code>functional.pad</code> adds zeros.</details>
 
 
 # %%
@@ -435,22 +456,24 @@ def patch_map(
 
 patch_map = check(patch_map)
 
-# %%
+# %% tags=["hide-input"]
 looked_at = some[[0, 4, 9, 13, 16, 23]]
 with torch.no_grad():
     maps = {
         name: patch_map(discriminator(pictures[looked_at]), (32, 32), 16, 2, -5)
         for name, pictures in (("original", x_test), ("copy", soft))
     }
-fig, axes = plots.figure(9.5, 3.4, rows=2, columns=6)
+fig, axes = plots.figure(9, 3.5, rows=2, columns=6)
 for line, (name, pictures) in zip(
     axes, (("original", x_test), ("copy", soft)), strict=True
 ):
     for ax, picture, seen in zip(line, pictures[looked_at], maps[name], strict=True):
         plots.draw_image(ax, picture.mean(0, keepdim=True))
         ax.imshow(seen[0].cpu(), cmap="PuOr", vmin=-1.5, vmax=1.5, alpha=0.6)
-    line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
-fig.suptitle("Violet: taken for an original. Orange: found out.", fontsize=10)
+    line[0].text(
+        -0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=12
+    )
+fig.suptitle("What the discriminator takes for an original (violet) or a copy (orange)")
 plots.show(
     fig,
     alt="Six pictures in grey with the discriminator's map over them, originals above copies: "
@@ -459,25 +482,59 @@ plots.show(
 )
 
 # %% [markdown]
-# Compare each copy with the original above it. Copies are more orange than their originals. The discriminator also errs: the original in the third column is
-# taken for a copy, and the flag's copy still passes. (We did not test what it goes by.)
+# Compare each copy with the original above it: copies are more orange. The discriminator also errs. The original in the third column is taken for a copy,
+# and the flag's copy still passes. (We did not test what it goes by.)
 #
 # ## Two networks, one step
-# Now both learn at once: the tokenizer from what the discriminator says of its pictures, the discriminator from these pictures. Each must learn from its *own*
-# loss only. Otherwise the discriminator would learn to please the tokenizer (L_G would move its weights), and the tokenizer would learn to be found out (L_D
-# would move its weights).
 #
-# It is the question of the routing table of chapter 03: who gets gradient from what? The tools are the same.
+# Now both learn at once. Each must learn from its *own* loss only. If $L_G$ moved the discriminator, it would learn to please the tokenizer. If $L_D$ moved
+# the tokenizer, it would learn to be found out.
+
+# %% tags=["hide-input"]
+learning, constant = plots.COLOURS["third"], "#777777"
+fig, axes = plots.figure(7.5, 3.8, rows=2)
+for ax, loss, learner, judged_by in (
+    (axes[0], "$L_G$", "tokenizer", r"$\hat x$"),
+    (axes[1], "$L_D$", "discriminator", r"$\hat x$ and $x$"),
+):
+    names = ["$x$", "tokenizer", judged_by, "discriminator", loss]
+    half = [0.15, 0.35, 0.3, 0.45, 0.15]  # of the width of each box, with a little air
+    for place, name in enumerate(names):
+        learns = name == learner
+        style = {"ec": learning if learns else constant, "fc": "white", "lw": 2}
+        if place in (1, 3):
+            ax.text(place, 0.42, "learns" if learns else "constant", ha="center")
+            style["ls"] = "-" if learns else ":"
+        box = {"boxstyle": "round,pad=0.4", **style}
+        ax.text(place, 0, name, ha="center", va="center", fontsize=11, bbox=box)
+        if place < 4:
+            ends = (place + 1 - half[place + 1], 0), (place + half[place], 0)
+            ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": constant})
+    back = {"arrowstyle": "-|>", "color": learning, "lw": 2.5}
+    back["connectionstyle"] = "arc3,rad=-0.25"
+    ax.annotate("", (names.index(learner), -0.35), (4, -0.35), arrowprops=back)
+    ax.set(xlim=(-0.5, 4.5), ylim=(-1.1, 0.8))
+    ax.set_axis_off()
+    ax.set_title(f"The gradient of {loss} (green) moves the {learner} alone")
+plots.show(
+    fig,
+    alt="The same row twice: x, tokenizer, reconstruction, discriminator, loss. Above, the "
+    "gradient of L_G runs back through the discriminator, which is constant, to the tokenizer; "
+    "below, that of L_D ends at the discriminator, and the tokenizer is constant.",
+)
+
+# %% [markdown]
+# Who gets gradient from what? That is the question of chapter 03's routing table, and the tools are the same:
 #
 # * In $L_D$, $\hat x$ is a constant: `x_hat.detach()`.
-# * In $L_G$, the *discriminator's weights* are constants, but its output must still have a gradient to $\hat x$. Detaching the output would cut both.
+# * In $L_G$, the *discriminator's weights* are constants, but gradients must still pass through it to $\hat x$. Detaching its output would cut both.
 #
 # For the second, torch can run a module with other weights than its own: `torch.func.functional_call(module, weights, (x,))`, with `weights` a dict by name.
 # Give it the module's own, detached.
 #
 # ### Exercise 9.4 · who learns from what  (medium, 15 minutes)
-# The hinge loss of the generator and that of the discriminator, in this order, of a batch, so routed that `(a + b).backward()` gives each network the gradient of its own loss. The
-# discriminator is afterwards as it was. (Use your `hinge_losses`, which gives the two in the other order.)
+# From a batch and its reconstructions, compute $L_G$ and $L_D$, in this order (your `hinge_losses` gives them in the other). Route them so that
+# `(a + b).backward()` gives each network the gradient of its own loss. The discriminator is afterwards as it was.
 #
 # <details><summary>Hint 1</summary><code>{name: p.detach() for name, p in discriminator.named_parameters()}</code></details>
 # <details><summary>Hint 2</summary>The discriminator runs three times: on x, on the detached x̂, and with constant weights on x̂.</details>
@@ -500,8 +557,8 @@ def routed_losses(
 routed_losses = check(routed_losses)
 
 # %% [markdown]
-# The routing table, with a fourth column. We take a codebook that learns by gradient (chapter 03), so that there is a codebook loss to show; the numbers are
-# gradient norms.
+# Here is the routing table, with a fourth column. We take a codebook that learns by gradient (chapter 03), so that there is a codebook loss to show. The
+# numbers are gradient norms.
 
 # %%
 torch.manual_seed(session.seed)
@@ -540,34 +597,35 @@ for name, loss in losses.items():
     routes[name] = [norm > 0 for norm in line]
     print(f"{name:<20}" + "".join(f"{norm:>15.2g}" for norm in line))
 
-# %% tags=["nbval-check-output"]
+# %% tags=["hide-input", "nbval-check-output"]
 for name, reached in routes.items():
     print(
         f"{name:<18} moves", ", ".join(p for p, r in zip(parts, reached, strict=True) if r)
     )
 
 # %% [markdown]
-# No loss of the tokenizer moves the discriminator, and that of the discriminator moves nothing else. So *one* backward of the sum is enough. (Published code
-# often makes two steps by turns: the tokenizer's, then the discriminator's on the same reconstructions. Both gradients are then taken at the same weights,
-# and the result is the same. The proof below shows it.)
+# No loss of the tokenizer moves the discriminator, and $L_D$ moves nothing else. So *one* backward of the sum is enough.
+#
+# <details><summary>Published code often makes two steps by turns. Is that another training?</summary>The tokenizer steps first, then the discriminator, on
+# the same reconstructions. Both gradients are then taken at the same weights, and the result is the same. The proof below shows it.</details>
 #
 # ## How loud may the discriminator be?
-# The total is $L_{\text{rec}} + \lambda\, L_G$, where $L_{\text{rec}}$ is all that the tokenizer had before. Which λ? Logits have no unit. A discriminator can double all its logits and judge as before, and $L_G$ would
-# pull twice as hard. Esser et al. (2021, equation 7) let λ follow: both losses are to pull equally hard *at the last layer of the decoder*, through which
-# everything passes,
+#
+# The total is $L_{\text{rec}} + \lambda\, L_G$, where $L_{\text{rec}}$ is all that the tokenizer had before. Which λ? Logits have no unit. A discriminator
+# can double all its logits and judge as before, and $L_G$ would pull twice as hard. So Esser et al. (2021, equation 7) let λ adapt. Both losses are to pull
+# equally hard at $W$, the weight of the decoder's *last layer*:
 #
 # $$\lambda = \frac{\|\nabla_{\!W} L_{\text{rec}}\|}{\|\nabla_{\!W} L_G\| + \varepsilon} .$$
 #
-# (In training we multiply by a further fixed weight, `adversarial_weight` = 0.4: the discriminator then pulls 0.4 times as hard as the rest.)
-#
-# λ is a number, not a part of the loss: no gradient flows through it. And it is cut off at a largest value, for at the start the denominator can be tiny.
+# λ is a number: no gradient flows through it. It is cut off at a largest value, as the denominator can be tiny at the start. (In training we multiply by a
+# fixed `adversarial_weight` = 0.4: the discriminator then pulls 0.4 times as hard as the rest.)
 #
 # ### Exercise 9.5 · adaptive weight  (medium, 15 minutes)
-# From the two losses and the weight W: λ, detached, at most `most`. The graph of the losses must stay, as their backward is still to come, and no `.grad` may
+# From the two losses and $W$, compute λ, detached, at most `most`. The graph of the losses must stay, as their backward is still to come, and no `.grad` may
 # change.
 #
-# <details><summary>Hint</summary><code>torch.autograd.grad(loss, W, retain_graph=True)</code> gives a tuple with one gradient, and leaves
-# <code>.grad</code> alone.</details>
+# <details><summary>Hint</summary><code>torch.autograd.grad(loss, W, retain_graph=True)</code> gives a tuple with one gradient, and leaves <code>.grad</code>
+# alone.</details>
 
 
 # %%
@@ -606,10 +664,10 @@ print(
 
 # %% [markdown]
 # ## Train and look
-# From the same soft tokenizer we go on in three ways, for equally many steps and with the same batches: with the squared error as before, with the feature
-# distance added, and with the discriminator besides. Encoder, decoder and codebook are the same; so is the number of codes. The discriminator is the one
-# from above, with its head start, and it learns faster than the tokenizer, so that it can keep up. Here is the whole training, from the functions that you
-# wrote:
+#
+# From the same soft tokenizer we go on in three ways: with the squared error as before, with the feature distance added, and with the discriminator besides.
+# Steps, batches, networks and number of codes are the same. The discriminator is the one from above, with a larger learning rate than the tokenizer's, so
+# that it can keep up. Here is the whole training, from your functions:
 
 
 # %%
@@ -657,10 +715,14 @@ for name, pair in weights.items():
     print(f"{name}: {settings.steps} steps")
 
 # %% [markdown]
-# How good are they? One number would not do. Beside MSE we take four: **SSIM** (Wang et al. 2004), which compares mean, contrast and structure in small
-# windows; the **feature distance**; the **Fréchet distance** of chapter 07 (how far apart the features of two sets of pictures are, taken as two
-# Gaussians); and the share of **sharpness**. Feature distance and Fréchet distance look through the network that the perceptual loss was trained with, so
-# they favour the rows that have it.
+# One number would not do. Beside MSE we take four:
+#
+# * **SSIM** (Wang et al. 2004) compares mean, contrast and structure in small windows. Larger is better.
+# * The **feature distance**.
+# * The **Fréchet distance** of chapter 07: how far apart the features of two sets of pictures are, taken as two Gaussians.
+# * The share of **sharpness**.
+#
+# Feature distance and Fréchet distance look through the network of the perceptual loss, so they favour the rows that were trained with it.
 
 
 # %%
@@ -698,12 +760,12 @@ for name, key in short.items():
     session.expect(f"sharpness_{key}", numbers[name]["sharpness"])
 
 # %% [markdown]
-# Compare the three rows with each other: going on changed the soft tokenizer too, whose error was printed further above. With the added losses the Fréchet
-# distance is smaller, and the pictures are sharper. After so few steps the squared errors hardly differ yet.
+# With the added losses the Fréchet distance is smaller, and the pictures are sharper. After so few steps the squared errors hardly differ yet. (Compare the
+# rows with each other: going on changed the soft tokenizer, too.)
 #
-# How large was λ, and how well could the discriminator tell the two apart? (L_D is 2 for one that cannot.)
+# How large was λ, and how well could the discriminator tell the two apart? ($L_D$ is 2 for one that cannot.)
 
-# %%
+# %% tags=["hide-input"]
 for name, values in notes["+ adversarial"].items():
     few = max(1, len(values) // 10)
     first, last = (sum(part) / few for part in (values[:few], values[-few:]))
@@ -711,10 +773,10 @@ for name, values in notes["+ adversarial"].items():
 print("L_D step by step:", ", ".join(f"{v:.2f}" for v in notes["+ adversarial"]["L_D"][:6]))
 
 # %% [markdown]
-# The head start is soon used up: as soon as the tokenizer answers, the discriminator has to learn anew.
+# The discriminator's head start is soon used up: the tokenizer answers, and it has to learn anew.
 #
-# These are a few steps on two cores. The companion has three tokenizers from one first stage of squared error. Its "MSE alone" is the soft tokenizer that we
-# started from; the other two went on five times as long as ours:
+# These were few steps. The companion has three tokenizers from one first stage of squared error. Its "MSE alone" is the soft tokenizer that we started from.
+# The other two went on five times as long as ours:
 
 # %%
 shipped = {
@@ -724,34 +786,34 @@ shipped = {
 }
 longer, longer_numbers = table_of({name: m.to(device) for name, m in shipped.items()})
 
-# %% tags=["cover"]
+# %% tags=["hide-input", "cover"]
 chosen = some[[0, 3, 7, 10, 13, 17, 19, 21, 23]]
 plots.show(
     plots.image_rows(
         {"originals": x_test[chosen], **{name: r[chosen] for name, r in longer.items()}},
         size=1.05,
-        title="As many codes for each, three losses",
+        title="Equally many codes: each added loss sharpens",
     ),
     alt="Four rows of nine emoji: the originals, and what three tokenizers make of them. With "
-    "the squared error alone they are soft; with a perceptual loss edges come back; the last row, "
-    "with a discriminator besides, is crisper in places.",
+    "the squared error alone they are soft; with a perceptual loss edges come back; with a "
+    "discriminator besides they are crisper in places.",
 )
 
 # %% [markdown]
-# Which row is the sharpest? And which has the smallest squared error? They are not the same, and that is the lesson of this chapter: MSE and SSIM get *worse*
-# with each loss that is added, while the pictures get sharper. (Part of that sharpness is grain, not lines: look at the flags.) By the two measures of the
-# classifier's features, the discriminator makes no gain on the perceptual loss alone: what it adds is sharpness. Nothing asks the first tokenizer for anything but a small squared error.
+# Which row is the sharpest? And which has the smallest squared error? They are not the same, and that is the lesson of this chapter. MSE and SSIM get
+# *worse* with each loss that is added, while the pictures get sharper. (Part of that sharpness is grain, not lines: look at the flags.) By the classifier's
+# features, the discriminator gains nothing on the perceptual loss alone. What it adds is sharpness.
 #
-# It is also a warning. What the codes do not say, the sharper rows *invent*: compare the fine lines with the originals. For a picture to look at, that may be
-# what we want; for a measurement it is not. And none of the rows is as sharp as the originals. A discriminator on two cores, with 2,413 pictures, is a small
-# one.
+# It is also a warning. What the codes do not say, the sharper rows *invent*: compare the fine lines with the originals. For a picture to look at, that may
+# be what we want; for a measurement it is not. And no row is as sharp as the originals.
 #
 # ## When to switch it on, and how loud
-# Both losses began after a first stage of squared error. That is the custom: reconstructions of a new tokenizer are blots, which are easy to tell, and say
-# little about sharpness. Does it matter? And what do a fixed weight, and a discriminator that learns ten times as fast, do? The experiment trains six
-# variants with equally many steps, over several seeds. In the first three the losses differ in the second half only:
+#
+# Both losses began after a first stage of squared error. That is the custom: the first reconstructions are blots, which are easy to tell from originals.
+# Does the order matter? And the adaptive weight? An [experiment](../experiments/README.md#perceptual-and-adversarial-losses) trains six variants with
+# equally many steps. In all but one the losses differ in the second half only. (± is the standard deviation over the seeds.)
 
-# %%
+# %% tags=["hide-input"]
 table = results("sharper_pictures", data="emoji")
 measures = ("mse", "feature_distance", "frechet", "sharpness", "perplexity")
 print(table.command)
@@ -764,25 +826,30 @@ for variant in table.settings("variant"):
     print(f"{variant:<30}{line}")
 
 # %% [markdown]
-# Read it row by row, and mind the ±, which is the standard deviation over the seeds.
+# Two rows stand out.
 #
 # * **The perceptual loss** more than doubles sharpness and about halves the Fréchet distance. The squared error rises by about a sixth.
+# * **A fixed weight of 0.8 ruins everything.** The squared error is several times as large, and the codes collapse. The large "sharpness" is no detail but a
+#   pattern. Above, λ was far below 1, so this weight is many times as loud. (We did not try a small fixed weight.)
+#
+# <details><summary>The other rows: a discriminator besides, from the first step, ten times as fast</summary>
+#
 # * **A discriminator besides** makes no difference here that these seeds could show. In the shipped tokenizers, which are larger and trained longer, it
 #   added some sharpness; that is one run each.
-# * **From the first step on** it does no harm. On the contrary. But this variant has had the two losses for twice as many steps, and we did not take the
-#   two effects apart.
-# * **A fixed weight of 0.8 ruins everything.** The squared error is several times as large, the codes collapse, and a "sharpness" far above that of the
-#   originals is no detail but a pattern. Above, λ was far below 1 from the start: this fixed weight is many times as loud. (Whether a small fixed weight would
-#   do, we did not try.)
-# * **A discriminator that learns ten times as fast**: sharpness is lower; the other measures show no difference.
+# * **From the first step on** it does no harm: its Fréchet distance is even smaller. But this variant has had the two losses for twice as many steps, and we
+#   did not take the two effects apart.
+# * **A discriminator that learns ten times as fast**: sharpness is lower on average; the other measures show no difference.
 #
-# What the last of our source reports says of these losses, measured ([experiments/README.md](../experiments/README.md#perceptual-and-adversarial-losses)):
+# </details>
+#
+# What a report says of these losses, measured. (Of "higher" and "lower", a positive difference goes the way that is asked.)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["hide-input", "nbval-check-output"]
 measured_claims("Perceptual and adversarial losses")
 
 # %% [markdown]
 # ## Proof: what you built is what the companion has
+#
 # Your functions on fixed numbers against the companion's.
 
 # %% tags=["nbval-check-output"]
@@ -815,8 +882,8 @@ glue("proof.adversarial_parts", ours, display=False)
 print("hinge losses and patch maps agree:", True)
 
 # %% [markdown]
-# And the whole step: two optimizers by turns, as published code has it, your one backward, and `companion.losses.AdversarialTraining`, from the same weights
-# with the same batch.
+# And the whole step, from the same weights and batch: two optimizers by turns, as published code has it, your one backward, and
+# `companion.losses.AdversarialTraining`.
 
 
 # %% tags=["nbval-check-output"]
@@ -865,8 +932,9 @@ for way in ("one backward", "companion"):
 
 # %% [markdown]
 # ## Play: how much of each?
-# Eight pictures that no tokenizer here has seen, rebuilt by tokenizers that were trained with more or less of each loss (made beforehand; the sliders only
-# choose). Start with both at 0. Then find the point from which more is not better.
+#
+# Eight unseen pictures, rebuilt by tokenizers that were trained with more or less of each loss (made beforehand; the sliders only choose). Start with both
+# at 0. Then find the point from which more is not better.
 
 # %%
 explorers.loss_weights()
@@ -874,7 +942,7 @@ explorers.loss_weights()
 # %% [markdown]
 # For readers of the printed page: three of the settings.
 
-# %%
+# %% tags=["hide-input"]
 plots.show(
     explorers.draw_loss_weights([(0, 0), (2, 0), (2, 2)]),
     alt="Eight pictures and three rows of reconstructions: with the squared error alone, with "
@@ -884,8 +952,9 @@ plots.show(
 
 # %% [markdown]
 # ## What breaks, and why
-# **A pattern that the network does not see.** A feature distance can be small between pictures that look different. To see what a layer overlooks, forget
-# the tokenizer and let the *pixels* learn: start from the blurred fox, and minimise nothing but the distance to the sharp one in a single block.
+#
+# **A pattern that the network does not see.** What does a layer overlook? Let the *pixels* learn: start from the blurred fox, and minimise nothing but the
+# distance to the sharp one in a single block.
 
 
 # %%
@@ -908,6 +977,7 @@ for block in (0, 2, 4):
         optimizer.step()
     learnt[f"block {block + 1} alone"] = pixels.detach()
 
+# %% tags=["hide-input"]
 print(f"{'':<16}   MSE     finest stripes   distance in block 1, 3 and 5")
 for name, picture in learnt.items():
     by_block = [
@@ -917,11 +987,12 @@ for name, picture in learnt.items():
     print(f"{name:<16}{mse(picture, fox):.4f}   {checkerboard(picture):.1e}       ", end="")
     print("   ".join(f"{value:.4f}" for value in by_block))
 
-# %%
-fig, axes = plots.figure(8.5, 1.95, columns=5)
+# %% tags=["hide-input"]
+fig, axes = plots.figure(8.5, 2.4, columns=5)
 for ax, (name, picture) in zip(axes, learnt.items(), strict=True):
     plots.draw_image(ax, picture[0].clamp(0, 1))
-    ax.set_title(name, fontsize=9)
+    ax.set_title(name)
+fig.suptitle("The blurred fox, after its pixels learnt from one block")
 plots.show(
     fig,
     alt="The fox, its blurred copy, and what became of the copy when its pixels learnt from "
@@ -930,14 +1001,14 @@ plots.show(
 )
 
 # %% [markdown]
-# From the first block the fox comes back. From the fifth come sharp edges under a pattern of speckles; in that block the two pictures are next to the same,
-# and their squared error is larger than the blurred one's. A deep layer answers for a whole neighbourhood, and many neighbourhoods have the same answer.
-# That is why the distance is summed over early and late blocks, and why the squared error stays in the loss.
+# From the first block the fox comes back. From the fifth come sharp edges under a pattern of speckles. That block hardly tells them from the sharp fox,
+# though their squared error is larger than the blurred one's. A deep layer answers for a whole neighbourhood, and many neighbourhoods have the same
+# answer. So we sum over early and late blocks, and keep the squared error in the loss.
 #
-# **Too loud a discriminator, a checkerboard, and codes that collapse** are one row of the experiment above, that of the fixed weight. Here are its numbers
-# beside those of the usual variant: the power of the finest stripes and the shift of the mean colour, against the originals.
+# **Too loud a discriminator** brings three faults at once: a checkerboard, a shift of the mean colour, and codes that collapse. Here is the experiment's
+# fixed weight beside other variants (stripes as a multiple of the originals'):
 
-# %%
+# %% tags=["hide-input"]
 for variant in ("mse", "perceptual", "adversarial", "adversarial, fixed weight"):
     stripes_of, shift_of, codes_of = (
         table.mean(m, variant=variant)
@@ -950,11 +1021,10 @@ for variant in ("mse", "perceptual", "adversarial", "adversarial, fixed weight")
     print(f"perplexity {codes_of:.0f} of 64")
 
 # %% [markdown]
-# In the experiment the perceptual loss alone draws more of the finest stripes than the originals have, too. In the picture of the shipped tokenizers look at
-# the last row: they are the grid in the flags.
+# The perceptual loss alone also draws more of the finest stripes than the originals have. You can see them above: they are the grid in the flags.
 #
-# **Training the wrong network.** Leave out one `detach`, and each network also learns the other's task. Your routing table shows it; a loss curve may not.
-# With the constants left out of L_G:
+# **Training the wrong network.** Leave out one `detach`, and a network also learns the other's task. Your routing table shows it; a loss curve may not. With
+# the constants left out of $L_G$:
 
 # %% tags=["nbval-check-output"]
 wrong = -discriminator(small(x_test[:16]).reconstruction).mean()
@@ -963,35 +1033,42 @@ print("L_G moves the discriminator:", any(bool(g.any()) for g in found if g is n
 
 # %% [markdown]
 # ## Pen and paper
-# 1. Stripes of random phase have variance σ² at each pixel. Show that the error of a striped answer is 2σ², and that of the average σ².
-# 2. A discriminator multiplies all its logits by 3. What happens to L_G, to its gradient at the last layer, to λ, and to λ·L_G? What happens to L_D?
+#
+# 1. Stripes of random phase have variance $\sigma^2$ at each pixel. Show that the error of a striped answer is $2\sigma^2$, and that of the average
+#    $\sigma^2$.
+# 2. A discriminator multiplies all its logits by 3. What happens to $L_G$, to its gradient at the last layer, to λ, and to $\lambda L_G$? What happens to
+#    $L_D$?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. Two independent draws x, c have the same mean μ, so E(x − c)² = E(x − μ)² + E(c − μ)² = 2σ²; with c = μ the second term is 0.
-# 2. L_G and its gradient are three times as large, λ a third (but for ε), and λ·L_G pulls as before. L_D changes: more patches are judged right by more than
-#    1 and drop out of it, and those that are wrong cost three times as much.
+# 1. Two independent draws $x$, $c$ have the same mean $\mu$, so $\mathbb{E}(x - c)^2 = \mathbb{E}(x - \mu)^2 + \mathbb{E}(c - \mu)^2 = 2\sigma^2$; with
+#    $c = \mu$ the second term is 0.
+# 2. $L_G$ and its gradient are three times as large, λ a third (but for ε), and $\lambda L_G$ pulls as before. $L_D$ changes: more patches are judged right
+#    by more than 1 and drop out of it, and those that are wrong cost more, their logits being three times as far off.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
+#
 # * The squared error is least for the average of all pictures that the codes allow. Averages are blurred.
-# * A feature distance compares directions of feature vectors, position by position. It sees edges and textures, and it has the blind spots of its network.
-# * A discriminator learns to see whatever gives the reconstructions away, patch by patch. The hinge loss lets it rest where it is right.
-# * Each network learns from its own loss: x̂ is a constant in one, the discriminator's weights in the other. One backward then does both.
-# * λ makes the two losses pull equally hard at the last layer of the decoder; a fixed weight then says how hard.
+# * A feature distance compares directions of feature vectors. It sees edges and textures, and has the blind spots of its network.
+# * A discriminator learns whatever gives the reconstructions away, patch by patch.
+# * Each network learns from its own loss: $\hat x$ is a constant in one, the discriminator's weights in the other.
+# * λ makes both losses pull equally hard at the decoder's last layer; a fixed weight then says how hard.
 # * Sharper pictures have a larger squared error. Say which measure you report, and show the pictures.
 #
 # ## Further experiments
+#
 # 1. Take only the first two taps, or only the last two. What do you see?
 # 2. Replace the hinge losses by `companion.losses.non_saturating_generator_loss` and its partner.
 # 3. Add `penalty="r1"` (Mescheder et al. 2018) to `companion.losses.AdversarialTraining`. What happens to the logits?
 # 4. If you have the weights of VGG16 on your disk: `companion.losses.lpips_vgg()` in place of the small classifier.
-# 5. The report's recipe: `companion.fit(…, augment=companion.augment.Augment(), optimizer=functools.partial(torch.optim.AdamW, lr=3e-4, betas=(0.9, 0.95),
-#    weight_decay=0.05))`.
+# 5. The report's recipe:
+#    `companion.fit(…, augment=companion.augment.Augment(), optimizer=functools.partial(torch.optim.AdamW, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.05))`.
 #
 # ## References
+#
 # * Goodfellow et al. 2014, *Generative adversarial nets*, equation 1.
 # * Isola et al. 2017, *Image-to-image translation with conditional adversarial networks*, section 3.2.2: PatchGAN.
 # * Lim and Ye 2017, *Geometric GAN*; Zhang et al. 2019, *Self-attention generative adversarial networks*, equation 4: hinge losses.
