@@ -1,23 +1,22 @@
 # %% [markdown]
 # # 08 · RQ-Transformer
 #
-# **The question.** Chapter 07 learnt a prior over tables of codes, one code a position. The residual quantizer of chapter 06 writes a *stack* of R codes at
-# each position. Can a prior over stacks be learnt without paying for a sequence R times as long? You build one from two transformers, train it beside the
-# plain way of doing it, and end with new digits, drawn stack by stack, decoded from coarse to fine:
+# **The question.** Chapter 07 learned a prior over tables with one code at each position. The residual quantizer of chapter 06 writes a *stack* of R codes
+# there. Can we learn a prior over stacks without a sequence that is R times as long? You will build one from two transformers, and end with new digits, drawn
+# stack by stack and decoded from coarse to fine:
 #
 # ![Rows of ten new digits, one of each class, drawn by an RQ-Transformer: decoded from the first code of each stack alone, and from both codes, which look much the
 # same; a last row shows, three times as strong, where the second code changed the picture: along the strokes.](../chapters/pictures/08_rq_transformer.png)
 #
-# **Afterwards you can** write down and count what the two transformers do, build the RQ-Transformer, train it, draw from it with as few passes as it needs,
-# evaluate what comes out, and find an off-by-one that a published implementation has and that no loss curve shows.
+# **Afterwards you can** say what each of the two transformers reads and predicts, count what they cost, build and train an RQ-Transformer, draw from it with
+# few passes, and find an off-by-one that raises no error and lets the loss fall.
 #
-# **Needed:** [chapter 06](06_residual_quantisation.ipynb) (stacks of codes) and [chapter 07](07_transformer_prior.ipynb) (transformers as priors: `<sos>`,
-# teacher forcing, causal masks, sampling).
-# **Time:** about an hour and a half of yours; the computer's is in the table below.
+# **Needed:** [chapter 06](06_residual_quantisation.ipynb) (stacks of codes) and [chapter 07](07_transformer_prior.ipynb) (`<sos>`, teacher forcing, causal
+# masks, sampling). **Time**, an estimate: an hour to read and run, and an hour and a quarter for the exercises. The [glossary](../chapters/glossary.md) has
+# every term, and [study 08b](08b_costs_and_comparisons.ipynb) has further comparisons.
 
 # %%
 import math
-import time
 from collections import Counter
 
 import torch
@@ -27,9 +26,8 @@ from torch.nn import functional
 
 import companion
 from companion import plots
-from companion.classifier import evaluate_samples, load_classifier
+from companion.classifier import load_classifier
 from companion.course import begin, check, explorers
-from companion.course.results import measured_claims, results
 from companion.pretrained import scores
 from companion.priors import PriorOutput, prior_bits
 from companion.priors.sampling import draw
@@ -40,12 +38,10 @@ settings, device = session.settings, session.device
 train, test = session.data()
 
 # %% [markdown]
-# The tokenizer is the RQ-VAE of chapter 06, trained longer: it comes with the package, with the command that makes it again. A prior never sees an image,
-# only the codes:
+# The tokenizer is the RQ-VAE of chapter 06, trained longer; it comes with the package. A prior never sees an image, only codes:
 
 # %%
 tokenizer = companion.pretrained(f"{settings.data}-rqvae").to(device)
-print(scores(f"{settings.data}-rqvae")["command"])
 codes = companion.tokenize(tokenizer, train).to(device)
 held_out = companion.tokenize(tokenizer, test).to(device)
 K, (height, width, R) = codes.num_codes, codes.grid
@@ -55,39 +51,98 @@ print("the stacks of the first image's middle row:", codes.codes[0, height // 2]
 
 # %% [markdown]
 # ## Predict
-# Two priors over these codes. One is the transformer of chapter 07, given all T·R codes in a row: position by position, and within a position depth by depth.
-# The other is this chapter's RQ-Transformer, with *as many layers, of the same width*, so that both have nearly the same number of weights. Both
-# take the same steps of training. Two guesses to write down:
+# We will compare two priors over these codes. One is the transformer of chapter 07, which reads all T·R codes in a row: position by position, and within a
+# position depth by depth. The other is this chapter's RQ-Transformer, with as many layers of the same width. Both take the same steps of training. Write down
+# two guesses:
 #
-# 1. R doubles, from 4 codes a position to 8. By what factor does each of the two get dearer?
-# 2. Which of them predicts held-out codes better, and by how much: 20 %, 5 %, nothing to speak of?
+# 1. R doubles, from 4 codes a position to 8. By what factor does the cost of each of the two grow?
+# 2. Which of them predicts held-out codes better, and by how much: 20 %, 5 %, hardly at all?
 #
 # ## Why not one long row?
-# Nothing forbids it. The chain rule holds for any order, so a table of T·R codes is a sequence like any other:
+# Nothing forbids it. The chain rule holds for any order, so T·R codes are a sequence like any other:
 #
 # $$p(k) = \prod_{t=1}^{T} \prod_{r=1}^{R} p(k_{t,r} \mid k_{1}, \dots, k_{t-1},\; k_{t,1}, \dots, k_{t,r-1}), \qquad k_t = (k_{t,1}, \dots, k_{t,R}) .$$
 #
-# `TransformerPrior` of chapter 07 does just that for a grid (h, w, R), and you will train it below. The price is in the length. In a layer of width d, each of
-# n vectors goes through matrices of 3d² (queries, keys, values), d² (output) and 4d² + 4d² (the MLP) numbers: **12·n·d²** multiplications. Then each is
-# compared with all n, and all n values are added up with the weights that come out: **2·n²·d**. (A causal mask hides half of the results; plain code computes
-# them all the same, and so does this count.)
+# `TransformerPrior` does just that when its grid is (h, w, R). We call it the **flattened** transformer. Its price is the length of the row. Take one layer of
+# width $d$ that reads $n$ vectors:
 #
-# The RQ-Transformer (Lee et al. 2022) makes two short sequences out of the long one:
+# * **Matrices.** Each vector is multiplied by $3d^2$ numbers for queries, keys and values, $d^2$ for the output, and $4d^2 + 4d^2$ in the MLP. Together
+#   $12\,n\,d^2$ multiplications.
+# * **Pairs.** Each query is compared with all $n$ keys, and then all $n$ values are added up with the weights: $2\,n^2 d$.
 #
-# * the **spatial transformer** reads T vectors, one a position, and gives for each position a vector h_t that knows all earlier stacks;
-# * the **depth transformer** reads R vectors, at each position anew, and goes down the stack, starting from h_t.
-#
-# Pairs that are compared: (T·R)² = T²R² in the long row; T² + T·R² in the two short ones.
-#
+# The RQ-Transformer (Lee et al. 2022) replaces the long sequence by short ones. A **spatial transformer** reads one vector for each position. For position
+# $t$ it gives a vector $h_t$ that knows all earlier stacks. Then a small **depth transformer** starts from $h_t$ and goes down the stack, code by code. It
+# does so at every position, and never looks at another. (In the picture $u_t$ is one vector for stack $t$, and $E_k$ one for code $k$; you will make both.)
+
+
+# %% tags=["hide-input"]
+def draw_two_transformers():
+    """T = 4 positions of R = 3 codes; the depth transformer is drawn at position 2."""
+    fig, ax = plots.figure(7, 5.6)
+    ax.set(xlim=(0, 10), ylim=(-0.2, 9.6))
+    ax.set_axis_off()
+    blue, orange, grey = (plots.COLOURS[c] for c in ("train", "validation", "reference"))
+
+    def box(x, y, text, *, wide=1.7, high=0.85, colour="white", edge=grey, ink="black"):
+        corner = (x - wide / 2, y - high / 2)
+        style = {"facecolor": colour, "edgecolor": edge, "linewidth": 1.3}
+        ax.add_patch(plots.rectangle(corner, wide, high, **style))
+        ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=11)
+
+    def arrow(x, start, end):
+        style = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2}
+        ax.annotate("", (x, end), (x, start), arrowprops=style)
+
+    columns = (1.35, 3.75, 6.15, 8.55)
+    ax.add_patch(
+        plots.rectangle((2.55, 4.35), 7.3, 5.05, facecolor="#f6efe9", edgecolor="none")
+    )
+    for t, x in enumerate(columns, start=1):
+        read = "<sos>" if t == 1 else f"$u_{t - 1}$: sum of\nstack {t - 1}"
+        box(x, 0.4, read, wide=2.0, high=1.0, edge=blue)
+        arrow(x, 0.9, 1.6)
+        box(x, 3.5, f"$h_{t}$", wide=1.1, high=0.7, edge=blue)
+        arrow(x, 2.5, 3.15)
+    box(4.95, 2.05, "spatial transformer: reads T vectors, runs once", wide=9.5, high=0.9,
+        colour=blue, edge=blue, ink="white")  # fmt: skip
+    arrow(columns[1], 3.85, 4.7)
+    sums = ("$h_2$", "$E_{k_{2,1}}$", "$E_{k_{2,1}}+E_{k_{2,2}}$")
+    for r, (x, read) in enumerate(zip(columns[1:], sums, strict=True), start=1):
+        box(x, 5.1, read, wide=2.2, high=0.8, edge=orange)
+        arrow(x, 5.5, 6.2)
+        arrow(x, 7.1, 7.75)
+        box(x, 8.15, f"predicts $k_{{2,{r}}}$", wide=2.0, high=0.8, edge=orange)
+    box(6.15, 6.65, "depth transformer: reads R vectors", wide=6.9, high=0.9,
+        colour=orange, edge=orange, ink="white")  # fmt: skip
+    ax.text(6.15, 9.05, "the stack of position 2", ha="center", va="center")
+    others = "the same\ndepth\ntransformer\nruns at\npositions\n1, 3 and 4,\neach alone"
+    ax.text(1.2, 6.6, others, ha="center", va="center", color=grey)
+    ax.set_title("One transformer over positions, a small one down each stack")
+    return fig
+
+
+plots.show(
+    draw_two_transformers(),
+    alt="A diagram for four positions of three codes. At the bottom the spatial "
+    "transformer, a wide box, reads the start token and the sums of stacks 1, 2 and 3, "
+    "and gives h1 to h4. Above it, at position 2, the depth transformer reads h2, the "
+    "embedding of the first code, and the sum of the embeddings of the first two, and "
+    "predicts the three codes of stack 2.",
+)
+
+# %% [markdown]
 # ### Exercise 8.1 · count  (easy, 10 minutes)
-# Multiplications of one forward pass over one image: of the RQ-Transformer with `layers` spatial and `depth_layers` depth layers, and of a flattened
-# transformer with `layers + depth_layers` layers. Leave out the last map to logits, which both have alike.
+# How many multiplications does one forward pass over one image take? Count them for the RQ-Transformer with `layers` spatial and `depth_layers` depth layers,
+# and for a flattened transformer with `layers + depth_layers` layers. A layer costs $12\,n\,d^2 + 2\,n^2 d$.
+#
+# Our convention: we count the matrix products only, with all $n^2$ pairs, since plain code computes the half that the causal mask hides as well. A
+# multiplication and the addition that follows it count as *one*. Leave out the last map to logits, which both models share.
 #
 # <details><summary>Hint</summary>Write a function for one layer on a sequence of n. The depth transformer runs on T sequences.</details>
 
 
 # %%
-def multiply_adds(
+def multiplications(
     positions: int, depth: int, dim: int, layers: int, depth_layers: int
 ) -> tuple[int, int]:
     """T, R, width and layers -> (RQ-Transformer, flattened transformer)."""
@@ -101,22 +156,22 @@ def multiply_adds(
     ### END SOLUTION
 
 
-multiply_adds = check(multiply_adds)
+multiplications = check(multiplications)
 
 # %% [markdown]
-# Counting by hand is easily wrong, so compare it with what torch counts when the companion's two models run (`FlopCounterMode` counts a multiplication and an
-# addition as two operations):
+# Is the formula right? torch can count while the companion's models run. Its `FlopCounterMode` also counts the whole attention matrix, but takes a
+# multiplication and its addition as *two* operations:
 
 # %% tags=["nbval-check-output"]
 from torch.utils.flop_counter import FlopCounterMode
 
-for t, r in ((49, 2), (49, 4), (16, 8)):
+for t, r in ((49, 2), (16, 8)):
     grid = (1, t, r)
     pair = (
         companion.RQTransformer(16, grid, dim=64, layers=3, depth_layers=2, heads=4),
         companion.TransformerPrior(16, grid, dim=64, layers=5, heads=4),
     )
-    by_hand = multiply_adds(t, r, 64, 3, 2)
+    by_hand = multiplications(t, r, 64, 3, 2)
     for model, mine in zip(pair, by_hand, strict=True):
         with FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *grid, dtype=torch.int64))
@@ -125,54 +180,32 @@ for t, r in ((49, 2), (49, 4), (16, 8)):
         agree = counter.get_total_flops() == 2 * (mine + logits)
         print(f"T = {t}, R = {r}: {name:<16} {mine:>11,}  torch agrees: {agree}")
 
-# %%
-depths = [1, 2, 4, 8, 16]
-lengths = [16, 49, 196, 784]
-fig, axes = plots.figure(9.6, 3.3, columns=2, sharey=True)
-for ax, xs, counts, label, title in (
-    (axes[0], depths, [multiply_adds(49, r, 64, 3, 2) for r in depths],
-     "R", "The gap grows with R (T = 49)"),
-    (axes[1], lengths, [multiply_adds(t, 4, 64, 3, 2) for t in lengths],
-     "T", "… and with T (R = 4)"),
-):  # fmt: skip
-    for column, name, style, colour in (
-        (1, "flattened", "s--", "validation"),
-        (0, "RQ-Transformer", "o-", "train"),
-    ):
-        ys = [count[column] / 1e6 for count in counts]
-        ax.plot(xs, ys, style, color=plots.COLOURS[colour], label=name)
-    ax.set(xscale="log", yscale="log", xlabel=label, title=title)
-    ax.set_xticks(xs, [str(x) for x in xs])
-    ax.minorticks_off()
-axes[0].set_ylabel("million multiplications an image")
-axes[0].legend()
-plots.show(
-    fig,
-    alt="Multiplications of a forward pass, counted, on logarithmic axes. Left against the "
-    "number of codes a position, right against the number of positions. The flattened "
-    "transformer's curve rises more steeply than the RQ-Transformer's in both.",
-)
+# %% tags=["nbval-check-output"]
+print("million multiplications an image, T = 49, width 64, 3 + 2 layers")
 for r in (1, 2, 4, 8, 16):
-    rq, flat = multiply_adds(49, r, 64, 3, 2)
-    print(f"T = 49, R = {r:>2}: flattened over RQ-Transformer {flat / rq:5.2f}")
-rq_4, flat_4 = multiply_adds(49, 4, 64, 3, 2)
-rq_8, flat_8 = multiply_adds(49, 8, 64, 3, 2)
-print(f"from R = 4 to 8: flattened × {flat_8 / flat_4:.2f}, RQ × {rq_8 / rq_4:.2f}")
+    rq_cost, flat_cost = multiplications(49, r, 64, 3, 2)
+    print(f"R = {r:>2}   RQ-Transformer {rq_cost / 1e6:6.1f}", end="   ")
+    print(f"flattened {flat_cost / 1e6:6.1f}   ratio {flat_cost / rq_cost:.2f}")
+rq_4, flat_4 = multiplications(49, 4, 64, 3, 2)
+rq_8, flat_8 = multiplications(49, 8, 64, 3, 2)
+print(f"from R = 4 to 8: RQ × {rq_8 / rq_4:.2f}, flattened × {flat_8 / flat_4:.2f}")
 
 # %% [markdown]
-# Your first prediction. Doubling R from 4 to 8 makes the flattened transformer 2.7 times dearer and the RQ-Transformer 1.7 times. Two effects add up. The long
-# row has the quadratic term (T·R)²; and *every* layer of it runs over T·R vectors, where the RQ-Transformer's spatial layers run over T, whatever R is. At small
-# width the quadratic term matters early; at large width the second effect is the larger one.
+# There is your first prediction. When R doubles, the flattened transformer gets 2.7 times as expensive and the RQ-Transformer 1.7 times.
+#
+# Two things add up. Every layer of the flattened transformer runs over T·R vectors, while the spatial layers run over T, whatever R is. And the pairs grow with
+# the square of the length. They cost as much as the matrices when $2\,n^2 d = 12\,n\,d^2$, so at $n = 6d$: 384 vectors at width 64, but 3,072 at width 512.
+# ([Study 08b](08b_costs_and_comparisons.ipynb) draws both parts, and measures seconds.)
 #
 # ## A stack as one vector
-# The spatial transformer reads one vector a position. In chapter 06 the decoder did, too: z_q is the *sum* of the stack's codes. The prior does the same with
-# embeddings that it learns: depth r has a table E⁽ʳ⁾ with a vector for each of its K codes, and a stack is the sum
+# The spatial transformer reads one vector for each position. How do we turn a stack of R codes into one vector? Chapter 06 has shown how: the decoder reads
+# $z_q$, which is the *sum* of the stack's codes. The prior does the same with [embeddings](../chapters/glossary.md) that it learns. Depth $r$ has a table
+# $E^{(r)}$ with a vector for each of its K codes, and a stack becomes
 #
 # $$u_t = \sum_{r=1}^{R} E^{(r)}_{k_{t,r}} .$$
 #
-# One table *per depth*. With a single table for all depths, stacks with the same codes in another order would become one and the same vector, and no layer
-# after that could tell them apart. (Lee et al. share one codebook and one table. There the two stacks have the same z_q as well, so nothing is lost. With a codebook
-# for each depth, as here, they are different pictures.)
+# Why one table for each depth? With a single table, stacks with the same codes in another order become the same vector, and no later layer could tell them
+# apart:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -182,15 +215,19 @@ for name, one in (("one table a depth", tables), ("one table for all", tables[[0
     print(f"{name}: do (1, 2) and (2, 1) differ? {not torch.allclose(*sums)}")
 
 # %% [markdown]
-# What it reads to predict position t must not contain k_t. As in chapter 07 the sequence is moved by one place, with a `<sos>` in front, a vector of its own
-# for each class and one for "no class":
+# Lee et al. learn no tables. They take the **codebook's own vectors** as embeddings, through one linear layer that brings them to the transformer's width. Then
+# $u_t$ is what the decoder sees, $z_q$, and codes that are near each other look alike to the prior from its first step. Their depths share one codebook, so
+# that (1, 2) and (2, 1) are the same picture there. In our tokenizer each depth has its own codebook, and they are two pictures.
 #
-# $$v_1 = \texttt{<sos>} + p_1, \qquad v_t = u_{t-1} + p_t \quad (t > 1),$$
+# To predict position $t$, the transformer must not read $k_t$. As in chapter 07 we shift the sequence by one position and put a `<sos>` in front. It has a
+# vector for each class and one for "no class":
 #
-# with the learned embedding p_t of the place that is to be predicted.
+# $$v_1 = \texttt{<sos>} + \mathrm{pos}_1, \qquad v_t = u_{t-1} + \mathrm{pos}_t \quad (t > 1),$$
+#
+# where $\mathrm{pos}_t$ is the learned embedding of the position that is to be predicted.
 #
 # ### Exercise 8.2 · what the spatial transformer reads  (medium, 10 minutes)
-# From stacks (B, T, R) to v, (B, T, dim).
+# From stacks (B, T, R) make the inputs $v$, (B, T, dim), of the formula above. Stay in the tables' dtype.
 #
 # <details><summary>Hint 1</summary><code>tables[torch.arange(R), stacks]</code> looks up every depth in its own table: (B, T, R, dim).</details>
 # <details><summary>Hint 2</summary>T inputs for T positions: with the <code>&lt;sos&gt;</code> in front, the last stack has to go.</details>
@@ -212,26 +249,28 @@ spatial_inputs = check(spatial_inputs)
 
 # %% [markdown]
 # ## Down the stack
-# The spatial transformer turns v into h_1 … h_T, where h_t has seen the `<sos>` and the stacks before t. Now the stack of position t is predicted code by
-# code. The depth transformer gets R inputs:
+# The spatial transformer turns $v$ into $h_1, \dots, h_T$, where $h_t$ has seen the `<sos>` and the stacks before $t$. Now the depth transformer predicts the
+# stack of position $t$ code by code. It reads R inputs:
 #
-# $$\text{input } 1 = h_t, \qquad \text{input } r = \sum_{s=1}^{r-1} E^{(s)}_{k_{t,s}} \quad (r = 2 \dots R),$$
+# $$\text{input } 1 = h_t, \qquad \text{input } r = \sum_{s=1}^{r-1} E^{(s)}_{k_{t,s}} \quad (r = 2, \dots, R),$$
 #
-# each plus an embedding of its depth. The partial sums have a meaning of their own: in chapter 06 the sum of the first r − 1 codes is what is decoded so far,
-# and the next code corrects it. Written out for one position with R = 4:
+# each plus a learned embedding of its depth. The partial sums mean something: in chapter 06 the sum of the first $r - 1$ codes is what has been decoded so far,
+# and the next code corrects it. Here is one position with R = 4, without the superscripts:
 #
 # | input | holds | its output predicts |
 # | --- | --- | --- |
-# | 1 | h_t | k_{t,1} |
-# | 2 | E(k_{t,1}) | k_{t,2} |
-# | 3 | E(k_{t,1}) + E(k_{t,2}) | k_{t,3} |
-# | 4 | E(k_{t,1}) + E(k_{t,2}) + E(k_{t,3}) | k_{t,4} |
+# | 1 | $h_t$ | $k_{t,1}$ |
+# | 2 | $E_{k_{t,1}}$ | $k_{t,2}$ |
+# | 3 | $E_{k_{t,1}} + E_{k_{t,2}}$ | $k_{t,3}$ |
+# | 4 | $E_{k_{t,1}} + E_{k_{t,2}} + E_{k_{t,3}}$ | $k_{t,4}$ |
 #
-# The last code is read by *no* input here: nothing at this position is left to be predicted from it. It reaches the next positions through u_t. **R inputs, R
-# outputs, R labels.** Teacher forcing, as in chapter 07, feeds the true codes, and so all positions and depths are trained in one pass.
+# *No* input holds the last code: nothing at this position is left to be predicted from it. It reaches the next positions through $u_t$. So there are **R
+# inputs, R outputs and R labels**. Remember this line; *What breaks* comes back to it. Teacher forcing feeds the true codes, so one pass trains all positions
+# and depths.
 #
 # ### Exercise 8.3 · what the depth transformer reads  (medium, 15 minutes)
-# From h (B, T, dim) and stacks (B, T, R) to the R inputs of every position, (B, T, R, dim).
+# From $h$ (B, T, dim) and stacks (B, T, R) make the R inputs of every position, (B, T, R, dim): $h_t$, then the partial sums, all plus the embeddings of
+# depths.
 #
 # <details><summary>Hint 1</summary><code>cumsum(2)</code> along the depth gives running sums: the first is the first code alone.</details>
 # <details><summary>Hint 2</summary>How many running sums are needed, and which one would be too many?</details>
@@ -252,8 +291,9 @@ depth_inputs = check(depth_inputs)
 
 # %% [markdown]
 # ### Exercise 8.4 · the RQ-Transformer  (medium, 15 minutes)
-# Put it together: `spatial_inputs`, `self.spatial`, `depth_inputs`, `self.depthwise`, then `self.to_logits`. (The two transformers are blocks of chapter 07
-# with a last norm: (B, n, dim) → (B, n, dim), causal.) The loss is the cross-entropy of all codes, a mean over images, positions and depths, in nats. Every code counts, code 0 as well.
+# Put it together: `spatial_inputs`, `self.spatial`, `depth_inputs`, `self.depthwise`, then `self.to_logits`. The two transformers are the companion's
+# `Transformer`: blocks like those you built in chapter 07 with a layer norm after the last, (B, n, dim) → (B, n, dim), causal. The loss is the cross-entropy in
+# nats, the mean over images, positions and depths. Every code counts, code 0 as well.
 #
 # <details><summary>Hint 1</summary>Without labels the start is <code>self.sos</code> of index <code>self.num_classes</code>.</details>
 # <details><summary>Hint 2</summary>To the depth transformer each position is a sequence of its own:
@@ -262,7 +302,7 @@ depth_inputs = check(depth_inputs)
 
 # %%
 class RQTransformer(nn.Module):
-    """Codes (B, h, w, R), labels (B,) or None -> PriorOutput(logits (B, h, w, R, K), loss)."""
+    """(B, h, w, R), labels (B,) or None -> PriorOutput(logits (B, h, w, R, K), loss)."""
 
     def __init__(
         self,
@@ -307,8 +347,8 @@ RQTransformer = check(RQTransformer)
 
 # %% [markdown]
 # ## Train and look
-# Two models of nearly the same number of weights, on the same codes, in the same order, for the same number of steps: yours, and chapter 07's transformer over
-# the T·R codes in a row. Both are told the class.
+# We train two models with nearly the same number of weights, on the same codes, for the same number of steps: yours, and the flattened transformer. Both are
+# told the class.
 
 # %%
 classes = len(train.classes)
@@ -321,10 +361,9 @@ flattened = companion.TransformerPrior(
 )
 
 
-def fit(prior: nn.Module, codes: companion.CodeSet) -> float:
-    """Train for the steps of this profile; gives the seconds that it took."""
-    began = time.perf_counter()
-    companion.fit(
+def fit(prior: nn.Module) -> list[float]:
+    """Train for the steps of this profile; gives the training loss of each epoch."""
+    history = companion.fit(
         prior,
         codes,
         epochs=settings.epochs,
@@ -334,103 +373,83 @@ def fit(prior: nn.Module, codes: companion.CodeSet) -> float:
         seed=session.seed,
         device=device,
     )
-    return time.perf_counter() - began
+    return [row["loss"] for row in history.rows]
 
 
-def weights(model: nn.Module) -> int:
-    return sum(weight.numel() for weight in model.parameters())
-
-
-took = {"RQ-Transformer": fit(yours, codes), "flattened": fit(flattened, codes)}
+losses = {"RQ-Transformer": fit(yours), "flattened": fit(flattened)}
 steps = settings.epochs * (len(codes) // settings.batch_size)
-counted = multiply_adds(T, R, settings.dim, settings.layers, settings.depth_layers)
-for (name, seconds), model, count in zip(
-    took.items(), (yours, flattened), counted, strict=True
-):
-    print(
-        f"{name:<15} {weights(model):,} weights, {steps} steps in {seconds:.0f} s, "
-        f"{count / 1e6:.1f} million multiplications an image"
-    )
+cost = multiplications(T, R, settings.dim, settings.layers, settings.depth_layers)
+for name, model, count in zip(losses, (yours, flattened), cost, strict=True):
+    size = sum(weight.numel() for weight in model.parameters())
+    print(f"{name:<15} {size:,} weights, {steps} steps", end=", ")
+    print(f"{count / 1e6:.1f} million multiplications an image")
 
 # %% [markdown]
-# (The times depend on the machine, and on what else it does. They do not follow the counts exactly: short sequences keep a processor less busy.)
-#
-# For measuring and sampling the weights go into the companion's class, which has the same names: what you built is what is measured.
+# How good are they? The bar is set by *counting*, as in chapter 07: how often does each code occur, given some context? We count on the training codes and
+# measure on held-out ones, in bits an image, for each depth.
+
 
 # %%
-rq = companion.RQTransformer(K, codes.grid, **layers, **shape).to(device)
-rq.load_state_dict(yours.state_dict())
-rq.eval()
+def bits_by_depth(log_p: Tensor) -> Tensor:
+    """Log-probabilities (N, h, w, R, K) of the held-out codes -> bits per image, (R,)."""
+    nats = -log_p.gather(-1, held_out.codes.to(log_p.device)[..., None])[..., 0]
+    return nats.double().sum((0, 1, 2)).cpu() / len(held_out) / math.log(2)
 
 
-def bits_by_depth(logits_of, given: companion.CodeSet = held_out) -> Tensor:
-    """Held-out cross-entropy in bits per image, of each depth: (R,)."""
-    total = torch.zeros(R, dtype=torch.float64)
-    for rows in torch.arange(len(given)).split(250):
-        some, labels = given.batch(rows)
-        with torch.no_grad():
-            log_p = logits_of(some, labels).log_softmax(-1)
-        nats = -log_p.gather(-1, some[..., None])[..., 0]  # (B, h, w, R)
-        total += nats.double().sum((0, 1, 2)).cpu()
-    return total / len(given) / math.log(2)
+def predicted(prior: nn.Module) -> Tensor:
+    with torch.no_grad():
+        parts = [
+            prior(*held_out.batch(i)).logits for i in torch.arange(len(held_out)).split(250)
+        ]
+    return torch.cat(parts).log_softmax(-1)
 
 
-def frequencies(*group: int) -> Tensor:
-    """Code shares of the training codes, (h, w, R, K), one table for each of ``group``.
-
-    The axes named in ``group`` have tables of their own; over the others counts are added.
-    """
-    counts = functional.one_hot(codes.codes, K).sum(0)  # (h, w, R, K)
-    others = [axis for axis in range(3) if axis not in group]
-    counts = (
-        counts.sum(others, keepdim=True).expand(height, width, R, K) if others else counts
-    )
-    return (counts + 1).double() / (counts + 1).sum(-1, keepdim=True)  # no share is zero
+def counted(context) -> Tensor:
+    """As ``predicted``, from counts; ``context`` gives a number for each code of a set."""
+    here, there = context(codes), context(held_out)  # (N, h, w, R)
+    n = int(max(here.max(), there.max())) + 1
+    counts = torch.ones(n * K, dtype=torch.float64, device=device)  # Laplace's rule
+    counts += torch.bincount((here * K + codes.codes).flatten(), minlength=n * K)
+    counts = counts.reshape(n, K)
+    return (counts / counts.sum(1, keepdim=True)).log()[there]
 
 
-def fixed(p: Tensor):
-    """The logits of a table of shares: the same for every image."""
-    return lambda some, labels: p.log().to(some.device).expand(len(some), *p.shape)
+def depth(some):
+    return torch.arange(R, device=device).expand(some.codes.shape)
 
 
-pairs = torch.ones(R, K, K, dtype=torch.float64)  # k_r given k_(r - 1)
-for r in range(1, R):
-    before, now = codes.codes[..., r - 1].flatten(), codes.codes[..., r].flatten()
-    pairs[r] += torch.bincount(before.cpu() * K + now.cpu(), minlength=K * K).reshape(K, K)
+def position_and_depth(some):
+    return torch.arange(T * R, device=device).reshape(codes.grid).expand(some.codes.shape)
 
 
-def by_pairs(some: Tensor, labels: Tensor) -> Tensor:
-    """Depth 1 by its shares at the position, the others by the code above them alone."""
-    log_p = fixed(frequencies(0, 1, 2))(some, labels).clone()
-    for r in range(1, R):
-        table = (pairs[r] / pairs[r].sum(1, keepdim=True)).log().to(some.device)
-        log_p[..., r, :] = table[some[..., r - 1]]
-    return log_p
+def and_class(some):
+    return position_and_depth(some) * classes + some.labels[:, None, None, None]
 
 
+def and_code_above(some):
+    above = functional.pad(some.codes[..., :-1], (1, 0), value=K)  # none above depth 1: K
+    return and_class(some) * (K + 1) + above
+
+
+uniform_log_p = torch.full((len(held_out), *codes.grid, K), -math.log(K))
+yours.eval(), flattened.eval()
 bits = {
-    "uniform": bits_by_depth(fixed(torch.full((height, width, R, K), 1 / K).double())),
-    "shares by depth": bits_by_depth(fixed(frequencies(2))),
-    "shares by position and depth": bits_by_depth(fixed(frequencies(0, 1, 2))),
-    "depth 2 by the code above instead": bits_by_depth(by_pairs),
-    "flattened transformer": bits_by_depth(lambda c, y: flattened(c, y).logits),
-    "RQ-Transformer": bits_by_depth(lambda c, y: rq(c, y).logits),
+    "uniform": bits_by_depth(uniform_log_p),
+    "by depth": bits_by_depth(counted(depth)),
+    "by depth and position": bits_by_depth(counted(position_and_depth)),
+    "… and class": bits_by_depth(counted(and_class)),
+    "… and the code above": bits_by_depth(counted(and_code_above)),
+    "flattened transformer": bits_by_depth(predicted(flattened)),
+    "RQ-Transformer": bits_by_depth(predicted(yours)),
 }
-for name, parts in bits.items():
-    shown = " + ".join(f"{part:5.1f}" for part in parts.tolist())
-    print(f"{name:<33} {parts.sum():6.1f} bits an image = {shown}")
-session.expect("bits_flattened", bits["flattened transformer"].sum())
-session.expect("bits_rq", bits["RQ-Transformer"].sum())
-ratio = (bits["RQ-Transformer"].sum() / bits["flattened transformer"].sum()).item()
-session.expect("bits_rq_over_flattened", ratio)
 
-# %%
-fig, ax = plots.figure(8, 3)
+# %% tags=["hide-input"]
+fig, ax = plots.figure(7.5, 3.2)
 left = torch.zeros(len(bits), dtype=torch.float64)
 for r, colour in zip(range(R), ("train", "validation", "third", "fourth"), strict=False):
     part = torch.stack(list(bits.values()))[:, r]
-    ax.barh(list(bits), part, left=left, color=plots.COLOURS[colour], label=f"depth {r + 1}",
-            hatch="/" * r, edgecolor="white")  # fmt: skip
+    look = {"color": plots.COLOURS[colour], "hatch": "/" * r, "edgecolor": "white"}
+    ax.barh(list(bits), part, left=left, label=f"depth {r + 1}", **look)
     left = left + part
 ax.invert_yaxis()
 ax.grid(axis="y", visible=False)
@@ -441,128 +460,35 @@ ax.set(
 ax.legend(loc="lower right")
 plots.show(
     fig,
-    alt="Held-out bits per image as bars, divided into depths: uniform, shares by depth, "
-    "shares by position and depth, the same but depth 2 by the code above it instead of by "
-    "its position, the flattened transformer and the RQ-Transformer. "
-    + "; ".join(f"{n} {b.sum():.0f}" for n, b in bits.items()),
+    alt="Held-out bits per image as bars, divided into depths: uniform; counts by depth, "
+    "by depth and position, with the class, with the code above it in the stack; the two "
+    "transformers. " + "; ".join(f"{n} {b.sum():.0f}" for n, b in bits.items()),
 )
+for name, parts in bits.items():
+    shown = " + ".join(f"{part:5.1f}" for part in parts.tolist())
+    print(f"{name:<22} {parts.sum():6.1f} bits an image = {shown}")
+session.expect("bits_flattened", bits["flattened transformer"].sum())
+session.expect("bits_rq", bits["RQ-Transformer"].sum())
+ratio = (bits["RQ-Transformer"].sum() / bits["flattened transformer"].sum()).item()
+session.expect("bits_rq_over_flattened", ratio)
 
 # %% [markdown]
-# Once a model knows the position, the second depth costs more than the first: what the first code left over looks more like noise. For the second depth the code
-# above it tells about as much as the position does.
+# Both transformers beat the best table of counts. In both, the second code of a stack costs more than the first: the correction is harder to predict than the
+# coarse code.
 #
-# (The tables of shares do not know the class, the transformers do. To a perfect predictor it is worth log₂10 = 3.3 bits at most. To one that is still learning it
-# can be worth more: in the experiment below the same training without classes ends 9 bits higher.)
-#
-# One run, short training. The same comparison with more steps and three seeds, beside training on 2,000 images only, is an experiment, on glyphs:
-
-# %%
-runs = results("rq_transformer")
-print(runs.command)
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, by the number of seeds
-
-
-def row(name: str, prior: str, images: str = "all") -> None:
-    where = {"prior": prior, "images": images}
-    values = {
-        key: f"{runs.mean(key, **where):.1f} ± {runs.spread(key, **where):.1f}"
-        for key in ("bits", "training_bits")
-    }
-    try:
-        accuracy = (
-            f"{runs.mean('accuracy', **where):.3f} ± {runs.spread('accuracy', **where):.3f}"
-        )
-    except KeyError:
-        accuracy = "  no class asked"
-    print(
-        f"{name:<34} bits {values['bits']:>12}, of training {values['training_bits']:>12}, "
-        f"recognised {accuracy}"
-    )
-
-
-def compare(what: str, number: str, a: tuple[str, str], b: tuple[str, str], relative=False):
-    """The difference a − b, seed by seed: its mean and 95 % interval."""
-    one, other = (
-        torch.tensor(runs.values(number, prior=prior, images=images))
-        for prior, images in (a, b)
-    )
-    change = one / other - 1 if relative else one - other
-    half = T_95[len(change)] * change.std().item() / len(change) ** 0.5
-    mean, style = change.mean().item(), "+.1%" if relative else "+.3f"
-    print(f"{what:<52} {mean:{style}}   ({mean - half:{style}} to {mean + half:{style}})")
-
-
-row("RQ-Transformer", "rq")
-row("flattened", "flattened")
-row("RQ-Transformer, 2,000 images", "rq", "few")
-row("flattened, 2,000 images", "flattened", "few")
-for images in ("all", "few"):
-    compare(
-        f"bits, RQ against flattened, {images} images", "bits", ("rq", images),
-        ("flattened", images), relative=True,
-    )  # fmt: skip
-
-# %% [markdown]
-# Your second prediction. It was written down beforehand that within 2 % would be "as well as". On glyphs the RQ-Transformer needs 6 to 9 % fewer bits than
-# the flattened transformer, in every seed, with fewer multiplications. That is not what generality suggests: the flattened one can look at every single earlier
-# code, and could do all that the other does. After these few hundred steps it does not. Why, these runs do not say. Two suspects: attention over 49 sums may be
-# easier to learn than attention over 98 codes, half of which correct the other half; and the flattened model has one table of embeddings for both depths, so that it
-# has to tell from the position which kind of code it reads. Nor do they say whether longer training closes the gap.
-#
-# With 2,000 images instead of 10,000, and as many steps, both fit their training codes better and others a little worse: the beginning of learning by heart. The
-# samples are none the worse for it, as far as three seeds can tell.
-#
-# And the cost, measured: seconds for one step of training (forward and backward) and for drawing codes with the key/value cache, as R and T grow. (Printed and
-# not asserted: another machine has other times. What can be asserted is counted above.)
-
-
-# %%
-def seconds(call, repeats: int = settings.timing_repeats) -> float:
-    """The fastest of some calls."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-n = settings.timing_images
-print("                       one step of training     drawing")
-print(
-    "                       flattened        RQ      flattened        RQ    (ms an image)"
-)
-for t, r in settings.timing_grids:
-    grid = (1, t, r)
-    some = torch.randint(0, K, (n, *grid), device=device)
-    line = []
-    for prior in (
-        companion.TransformerPrior(K, grid, dim=64, layers=5).to(device),
-        companion.RQTransformer(K, grid, dim=64, layers=3, depth_layers=2).to(device),
-    ):
-        line.append(
-            [
-                seconds(lambda p=prior, c=some: p.loss(c).backward()),
-                seconds(lambda p=prior: p.sample(n), 1),
-            ]
-        )
-    (flat_step, flat_draw), (rq_step, rq_draw) = line
-    shown = [1000 * s / n for s in (flat_step, rq_step, flat_draw, rq_draw)]
-    print(f"T = {t:>3}, R = {r}:     " + "".join(f"{ms:11.2f}" for ms in shown))
-
-# %% [markdown]
-# At R = 1 there is next to nothing to save, and T sequences of one vector each keep a processor less busy than one of T: there the RQ-Transformer can be the
-# slower one.
+# And your second prediction: the RQ-Transformer needs about 7 % *fewer* bits, with fewer multiplications. That is not what generality suggests, since the
+# flattened transformer can look at every single earlier code. [Study 08b](08b_costs_and_comparisons.ipynb) repeats the comparison over seeds and on MNIST, and
+# tests one suspect.
 #
 # ## Drawing stack by stack
-# To draw, teacher forcing is replaced by what was drawn so far. The structure says how much work that is. The spatial transformer's input changes when a
-# stack is *complete*: once a position. The depth transformer's changes with every code. So T passes of the large transformer and T·R of the small one on at
-# most R vectors; the flattened transformer needs T·R passes over up to T·R.
+# To draw, we replace the true codes by those drawn so far. How many passes does that take? The input of the spatial transformer changes only when a stack is
+# complete, that of the depth transformer with every code. So the large transformer runs T times, and the small one T·R times on at most R vectors. The
+# flattened transformer runs T·R times.
 #
 # ### Exercise 8.5 · depth-wise sampling  (hard, 20 minutes)
-# Draw stacks (n, T, R). `start` holds the vectors of the `<sos>`, `uniform` the random numbers: `draw(p, u)` of chapter 07 takes probabilities (n, K) and uniform
-# numbers (n,) and gives codes (n,). Run the spatial transformer once a position and the depth transformer once a code. (No cache: give each the whole of
-# its sequence so far, and take the last output.)
+# Draw stacks (n, T, R). `start` holds the vectors of the `<sos>`, `uniform` the random numbers; `draw(p, u)` takes probabilities (n, K) and uniform numbers
+# (n,), and gives codes (n,). Run the spatial transformer once a position, the depth transformer once a code. Use no cache: give each its whole sequence so far,
+# and take the last output. `model` has the parts of 8.4: `codes`, `positions`, `depths`, `spatial`, `depthwise`, `to_logits`.
 #
 # <details><summary>Hint 1</summary>Two loops: over t, and in it over r. Begin with stacks of zeros and fill them in.</details>
 # <details><summary>Hint 2</summary><code>spatial_inputs(stacks[:, : t + 1], …)</code> gives the <code>&lt;sos&gt;</code> and the stacks before t, whatever
@@ -577,8 +503,8 @@ def sample_stacks(model: nn.Module, start: Tensor, uniform: Tensor) -> Tensor:
     n, length, depth = uniform.shape
     stacks = torch.zeros(n, length, depth, dtype=torch.int64, device=start.device)
     for t in range(length):
-        places = model.positions[: t + 1]
-        v = spatial_inputs(stacks[:, : t + 1], model.codes, start, places)
+        positions = model.positions[: t + 1]
+        v = spatial_inputs(stacks[:, : t + 1], model.codes, start, positions)
         h = model.spatial(v)[:, -1:]  # (n, 1, dim), once a position
         for r in range(depth):
             x = depth_inputs(h, stacks[:, t : t + 1], model.codes, model.depths)
@@ -593,14 +519,16 @@ sample_stacks = check(sample_stacks)
 
 # %%
 calls = Counter()
-for name, part in (("spatial", rq.spatial), ("depth", rq.depthwise)):
+hooks = [
     part.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    for name, part in (("spatial", yours.spatial), ("depth", yours.depthwise))
+]
 labels = torch.arange(10, device=device) % classes
 uniform = torch.rand(10, T, R, generator=torch.Generator().manual_seed(session.seed))
-ten = sample_stacks(rq, rq.sos(labels), uniform.to(device))
-print(dict(calls), f"for {T} positions of {R} codes")
-for part in (rq.spatial, rq.depthwise):
-    part._forward_hooks.clear()
+ten = sample_stacks(yours, yours.sos(labels), uniform.to(device))
+for hook in hooks:
+    hook.remove()
+print("passes:", dict(calls), f"for {T} positions of {R} codes")
 plots.show(
     plots.image_rows(
         {"drawn": tokenizer.decode(ten.reshape(10, *codes.grid))},
@@ -611,14 +539,15 @@ plots.show(
 )
 
 # %% [markdown]
-# `rq.sample` of the companion does the same with key/value caches (chapter 07), one for the spatial transformer, and a short one for the depth transformer that
-# is emptied at each position. How good are such samples? We ask the classifier that comes with the course, and measure the classifier first: on real test
-# images, and on reconstructions, which are the **ceiling**, since no sample can be expected to be recognised better than a real image that went through the same
-# codes.
+# How many such digits can be read? The course's classifier tells us. No sample can be expected to do better than a real image that went through the same codes,
+# so reconstructions are the **ceiling**. For drawing many we put your weights into the companion's class, whose `sample` does the same with key/value caches.
 
 # %%
 classifier = load_classifier(settings.data).to(device)
 x_test, y_test = test.batch(torch.arange(len(test)))
+rq = companion.RQTransformer(K, codes.grid, **layers, **shape).to(device)
+rq.load_state_dict(yours.state_dict())
+rq.eval()
 
 
 def decoded(table: Tensor, depth: int | None = None) -> Tensor:
@@ -640,148 +569,83 @@ def recognised(images: Tensor, labels: Tensor) -> float:
 asked = torch.arange(settings.samples, device=device) % classes
 
 
-def drawn_by(prior: companion.priors.Prior, labels: Tensor | None = asked) -> Tensor:
+def drawn_by(prior: companion.priors.Prior) -> Tensor:
     generator = torch.Generator().manual_seed(session.seed)
-    return prior.sample(settings.samples, labels, generator=generator)
+    return prior.sample(settings.samples, asked, generator=generator)
 
 
 ceiling = recognised(decoded(held_out.codes), y_test)
-print(f"test images recognised       {recognised(x_test, y_test):.3f}")
-print(f"reconstructions recognised   {ceiling:.3f}  <- the ceiling")
 short = {"RQ-Transformer": drawn_by(rq), "flattened": drawn_by(flattened)}
+print(f"reconstructions recognised {ceiling:.3f}  <- the ceiling")
 for name, table in short.items():
-    print(f"{name:<16} samples      {recognised(decoded(table), asked):.3f}")
+    print(f"{name:<14} samples     {recognised(decoded(table), asked):.3f}")
 session.expect("recognised_rq", recognised(decoded(short["RQ-Transformer"]), asked))
 
 # %% [markdown]
-# ## Samples of longer training
-# What you trained saw 6,000 images twice (in profile quick). The package comes with an RQ-Transformer that was trained longer, on 60,000 images; one image in ten
-# came without its class, so that "no class" is a start of its own.
+# ### What training never showed it
+# In training the prior reads codes of real images. When it draws, it reads its own. An unlikely code, once drawn, stays in all that it reads afterwards, and no
+# training image has shown how to go on from there. This is called **exposure bias** (Ranzato et al. 2016). In a stack it acts twice: along the positions, and
+# down the depths.
+#
+# Lee et al. (section 3.3) answer with the tokenizer. Several codes may fit a residual nearly as well as the nearest. So at each depth they give every code a
+# probability that falls with its distance to the residual:
+#
+# $$Q_\tau(k) \propto \exp\left(-\lVert \text{residual} - e_k \rVert^2 / \tau\right) .$$
+#
+# **Soft labels**: the cross-entropy is taken against $Q_\tau$ instead of one right code. **Stochastic sampling**: the stacks that the prior reads in training
+# are drawn from $Q_\tau$, new ones each time, so that it also meets stacks which are not the nearest. At $\tau \to 0$ both become what you have built. Study
+# 08b shows $Q_\tau$ for our tokenizer.
+#
+# ## Longer training
+# The package comes with an RQ-Transformer that was trained for longer, on 60,000 images:
 
 # %%
 prior = companion.pretrained(f"{settings.data}-rqtransformer").to(device)
-companion.check_identity(tokenizer, prior)  # it learnt from this tokenizer's codes
-about = scores(f"{settings.data}-rqtransformer")
-print(about["command"])
-epochs = sum(stage[0] for stage in about["settings"]["stages"])
-print(
-    f"{weights(prior):,} weights, {epochs} epochs of {about['settings']['train_images']:,} images"
-)
-
-# %%
-generator = torch.Generator().manual_seed(session.seed)
-by_class = torch.arange(10 * classes, device=device) % classes  # ten of each
-sheet = decoded(prior.sample(len(by_class), by_class, generator=generator))
+companion.check_identity(tokenizer, prior)  # it learned from this tokenizer's codes
+print(scores(f"{settings.data}-rqtransformer")["command"])
+drawn = drawn_by(prior)  # (n, h, w, R)
+sheet = decoded(drawn[: 10 * classes])
+accuracy = recognised(decoded(drawn), asked)
 plots.show(
     plots.image_grid(sheet, columns=classes, title="Each column was asked to be one class"),
-    alt="A grid of a hundred generated digits; each of the ten columns was asked for one "
-    "class, from 0 to 9.",
+    alt="A grid of generated digits; each of the ten columns was asked for one class.",
 )
-
-# %%
-sixty = decoded(prior.sample(60, None, generator=generator))
-plots.show(
-    plots.image_grid(sixty, columns=15, title="Sixty samples, no class asked for"),
-    alt="Sixty generated digits, for which no class was asked.",
-)
-
-# %% [markdown]
-# Many of them, evaluated at temperature 1 and with nothing cut off:
-
-# %%
-drawn = drawn_by(prior)  # (n, h, w, R)
-conditional = decoded(drawn)
-unconditional = decoded(drawn_by(prior, None))
-verdicts = {
-    "asked for": evaluate_samples(
-        classifier, conditional, asked, train=train, held_out=test
-    ),
-    "not asked": evaluate_samples(classifier, unconditional, train=train, held_out=test),
-}
-accuracy = verdicts["asked for"].accuracy
-print(f"recognised as the class asked for: {accuracy:.3f}", end=", ")
-print(f"{accuracy / ceiling:.2f} of the ceiling {ceiling:.3f}")
-for name, verdict in verdicts.items():
-    print(
-        f"class {name}: {verdict.classes:4.1f} classes in effect; Fréchet "
-        f"{verdict.frechet:5.2f} (real images {verdict.frechet_floor:.2f}); nearest training "
-        f"image at {verdict.nearest:.3f} (held-out images {verdict.nearest_floor:.3f})"
-    )
+print(f"recognised {accuracy:.3f}, of {ceiling:.3f} that are possible")
 session.expect("recognised_shipped", accuracy)
-session.expect("classes_unconditional", verdicts["not asked"].classes)
-
-# %%
-fig, ax = plots.figure(7, 2.8)
-for offset, (name, verdict) in zip((-0.2, 0.2), verdicts.items(), strict=True):
-    colour = plots.COLOURS["train" if offset < 0 else "validation"]
-    places = torch.arange(classes) + offset
-    ax.bar(places, verdict.shares, 0.4, color=colour, label=f"class {name}",
-           hatch="" if offset < 0 else "//", edgecolor="white")  # fmt: skip
-ax.axhline(1 / classes, color=plots.COLOURS["reference"], linestyle="--")
-ax.set_xticks(range(classes), train.classes)
-most = max(verdict.shares.max().item() for verdict in verdicts.values())
-ax.set(
-    xlabel="recognised as", ylabel="share of the samples", ylim=(0, 1.45 * most),
-    title="Which classes the samples are recognised as",
-)  # fmt: skip
-ax.legend(loc="upper right", ncols=2)
-plots.show(
-    fig,
-    alt="Shares of the samples recognised as each class, when each class was asked for "
-    "equally often and when none was asked for; a dashed line marks one tenth.",
-)
 
 # %% [markdown]
-# In profile quick the samples that were asked for a class are recognised *as often as reconstructions of real images*: at this size the ceiling is reached, and this
-# classifier has nothing more to say. The other numbers say more. The Fréchet distance is below that between real training and held-out images. That does not make the
-# samples more real than real ones: test glyphs are of fonts that no training glyph has, the samples are of the training fonts' kind, and the likelier reading
-# of the smaller number is that they mix them. The distance to the nearest training image is somewhat below that of held-out images, for the same reason. A copy
-# that went through the tokenizer would lie at about 0.02, its distortion; the mean of 0.14 says that copies are not the rule. When no class is asked for, the
-# samples are worse by each measure. Whether one image in ten was too little to learn "no class" from, or the task is harder, this does not tell. (The experiment's
-# prior that never saw a class, further down, is no better, but it was trained for a shorter time.)
+# On the glyphs of profile quick this reaches the ceiling: by this measure the samples are as good as reconstructions. It is not the whole story: 08b shows
+# samples without a class, a harder data set, and how near the samples are to training images.
 #
-# The nearest training image is searched among the images of this notebook. In the file beside the weights the same is measured on all that the prior learnt
-# from, and with 10,000 test images:
-
-# %%
-for name in ("samples", "accuracy_reconstructions", "accuracy_samples", "ratio", "frechet",
-             "frechet_reconstructions", "frechet_floor", "nearest", "nearest_floor", "bits"):  # fmt: skip
-    print(f"{name:<26} {about['scores'][name]:.4g}")
-
-# %% [markdown]
 # ## Coarse to fine
-# A stack can be cut short (chapter 06), also one that nobody's encoder wrote. Decode the new images from their first code alone, then from both. The tokenizer was
-# trained with quantiser dropout, so that the first code makes a picture by itself. What the second adds is small: look at the last row, where its change is shown
-# three times as strong.
+# A stack can be cut short, also one that no encoder wrote. We decode the new images from their first code alone, then from both. (The tokenizer was trained
+# with quantiser dropout, chapter 06, so that the first code makes a picture by itself.) The last row shows the change, three times as strong.
 
-# %% tags=["cover"]
-steps = [decoded(drawn[:classes], depth=d) for d in range(1, R + 1)]
-rows = {f"depth {d}": images for d, images in enumerate(steps, start=1)}
-rows |= {"change": (3 * (steps[-1] - steps[0]).abs()).clamp(0, 1)}
+# %% tags=["hide-input", "cover"]
+stages = [decoded(drawn[:classes], depth=d) for d in range(1, R + 1)]
+rows = {f"depth {d}": images for d, images in enumerate(stages, start=1)}
+rows |= {"change": (3 * (stages[-1] - stages[0]).abs()).clamp(0, 1)}
 plots.show(
     plots.image_rows(rows, title="New digits, decoded from coarse to fine"),
-    alt="Ten generated digits, one of each class, decoded from the first code of each stack "
-    "alone and from all of them; the last row shows three times the absolute change, which "
-    "lies along the strokes.",
+    alt="Ten generated digits, one of each class, decoded from the first code of each "
+    "stack alone and from all of them; the last row shows three times the absolute "
+    "change, which lies along the strokes.",
 )
 
 # %%
-by_depth = scores(f"{settings.data}-rqvae")["scores"]["distortion_by_depth"]
-print("distortion of real images, by depth:", [round(value, 4) for value in by_depth])
+distortions = scores(f"{settings.data}-rqvae")["scores"]["distortion_by_depth"]
 for d in range(1, R + 1):
     share = recognised(decoded(drawn, depth=d), asked)
-    real = recognised(decoded(held_out.codes, depth=d), y_test)
-    print(
-        f"decoded to depth {d}: samples recognised {share:.3f}, reconstructions {real:.3f}"
-    )
+    print(f"decoded to depth {d}: samples recognised {share:.3f}", end=", ")
+    print(f"distortion of real images {distortions[d - 1]:.4f}")
 
 # %% [markdown]
-# The pictures change little, and the classifier does not need the second code at all. The *distortion* does: it falls by nearly half. And the second code of a
-# stack costs more bits than the first (the bars above): corrections are hard to predict. A prior spends most of its effort on what the eye sees least.
+# The classifier does not need the second code. The distortion does: it falls by nearly half. Look back at the bars: more than half of the bits go into the code
+# that changes the picture least.
 #
 # ## Proof: what you built is what the companion has
-# The same weights and codes in float64: logits, loss and gradients of the notebook's class and the companion's; the inputs of both transformers; and the codes
-# that `sample_stacks` draws beside those of the companion's cached sampler, given the same random numbers.
+# The same weights and codes in float64: your class and the companion's give the same logits, loss and gradients, both transformers read the same, and
+# `sample_stacks` draws the same codes as the cached sampler from the same random numbers.
 
 
 # %% tags=["nbval-check-output"]
@@ -810,7 +674,13 @@ for name, cls in (("notebook", RQTransformer), ("companion", companion.RQTransfo
     }
 for part in numbers["notebook"]:
     a, b = (torch.tensor(numbers[who][part]) for who in ("notebook", "companion"))
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        a,
+        b,
+        rtol=1e-5,
+        atol=1e-7,
+        msg=lambda m, part=part: f"RQTransformer (8.4), {part}: {m}",
+    )
     print(f"{part:<15} agree:", True)
 glue("proof.rq_transformer", numbers["notebook"], display=False)
 
@@ -825,16 +695,18 @@ glue("proof.rq_inputs", inputs, display=False)
 generator = torch.Generator().manual_seed(3)
 theirs = model.sample(4, which, generator=generator)
 generator = torch.Generator().manual_seed(3)
-uniform = torch.rand(4, 18, generator=generator, dtype=torch.float64)
-mine = sample_stacks(model, model.sos(which), uniform.reshape(4, 6, 3))
-assert torch.equal(mine.reshape(theirs.shape), theirs)
+numbers_drawn = torch.rand(4, 18, generator=generator, dtype=torch.float64)
+mine = sample_stacks(model, model.sos(which), numbers_drawn.reshape(4, 6, 3))
+assert torch.equal(mine.reshape(theirs.shape), theirs), (
+    "sample_stacks (8.5) draws other codes"
+)
 glue("proof.sample_stacks", mine.flatten().tolist(), display=False)
 print("the same codes are drawn, with caches and without:", True)
 
 # %% [markdown]
 # ## Play: class, seed, temperature, depth
-# Choose a class (the last is "no class"), a seed and a temperature, and how many codes of each stack are decoded. Which differences between two seeds are in the first
-# code already? What does a high temperature do to the first code, and what to the second?
+# Choose a class (the last is "no class"), a seed, a temperature, and how many codes of each stack are decoded. Which differences between two seeds are there in
+# the first code already? What does a high temperature do to the first code, and what to the second?
 
 # %%
 explorers.stack_sampler(tokenizer, prior, train.classes)
@@ -842,7 +714,7 @@ explorers.stack_sampler(tokenizer, prior, train.classes)
 # %% [markdown]
 # For readers of the printed page: one class at three temperatures, with the same random numbers.
 
-# %%
+# %% tags=["hide-input"]
 hot = {}
 for temperature in (0.5, 1.0, 1.5):
     generator = torch.Generator().manual_seed(1)
@@ -855,29 +727,22 @@ plots.show(
 
 # %% [markdown]
 # ## What breaks, and why
-# **The logits slip by one.** The source report of this chapter trained a published RQ-Transformer on its codes, and says of the samples: "It doesn't look good
-# as transformer model and takes a lot of time to train and I had limited resources." Before one believes the explanation, a look at the package.
-#
-# Its depth transformer reads h_t and *all* R codes, so it gives R + 1 outputs a position, one of which predicts nothing. They are laid out in
-# one row, the row is cut to the T·R labels, and the loss compares output i with label i. No shape is wrong and no label is seen by its own logit. But
-# output i belongs to position i // (R + 1), and label i to position i // R:
+# **The logits slip by one.** A published package for this model (version 0.1.9; references) lets its depth transformer read $h_t$ and *all* R codes. That gives
+# R + 1 outputs at each position, one of which predicts nothing. The package puts all outputs in one row, cuts the row to the T·R labels, and compares output
+# $i$ with label $i$. All shapes fit, and no logit sees its own label. But look where they belong:
 
 # %% tags=["nbval-check-output"]
 r = 2  # codes a position, and three outputs
 for i in range(9):
     output, label = divmod(i, r + 1), divmod(i, r)
-    print(
-        f"output {i}: position {output[0] + 1}, place {output[1] + 1}   label {i}: "
-        f"position {label[0] + 1}, depth {label[1] + 1}"
-    )
+    print(f"output {i}: position {output[0] + 1}, number {output[1] + 1}", end="   ")
+    print(f"label {i}: position {label[0] + 1}, depth {label[1] + 1}")
 last = 49 * 2 - 1
 print(f"the last of 49 · 2: output of position {last // 3 + 1}, label of {last // 2 + 1}")
 
-
 # %% [markdown]
-# In the first stack all is well. Then each stack adds one to the slip: at the end of a 7×7 grid of pairs the model has to predict a code **16 positions ahead**, more
-# than two rows below what it can see. It does what can be done, learns which codes are likely *there*, and the loss falls. In the course's own
-# classes the mistake is a few lines:
+# In the first stack all is well. Then each stack adds one to the slip. At the end of a 7 × 7 grid of pairs the model has to predict a code **16 positions
+# ahead**, more than two rows below what it can see. In the course's own classes the mistake takes a few lines:
 
 
 # %%
@@ -899,6 +764,53 @@ class ShiftedLabels(companion.RQTransformer):
         return row[:, : self.length].reshape(*codes.shape, -1)
 
 
+torch.manual_seed(session.seed)
+shifted = ShiftedLabels(K, codes.grid, **layers, **shape)
+losses["shifted labels"] = fit(shifted)
+shifted_bits = prior_bits(shifted, held_out.codes, held_out.labels)
+for name in ("shifted labels", "RQ-Transformer"):
+    shown = ", ".join(f"{loss:.2f}" for loss in losses[name])
+    print(f"{name:<15} training loss, epoch by epoch: {shown} nats a code")
+print(f"held-out bits an image: shifted {shifted_bits:.0f}", end=", ")
+print(f"right {bits['RQ-Transformer'].sum():.0f}")
+session.expect("bits_shifted", shifted_bits)
+
+# %% [markdown]
+# The loss falls, as it should. Alone, its curve looks healthy; only beside the right model do you see that it stays too high. And the samples? They are drawn
+# the way it was trained, code $i$ from output $i$.
+
+
+# %%
+@torch.no_grad()
+def draw_shifted(prior: ShiftedLabels, labels: Tensor, uniform: Tensor) -> Tensor:
+    """Code i from output i, as it was trained."""
+    table = torch.zeros(len(labels), *prior.grid, dtype=torch.int64, device=labels.device)
+    flat = table.reshape(len(labels), -1)
+    for i in range(prior.length):
+        logits = prior.all_logits(table, labels).flatten(1, 3)[:, i]
+        flat[:, i] = draw(logits.softmax(-1), uniform[:, i])
+    return table
+
+
+random = torch.rand(20, T * R, generator=torch.Generator().manual_seed(session.seed))
+twenty = torch.arange(20, device=device) % classes
+wrong = decoded(draw_shifted(shifted, twenty, random.to(device)))
+right = decoded(short["RQ-Transformer"][:20])
+sheets = {"right": right[:10], "": right[10:], "shifted": wrong[:10], " ": wrong[10:]}
+plots.show(
+    plots.image_rows(
+        sheets, title="The same training; below, with logits that slip at each position"
+    ),
+    alt="Two rows of samples of the RQ-Transformer trained above and two rows of the one "
+    "with shifted labels, which had the same steps of training.",
+)
+
+# %% [markdown]
+# They are rougher, and yet most can be read. Nothing raises an error, nothing looks broken. So how would you find such a mistake? Do not ask the loss. Ask what
+# each logit depends on: change one code after the other, and see which logits move.
+
+
+# %%
 def what_each_sees(prior: companion.RQTransformer) -> Tensor:
     """(T·R, T·R): does logit i change when code j does? By changing each code in turn."""
     prior = prior.double().eval()
@@ -924,144 +836,34 @@ seen = {
     "R logits a position": what_each_sees(companion.RQTransformer(4, (1, 12, 2), **small)),
     "R + 1, cut to the labels": what_each_sees(ShiftedLabels(4, (1, 12, 2), **small)),
 }
-fig, axes = plots.figure(7.6, 3.7, columns=2)
+for title, table in seen.items():
+    missing = table.shape[0] - 1 - int(table[-1].sum())
+    print(f"{title}: the last label is predicted without the {missing} codes before it")
+
+# %% tags=["hide-input"]
+fig, axes = plots.figure(7.6, 3.9, columns=2)
 for ax, (title, table) in zip(axes, seen.items(), strict=True):
     ax.imshow(table.float().numpy(), cmap="Greys", vmin=0, vmax=1.4)
-    ax.plot([-0.5, 23.5], [-0.5, 23.5], color=plots.COLOURS["validation"], linewidth=1)
+    ax.plot([-0.5, 23.5], [-0.5, 23.5], color=plots.COLOURS["validation"], linewidth=1.5,
+            label="its own code")  # fmt: skip
     ax.grid(False)
     ax.set(title=title, xlabel="code j", ylabel="logit that meets label i")
+    ax.legend(loc="upper right", fontsize=8)
+fig.suptitle("Which codes (grey) each logit depends on")
 plots.show(
     fig,
-    alt="Two square tables for 12 positions of two codes: which codes each logit depends on. "
-    "Left, of the right model, everything below the diagonal. Right, of the shifted one, a "
-    "region that falls ever further behind the diagonal.",
+    alt="Two square tables for 12 positions of two codes: which codes each logit depends "
+    "on. Left, of the right model, everything below the diagonal. Right, of the shifted "
+    "one, a region that falls ever further behind the diagonal.",
 )
-for title, table in seen.items():
-    short_of = [i - int(line.sum()) for i, line in enumerate(table)]
-    print(
-        f"{title}: the last label is predicted without the {short_of[-1]} codes before it"
-    )
 
 # %% [markdown]
-# On the left each logit sees every code before its own: all that is below the line. On the right it falls behind, more with every position. That is also how to
-# *test* a prior: not by its loss, but by what each logit depends on. (The companion's tests do so with gradients, for every prior that it has.)
+# On the left each logit sees every code before its own. On the right it falls behind, more with every position. The companion's tests ask this of all its
+# priors.
 #
-# Now train it, with the codes, the seed and the steps of the model above:
-
-# %%
-torch.manual_seed(session.seed)
-shifted = ShiftedLabels(K, codes.grid, **layers, **shape)
-fit(shifted, codes)
-shifted_bits = prior_bits(shifted, held_out.codes, held_out.labels)
-uniform_bits = T * R * math.log2(K)
-print(f"held-out bits an image: uniform {uniform_bits:.0f}", end=", ")
-print(f"shifted {shifted_bits:.0f}, right {bits['RQ-Transformer'].sum():.0f}")
-session.expect("bits_shifted", shifted_bits)
-
-
-# %%
-@torch.no_grad()
-def draw_shifted(prior: ShiftedLabels, labels: Tensor, uniform: Tensor) -> Tensor:
-    """Code i from output i, as it was trained."""
-    table = torch.zeros(len(labels), *prior.grid, dtype=torch.int64, device=labels.device)
-    flat = table.reshape(len(labels), -1)
-    for i in range(prior.length):
-        logits = prior.all_logits(table, labels).flatten(1, 3)[:, i]
-        flat[:, i] = draw(logits.softmax(-1), uniform[:, i])
-    return table
-
-
-uniform = torch.rand(40, T * R, generator=torch.Generator().manual_seed(session.seed))
-forty = torch.arange(40, device=device) % classes
-wrong = decoded(draw_shifted(shifted, forty, uniform.to(device)))
-right = decoded(short["RQ-Transformer"][:40])
-sheets = {"right": right[:10], "": right[10:20], "shifted": wrong[:10], " ": wrong[10:20]}
-plots.show(
-    plots.image_rows(
-        sheets, title="The same training; below, logits that slip further at each position"
-    ),
-    alt="Two rows of samples of the RQ-Transformer trained above and two rows of the one "
-    "with shifted labels, which had the same steps of training.",
-)
-print(f"recognised: right {recognised(right, forty):.2f}", end=", ")
-print(f"shifted {recognised(wrong, forty):.2f} (of 40)")
-
-# %% [markdown]
-# In profile quick the slip costs about 30 bits an image, and the loss falls all the same. The pictures are rougher, and yet many can be read: a model that is told the
-# class, and sees the upper two thirds of a digit, knows much about the rest. Nothing raises an error, nothing looks broken. That is the danger of it.
-#
-# **What spoilt the report's samples**, then: too few images, too little training, or the slip? Each suspect by itself, three seeds, the same codes of glyphs, and
-# the published package at the same width. It knows no classes, so it is compared with priors that know none either, by the share of samples of which the classifier is
-# *sure* (at least 0.9 for some class, whichever) and by the Fréchet distance.
-
-# %%
-suspects = {
-    "RQ-Transformer": ("rq", "all"),
-    "2,000 images": ("rq", "few"),
-    "a fifth of the steps": ("a fifth of the steps", "all"),
-    "shifted labels": ("shifted labels", "all"),
-    "no class: RQ-Transformer": ("rq without class", "all"),
-    "no class: shifted labels": ("shifted labels without class", "all"),
-    "the published package": ("published package", "all"),
-    "the package, code 0 kept": ("published package, code 0 kept", "all"),
-}
-for name, (kind, images) in suspects.items():
-    where = {"prior": kind, "images": images}
-    mean = {key: runs.mean(key, **where) for key in ("bits", "confident", "frechet")}
-    asked_for = ""
-    if "accuracy" in next(r for r in runs.rows if where.items() <= r.items()):
-        asked_for = f"   recognised as asked {runs.mean('accuracy', **where):.3f}"
-    print(
-        f"{name:<25} bits {mean['bits']:6.1f}   sure of {mean['confident']:.2f}   "
-        f"Fréchet {mean['frechet']:5.1f}{asked_for}"
-    )
-none = suspects["RQ-Transformer"]
-for name in ("2,000 images", "a fifth of the steps", "shifted labels"):
-    compare(f"recognised: {name}", "accuracy", suspects[name], none)
-compare("bits: shifted labels", "bits", suspects["shifted labels"], none, relative=True)
-free = suspects["no class: RQ-Transformer"]
-for name in (
-    "no class: shifted labels",
-    "the published package",
-    "the package, code 0 kept",
-):
-    compare(f"sure of: {name}", "confident", suspects[name], free)
-
-# %% [markdown]
-# Told the class, on glyphs and at this size, one suspect counts: **training time**. After 100 steps in place of 500 one sample in seven is recognised, little more
-# than chance gives. 2,000 images in place of 10,000 make no difference that three seeds show. And the slip, which costs 15 % more bits, takes about one sample in
-# a hundred: less than the five that were to count. This is what too little training *can* do. Whether the report had too little it does not say: 200 epochs of
-# 2,000 images are 25 times as many as our 500 steps see, for a model 200 times as large.
-#
-# *Untold*, on the same glyphs, the slip shows. The classifier is sure of fewer samples, and they are further from real images: a prior that does not know what it is
-# drawing has to see what it has drawn, and the slip hides the newest rows. The report's prior knew no classes. And the package comes out worse than our slipped
-# model, so that the slip is not all: it has one table of embeddings for all depths (so that its spatial transformer cannot tell (1, 2) from (2, 1), though this
-# tokenizer's decoder can), its depth transformer reads each code alone, not the sums, it starts from other values, and there is code 0, of which more below. These
-# runs do not take that apart further.
-#
-# With no suspect at work 94 of 100 glyphs are recognised: small differences have little room there, and more on digits that are harder to draw.
-# All of it once more on MNIST's digits ([experiments/README.md](../experiments/README.md#rq-transformer)):
-
-# %% tags=["nbval-check-output"]
-measured_claims("RQ-Transformer")
-
-# %% [markdown]
-# And mind the sizes. The report has width 512, 6 + 4 layers and 200 epochs of 2,000 images:
-
-# %% tags=["nbval-check-output"]
-with torch.device("meta"):  # shapes without numbers
-    report = companion.RQTransformer(
-        128, (7, 7, 2), dim=512, layers=6, depth_layers=4, heads=8
-    )
-print(f"{weights(report):,} weights; 2,000 images are {2000 * 98:,} codes")
-
-# %% [markdown]
-# A model with 160 times as many weights as there are codes to learn from can know them all by heart, and then "2,000 images" may weigh more than here. Whoever has a
-# GPU can ask: `python -m experiments.rq_transformer --profile full --data mnist --seeds 3` is that run.
-#
-# **Code 0 is left out.** The same package takes 0 for padding (`pad_id = 0`) and hands it to the loss as `ignore_index`. Codes have no padding: code 0 is a code
-# like the others. With the glyphs' tokenizer it happens to be a rare one; it might as well be the background. And of four codes 0 the loss would be a mean over
-# none, 0/0:
+# **Code 0 is left out.** The same package takes 0 for padding and hands it to the loss as `ignore_index`. Codes have no padding: code 0 is a code like the
+# others. Where it is the right answer, it does not count; everywhere else it is still a *wrong* answer, so the model learns never to draw it. And four
+# codes 0 have no loss at all:
 
 # %% tags=["nbval-check-output"]
 logits = torch.zeros(4, 3)
@@ -1070,43 +872,41 @@ print("loss of four codes 0:", round(functional.cross_entropy(logits, zeros).ite
 ignored = functional.cross_entropy(logits, zeros, ignore_index=0)
 print("with ignore_index=0: ", ignored.item())
 
-# %%
-for depth in range(R):
-    share = (codes.codes[..., depth] == 0).double().mean().item()
-    print(f"depth {depth + 1}: code 0 has a share of {share:.1%} of the codes here")
-
 # %% [markdown]
-# A code that never occurs as a label is still a *wrong answer* wherever another label stands, so the model learns to give it no probability at all, and its
-# samples never contain it. The line "code 0 kept" above passes every code as k + 1.
-#
-# **The depths in another order.** Any order is right for the chain rule; the *decoder* knows one only. Here the two codes of each drawn stack change places. All
-# indices are valid, so nothing complains:
+# **The depths in another order.** Any order is right for the chain rule; the *decoder* knows only one. Here the two codes of each drawn stack change places.
+# All indices are valid, so nothing complains:
 
-# %%
+# %% tags=["hide-input"]
 exchanged = decoded(drawn.flip(-1))
 plots.show(
     plots.image_rows(
-        {"drawn": conditional[:10], "depths reversed": exchanged[:10]},
+        {"drawn": decoded(drawn[:10]), "depths reversed": exchanged[:10]},
         title="The same codes, with the depths in the wrong order",
     ),
     alt="Ten generated digits, and below them the same codes decoded with the depths in "
     "reversed order: no digit can be recognised.",
 )
-print(
-    f"recognised: {accuracy:.3f}, with the depths reversed {recognised(exchanged, asked):.3f}"
-)
+print(f"recognised: {accuracy:.3f}, reversed {recognised(exchanged, asked):.3f}")
 
 # %% [markdown]
-# The same happens when a stack is stored (R, h, w) and read (h, w, R), or when a prior is used with another tokenizer's codes. Against the latter the companion
-# has the tokenizer's identity in the prior's file (`check_identity`); against the former only a look at the shapes helps, and a prior whose codes
-# have a shape of their own.
+# The same happens when a stack is stored as (R, h, w) and read as (h, w, R). ([Study 08b](08b_costs_and_comparisons.ipynb) asks which of these mistakes, or
+# what else, spoilt the samples of a report that used the package.)
+#
+# ## Where the field went
+# * **The same pair, elsewhere.** MegaByte (Yu et al. 2023) reads bytes with it; Moshi (Défossez et al. 2024) speaks with it, since codes of sound are stacks,
+#   too.
+# * **Delay patterns.** MusicGen (Copet et al. 2023) has no depth transformer. It shifts depth $r$ by $r - 1$ positions, so that one pass predicts R codes of
+#   *different* positions: T + R − 1 passes. Codes of one pass cannot see each other.
+# * **No order.** MaskGIT (Chang et al. 2022) learns to fill in hidden codes. To draw, it predicts all, keeps the surest, and repeats, for about ten passes.
+# * **Coarse to fine over the whole image.** VAR (Tian et al. 2024) draws a tiny table of codes in one pass, and then larger ones, each of which corrects the
+#   sum so far: the stack's idea, with scales in place of depths.
 #
 # ## Pen and paper
-# 1. Lee et al. 2022 draw images as 8 × 8 stacks of 4 codes. How many pairs does attention compare in a layer of the flattened transformer, and how
-#    many in one of each of the two transformers?
+# 1. Lee et al. draw images as 8 × 8 stacks of 4 codes. How many pairs does attention compare in a layer of the flattened transformer, and how many in one layer
+#    of each of the two transformers?
 # 2. A prior is trained with shifted labels on T positions of R codes. How many positions ahead must it predict at the last label? For which R is that worst?
-# 3. Could the depth transformer predict all R codes at once, from h_t alone? What would the model then assume about the codes of a stack, and what
-#    does chapter 06 say about that?
+# 3. Could the depth transformer predict all R codes at once, from $h_t$ alone? What would the model assume? In chapter 06 the joint entropy of a stack was
+#    smaller than the sum of its codes' entropies. Does that settle whether the assumption holds?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
@@ -1114,24 +914,22 @@ print(
 # 1. (64 · 4)² = 65,536 against 64² = 4,096 and 64 · 4² = 1,024.
 # 2. The last label belongs to position T; its output is number T·R − 1 in a row of R + 1 a position, so it belongs to position ⌊(T·R − 1)/(R + 1)⌋ + 1: about
 #    T/(R + 1) positions behind. Worst for R = 1: half of the image. (With R = 2 a third, with R = 4 a fifth.)
-# 3. It could; all codes of a stack would be drawn independently, given the earlier stacks. They are not independent: the joint entropy of a stack is smaller than the
-#    sum of the entropies of its codes (chapter 06), because the second code corrects what the *first one chosen* left.
+# 3. It could. It would assume that the codes of a stack are independent *given the earlier stacks*. Chapter 06 does not settle that: its entropies know nothing
+#    of earlier stacks. Take two codes that both repeat what the stack to the left said. Looked at alone, they depend on each other; given that stack, they do
+#    not. One has to measure: [study 08b](08b_costs_and_comparisons.ipynb) trains this model, and its second codes cost more bits.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * A prior over stacks: p(k) = Π_t Π_r p(k_{t,r} | earlier stacks, earlier codes of this one). A spatial transformer over T sums of embeddings, a depth transformer
-#   down each stack, from h_t through partial sums.
-# * It costs T² + T·R² comparisons where a row of all codes costs T²R², and its large part runs T times when drawing, not T·R times.
-# * R inputs, R outputs, R labels at each position. One more output, and the labels slip: nothing fails, the loss falls, and the codes cost more bits.
-# * Look at what each logit depends on, not at the loss alone. Code 0 is a code. The order of the depths belongs to the tokenizer.
+# * A prior over stacks, $p(k) = \prod_t \prod_r p(k_{t,r} \mid \text{earlier stacks, earlier codes of this one})$, takes two transformers: one reads T sums of
+#   embeddings, the other goes down each stack, from $h_t$ through partial sums.
+# * It compares $T^2 + T R^2$ pairs where the flattened transformer compares $T^2 R^2$, and its large part runs T times when drawing, not T·R times.
+# * R inputs, R outputs, R labels at each position. With one output more the labels slip: nothing fails, the loss falls, and the codes cost more bits.
+# * Test what each logit depends on. Code 0 is a code. The order of the depths belongs to the tokenizer.
 #
-# **Further experiments.** Draw with `temperature=0.8` for the first code and 1 for the second: is the second depth noise? Train a prior on the first codes
-# alone and let the depth transformer fill in the second ones. Replace the sum u_t by the concatenation of the R embeddings and a linear map: what does it cost, what
-# does it gain? Give the flattened transformer a table for each depth (codes of depth 2 passed as k + K, with 2K codes): how much of the gap to the RQ-Transformer
-# goes?
+# **Further experiments.** Draw with `temperature=0.8` for the first code and 1 for the second: is the second depth noise? Replace the sum $u_t$ by the
+# concatenation of the R embeddings and a linear layer: what does it cost, what does it gain? Train with soft labels.
 #
-# **References.** D. Lee and others: *Autoregressive Image Generation using Residual Quantization*, 2022 (section 3.2: the model).
-# A. Vaswani and others: *Attention Is All You Need*, 2017. M. Ibrahim: *Residual Vector Quantization based VAE* (the report whose run is taken apart above).
-# P. Wang: *RQ-Transformer* (the published package, version 0.1.9). A. Défossez and others: *High Fidelity Neural Audio Compression*, 2022 (another way out:
-# the codes of all depths in parallel).
+# **References.** D. Lee et al.: *Autoregressive Image Generation using Residual Quantization*, 2022 (sections 3.2, 3.3). M. Ranzato et al.: *Sequence Level
+# Training with Recurrent Neural Networks*, 2016. L. Yu et al.: *MegaByte*, 2023. J. Copet et al.: *Simple and Controllable Music Generation*, 2023. H. Chang et
+# al.: *MaskGIT*, 2022. K. Tian et al.: *Visual Autoregressive Modeling*, 2024. A. Défossez et al.: *Moshi*, 2024. P. Wang: *RQ-Transformer* (package, 0.1.9).

@@ -138,7 +138,11 @@ def test_zero_has_no_sign():
     ("name", "wrong", "says"),
     [
         ("shift", lambda codes, k: (codes.flatten(1), codes.flatten(1)), "the inputs: expected"),
-        ("multiply_adds", lambda *sizes: (EXERCISES["multiply_adds"].reference(*sizes)[0], 1), "flattened transformer"),
+        (
+            "multiplications",
+            lambda *sizes: (EXERCISES["multiplications"].reference(*sizes)[0], 1),
+            "flattened transformer",
+        ),
     ],
 )
 def test_of_two_results_it_says_which_differs(name, wrong, says):

@@ -11,7 +11,7 @@ The reader does these exercises, in this order, and plays with the explorer:
 """
 
 from companion.course.chapter_08 import (
-    exercise_8_1_multiply_adds,
+    exercise_8_1_multiplications,
     exercise_8_2_spatial_inputs,
     exercise_8_3_depth_inputs,
     exercise_8_4_rq_transformer,
@@ -19,7 +19,7 @@ from companion.course.chapter_08 import (
 )
 
 EXERCISES = (
-    exercise_8_1_multiply_adds.EXERCISE,
+    exercise_8_1_multiplications.EXERCISE,
     exercise_8_2_spatial_inputs.EXERCISE,
     exercise_8_3_depth_inputs.EXERCISE,
     exercise_8_4_rq_transformer.EXERCISE,

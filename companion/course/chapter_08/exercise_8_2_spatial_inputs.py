@@ -156,14 +156,14 @@ MISTAKES = (
             put=lambda start, e: torch.cat([start[:, None], e[:, :-1]], 1),
             add_positions=lambda x, p: x + torch.cat([torch.zeros_like(p[:1]), p[:-1]]),
         ),
-        "the positions are shifted with the stacks, and the <sos> has none. positions[t] names the place that is to "
+        "the positions are shifted with the stacks, and the <sos> has none. positions[t] names the position to "
         "be predicted: add it after the shift.",
     ),
     Mistake(
         "first position twice",
         _variant(add_positions=lambda x, p: x + torch.cat([p[:1], p[:-1]])),
         "the positions are added before the shift, and positions[0] a second time to the <sos>. positions[t] names the "
-        "place that is to be predicted: add them once, after the shift.",
+        "position that is to be predicted: add them once, after the shift.",
     ),
     Mistake(
         "embeddings detached",

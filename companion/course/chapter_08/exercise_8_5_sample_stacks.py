@@ -43,12 +43,15 @@ def cases() -> Sequence[Case]:
         start = torch.randn(n, 8, generator=g, dtype=torch.float64)
         return Case(label, (model, start, torch.rand(n, t, r, generator=g, dtype=torch.float64)))
 
-    return [
+    made = [
         case("5 images of 4 positions, 3 codes each", 5, 4, 3, 6),
         case("7 images of 6 positions, 2 codes each", 7, 6, 2, 4),
         case("one position of 4 codes", 6, 1, 4, 5),
         case("5 positions of one code", 6, 5, 1, 5),
     ]
+    model, start, uniform = made[1].arguments
+    edges = _beside_the_edges(model, start, uniform, g)
+    return [*made, Case("numbers close to the edge between two codes", (model, start, edges))]
 
 
 def run(implementation: Any, case: Case) -> Observed:
@@ -90,6 +93,21 @@ def _randomised(model: RQTransformer, g: torch.Generator) -> RQTransformer:
             scale = 1.0 if "to_logits" in name or "codes" in name else 0.5
             weight.copy_(scale * torch.randn(weight.shape, generator=g))
     return made
+
+
+@torch.no_grad()
+def _beside_the_edges(model: RQTransformer, start: Tensor, uniform: Tensor, g: torch.Generator) -> Tensor:
+    """Random numbers like ``uniform``, each 1e-9 beside the edge between two codes: float32 cannot tell the side."""
+    stacks, close = torch.zeros(uniform.shape, dtype=torch.int64), uniform.clone()
+    for t, r in _stack_by_stack(uniform.shape[1], uniform.shape[2]):
+        h = model.spatial(spatial_inputs(stacks[:, : t + 1], model.codes, start, model.positions[: t + 1]))[:, -1:]
+        inputs = depth_inputs(h, stacks[:, t : t + 1], model.codes, model.depths)[:, 0, : r + 1]
+        p = model.to_logits(model.depthwise(inputs)[:, -1]).softmax(-1)  # (n, K)
+        edge = torch.randint(p.shape[1] - 1, (len(p), 1), generator=g)
+        side = torch.randint(2, (len(p),), generator=g) * 2 - 1
+        close[:, t, r] = (p.cumsum(1).gather(1, edge)[:, 0] + 1e-9 * side).clamp(0, 1 - 1e-9)
+        stacks[:, t, r] = draw(p, close[:, t, r])
+    return close
 
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -280,6 +298,12 @@ MISTAKES = (
         "softmax over the batch",
         _variant(pick=lambda logits, u: draw(logits.softmax(0), u)),
         "the softmax runs over the images of the batch. The codes are on the last axis: softmax(-1).",
+    ),
+    Mistake(
+        "always float32",
+        _variant(pick=lambda logits, u: draw(logits.float().softmax(-1), u.float())),
+        "codes differ only where a random number is close to the edge between two codes: float64 comes in and is "
+        "rounded (.float(), .half()). Stay in the model's dtype.",
     ),
     Mistake(
         "spatial transformer once",

@@ -7,8 +7,11 @@ from companion.course.checks.engine import Case, Exercise, Mistake
 from companion.course.checks.runners import call_for
 
 
-def multiply_adds(positions: int, depth: int, dim: int, layers: int, depth_layers: int) -> tuple[int, int]:
-    """Multiplications of a forward pass over one image, without the last map to logits, as torch counts them.
+def multiplications(positions: int, depth: int, dim: int, layers: int, depth_layers: int) -> tuple[int, int]:
+    """Multiplications of a forward pass over one image, in matrix products, without the last map to logits.
+
+    A multiplication and the addition that follows it count as one (torch's ``FlopCounterMode`` counts them as two), and
+    all pairs of attention count, those that the mask hides as well (as it does).
 
     A layer on n vectors: 12·n·dim² in its matrices (3 + 1 for attention, 4 + 4 for the MLP), 2·n²·dim in attention.
 
@@ -122,12 +125,12 @@ MISTAKES = (
     Mistake(
         "ratio",
         _variant(finish=lambda rq, flat: flat / rq),
-        "this is how many times dearer the flattened one is; both numbers are wanted, (rq, flattened).",
+        "this is how many times as expensive the flattened one is; both numbers are wanted, (rq, flattened).",
     ),
     Mistake(
         "operations",
         _variant(finish=lambda rq, flat: (2 * rq, 2 * flat)),
-        "both are twice as large: additions are counted, too. Multiplications only.",
+        "both are twice as large: a multiplication and its addition count as one here.",
     ),
     Mistake(
         "a list",
@@ -142,9 +145,9 @@ MISTAKES = (
 )
 
 EXERCISE = Exercise(
-    name="multiply_adds",
+    name="multiplications",
     chapter="08_rq_transformer",
-    reference=multiply_adds,
+    reference=multiplications,
     cases=cases,
     mistakes=MISTAKES,
     run=call_for("count of the RQ-Transformer", "count of the flattened transformer"),
