@@ -126,6 +126,49 @@ def test_sampling_that_divides_only_at_the_end_or_stops_before_the_sum_is_reache
     assert "stays *below* top_p" in examine(exercise, stops).hint
 
 
+def one_step(x, layer, keys, values, *, is_causal=False):
+    """Cached attention with torch's fused function; one position needs no transpose."""
+    b, _, dim = x.shape
+    query, key, value = (part.reshape(b, layer.heads, 1, -1) for part in layer.to_qkv(x).chunk(3, -1))
+    keys, values = torch.cat((keys, key), dim=2), torch.cat((values, value), dim=-2)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return layer.to_out(attend(query, keys, values, is_causal=is_causal).reshape(b, 1, dim)), keys, values
+
+
+def one_step_into_a_buffer(x, layer, keys, values):
+    """With einsum, and the kept tensors copied into longer ones."""
+    query, *new = layer.to_qkv(x).reshape(len(x), 3, layer.heads, -1).unbind(1)  # each (B, heads, d)
+    longer = []
+    for kept, one in zip((keys, values), new, strict=True):
+        longer.append(kept.new_empty(*kept.shape[:2], kept.shape[2] + 1, kept.shape[3]))
+        longer[-1][:, :, :-1], longer[-1][:, :, -1] = kept, one
+    weights = (torch.einsum("bhd,bhtd->bht", query, longer[0]) / query.shape[-1] ** 0.5).softmax(-1)
+    out = torch.einsum("bht,bhtd->bhd", weights, longer[1]).flatten(1)
+    return [layer.to_out(out)[:, None], *longer]
+
+
+def test_a_causal_mask_and_switched_off_gradients_in_a_cached_step_have_hints():
+    exercise = EXERCISES["cached_attention"]
+    assert "no mask" in examine(exercise, lambda *given: one_step(*given, is_causal=True)).hint
+    assert "no gradient arrives" in examine(exercise, torch.no_grad()(one_step)).hint
+
+
+@pytest.mark.parametrize("step", [solution_of(EXERCISES["cached_attention"]), EXERCISES["cached_attention"].reference])
+def test_cached_attention_step_by_step_is_what_the_companion_computes_with_its_cache_and_at_once(step):
+    torch.manual_seed(0)
+    layer = companion.priors.transformer.CausalSelfAttention(12, 3).double()
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    cache = companion.priors.transformer.Cache(2, 3, 5, 4, x)
+    keys = values = x.new_zeros(2, 3, 0, 4)
+    with torch.no_grad():
+        whole = layer(x)
+        for t in range(5):
+            out, keys, values = step(x[:, t : t + 1], layer, keys, values)
+            torch.testing.assert_close(out, layer(x[:, t : t + 1], cache))
+            torch.testing.assert_close(out, whole[:, t : t + 1])
+    torch.testing.assert_close((keys, values), (cache.keys, cache.values))
+
+
 # Chapter 08
 
 
@@ -235,6 +278,8 @@ class AttentionWithAMask(AttentionWeights):
         ("rate_bits", rates_by_number),
         ("CausalSelfAttention", AttentionWithAMask),
         ("conditional_inputs", classes_by_label),
+        ("cached_attention", one_step),
+        ("cached_attention", one_step_into_a_buffer),
     ],
 )
 def test_other_right_answers_pass_the_inputs_that_tell_wrong_ones(exercise, right):

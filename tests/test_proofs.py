@@ -323,6 +323,15 @@ def proof_block() -> object:
     return block(x).flatten().tolist()
 
 
+def proof_cached_attention() -> object:
+    """The last of five steps with the companion's cache, and the keys that it holds then."""
+    attention, _, x = transformer_parts()
+    cache = transformer.Cache(2, 2, 5, 4, x)
+    with torch.no_grad():
+        steps = [attention(x[:, t : t + 1], cache) for t in range(5)]
+    return {"output": steps[-1].flatten().tolist(), "keys": cache.keys.flatten().tolist()}
+
+
 def proof_filtered_probabilities() -> object:
     logits = torch.linspace(0, 9, 3 * 8).cos().reshape(3, 8)
     return filtered_probabilities(logits, temperature=1.5, top_k=5, top_p=0.8).flatten().tolist()
@@ -432,7 +441,9 @@ PROOFS = {
         "proof.filtered_probabilities": proof_filtered_probabilities,
         "proof.sample": proof_sample,
         "proof.inputs": proof_inputs,
+        "proof.cached_attention": proof_cached_attention,
     },
+    "07b_judging_samples": {},
     "08_rq_transformer": {
         "proof.rq_transformer": proof_rq_transformer,
         "proof.rq_inputs": proof_rq_inputs,

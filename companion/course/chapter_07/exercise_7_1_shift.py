@@ -10,7 +10,7 @@ from companion.course.checks.runners import call_for
 
 
 def shift(codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    """Codes as a row in raster order: what the prior reads at each place, and what it is to predict there.
+    """Codes as a row in raster order: what the prior reads at each position, and what it is to predict there.
 
     ``<sos>`` has the number K, the first that is no code.
 
@@ -77,7 +77,7 @@ MISTAKES = (
     Mistake(
         "not shifted",
         lambda codes, k: (codes.flatten(1), codes.flatten(1)),
-        "inputs and targets are the same: at each place the prior would read the very code that it is to predict.",
+        "inputs and targets are the same: at each position the prior would read the very code that it is to predict.",
     ),
     Mistake(
         "shifted the wrong way",
@@ -85,7 +85,7 @@ MISTAKES = (
             torch.cat([codes.flatten(1)[:, 1:], torch.full_like(codes.flatten(1)[:, :1], k)], 1),
             codes.flatten(1),
         ),
-        "the inputs are shifted to the left: each place reads the code *after* the one that it is to predict.",
+        "the inputs are shifted to the left: each position reads the code *after* the one that it is to predict.",
     ),
     Mistake(
         "rolled",
@@ -95,8 +95,8 @@ MISTAKES = (
     Mistake(
         "first code overwritten",
         lambda codes, k: (torch.cat([_shifted(codes, k)[:, :1], codes.flatten(1)[:, 1:]], 1), codes.flatten(1)),
-        "<sos> stands in the place of the first code, and the others stay where they are: each place but the first "
-        "reads its own target. Everything moves one place to the right.",
+        "<sos> stands in the place of the first code, and the others stay where they are: each position but the first "
+        "reads its own target. Everything moves one position to the right.",
     ),
     Mistake(
         "one input too many",
@@ -149,7 +149,7 @@ MISTAKES = (
             codes.flatten(1),
             torch.cat([codes.flatten(1)[:, 1:], torch.full_like(codes.flatten(1)[:, :1], k)], 1),
         ),
-        "the inputs are the codes and the targets the codes one place on, as a language model has it that is given the "
+        "the inputs are the codes and the targets the codes one position on, as in a language model that is given the "
         "beginning of a text. Here nothing is given: the inputs begin with <sos>, and the targets are all T codes.",
     ),
 )

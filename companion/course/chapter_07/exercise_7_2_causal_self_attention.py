@@ -179,7 +179,7 @@ MISTAKES = (
     Mistake(
         "over the heads",
         _variant(split=lambda x, heads: x.reshape(*x.shape[:2], heads, -1), join=lambda x: x.flatten(2)),
-        "attention runs over the heads, not over the places: with (B, T, heads, d) the last two axes are heads and "
+        "attention runs over the heads, not over the positions: with (B, T, heads, d) the last two axes are heads and "
         "numbers. Transpose to (B, heads, T, d) first.",
     ),
     Mistake(

@@ -125,13 +125,13 @@ MISTAKES = (
     Mistake(
         "first code overwritten",
         _variant(finish=lambda start, row: torch.cat([start[:, None], row[:, 1:]], 1)),
-        "the start stands in the place of the first code, and the others are not shifted: each place reads its own "
+        "the start stands in the place of the first code, and the others are not shifted: each position reads its own "
         "target.",
     ),
     Mistake(
         "class at the end",
         _variant(finish=lambda start, row: torch.cat([row[:, :-1], start[:, None]], 1)),
-        "the class stands at the end, where only the last place sees it. It comes first.",
+        "the class stands at the end, where only the last position sees it. It comes first.",
     ),
     Mistake(
         "added to the codes",

@@ -26,9 +26,9 @@ def cases() -> Sequence[Case]:
     return [
         case("nothing but a softmax", uneven),
         case("temperature 2", uneven, 2.0),
-        case("temperature 0.5, logits of 2 × 3 places", torch.randn(2, 3, 7, generator=g), 0.5),
+        case("temperature 0.5, logits of 2 × 3 positions", torch.randn(2, 3, 7, generator=g), 0.5),
         case("top-k, k = 2", uneven, k=2),
-        case("top-k, k = 2, three codes tied for the places 4 to 6", tied, k=4),
+        case("top-k, k = 2, three codes tied for ranks 4 to 6", tied, k=4),
         case("top-p, p = 0.6", uneven, p=0.6),
         case("top-p, p = 0.2: less than the likeliest code has", uneven, p=0.2),
         case("top-p, p = 0.55, with ties", tied, p=0.55),
@@ -184,7 +184,7 @@ MISTAKES = (
     Mistake(
         "temperature 0 as a number",
         _variant(cold=lambda logits: logits.argmax(-1)),
-        "at temperature 0 you give the number of the code; wanted are probabilities: 1 at its place, 0 elsewhere.",
+        "at temperature 0 you give the number of the code; wanted are probabilities: 1 at its index, 0 elsewhere.",
     ),
     Mistake(
         "not scaled again",
@@ -195,7 +195,7 @@ MISTAKES = (
         "what is left after a cut does not sum to one. Divide by its sum.",
     ),
     Mistake(
-        "ties of k broken by place",
+        "ties of k broken by index",
         _variant(by_k=_exactly_k),
         "of codes that are equally likely, you keep those that topk names first. Which ones these are says nothing: "
         "keep all that are as likely as the k-th.",
@@ -213,7 +213,7 @@ MISTAKES = (
     Mistake(
         "one too many",
         _variant(by_k=lambda p, k: _best_k(p, min(k + 1, p.shape[-1]))),
-        "one code too many is kept by top-k: the k-th largest stands at place k − 1, counted from 0.",
+        "one code too many is kept by top-k: the k-th largest has index k − 1, counted from 0.",
     ),
     Mistake(
         "top-k ignored",
@@ -251,7 +251,7 @@ MISTAKES = (
         "left). Keep a code if the sum of the likelier ones is below top_p.",
     ),
     Mistake(
-        "ties of p broken by place",
+        "ties of p broken by index",
         _variant(by_p=_ties_by_position),
         "of codes that are equally likely, top-p keeps some and cuts others. Keep all that are as likely as the last "
         "one kept.",
@@ -287,7 +287,7 @@ MISTAKES = (
     Mistake(
         "left in order",
         _variant(by_p=_left_sorted),
-        "the probabilities come back sorted, so that place 0 is no longer code 0. Cut by a threshold, p >= least, and "
+        "the probabilities come back sorted, so that index 0 is no longer code 0. Cut by a threshold, p >= least, and "
         "leave the codes where they are.",
     ),
     Mistake(
