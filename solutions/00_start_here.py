@@ -367,12 +367,13 @@ except ValueError as error:
 #
 # So the course tests them. For each sentence we wrote down what to compare, and how large a difference would matter, before the experiments on real
 # images ran (the page says where it was later). We trained with several seeds and looked at the 95 % interval of the difference. The sentence **holds**
-# if the whole interval lies beyond that size, and **does not hold** if it lies wholly below. Otherwise it is **not decided by this data**, which is
-# common with few seeds. Networks and trainings are smaller than in the reports, so a verdict says what holds *here*.
+# if the whole interval lies beyond that size. The difference is **smaller than claimed** if the interval lies wholly below it, and **the opposite** is
+# true if it lies on the other side of zero. Otherwise the sentence is **undecided**, which is common with few seeds. Networks and trainings are smaller
+# than in the reports, so a verdict says what holds *here*.
 #
 # A chapter shows such a test where you learn something from it, sometimes in a box "Often written, not so". More stands in its **study**, where it has
-# one: a notebook with a b in its name (02b beside 02), with sweeps and derivations that the next chapter does not need. All tests, with the commands to
-# run them again, stand on the page of the [experiments](../experiments/README.md).
+# one: a notebook with a b in its name (02b beside 02), with sweeps and derivations that the next chapter does not need. All tests, with
+# the commands to run them again, stand on the page of the [experiments](../experiments/README.md), which begins with ten findings.
 #
 # ## Pen and paper
 # Show that for numbers $x_1, \dots, x_n$ the constant $c$ with the smallest $\sum_i (x_i - c)^2$ is their mean. What would it

@@ -242,7 +242,7 @@ for name in ("adam", "sgd"):
 # and the distortion rises. One reading: a strong commitment ties the latents to the few codes that they happen to have. We did not test it.
 #
 # ## Other quantizers
-# All with 64 codes: the gradient codebook of chapter 04 with 8 and with 3 dimensions; the rotation trick and Gumbel-softmax (chapter 03); and **finite scalar
+# All with 64 codes: the gradient codebook of chapter 04 with 8 and with 3 dimensions; the rotation trick and Gumbel-softmax (study 03b); and **finite scalar
 # quantisation**, which has no codebook at all. It squashes three numbers per position by tanh and rounds each to one of four levels: 4 · 4 · 4 = 64 codes
 # that lie still (Mentzer et al. 2024).
 
@@ -268,7 +268,7 @@ for kind in ("vector, D = 8", "finite scalar, D = 3", "gumbel, D = 8", "rotation
 # **Finite scalar quantisation** and the learned codebook of the same three dimensions are not told apart in what they lose. It uses nearly every code, having
 # none that could die, and its table costs more bits by position.
 #
-# **The rotation trick**, which its paper reports to help, loses clearly more here. In chapter 03 it was no worse than straight-through. The paper's codebooks
+# **The rotation trick**, which its paper reports to help, loses clearly more here. In study 03b it was no worse than straight-through. The paper's codebooks
 # follow the data by moving averages, and ours learns by gradient; we did not test whether that makes the difference. **Gumbel-softmax** loses more, too,
 # although it uses more codes than the 8-dimensional codebook.
 #
@@ -591,8 +591,8 @@ plots.show(
 #
 # ## What the reports say
 # The course's source reports make claims about all this, on real images. Each comparison, and the size from which it matters, was written down before the
-# runs; the page of [experiments](../experiments/README.md) has each seed and each command. In these tables a *positive* difference goes the way that the
-# claim says. An interval that passes all bounds (such as −504.8 %) contains a collapsed seed: see the first table of this study.
+# runs; the page of [experiments](../experiments/README.md) has each seed and each command. In these tables minus is
+# lower, and collapsed seeds are counted apart, as in the first table of this study.
 
 # %% tags=["nbval-check-output"]
 measured_claims("The VQ-VAE as reported")
@@ -605,7 +605,7 @@ measured_claims("Encoder and decoder")
 measured_claims("Encoder and decoder, width")
 
 # %% [markdown]
-# Most are not decided: three to five seeds tell only large differences apart. Two sentences of a report can be set beside the glyphs above. "Bigger
+# Most are undecided: three to five seeds tell only large differences apart. Two sentences of a report can be set beside the glyphs above. "Bigger
 # dimensions like 16 tends to make the model use less diverse codes": with 64 and 256 codes the perplexity falls from D = 2 to D = 8, and on. "Smaller
 # dimensions like 4 tends to produce blurry reconstructions, which is caused by the loss of information": here codes of two dimensions lose least.
 #

@@ -7,7 +7,7 @@
 # ![Four rows of ten generated digits: at temperature 1 and at temperature 2 with the 8 likeliest codes, each with one start token and with one for each
 # class.](../chapters/pictures/07b_judging_samples.png)
 #
-# **Needed:** chapter 07; for the section on bits per pixel also [chapter 02](02_vae.ipynb) (the ELBO, discrete likelihoods). **Time** (an estimate): an
+# **Needed:** chapter 07; for the section on bits per pixel also [study 02b](02b_likelihoods_and_collapse.ipynb) (discrete likelihoods). **Time** (an estimate): an
 # hour and a half of yours. There are no exercises. Each section can be read by itself, after the first two.
 
 # %%
@@ -77,7 +77,7 @@ def paired(a: list[float], b: list[float]) -> str:
 #
 # ## Two priors of one size
 # We train two priors on the same codes for the same few epochs: the transformer of chapter 07, and a gated **PixelCNN**, the prior of the VQ-VAE paper. The latter
-# is made of chapter 02's masked convolutions, in two stacks: one sees the rows above, the other the codes to the left.
+# is made of study 02b's masked convolutions, in two stacks: one sees the rows above, the other the codes to the left.
 
 # %%
 torch.manual_seed(session.seed)
@@ -426,7 +426,7 @@ for how, name in (("t1", "temperature 1"), ("t2_k8", "temperature 2, k = 8")):
 # several digits, and a start that names the digit keeps track for the model. We did not test why.
 #
 # What the report says of all this, on its own images and on ours ([experiments/README.md](../experiments/README.md#prior-and-sampling)). Each line has the
-# comparison that decides it, with the sign that it states:
+# comparison that decides it; minus is lower:
 
 # %% tags=["nbval-check-output"]
 measured_claims("Prior and sampling")
@@ -608,7 +608,7 @@ plots.show(
 # Chapter 04 promised $\log p(x) \ge \log p(x|z_q) + \log p(k)$, and now there is a $p(k)$. So a VQ-VAE with a prior is a model of images like the VAE of chapter
 # 02, and both can be asked: how many bits does a held-out image cost?
 #
-# The comparison needs **one likelihood for both**, and a discrete one. We take the mass of a Gaussian in the bin of each of the 256 grey values (chapter 02),
+# The comparison needs **one likelihood for both**, and a discrete one. We take the mass of a Gaussian in the bin of each of the 256 grey values (study 02b),
 # with the width that suits each model's *training* images best. The VAE has the tokenizer's encoder and decoder, with 392 Gaussian latents in place of 49 codes.
 # Its number is −ELBO and the VQ-VAE's is $-\log p(x|z_q) - \log p(k)$: two upper bounds of $-\log p(x)$.
 
@@ -673,7 +673,7 @@ session.expect("bits_per_pixel_vqvae", sum(totals["VQ-VAE, transformer p(k)"]) /
 #
 # Is the VQ-VAE the better model of images, then? The shipped tokenizer saw more images, and more often, than this VAE. The last line is the fair one (in
 # profile quick): tokenizer, prior and VAE from the same 10,000 images and for the same number of epochs. It decides nothing: the band of the VAE's
-# number, printed above, holds it. And both are *bounds*. The VAE's could be tightened by importance weights (chapter 02), the VQ-VAE's by summing over more
+# number, printed above, holds it. And both are *bounds*. The VAE's could be tightened by importance weights (study 02b), the VQ-VAE's by summing over more
 # tables than the one that the encoder chose.
 #
 # ## How long a sequence?

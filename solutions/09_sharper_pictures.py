@@ -842,7 +842,7 @@ for variant in table.settings("variant"):
 #
 # </details>
 #
-# What a report says of these losses, measured. (Of "higher" and "lower", a positive difference goes the way that is asked.)
+# What a report says of these losses, measured. (Minus is lower; each row says which side is better.)
 
 # %% tags=["hide-input", "nbval-check-output"]
 measured_claims("Perceptual and adversarial losses")
