@@ -127,7 +127,10 @@ plots.show(
 # It is zero if the two are the same. It is never negative, and the proof takes one line. The curve of the logarithm lies below its tangent at 1, so
 # $\log u \le u - 1$ for every $u$, and therefore
 #
-# $$-\mathrm{KL}(q \,\|\, p) = \mathbb{E}_{q}\left[\log \frac{p(z)}{q(z)}\right] \le \mathbb{E}_{q}\left[\frac{p(z)}{q(z)} - 1\right] = \int p(z)\,dz - \int q(z)\,dz = 1 - 1 = 0.$$
+# $$
+# -\mathrm{KL}(q \,\|\, p) = \mathbb{E}_{q}\left[\log \frac{p(z)}{q(z)}\right] \le \mathbb{E}_{q}\left[\frac{p(z)}{q(z)} - 1\right]
+# = \int p(z)\,dz - \int q(z)\,dz = 1 - 1 = 0.
+# $$
 
 
 # %%
@@ -186,13 +189,14 @@ for mean, scale in ((0.0, 1.0), (0.0, 0.3), (0.5, 0.3)):
 #
 # <details><summary>Often written, not so: the sign, and logarithms inside a KL</summary>
 #
-# One report minimises `L = log p(x|z) + …`. The bound is to be *maximised*; the loss is its negative, $-\log p(x \mid z) + \mathrm{KL}$. It also writes the last
-# term as KL(ln q(z) ‖ ln p(z)). A KL divergence compares two distributions, and the logarithms are inside it already; ln q is no distribution.
+# One report minimises `L = log p(x|z) + …`. The bound is to be *maximised*; the loss is its negative, $-\log p(x \mid z) + \mathrm{KL}$. It also writes the
+# last term as KL(ln q(z) ‖ ln p(z)). A KL divergence compares two distributions, and the logarithms are inside it already; ln q is no distribution.
 # </details>
 #
 # ## Build: a draw that lets the gradient pass
 # For each latent number the encoder gives a mean $\mu$ and a *log-variance* $\log \sigma^2$. A logarithm may be any real number, so the network needs no
-# constraint. We need the gradient of the reconstruction term, a mean over $z \sim \mathcal N(\mu, \sigma^2)$, at $\mu$ and $\log\sigma^2$. But a drawn number has none:
+# constraint. We need the gradient of the reconstruction term, a mean over $z \sim \mathcal N(\mu, \sigma^2)$, at $\mu$ and $\log\sigma^2$. But a drawn number
+# has none:
 
 # %% tags=["nbval-check-output"]
 mean = torch.tensor([0.5], requires_grad=True)
@@ -200,8 +204,8 @@ drawn = torch.distributions.Normal(mean, 1.0).sample()
 print("a drawn number has a gradient:", drawn.requires_grad)
 
 # %% [markdown]
-# The cure is called **reparameterisation**. Draw the noise $\varepsilon$ from $\mathcal N(0, 1)$, which depends on nothing, and *compute* $z = \mu + \sigma\varepsilon$ (Kingma and
-# Welling 2014, section 2.4). The randomness is now an input, and $z$ is an ordinary function of $\mu$ and $\sigma$.
+# The cure is called **reparameterisation**. Draw the noise $\varepsilon$ from $\mathcal N(0, 1)$, which depends on nothing, and *compute* $z = \mu +
+# \sigma\varepsilon$ (Kingma and Welling 2014, section 2.4). The randomness is now an input, and $z$ is an ordinary function of $\mu$ and $\sigma$.
 #
 # ### Exercise 2.1 · reparameterisation  (easy, 5 minutes)
 # Compute $z$ from mean, log-variance and noise. The noise is passed in, so that there is one right answer; each latent number of each image has its own.
@@ -221,10 +225,12 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 reparameterize = check(reparameterize)
 
 # %% [markdown]
-# Does the gradient through single draws point the right way on average? For $z \sim \mathcal N(\mu, \sigma^2)$ we know $\mathbb{E}[z^2] = \mu^2 + \sigma^2$, whose derivative by $\mu$ is $2\mu$.
+# Does the gradient through single draws point the right way on average? For $z \sim \mathcal N(\mu, \sigma^2)$ we know $\mathbb{E}[z^2] = \mu^2 + \sigma^2$,
+# whose derivative by $\mu$ is $2\mu$.
 #
-# There is an older way, the **score-function estimator** (REINFORCE; Williams 1992): $\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f(z)\, \nabla_\mu \log q(z)\big]$. It needs no gradient of $f$, so it works
-# for discrete $z$ too. Both are right on average. Compare how much single draws scatter:
+# There is an older way, the **score-function estimator** (REINFORCE; Williams 1992):
+# $\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f(z)\, \nabla_\mu \log q(z)\big]$. It needs no gradient of $f$, so it works for discrete $z$ too. Both are
+# right on average. Compare how much single draws scatter:
 
 # %%
 mean = torch.full((100_000,), 0.7, requires_grad=True)
@@ -246,7 +252,8 @@ print(f"score function      {score.mean():.3f}, single draws scatter by {score.s
 #
 # $$
 # \begin{aligned}
-# \mathrm{KL} &= \mathbb{E}_q\left[-\tfrac12\log(2\pi\sigma^2) - \frac{(z - \mu)^2}{2\sigma^2} + \tfrac12\log(2\pi) + \frac{z^2}{2}\right] && \text{the two densities} \\
+# \mathrm{KL} &= \mathbb{E}_q\left[-\tfrac12\log(2\pi\sigma^2) - \frac{(z - \mu)^2}{2\sigma^2} + \tfrac12\log(2\pi) + \frac{z^2}{2}\right]
+# && \text{the two densities} \\
 # &= -\tfrac12\log\sigma^2 - \tfrac12 + \tfrac12\big(\mu^2 + \sigma^2\big) && \mathbb{E}[\varepsilon^2] = 1,\; \mathbb{E}[z^2] = \mu^2 + \sigma^2 \\
 # &= \tfrac12\big(\mu^2 + \sigma^2 - 1 - \log\sigma^2\big).
 # \end{aligned}
@@ -280,9 +287,9 @@ print("KL of the prior from itself:", kl_divergence(torch.zeros(1), torch.zeros(
 
 # %% [markdown]
 # ### Exercise 2.3 · the ELBO  (easy, 10 minutes)
-# Put the two terms together: ELBO = reconstruction − KL, in nats per image. `log_likelihood` holds $\log p(x \mid z)$, pixel by pixel or summed already, `kl` the KL, latent
-# by latent or summed already. The probability of an image is the product over its pixels, so log-likelihoods are *summed* over the pixels. The KL is *summed* over the
-# latents. Only over the images of the batch take the *mean*.
+# Put the two terms together: ELBO = reconstruction − KL, in nats per image. `log_likelihood` holds $\log p(x \mid z)$, pixel by pixel or summed already, `kl`
+# the KL, latent by latent or summed already. The probability of an image is the product over its pixels, so log-likelihoods are *summed* over the pixels. The
+# KL is *summed* over the latents. Only over the images of the batch take the *mean*.
 #
 # <details><summary>Hint</summary><code>values.reshape(len(values), -1).sum(1)</code> gives one number an image whatever the shape.</details>
 
@@ -306,8 +313,8 @@ elbo = check(elbo)
 #
 # $$\log p(x \mid z) = -\frac{\lVert x - \hat x \rVert^2}{2\sigma_x^2} - n\log\sigma_x - \tfrac n2\log 2\pi \qquad (n \text{ pixels}).$$
 #
-# Look at the first term: $2\sigma_x^2$ units of squared error are worth one nat. So $\sigma_x$ is the *exchange rate* between the two terms of the ELBO. Compare it with
-# the error of a decoder that knows nothing and always answers with the mean image:
+# Look at the first term: $2\sigma_x^2$ units of squared error are worth one nat. So $\sigma_x$ is the *exchange rate* between the two terms of the ELBO.
+# Compare it with the error of a decoder that knows nothing and always answers with the mean image:
 
 # %%
 unexplained = (x_test - x_train.mean(0)).square().flatten(1).sum(1).mean()
@@ -317,8 +324,8 @@ for scale in (1.0, 0.5, 0.1):
     print(f"σ_x = {scale}: it is worth {unexplained / rate:7.1f} nats of KL")
 
 # %% [markdown]
-# With $\sigma_x = 1$ the whole digit is worth about twenty nats, so the decoder buys few details. With 0.1 details are cheap. We need not choose: if $\sigma_x$ is trained with
-# the rest, its best value is the root of the mean squared error (set the derivative to zero; Rybkin et al. 2021).
+# With $\sigma_x = 1$ the whole digit is worth about twenty nats, so the decoder buys few details. With 0.1 details are cheap. We need not choose: if
+# $\sigma_x$ is trained with the rest, its best value is the root of the mean squared error (set the derivative to zero; Rybkin et al. 2021).
 #
 # A density is not a probability, so this log-likelihood may be positive. [Study 02b](02b_likelihoods_and_collapse.ipynb) has likelihoods that are
 # distributions over grey values, and which data wants which.
@@ -460,8 +467,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Now the map. On the left each training image is a point, at the mean of its $q(z \mid x)$. On the right the decoder draws 14 × 14 points, chosen so that the prior
-# gives neighbours the same share.
+# Now the map. On the left each training image is a point, at the mean of its $q(z \mid x)$. On the right the decoder draws 14 × 14 points, chosen so that the
+# prior gives neighbours the same share.
 
 # %% tags=["hide-input", "cover"]
 with torch.no_grad():
@@ -606,10 +613,12 @@ for name, values in edges.items():
 # difference you could see.
 #
 # One often reads that a VAE's reconstructions are blurry *because* its latents are drawn. Not at this $\sigma_x$: the autoencoder, which draws nothing, blurs
-# as much. What does matter is how long you train. [Study 02b](02b_likelihoods_and_collapse.ipynb) trains both four times as long, and the edges go on getting sharper.
+# as much. What does matter is how long you train. [Study 02b](02b_likelihoods_and_collapse.ipynb) trains both four times as long, and the edges go on getting
+# sharper.
 #
 # ## New images, and what is wrong with them
-# Draw $z$ from $\mathcal N(0, I)$ and decode it. (This shows the mean of $p(x \mid z)$, as papers do; an honest sample adds the Gaussian's noise, as in the last row.)
+# Draw $z$ from $\mathcal N(0, I)$ and decode it. (This shows the mean of $p(x \mid z)$, as papers do; an honest sample adds the Gaussian's noise, as in the
+# last row.)
 
 # %% tags=["hide-input"]
 n = min(1000, len(test))
@@ -634,8 +643,8 @@ plots.show(
 
 # %% [markdown]
 # With two numbers you get digits, with sixteen mostly blurred shapes. Why, when the KL term is there to prevent it? A decoder can only be good where it was
-# trained: at draws from the $q(z \mid x)$ of the training images. All of them together make up the **aggregate posterior**, $q(z) = \frac1N \sum_i q(z \mid x_i)$. Perhaps $q(z)$ is not the
-# prior after all.
+# trained: at draws from the $q(z \mid x)$ of the training images. All of them together make up the **aggregate posterior**,
+# $q(z) = \frac1N \sum_i q(z \mid x_i)$. Perhaps $q(z)$ is not the prior after all.
 #
 # We can find out as in chapter 01. Take draws from $q(z)$, fit a density to them, and draw from that: one Gaussian with their mean and covariance, or a mixture
 # of 30 Gaussians. Beside edge energy stands the distance to the *nearest training image*, in units of distortion.
@@ -700,12 +709,12 @@ print(f"σ_x of the VAE with d = 16: {vae_16.likelihood.scale.item():.3f}")
 #
 # * From $\mathcal N(0, I)$ the images are much blurrier than reconstructions. One Gaussian with the right mean and covariance brings the edges back. So the
 #   *blur* of new images was a misfit of mean and covariance.
-# * The images from that Gaussian are still far from any digit. The mixture, which leaves the gaps between clumps of latents empty, mends that too. So what is left is *broken shapes*, from
-#   draws that fall into gaps.
+# * The images from that Gaussian are still far from any digit. The mixture, which leaves the gaps between clumps of latents empty, mends that too. So what is
+#   left is *broken shapes*, from draws that fall into gaps.
 #
-# The decoder was the same in all four rows: what was wrong was where we drew. There are two cures. Make the KL more expensive, by a larger $\sigma_x$, and pay with details
-# ([study 02b](02b_likelihoods_and_collapse.ipynb) does this until the latents collapse). Or learn the prior afterwards, as the mixture did, and from
-# [chapter 07](07_transformer_prior.ipynb) on a transformer.
+# The decoder was the same in all four rows: what was wrong was where we drew. There are two cures. Make the KL more expensive, by a larger $\sigma_x$, and
+# pay with details ([study 02b](02b_likelihoods_and_collapse.ipynb) does this until the latents collapse). Or learn the prior afterwards, as the mixture did,
+# and from [chapter 07](07_transformer_prior.ipynb) on a transformer.
 #
 # ## Proof: what you built is what the companion has
 # The same weights, images and noise go through both. Terms, latents and every gradient must agree.
@@ -741,8 +750,8 @@ glue("proof.vae", numbers["notebook"], display=False)
 
 # %% [markdown]
 # ## Play: a window on the plane
-# Move over the latent plane, and zoom in and out with the width: 4 spans most of the prior, 0.3 a single neighbourhood. (The map above shows the same for readers of the
-# printed page.)
+# Move over the latent plane, and zoom in and out with the width: 4 spans most of the prior, 0.3 a single neighbourhood. (The map above shows the same for
+# readers of the printed page.)
 
 # %%
 explorers.latent_grid(vae_2.decoder)
@@ -798,8 +807,8 @@ plots.show(
 )
 
 # %% [markdown]
-# The reconstruction is divided by 784, so a nat of KL is 784 times as expensive. The encoder then buys nothing, and $z$ says nothing. If a VAE gives the same picture for every input,
-# look first at where you sum and where you average.
+# The reconstruction is divided by 784, so a nat of KL is 784 times as expensive. The encoder then buys nothing, and $z$ says nothing. If a VAE gives the same
+# picture for every input, look first at where you sum and where you average.
 #
 # **The log-variance read as a standard deviation** in the draw, while the KL goes on reading it as $\log\sigma^2$:
 
@@ -842,11 +851,11 @@ print(f"with draws as paid for:      {actual.elbo:9.1f} nats")
 print(f"a right model, same steps:   {reference.elbo:9.1f} nats")
 
 # %% [markdown]
-# It found a loophole. With a log-variance near 0 the draw is nearly exact, and the KL believes in a standard deviation near 1, for which it charges next to nothing. What it
-# reports is no bound at all, and yet it looks like a right model's.
+# It found a loophole. With a log-variance near 0 the draw is nearly exact, and the KL believes in a standard deviation near 1, for which it charges next to
+# nothing. What it reports is no bound at all, and yet it looks like a right model's.
 #
-# **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right distribution, so the
-# gradient is right on average. But all images of a batch err together, and averaging over the batch no longer evens it out. Over 40 draws:
+# **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right distribution, so
+# the gradient is right on average. But all images of a batch err together, and averaging over the batch no longer evens it out. Over 40 draws:
 
 # %%
 x = x_train[: settings.batch_size]
@@ -866,10 +875,10 @@ print(f"one noise for all is {ratio:.0f} times as noisy")
 
 # %% [markdown]
 # ## Pen and paper
-# 1. The gap of the ELBO is KL(q‖p(z|x)). For a decoder that ignores $z$, $p(x \mid z) = p(x)$: what is the posterior, what is the best $q$, and what is the gap? Why is
-#    that not good news?
-# 2. Weight the KL term by β_KL, as β-VAE does: −log p(x|z) + β_KL · KL. A Gaussian likelihood has the scale $\sigma_x$. With which other scale does β_KL = 1 have the
-#    same minimum?
+# 1. The gap of the ELBO is KL(q‖p(z|x)). For a decoder that ignores $z$, $p(x \mid z) = p(x)$: what is the posterior, what is the best $q$, and what is the
+#    gap? Why is that not good news?
+# 2. Weight the KL term by β_KL, as β-VAE does: −log p(x|z) + β_KL · KL. A Gaussian likelihood has the scale $\sigma_x$. With which other scale does β_KL = 1
+#    have the same minimum?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
@@ -885,11 +894,12 @@ print(f"one noise for all is {ratio:.0f} times as noisy")
 # * A KL divergence is never negative. The ELBO is reconstruction minus KL, and it lacks exactly the KL from $q(z \mid x)$ to the posterior.
 # * The noise is an input (reparameterisation), the KL has a closed form, and both terms are nats per image: sums within an image, a mean over the batch.
 # * $\sigma_x$ is the exchange rate between squared error and nats.
-# * Reconstructions are as blurry as an autoencoder's. New images are blurrier: $\mathcal N(0, I)$ is not where the latents lie, and a density fitted to them mends much of it.
+# * Reconstructions are as blurry as an autoencoder's. New images are blurrier: $\mathcal N(0, I)$ is not where the latents lie, and a density fitted to them
+#   mends much of it.
 #
-# **Further experiments.** Train the plane with $\sigma_x = 0.1$, then with 1: do the points still fill the circles? Fit the mixture with 5 and with 100 Gaussians: which of the two numbers
-# moves?
+# **Further experiments.** Train the plane with $\sigma_x = 0.1$, then with 1: do the points still fill the circles? Fit the mixture with 5 and with 100
+# Gaussians: which of the two numbers moves?
 #
-# **References.** D. Kingma, M. Welling: *Auto-Encoding Variational Bayes*, ICLR 2014 (equations 3 and 10, appendix B). D. Rezende, S. Mohamed, D.
-# Wierstra: *Stochastic Backpropagation*, ICML 2014. R. Williams: *Simple statistical gradient-following algorithms*, 1992. I. Higgins et al.: *β-VAE*, ICLR 2017. O. Rybkin, K.
-# Daniilidis, S. Levine: *Simple and Effective VAE Training with Calibrated Decoders*, ICML 2021.
+# **References.** D. Kingma, M. Welling: *Auto-Encoding Variational Bayes*, ICLR 2014 (equations 3 and 10, appendix B). D. Rezende, S. Mohamed, D. Wierstra:
+# *Stochastic Backpropagation*, ICML 2014. R. Williams: *Simple statistical gradient-following algorithms*, 1992. I. Higgins et al.: *β-VAE*, ICLR 2017. O.
+# Rybkin, K. Daniilidis, S. Levine: *Simple and Effective VAE Training with Calibrated Decoders*, ICML 2021.

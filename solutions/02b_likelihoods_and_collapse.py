@@ -1,14 +1,15 @@
 # %% [markdown]
 # # 02b · Likelihoods, a tighter bound, and collapse
 #
-# **A study beside [chapter 02](02_vae.ipynb)**, for readers who want to know what the chapter left open. Which distribution should a pixel have? How
-# near is the ELBO to $\log p(x)$? Why are reconstructions blurry? And when does a decoder stop listening to its latents? The last question ends with this picture:
+# **A study beside [chapter 02](02_vae.ipynb)**, for readers who want to know what the chapter left open. Which distribution should a pixel have? How near is
+# the ELBO to $\log p(x)$? Why are reconstructions blurry? And when does a decoder stop listening to its latents? The last question ends with this picture:
 #
 # ![Left: KL of each of sixteen latent numbers for seven weights of the KL term; with the largest weights they fall to zero. Right: edge energy of rebuilt and of new images against that weight.](../chapters/pictures/02b_likelihoods_and_collapse.png)
 #
-# **Needed:** chapter 02: the ELBO, that is $\mathbb{E}_q[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \| p(z))$, and the scale $\sigma_x$ of a Gaussian likelihood. Nothing later in the course needs this
-# study, except that the masked convolution at its end comes back in [chapter 07](07_transformer_prior.ipynb). **Time (an estimate):** an hour and a quarter to read, about two hours
-# with the exercises. The sections can be read one by one.
+# **Needed:** chapter 02: the ELBO, that is $\mathbb{E}_q[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \| p(z))$, and the scale $\sigma_x$ of a Gaussian
+# likelihood. Nothing later in the course needs this study, except that the masked convolution at its end comes back in
+# [chapter 07](07_transformer_prior.ipynb). **Time (an estimate):** an hour and a quarter to read, about two hours with the exercises. The sections can be
+# read one by one.
 
 # %%
 import math
@@ -46,12 +47,12 @@ pixels = x_train[0].numel()
 # 2. Let the decoder of a VAE see the pixels above and to the left of the one it predicts. What becomes of the latents?
 #
 # ## Likelihoods, and which data wants which
-# The decoder gives numbers; the likelihood says what they mean. A pixel here is one of the grey values 0, 1/255, …, 1. So its likelihood should be a distribution
-# **over these 256 values**, and that can be tested: the 256 probabilities have to sum to one.
+# The decoder gives numbers; the likelihood says what they mean. A pixel here is one of the grey values 0, 1/255, …, 1. So its likelihood should be a
+# distribution **over these 256 values**, and that can be tested: the 256 probabilities have to sum to one.
 #
 # ### Bernoulli
-# The decoder gives $p$, the probability that a pixel is 1 and not 0: $\log p(x \mid z) = x \log p + (1 - x) \log (1 - p)$. For $x = 0$ and $x = 1$ that is a distribution.
-# Many a tutorial feeds it grey values as well (`Bernoulli(relaxed=True)` does so; `Bernoulli()` refuses). What do the 256 values sum to?
+# The decoder gives $p$, the probability that a pixel is 1 and not 0: $\log p(x \mid z) = x \log p + (1 - x) \log (1 - p)$. For $x = 0$ and $x = 1$ that is a
+# distribution. Many a tutorial feeds it grey values as well (`Bernoulli(relaxed=True)` does so; `Bernoulli()` refuses). What do the 256 values sum to?
 
 # %% tags=["nbval-check-output"]
 grey = torch.arange(256) / 255
@@ -94,12 +95,13 @@ plots.show(
 )
 
 # %% [markdown]
-# On grey values it is no distribution: it hands out 37 to 128 times too much probability. How much depends on $p$, so training is rewarded for the missing
-# normaliser too (Loaiza-Ganem and Cunningham 2019 compute it). As a *loss* it does make pictures. As a term of a bound on $\log p(x)$ it means nothing.
+# **Often written, not so:** one report calls the Bernoulli "a natural choice" for grey digits. On grey values it is no distribution: it hands out 37 to 128
+# times too much probability. How much depends on $p$, so training is rewarded for the missing normaliser too (Loaiza-Ganem and Cunningham 2019 compute it).
+# As a *loss* it does make pictures. As a term of a bound on $\log p(x)$ it means nothing.
 #
 # ### Gaussian: a density, and the mass of a bin
-# Chapter 02 trains with a Gaussian. That is a density, and with a small $\sigma_x$ it exceeds 1. To compare it with distributions over grey values, take the mass of the **bin**
-# around each value, from half a step below to half a step above. The first and the last bin are open, to −∞ and +∞:
+# Chapter 02 trains with a Gaussian. That is a density, and with a small $\sigma_x$ it exceeds 1. To compare it with distributions over grey values, take the
+# mass of the **bin** around each value, from half a step below to half a step above. The first and the last bin are open, to −∞ and +∞:
 
 # %% tags=["nbval-check-output"]
 for centre_of_bell, scale in ((0.5, 0.1), (0.02, 0.1), (1.3, 0.01)):
@@ -113,7 +115,8 @@ for centre_of_bell, scale in ((0.5, 0.1), (0.02, 0.1), (1.3, 0.01)):
 
 # %% [markdown]
 # There is a second way from a density to grey values. Add noise $u$, uniform over the bin, to each value, and take the density of $x + u$. This is called
-# **dequantisation** (Uria et al. 2013; Theis et al. 2016). By Jensen's inequality its mean logarithm is at most the logarithm of the bin's mass, with $\delta = 1/255$ the width of a bin:
+# **dequantisation** (Uria et al. 2013; Theis et al. 2016). By Jensen's inequality its mean logarithm is at most the logarithm of the bin's mass, with
+# $\delta = 1/255$ the width of a bin:
 #
 # $$\mathbb{E}_u\big[\log \delta\, p(x + u)\big] \le \log \mathbb{E}_u\big[\delta\, p(x + u)\big] = \log \int_{\text{bin}} p(t)\, dt.$$
 #
@@ -139,13 +142,14 @@ for scale in (0.1, 0.01, 0.001):
 # 256 logits for a pixel, one for each value. Any shape can be learned, and nothing is known beforehand: that 7 lies beside 8 has to be learned too.
 #
 # ### Discretised logistic mixture
-# A few bell curves for a pixel, each with weight, mean and scale, and the mass of the bin under their mixture (Salimans et al. 2017, PixelCNN++, equation 2). The
-# bell is the *logistic* distribution, because its cumulative distribution is the sigmoid of (x − mean)/scale, so that masses are differences of two sigmoids. (Here every
-# channel stands alone; PixelCNN++ couples the three colours.)
+# A few bell curves for a pixel, each with weight, mean and scale, and the mass of the bin under their mixture (Salimans et al. 2017, PixelCNN++, equation 2).
+# The bell is the *logistic* distribution, because its cumulative distribution is the sigmoid of (x − mean)/scale, so that masses are differences of two
+# sigmoids. (Here every channel stands alone; PixelCNN++ couples the three colours.)
 #
 # ### Exercise 2.4 · the log-mass of a bin  (medium, 20 minutes)
-# One component. With $A = (x - 1/510 - \text{mean})/\text{scale}$ and $B = (x + 1/510 - \text{mean})/\text{scale}$, the mass is $\mathrm{sigmoid}(B) - \mathrm{sigmoid}(A)$. The bin of 0 has no lower edge, so its
-# mass is $\mathrm{sigmoid}(B)$. The bin of 1 has no upper edge: $1 - \mathrm{sigmoid}(A) = \mathrm{sigmoid}(-A)$. Give the *logarithm* of the mass.
+# One component. With $A = (x - 1/510 - \text{mean})/\text{scale}$ and $B = (x + 1/510 - \text{mean})/\text{scale}$, the mass is $\mathrm{sigmoid}(B) -
+# \mathrm{sigmoid}(A)$. The bin of 0 has no lower edge, so its mass is $\mathrm{sigmoid}(B)$. The bin of 1 has no upper edge: $1 - \mathrm{sigmoid}(A) =
+# \mathrm{sigmoid}(-A)$. Give the *logarithm* of the mass.
 #
 # The obvious code takes a difference and then a logarithm. Far from the mean both sigmoids round to the same float32, and the logarithm of 0 ends the training.
 # There is a way without the difference:
@@ -186,8 +190,8 @@ print(f"all 256 masses:        {total:.4f}")
 
 # %% [markdown]
 # ### One pixel, four likelihoods
-# Which one suits these images? Take the pixel that is least often plain black or white, and fit each likelihood to the counts of its 256 values, by 300 steps of
-# gradient descent: once to all training images, and once to 250 of them. We compare by bits, the mean of $-\log_2 p$ over the *test* images.
+# Which one suits these images? Take the pixel that is least often plain black or white, and fit each likelihood to the counts of its 256 values, by 300 steps
+# of gradient descent: once to all training images, and once to 250 of them. We compare by bits, the mean of $-\log_2 p$ over the *test* images.
 
 # %%
 values_train = (x_train.flatten(1) * 255).round().long().cpu()
@@ -272,8 +276,9 @@ plots.show(
 )
 
 # %% [markdown]
-# Even a single wide bell can put much mass on black and white, through its two open bins. Three bells follow the rest. The categorical follows every bar: good with many images,
-# bad with 250, where half of the values never occur and their probability goes towards 0. (Its bits would grow with every further step. Counting with one added is the better way.)
+# Even a single wide bell can put much mass on black and white, through its two open bins. Three bells follow the rest. The categorical follows every bar:
+# good with many images, bad with 250, where many values never occur and their probability goes towards 0. (Its bits would grow with every further step.
+# Counting with one added is the better way.)
 #
 # | data | likelihood |
 # | --- | --- |
@@ -283,14 +288,14 @@ plots.show(
 # | real numbers, or where squared error is what counts | Gaussian with a learnt or a stated scale; reported as the mass of bins |
 #
 # ## How badly does drawing from the prior fail?
-# Chapter 02 says that $p(x) = \mathbb{E}_{z \sim p(z)}[p(x \mid z)]$ cannot be estimated by drawing $z$ from the prior. To see it we need a model whose $\log p(x)$ is *known*. There is one
-# with a matrix for a decoder, **probabilistic PCA** (Tipping and Bishop 1999):
+# Chapter 02 says that $p(x) = \mathbb{E}_{z \sim p(z)}[p(x \mid z)]$ cannot be estimated by drawing $z$ from the prior. To see it we need a model whose
+# $\log p(x)$ is *known*. There is one with a matrix for a decoder, **probabilistic PCA** (Tipping and Bishop 1999):
 #
 # $$z \sim \mathcal N(0, I), \qquad x = W z + c + \sigma_x\,\varepsilon, \quad \varepsilon \sim \mathcal N(0, I)
 # \qquad\Longrightarrow\qquad x \sim \mathcal N(c,\; W W^\top + \sigma_x^2 I).$$
 #
-# Here $c$ is the mean image. The best parameters stand in closed form: the columns of $W$ are the $d$ principal directions of chapter 01, each as long as the root of (its
-# variance − $\sigma_x^2$), and $\sigma_x^2$ is the mean variance of the directions left out (their equations 7 and 8).
+# Here $c$ is the mean image. The best parameters stand in closed form: the columns of $W$ are the $d$ principal directions of chapter 01, each as long as the
+# root of (its variance − $\sigma_x^2$), and $\sigma_x^2$ is the mean variance of the directions left out (their equations 7 and 8).
 
 # %%
 flat_train, flat_test = x_train.flatten(1).double(), x_test[:100].flatten(1).double()
@@ -356,11 +361,12 @@ plots.show(
 )
 
 # %% [markdown]
-# With one latent number the mean over the prior is fine. With two, 100 draws are already off by a factor of five. With sixteen, 10,000 draws miss more than 200 nats: a probability too small by a factor
-# of $e^{200}$. The mean of $p(x \mid z)$ is *unbiased*; but nearly all of it comes from the few $z$ that could have made $x$, and ten thousand draws hold none of those.
+# With one latent number the mean over the prior is fine. With two, 100 draws are already off by a factor of five. With sixteen, 10,000 draws miss more than
+# 200 nats: a probability too small by a factor of $e^{200}$. The mean of $p(x \mid z)$ is *unbiased*; but nearly all of it comes from the few $z$ that could
+# have made $x$, and ten thousand draws hold none of those.
 #
-# Now draw from the **posterior**, which is known here: $\mathcal N(m, \sigma_x^2 M^{-1})$ with $M = W^\top W + \sigma_x^2 I$ and $m = M^{-1}W^\top(x - c)$ (their equation 6). The importance weight
-# $p(x, z)/q(z)$ makes up for drawing from another place than the prior:
+# Now draw from the **posterior**, which is known here: $\mathcal N(m, \sigma_x^2 M^{-1})$ with $M = W^\top W + \sigma_x^2 I$ and $m = M^{-1}W^\top(x - c)$
+# (their equation 6). The importance weight $p(x, z)/q(z)$ makes up for drawing from another place than the prior:
 
 # %%
 weight, noise_variance = fit_ppca(16)
@@ -394,8 +400,9 @@ print(
 print("their variance is zero up to rounding:", bool(at_posterior.var(0).max() < 1e-18))
 
 # %% [markdown]
-# Every single draw gives $p(x)$ itself, since $p(x, z)/p(z \mid x) = p(x)$ whatever $z$ is. One draw would do. And if $q$ is not quite the posterior? Then the ELBO, the mean of the
-# log-weights, lacks $\mathrm{KL}(q \| p(z \mid x))$. With $q$ as wide as the posterior times $a$, that KL is $\tfrac d2 (a^2 - 1 - \log a^2)$:
+# Every single draw gives $p(x)$ itself, since $p(x, z)/p(z \mid x) = p(x)$ whatever $z$ is. One draw would do. And if $q$ is not quite the posterior? Then
+# the ELBO, the mean of the log-weights, lacks $\mathrm{KL}(q \| p(z \mid x))$. With $q$ as wide as the posterior times $a$, that KL is $\tfrac d2 (a^2 - 1 -
+# \log a^2)$:
 
 # %%
 for width in (1.0, 1.2, 1.5, 2.0):
@@ -405,8 +412,8 @@ for width in (1.0, 1.2, 1.5, 2.0):
 
 # %% [markdown]
 # ## A tighter bound
-# The ELBO is the mean of log-weights. Take several draws $z_1, \dots, z_S$ from $q$, and the *logarithm of the mean weight*: it lies higher, and is still below $\log p(x)$ in expectation
-# (Burda et al. 2016, theorem 1):
+# The ELBO is the mean of log-weights. Take several draws $z_1, \dots, z_S$ from $q$, and the *logarithm of the mean weight*: it lies higher, and is still
+# below $\log p(x)$ in expectation (Burda et al. 2016, theorem 1):
 #
 # $$\mathcal{L}_S = \mathbb{E}\left[\log \frac1S \sum_{j=1}^S \frac{p(x, z_j)}{q(z_j \mid x)}\right], \qquad
 # \mathrm{ELBO} = \mathcal{L}_1 \le \mathcal{L}_{10} \le \mathcal{L}_{100} \le \dots \le \log p(x).$$
@@ -414,7 +421,8 @@ for width in (1.0, 1.2, 1.5, 2.0):
 # This is the **importance-weighted bound**. It uses the encoder as a guide only, so it mends what the encoder gets wrong. VAEs are compared by it.
 #
 # ### Exercise 2.5 · the importance-weighted bound  (medium, 10 minutes)
-# You get the *logarithms* of the weights, one for each draw and image. Give the logarithm of the mean weight of each image. Weights of images are like $e^{-2000}$: never leave the logarithms.
+# You get the *logarithms* of the weights, one for each draw and image. Give the logarithm of the mean weight of each image. Weights of images are like
+# $e^{-2000}$: never leave the logarithms.
 #
 # <details><summary>Hint</summary><code>torch.logsumexp</code>; and the log of a mean is the log of a sum minus the log of the number of draws.</details>
 
@@ -461,8 +469,8 @@ train_model(vae, settings.stages[0], session.seed)
 train_model(vae_bins, settings.stages[0], session.seed)
 
 # %% [markdown]
-# We take 200 test images. `log_weights` of the companion's `VAE` draws from the encoder and gives the logarithms. For the count in bits per pixel the likelihood is that of bins, also
-# for the model that was trained on a density.
+# We take 200 test images. `log_weights` of the companion's `VAE` draws from the encoder and gives the logarithms. For the count in bits per pixel the
+# likelihood is that of bins, also for the model that was trained on a density.
 
 # %%
 scale = vae.likelihood.scale.item()
@@ -483,11 +491,12 @@ session.expect("bound_gain_100", bound[100] - bound[1])
 session.expect("bits_per_pixel", bits_vae)
 
 # %% [markdown]
-# The bound rises with the number of draws, as it must. What is gained is a part of the gap $\mathrm{KL}(q \| p(z \mid x))$ of this encoder, on images that it never saw.
+# The bound rises with the number of draws, as it must. What is gained is a part of the gap $\mathrm{KL}(q \| p(z \mid x))$ of this encoder, on images that it
+# never saw.
 #
 # ### Histograms beat the VAE
-# Are these bits few? The yardstick is your first prediction: a model without a latent, in which every pixel is drawn from its own histogram over the training images (one added to each count,
-# so that none is 0).
+# Are these bits few? The yardstick is your first prediction: a model without a latent, in which every pixel is drawn from its own histogram over the training
+# images (one added to each count, so that none is 0).
 
 # %%
 table = torch.stack([torch.bincount(v, minlength=256) for v in values_train.T]) + 1.0
@@ -501,8 +510,8 @@ print(f"no latent, histograms           {baseline:.3f}")
 print(f"VAE, trained on mass of bins    {bits_bins:.3f}")
 
 # %% [markdown]
-# The histograms need fewer bits than the VAE of chapter 02, though they cannot draw a digit! Most pixels are black, so let us look at what a black pixel costs. And where do the two decoders
-# put the mean of a black pixel?
+# The histograms need fewer bits than the VAE of chapter 02, though they cannot draw a digit! Most pixels are black, so let us look at what a black pixel
+# costs. And where do the two decoders put the mean of a black pixel?
 
 # %%
 for bell in (0.0, -0.3):
@@ -525,9 +534,9 @@ with torch.no_grad():
         )
 
 # %% [markdown]
-# A Gaussian around 0 has half of its mass above the bin of 0, so a black pixel costs a whole bit. A mean below 0 would cost less. But the *density* rewards a mean of exactly 0, and that is
-# what its decoder learned. The one trained on bins is free to answer with a mean below 0, and does. **A model is good at what it was trained for**: if you want few bits, train with the
-# likelihood by which they are counted.
+# A Gaussian around 0 has half of its mass above the bin of 0, so a black pixel costs a whole bit. A mean below 0 would cost less. But the *density* rewards a
+# mean of exactly 0, and that is what its decoder learned. The one trained on bins is free to answer with a mean below 0, and does. **A model is good at what
+# it was trained for**: if you want few bits, train with the likelihood by which they are counted.
 #
 # The same networks with four likelihoods, five seeds each (one for the categorical, slow with 256 decoder channels), ten draws in the bound:
 
@@ -541,25 +550,28 @@ for name in by_likelihood.settings("likelihood"):
     print(f"{name:<24} {average:.3f} bits ({low:.3f} to {high:.3f})")
 
 # %% [markdown]
-# The step from density to bins is by far the largest. The mixture of three logistics is a little better still, with nine decoder channels for one. The categorical has the freest shape, and
-# after these few epochs it is behind both. (We did not test whether longer training changes that.)
+# The step from density to bins is by far the largest. The mixture of three logistics is a little better still, with nine decoder channels for one. The
+# categorical has the freest shape, and after these few epochs it is behind both. (We did not test whether longer training changes that.)
 
 # %% [markdown]
 # ## Does a large KL mean bad samples?
-# The KL term of the VAE with $d = 16$ is some 50 nats an image, and its samples from $\mathcal N(0, I)$ are bad. Is the one the reason for the other? Average the KL term over the $N$ training images, with
-# $q(z) = \frac1N \sum_i q(z \mid x_i)$, and insert $q(z)/q(z) = 1$ (Hoffman and Johnson 2016):
+# The KL term of the VAE with $d = 16$ is some 50 nats an image, and its samples from $\mathcal N(0, I)$ are bad. Is the one the reason for the other? Average
+# the KL term over the $N$ training images, with $q(z) = \frac1N \sum_i q(z \mid x_i)$, and insert $q(z)/q(z) = 1$ (Hoffman and Johnson 2016):
 #
 # $$
 # \begin{aligned}
-# \frac1N\sum_i \mathrm{KL}\big(q(z \mid x_i)\,\|\,p(z)\big) &= \frac1N\sum_i \mathbb{E}_{q(z \mid x_i)}\left[\log \frac{q(z \mid x_i)}{q(z)} + \log\frac{q(z)}{p(z)}\right] \\
+# \frac1N\sum_i \mathrm{KL}\big(q(z \mid x_i)\,\|\,p(z)\big)
+# &= \frac1N\sum_i \mathbb{E}_{q(z \mid x_i)}\left[\log \frac{q(z \mid x_i)}{q(z)} + \log\frac{q(z)}{p(z)}\right] \\
 # &= I(i; z) + \mathrm{KL}\big(q(z)\,\|\,p(z)\big).
 # \end{aligned}
 # $$
 #
-# The first part says how much $z$ tells about *which image* it was. It cannot exceed $\log N$, the entropy of $i$. So what the KL has above $\log N$ must be a difference between $q(z)$ and the prior.
+# The first part says how much $z$ tells about *which image* it was. It cannot exceed $\log N$, the entropy of $i$. So what the KL has above $\log N$ must be
+# a difference between $q(z)$ and the prior.
 #
-# It is tempting to conclude that samples from the prior must then be bad. That does not follow: this $q(z)$ belongs to *these $N$ images*, and tight posteriors around finitely many points never look like the prior,
-# however good the model is. Here is the proof. Draw $N$ images from probabilistic PCA with $d = 16$ itself. Its samples are right by definition, and its posterior is exact:
+# It is tempting to conclude that samples from the prior must then be bad. That does not follow: this $q(z)$ belongs to *these $N$ images*, and tight
+# posteriors around finitely many points never look like the prior, however good the model is. Here is the proof. Draw $N$ images from probabilistic PCA with
+# $d = 16$ itself. Its samples are right by definition, and its posterior is exact:
 
 # %%
 count = len(train)
@@ -575,12 +587,13 @@ kl_own = 0.5 * (means_own.square().sum(1).mean() + constant)
 print(f"mean KL {kl_own:.1f} nats, log N {math.log(count):.1f}")
 
 # %% [markdown]
-# The KL lies far above $\log N$, and nothing is wrong with this model's samples. So a KL above $\log N$ proves nothing about samples. What does tell is the table of chapter 02: draw from densities fitted to $q(z)$,
-# and look.
+# The KL lies far above $\log N$, and nothing is wrong with this model's samples. So a KL above $\log N$ proves nothing about samples. What does tell is the
+# table of chapter 02: draw from densities fitted to $q(z)$, and look.
 #
 # ## Sharper with every epoch
-# Chapter 02 found that autoencoder and VAE blur their reconstructions alike. Is it the squared error, the sixteen numbers, or the short training? Let us change the last of the three. Both models go on training, and we
-# measure **edge energy** (squared differences between neighbouring pixels, as a share of that of the test images) on the way. Each stage goes on from the one before, with a fresh Adam.
+# Chapter 02 found that autoencoder and VAE blur their reconstructions alike. Is it the squared error, the sixteen numbers, or the short training? Let us
+# change the last of the three. Both models go on training, and we measure **edge energy** (squared differences between neighbouring pixels, as a share of
+# that of the test images) on the way. Each stage goes on from the one before, with a fresh Adam.
 
 
 # %%
@@ -639,18 +652,20 @@ plots.show(
 )
 
 # %% [markdown]
-# The curves of reconstructions rise together and have not levelled off: a good part of the blur after the first stage was short training. New images do not follow. (One seed. Squared error and sixteen
-# numbers stay the same here, so this says nothing about how much of the rest is theirs.)
+# The curves of reconstructions rise together and have not levelled off: a good part of the blur after the first stage was short training. New images do not
+# follow. (One seed. Squared error and sixteen numbers stay the same here, so this says nothing about how much of the rest is theirs.)
 #
 # ## Posterior collapse
-# The ELBO can be raised in a dull way: encode nothing. If $q(z \mid x) = \mathcal N(0, I)$ for every $x$, the KL is 0, and the decoder does what it can without $z$. This is **posterior collapse**. Two numbers show it:
+# The ELBO can be raised in a dull way: encode nothing. If $q(z \mid x) = \mathcal N(0, I)$ for every $x$, the KL is 0, and the decoder does what it can
+# without $z$. This is **posterior collapse**. Two numbers show it:
 #
 # * **KL per dimension**: the mean over the data of each latent number's KL. A dimension at 0 says nothing.
 # * An **active unit** (Burda et al. 2016, section 5.2) is a latent number whose posterior mean varies over the data, with a variance above 0.01.
 #
 # ### The first way: a large weight on the KL
-# Train with $-\log p(x \mid z) + \beta_{\mathrm{KL}} \cdot \mathrm{KL}$. Dividing by $\beta_{\mathrm{KL}}$ shows that this is the same as a larger $\sigma_x$ (chapter 02, pen and paper). An experiment trained a VAE with $d = 16$ and $\sigma_x = 0.1$ for seven
-# weights and five seeds (± is the standard deviation over the seeds):
+# Train with $-\log p(x \mid z) + \beta_{\mathrm{KL}} \cdot \mathrm{KL}$. Dividing by $\beta_{\mathrm{KL}}$ shows that this is the same as a larger $\sigma_x$
+# (chapter 02, pen and paper). An experiment trained a VAE with $d = 16$ and $\sigma_x = 0.1$ for seven weights and five seeds (± is the standard deviation
+# over the seeds):
 
 # %% tags=["hide-input"]
 sweep = results("vae_beta")
@@ -725,19 +740,23 @@ plots.show(
 )
 
 # %% [markdown]
-# Read it from the left. With a cheap KL, reconstructions are good and new images bad. Up to $\beta_{\mathrm{KL}} = 16$, which is $\sigma_x = 0.4$ in place of 0.1, reconstructions lose little and new images gain much. At 64 the two are
-# equally sharp. At 256 the latents are dying. At 1024 they are dead: no KL, no active unit, and every reconstruction is nearly the mean image.
+# Read it from the left. With a cheap KL, reconstructions are good and new images bad. Up to $\beta_{\mathrm{KL}} = 16$, which is $\sigma_x = 0.4$ in place of
+# 0.1, reconstructions lose little and new images gain much. At 64 the two are equally sharp. At 256 the latents are dying. At 1024 they are dead: no KL, no
+# active unit, and every reconstruction is nearly the mean image.
 #
-# So a VAE *can* blur its reconstructions by drawing latents: here, where the draws of different images overlap, and not at the cheap end.
+# So with a large weight a VAE's reconstructions do blur. The likely reason is that the draws of different images now overlap, and the decoder answers with a
+# mean of those images. (We did not test this reason.)
 #
-# *Active units* miss something. At 256 most of the sixteen still count as active, though most carry only a hundredth of a nat or two. KL per dimension says more.
+# *Active units* miss something. At 256 most of the sixteen still count as active, though most carry only a hundredth of a nat or two. KL per dimension says
+# more.
 #
 # ### The second way: a decoder that does not need z
-# Let the decoder see the pixels above and to the left of the one it predicts: $p(x \mid z) = \prod_i p(x_i \mid x_1, \dots, x_{i-1}, z)$. This is an **autoregressive decoder**. What does $z$ still have to say?
+# Let the decoder see the pixels above and to the left of the one it predicts: $p(x \mid z) = \prod_i p(x_i \mid x_1, \dots, x_{i-1}, z)$. This is an
+# **autoregressive decoder**. What does $z$ still have to say?
 #
-# We need a convolution that cannot look ahead. Take an ordinary one, and set to zero the weights of its window that lie after the centre in reading order: a **masked convolution** (van den Oord et al. 2016). The first layer
-# masks its own centre too (mask A), because that is the pixel to be predicted. Later layers may see it (mask B), because what stands there came from earlier pixels only. You will meet it again in
-# [chapter 07](07_transformer_prior.ipynb).
+# We need a convolution that cannot look ahead. Take an ordinary one, and set to zero the weights of its window that lie after the centre in reading order: a
+# **masked convolution** (van den Oord et al. 2016). The first layer masks its own centre too (mask A), because that is the pixel to be predicted. Later
+# layers may see it (mask B), because what stands there came from earlier pixels only. You will meet it again in [chapter 07](07_transformer_prior.ipynb).
 
 # %% tags=["nbval-check-output"]
 for letter, at_centre in (("A", False), ("B", True)):
@@ -790,7 +809,8 @@ plots.show(
 # %% [markdown]
 # (A bite is missing at the upper right of the last panel: the *blind spot* of stacked masks. The model sees a little less than it might, and never too much.)
 #
-# The experiment trained both decoders on images with two values (threshold ½) and a Bernoulli likelihood, a true probability there. So the ELBOs compare, and higher is better:
+# The experiment trained both decoders on images with two values (threshold ½) and a Bernoulli likelihood, a true probability there. So the ELBOs compare, and
+# higher is better:
 
 # %% tags=["hide-input"]
 print("decoder          β_KL   ELBO (nats)     log p(x|z)             KL     active")
@@ -838,11 +858,13 @@ plots.show(
 )
 
 # %% [markdown]
-# With the plain $\beta_{\mathrm{KL}} = 1$ the autoregressive decoder uses a quarter of the nats that the convolutional one uses, and its ELBO is *better* by 17 nats. With $\beta_{\mathrm{KL}} = 4$ all sixteen latents are dead. Even so the ELBO, now of a
-# model without latents, beats the convolutional decoder that uses them. So the model that ignores its latents is the better one by the measure that is trained for.
+# With the plain $\beta_{\mathrm{KL}} = 1$ the autoregressive decoder uses a quarter of the nats that the convolutional one uses, and its ELBO is *better* by
+# 17 nats. With $\beta_{\mathrm{KL}} = 4$ all sixteen latents are dead. Even so the ELBO, now of a model without latents, beats the convolutional decoder that
+# uses them. So the model that ignores its latents is the better one by the measure that is trained for.
 #
-# If you want latents that *say* something, you have to ask for it. A cheaper KL does (last row; its ELBO is 12 nats lower). A weaker decoder does. A discrete code takes another road
-# ([chapter 04](04_vq_vae.ipynb)): its KL to a uniform prior is a constant, so there is nothing to gain by ignoring it. That is no guarantee, since a codebook can collapse too.
+# If you want latents that *say* something, you have to ask for it. A cheaper KL does (last row; its ELBO is 12 nats lower). A weaker decoder does. A discrete
+# code takes another road ([chapter 04](04_vq_vae.ipynb)): its KL to a uniform prior is a constant, so there is nothing to gain by ignoring it. That is no
+# guarantee, since a codebook can collapse too.
 #
 # And on real digits? The same experiment on MNIST, seed by seed:
 
@@ -856,7 +878,8 @@ for decoder in ("convolutional", "autoregressive"):
 # In two of three seeds nothing is left of the latents; in the third, more than a nat.
 #
 # ## What reports say, measured
-# Two tables from the [experiments' page](../experiments/README.md#likelihood): likelihoods on MNIST, then collapse and blur on MNIST and on glyphs. The last column is the verdict. The page says how the differences are to be read.
+# Two tables from the [experiments' page](../experiments/README.md#likelihood): likelihoods on MNIST, then collapse and blur on MNIST and on glyphs. The last
+# column is the verdict. The page says how the differences are to be read.
 
 # %% tags=["nbval-check-output"]
 measured_claims("Likelihood")
@@ -885,8 +908,9 @@ glue("proof.importance_weighted_bound", bound_proof.tolist(), display=False)
 
 # %% [markdown]
 # ## Play: the price of a nat
-# The slider moves through the sweep. You see eight draws from $\mathcal N(0, I)$, always the same $z$, decoded by the VAE trained with that weight, and what each latent number gets. Where do digits appear? Where do they all become the same? (The
-# cover figure has the sweep's numbers for readers of the printed page.)
+# The slider moves through the sweep. You see eight draws from $\mathcal N(0, I)$, always the same $z$, decoded by the VAE trained with that weight, and what
+# each latent number gets. Where do digits appear? Where do they all become the same? (The cover figure has the sweep's numbers for readers of the printed
+# page.)
 
 # %%
 explorers.kl_sweep(sweep.rows)
@@ -901,22 +925,27 @@ explorers.kl_sweep(sweep.rows)
 #
 # 1. sigmoid(t) = 1/(1 + e^(−t)) = e^t/(1 + e^t). So the difference is (e^B(1 + e^A) − e^A(1 + e^B))/((1 + e^A)(1 + e^B)) = (e^B − e^A)/((1 + e^A)(1 + e^B)).
 #    Taking e^B out of the numerator: e^B/(1 + e^B) · 1/(1 + e^A) · (1 − e^(A−B)), which is the right-hand side.
-# 2. With the scale learned, its best value is the root of the mean squared error, whatever β_KL is; then β_KL = 4 acts as twice that root: a KL four times as expensive as the ELBO's, at
-#    every stage of training.
+# 2. With the scale learned, its best value is the root of the mean squared error, whatever β_KL is; then β_KL = 4 acts as twice that root: a KL four times as
+#    expensive as the ELBO's, at every stage of training.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * A likelihood has to be a distribution over what an image can hold. For grey values: the mass of bins, a mixture of them, or a categorical; dequantisation bounds it from below.
-# * Draws from the prior miss $\log p(x)$ by hundreds of nats; draws from the posterior would hit it at once; several draws from the encoder come nearer than one.
+# * A likelihood has to be a distribution over what an image can hold. For grey values: the mass of bins, a mixture of them, or a categorical; dequantisation
+#   bounds it from below.
+# * Draws from the prior miss $\log p(x)$ by hundreds of nats; draws from the posterior would hit it at once; several draws from the encoder come nearer than
+#   one.
 # * A VAE trained on a density lost to histograms in bits. Trained on bins it won.
 # * A KL above $\log N$ does not prove that samples are bad. Reconstructions get sharper as training goes on.
 # * A large weight on the KL collapses the latents. So does a decoder that does not need them, and by the ELBO that model is the better one.
 #
-# **Further experiments.** Give the VAE the discretised logistic mixture (`companion.Decoder(16, out_channels=9)` for three components) and compare bits per pixel with the Gaussian's. Raise β_KL from 0 to 1 over the first epochs (write an
-# `objective` for `companion.fit`): do more units stay active with the autoregressive decoder?
+# **Further experiments.** Give the VAE the discretised logistic mixture (`companion.Decoder(16, out_channels=9)` for three components) and compare bits per
+# pixel with the Gaussian's. Raise β_KL from 0 to 1 over the first epochs (write an `objective` for `companion.fit`): do more units stay active with the
+# autoregressive decoder?
 #
-# **References.** M. Tipping, C. Bishop: *Probabilistic Principal Component Analysis*, 1999 (equations 6 to 8). B. Uria, I. Murray, H. Larochelle: *RNADE*, 2013, and L. Theis, A. van den Oord, M. Bethge: *A note on the evaluation of generative models*,
-# ICLR 2016 (dequantisation). Y. Burda, R. Grosse, R. Salakhutdinov: *Importance Weighted Autoencoders*, ICLR 2016 (equation 8, theorem 1, section 5.2). M. Hoffman, M. Johnson: *ELBO surgery*, 2016. S. Bowman et al.: *Generating Sentences from a
-# Continuous Space*, 2016 (collapse with an autoregressive decoder). T. Salimans et al.: *PixelCNN++*, ICLR 2017 (equation 2). A. van den Oord et al.: *Pixel Recurrent Neural Networks*, 2016 (section 3.4, the masks). G. Loaiza-Ganem, J.
-# Cunningham: *The continuous Bernoulli*, NeurIPS 2019. H. Yesiltepe: *VQ-VAE*, 2022, and S. Zhao: *VQ-VAE and Transformer*, 2023, section 1.1 (claims tested above).
+# **References.** M. Tipping, C. Bishop: *Probabilistic Principal Component Analysis*, 1999 (equations 6 to 8). B. Uria, I. Murray, H. Larochelle: *RNADE*,
+# 2013, and L. Theis, A. van den Oord, M. Bethge: *A note on the evaluation of generative models*, ICLR 2016 (dequantisation). Y. Burda, R. Grosse, R.
+# Salakhutdinov: *Importance Weighted Autoencoders*, ICLR 2016 (equation 8, theorem 1, section 5.2). M. Hoffman, M. Johnson: *ELBO surgery*, 2016. S. Bowman
+# et al.: *Generating Sentences from a Continuous Space*, 2016 (collapse with an autoregressive decoder). T. Salimans et al.: *PixelCNN++*, ICLR 2017
+# (equation 2). A. van den Oord et al.: *Pixel Recurrent Neural Networks*, 2016 (section 3.4, the masks). G. Loaiza-Ganem, J. Cunningham: *The continuous
+# Bernoulli*, NeurIPS 2019. H. Yesiltepe: *VQ-VAE*, 2022, and S. Zhao: *VQ-VAE and Transformer*, 2023, section 1.1 (claims tested above).
