@@ -204,8 +204,8 @@ drawn = torch.distributions.Normal(mean, 1.0).sample()
 print("a drawn number has a gradient:", drawn.requires_grad)
 
 # %% [markdown]
-# The cure is called **reparameterisation**. Draw the noise $\varepsilon$ from $\mathcal N(0, 1)$, which depends on nothing, and *compute* $z = \mu +
-# \sigma\varepsilon$ (Kingma and Welling 2014, section 2.4). The randomness is now an input, and $z$ is an ordinary function of $\mu$ and $\sigma$.
+# The cure is called **reparameterisation**. Draw the noise $\varepsilon$ from $\mathcal N(0, 1)$, which depends on nothing, and *compute*
+# $z = \mu + \sigma\varepsilon$ (Kingma and Welling 2014, section 2.4). The randomness is now an input, and $z$ is an ordinary function of $\mu$ and $\sigma$.
 #
 # ### Exercise 2.1 · reparameterisation  (easy, 5 minutes)
 # Compute $z$ from mean, log-variance and noise. The noise is passed in, so that there is one right answer; each latent number of each image has its own.

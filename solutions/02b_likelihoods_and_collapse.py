@@ -147,9 +147,9 @@ for scale in (0.1, 0.01, 0.001):
 # sigmoids. (Here every channel stands alone; PixelCNN++ couples the three colours.)
 #
 # ### Exercise 2.4 · the log-mass of a bin  (medium, 20 minutes)
-# One component. With $A = (x - 1/510 - \text{mean})/\text{scale}$ and $B = (x + 1/510 - \text{mean})/\text{scale}$, the mass is $\mathrm{sigmoid}(B) -
-# \mathrm{sigmoid}(A)$. The bin of 0 has no lower edge, so its mass is $\mathrm{sigmoid}(B)$. The bin of 1 has no upper edge: $1 - \mathrm{sigmoid}(A) =
-# \mathrm{sigmoid}(-A)$. Give the *logarithm* of the mass.
+# One component. With $A = (x - 1/510 - \text{mean})/\text{scale}$ and $B = (x + 1/510 - \text{mean})/\text{scale}$, the mass is
+# $\mathrm{sigmoid}(B) - \mathrm{sigmoid}(A)$. The bin of 0 has no lower edge, so its mass is $\mathrm{sigmoid}(B)$. The bin of 1 has no upper edge:
+# $1 - \mathrm{sigmoid}(A) = \mathrm{sigmoid}(-A)$. Give the *logarithm* of the mass.
 #
 # The obvious code takes a difference and then a logarithm. Far from the mean both sigmoids round to the same float32, and the logarithm of 0 ends the training.
 # There is a way without the difference:
@@ -401,8 +401,8 @@ print("their variance is zero up to rounding:", bool(at_posterior.var(0).max() <
 
 # %% [markdown]
 # Every single draw gives $p(x)$ itself, since $p(x, z)/p(z \mid x) = p(x)$ whatever $z$ is. One draw would do. And if $q$ is not quite the posterior? Then
-# the ELBO, the mean of the log-weights, lacks $\mathrm{KL}(q \| p(z \mid x))$. With $q$ as wide as the posterior times $a$, that KL is $\tfrac d2 (a^2 - 1 -
-# \log a^2)$:
+# the ELBO, the mean of the log-weights, lacks $\mathrm{KL}(q \| p(z \mid x))$. With $q$ as wide as the posterior times $a$, that KL is
+# $\tfrac d2 (a^2 - 1 - \log a^2)$:
 
 # %%
 for width in (1.0, 1.2, 1.5, 2.0):
