@@ -613,7 +613,7 @@ for name, values in edges.items():
 # difference you could see.
 #
 # One often reads that a VAE's reconstructions are blurry *because* its latents are drawn. Not at this $\sigma_x$: the autoencoder, which draws nothing, blurs
-# as much. What does matter is how long you train. [Study 02b](02b_likelihoods_and_collapse.ipynb) trains both four times as long, and the edges go on getting
+# as much. What does matter is how long you train. [Study 02b](02b_likelihoods_and_collapse.ipynb) trains both three times as long, and the edges go on getting
 # sharper.
 #
 # ## New images, and what is wrong with them
