@@ -878,11 +878,8 @@ for decoder in ("convolutional", "autoregressive"):
 # In two of three seeds nothing is left of the latents; in the third, more than a nat.
 #
 # ## What reports say, measured
-# Two tables from the [experiments' page](../experiments/README.md#likelihood): likelihoods on MNIST, then collapse and blur on MNIST and on glyphs. The last
-# column is the verdict. The page says how the differences are to be read.
-
-# %% tags=["nbval-check-output"]
-measured_claims("Likelihood")
+# The claims about collapse and blur, on MNIST and on glyphs; those about likelihoods are on the [experiments' page](../experiments/README.md#likelihood),
+# with the way to read the differences.
 
 # %% tags=["nbval-check-output"]
 measured_claims("Collapse and blur")
