@@ -8,7 +8,7 @@
 #
 # **Needed:** chapter 02: the ELBO, that is $\mathbb{E}_q[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \| p(z))$, and the scale $\sigma_x$ of a Gaussian
 # likelihood. Nothing later in the course needs this study, except that the masked convolution at its end comes back in
-# [chapter 07](07_transformer_prior.ipynb). **Time (an estimate):** an hour and a quarter to read, about two hours with the exercises. The sections can be
+# [study 07b](07b_judging_samples.ipynb). **Time (an estimate):** an hour and a quarter to read, about two hours with the exercises. The sections can be
 # read one by one.
 
 # %%
@@ -652,8 +652,8 @@ plots.show(
 )
 
 # %% [markdown]
-# The curves of reconstructions rise together and have not levelled off: a good part of the blur after the first stage was short training. New images do not
-# follow. (One seed. Squared error and sixteen numbers stay the same here, so this says nothing about how much of the rest is theirs.)
+# The curves of reconstructions rise together and have not levelled off: a good part of the blur after the first stage was short training. New images get
+# sharper too, and stay far below. (One seed. Squared error and sixteen numbers stay the same here, so this says nothing about how much of the rest is theirs.)
 #
 # ## Posterior collapse
 # The ELBO can be raised in a dull way: encode nothing. If $q(z \mid x) = \mathcal N(0, I)$ for every $x$, the KL is 0, and the decoder does what it can
@@ -756,7 +756,7 @@ plots.show(
 #
 # We need a convolution that cannot look ahead. Take an ordinary one, and set to zero the weights of its window that lie after the centre in reading order: a
 # **masked convolution** (van den Oord et al. 2016). The first layer masks its own centre too (mask A), because that is the pixel to be predicted. Later
-# layers may see it (mask B), because what stands there came from earlier pixels only. You will meet it again in [chapter 07](07_transformer_prior.ipynb).
+# layers may see it (mask B), because what stands there came from earlier pixels only. You will meet it again in [study 07b](07b_judging_samples.ipynb).
 
 # %% tags=["nbval-check-output"]
 for letter, at_centre in (("A", False), ("B", True)):
