@@ -402,6 +402,8 @@ PROOFS = {
     },
     "02_vae": {
         "proof.vae": proof_vae,
+    },
+    "02b_likelihoods_and_collapse": {
         "proof.discretized_logistic": proof_discretized_logistic,
         "proof.importance_weighted_bound": proof_importance_weighted_bound,
     },

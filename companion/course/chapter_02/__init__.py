@@ -1,6 +1,6 @@
 """Chapter 02, the VAE: latents that are drawn, and images drawn from the prior.
 
-The reader does these exercises, in this order, and plays with the explorers:
+The reader does these exercises, in this order, the last two in the study 02b beside it, and plays with the explorers:
 
 * 2.1 reparameterisation: a latent drawn from mean, log-variance and noise.
 * 2.2 KL divergence of each latent number to the standard normal distribution.

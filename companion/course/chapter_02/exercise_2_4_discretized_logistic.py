@@ -93,7 +93,7 @@ def _product(
 
 
 def _of_logarithms(x: Tensor, mean: Tensor, log_scale: Tensor, *, rest: Callable[[Tensor], Tensor]) -> Tensor:
-    """log σ(B) + log(1 − σ(A)/σ(B)): the difference again, in other clothes."""
+    """log sigmoid(B) + log(1 − sigmoid(A)/sigmoid(B)): the difference again, in other clothes."""
     inverse = torch.exp(-log_scale)
     above, below = (x + 1 / 510 - mean) * inverse, (x - 1 / 510 - mean) * inverse
     upper = functional.logsigmoid(above)
@@ -122,7 +122,7 @@ MISTAKES = (
         "difference of two sigmoids",
         _difference,
         "this is right near the mean, and −∞ far from it: in float32 both sigmoids round to the same number there. Use "
-        "the product, log σ(B) + log σ(−A) + log(1 − e^(A−B)).",
+        "the product, log sigmoid(B) + log sigmoid(−A) + log(1 − e^(A−B)).",
     ),
     *(
         Mistake(
@@ -143,9 +143,10 @@ MISTAKES = (
         for least in ("1e-10", "1e-9", "1e-8", "1e-7", "1e-6")
     ),
     Mistake(
-        "log σ(A)",
+        "log sigmoid(A)",
         lambda x, m, s: _product(x, m, s, lower=functional.logsigmoid),
-        "the second factor is σ(−A), what lies above the lower edge: functional.logsigmoid(-A). Yours is σ(A).",
+        "the second factor is sigmoid(−A), what lies above the lower edge: functional.logsigmoid(-A). Yours is "
+        "sigmoid(A).",
     ),
     Mistake(
         "e^(B−A)",
@@ -176,8 +177,8 @@ MISTAKES = (
     Mistake(
         "ends swapped",
         _swapped_ends,
-        "the two ends are swapped: the bin of 0 has the mass below its upper edge, σ(B); that of 1 the mass above its "
-        "lower edge, σ(−A).",
+        "the two ends are swapped: the bin of 0 has the mass below its upper edge, sigmoid(B); that of 1 the mass "
+        "above its lower edge, sigmoid(−A).",
     ),
     Mistake(
         "bin above the value",
@@ -276,7 +277,7 @@ MISTAKES = (
         "difference in float64",
         lambda x, m, s: _difference(x.double(), m.double(), s.double()).to(x.dtype),
         "float64 only moves the point further out at which both sigmoids round to the same number; beyond it you get "
-        "−∞ again. Use the product, log σ(B) + log σ(−A) + log(1 − e^(A−B)).",
+        "−∞ again. Use the product, log sigmoid(B) + log sigmoid(−A) + log(1 − e^(A−B)).",
     ),
     Mistake(
         "log-scale clamped from above",
@@ -287,8 +288,9 @@ MISTAKES = (
         Mistake(
             f"difference of logarithms, {form}",
             partial(_of_logarithms, rest=rest),
-            f"log σ(B) + log(1 − σ(A)/σ(B)), here with {form}, is the difference again: above the mean σ(A)/σ(B) is "
-            "nearly 1, and few digits or none are left of 1 − it. In 1 − e^(A−B) the exponent does not depend on x.",
+            f"log sigmoid(B) + log(1 − sigmoid(A)/sigmoid(B)), here with {form}, is the difference again: above the "
+            "mean sigmoid(A)/sigmoid(B) is nearly 1, and few digits or none are left of 1 − it. In 1 − e^(A−B) the "
+            "exponent does not depend on x.",
         )
         for form, rest in (
             ("expm1", lambda t: -torch.expm1(t)),
@@ -299,7 +301,7 @@ MISTAKES = (
 
 EXERCISE = Exercise(
     name="discretized_logistic",
-    chapter="02_vae",
+    chapter="02b_likelihoods_and_collapse",
     reference=discretized_logistic,
     cases=cases,
     mistakes=MISTAKES,

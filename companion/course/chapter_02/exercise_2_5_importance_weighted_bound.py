@@ -143,7 +143,7 @@ MISTAKES = (
 
 EXERCISE = Exercise(
     name="importance_weighted_bound",
-    chapter="02_vae",
+    chapter="02b_likelihoods_and_collapse",
     reference=importance_weighted_bound,
     cases=cases,
     mistakes=MISTAKES,

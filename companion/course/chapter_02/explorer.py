@@ -64,5 +64,5 @@ def kl_sweep(rows: Sequence[Mapping[str, Any]]) -> widgets.VBox:
             f"latent number, together {row['kl']:.1f} nats; distortion of reconstructions {row['distortion']:.2f}",
         )
 
-    slider = widgets.IntSlider(0, min=0, max=len(cells) - 1, description="dearer KL →", readout=False)
+    slider = widgets.IntSlider(0, min=0, max=len(cells) - 1, description="larger β_KL →", readout=False)
     return explorer(draw, step=slider)
