@@ -319,7 +319,8 @@ decode_to_depth = check(decode_to_depth)
 
 # %% [markdown]
 # ## Losses by depth
-# Each depth is a vector quantizer whose latents are the residuals it is given. So each has the two losses of chapter 03, as means over positions and dimensions:
+# Each depth is a vector quantizer whose latents are the residuals it is given. So each has the two losses of chapter 03, as means over positions and
+# dimensions:
 #
 # $$\text{codebook}_r = \|\mathrm{sg}[\delta_{r-1}] - c_r\|^2, \qquad \text{commitment}_r = \|\delta_{r-1} - \mathrm{sg}[c_r]\|^2 .$$
 #
@@ -385,7 +386,8 @@ residual_losses = check(residual_losses)
 #
 # <details><summary>The commitment loss as Lee et al. write it</summary>
 #
-# Lee et al. 2022 write it as $\sum_r \|z - \mathrm{sg}[\hat z^{(r)}]\|^2$, with $\hat z^{(r)} = c_1 + \dots + c_r$. It is the same number with the same gradient at z:
+# Lee et al. 2022 write it as $\sum_r \|z - \mathrm{sg}[\hat z^{(r)}]\|^2$, with $\hat z^{(r)} = c_1 + \dots + c_r$. It is the same number with the same
+# gradient at z:
 # $z - \hat z^{(r)}$ is $\delta_r = \delta_{r-1} - c_r$. Their codebooks are EMA codebooks and need no codebook loss.
 # </details>
 #
@@ -615,13 +617,15 @@ plots.show(
 # described by $R$ indices, each one of $K$. That is one of $K^R$ stacks, or $R \log_2 K$ bits.
 #
 # RQ 2×128 stores as many vectors as VQ 256, and spends $2 \cdot 7 = 14$ bits where VQ spends 8. Its equal *in bits* is a VQ with $128^2 = 16{,}384$ codes.
+# (All depths may also share one codebook: study 06b tries it.)
 #
 # The bits of a position are its **rate**. If some codes are more frequent than others, it can be written with fewer than $R \log_2 K$ bits on average: with
 # their entropy (chapter 04).
 #
 # ### Exercise 6.5 · the rate of a stack  (medium, 10 minutes)
-# For indices `(N, *spatial, R)` give the bits of one *position* in three ways, as Python numbers. **nominal**: $R \log_2 K$. **entropy**: the sum over the depths
-# of $H(k_r)$, each depth with the shares that its own codes have. **joint**: $H(k_1, \dots, k_R)$, from the shares of whole stacks. (`perplexity` of chapter
+# For indices `(N, *spatial, R)` give the bits of one *position* in three ways, as Python numbers. **nominal**: $R \log_2 K$. **entropy**: the sum over the
+# depths of $H(k_r)$, each depth with the shares that its own codes have. **joint**: $H(k_1, \dots, k_R)$, from the shares of whole stacks. (`perplexity` of
+# chapter
 # 04 takes counts and gives exp of the entropy.)
 #
 # <details><summary>Hint 1</summary>Reshape to (n, R), one stack a row. <code>math.log2(perplexity(counts))</code> is an entropy in bits.</details>
@@ -737,8 +741,8 @@ for ours, other in (
 # 2. But it spends 14 bits on a position, and VQ spends 8.
 # 3. **As many bits** (2×16 against 256): the stack loses *more*.
 #
-# For given latents the third answer cannot come out otherwise, if both have the best codebooks there are. Any 2×16 stack *is* a VQ with 256 codes, namely its
-# sums. VQ may choose its 256 codes freely, and it finds the nearest one.
+# For given latents the third answer cannot come out the other way, if both have the best codebooks there are. Any 2×16 stack *is* a VQ with 256 codes, namely
+# its sums. VQ may choose its 256 codes freely, and it finds the nearest one.
 #
 # What does a stack buy, then? Look at 14 bits: 2×128 loses only a few percent more than VQ with 16,384 codes, with 256 stored vectors and 256 comparisons a
 # position. *That* is the case for residual quantisation: many bits from small codebooks. And a prior has to choose among 128 codes at a time, not among
@@ -896,7 +900,8 @@ for optimiser in (torch.optim.SGD, torch.optim.Adam):
 # With SGD it does. Adam divides by the gradient's size, so the codebook does not notice. But the encoder gets the *sum* of the reconstruction gradient and the
 # commitment gradient, and in that sum the commitment now weighs a quarter: averaging is the same as a smaller $\beta$.
 #
-# **−1 for a code that was dropped.** Some implementations of quantiser dropout mark the dropped depths with the index −1. Sooner or later it reaches a codebook:
+# **−1 for a code that was dropped.** Some implementations of quantiser dropout mark the dropped depths with the index −1. Sooner or later it reaches a
+# codebook:
 
 # %% tags=["nbval-check-output"]
 codebook = torch.arange(12.0).reshape(4, 3)

@@ -276,11 +276,13 @@ for codebook, style, colour in (("EMA", "o-", "train"), ("learned", "s--", "vali
         range(4), seeds.amin(0), seeds.amax(0), color=plots.COLOURS[colour], alpha=0.2
     )
     for d in range(3):
-        left = seeds[:, d + 1] / seeds[:, d]
+        left, codes = seeds[:, d + 1] / seeds[:, d], used[:, d]
         print(
-            f"{codebook:<8} depth {d + 1} leaves {left.min():4.0%} to {left.max():4.0%} of what it got; "
-            f"longer at {grew[:, d].mean():5.1%}; perplexity {used[:, d].min():4.1f} to {used[:, d].max():4.1f}"
+            f"{codebook:<8} depth {d + 1} leaves {left.min():4.0%} to {left.max():4.0%}",
+            end="; ",
         )
+        print(f"longer at {grew[:, d].mean():5.1%}", end="; ")
+        print(f"perplexity {codes.min():4.1f} to {codes.max():4.1f}")
 ax.set(
     xlabel="quantizers applied", ylabel="‖residual‖² / variance of z", yscale="log",
     xticks=range(4), title="On average each of three quantizers leaves less",
@@ -295,7 +297,7 @@ plots.show(
 # %% [markdown]
 # On average it holds with EMA codebooks in every seed. With learned codebooks the third quantizer does next to nothing in one seed: all its vectors choose one
 # code, at a perplexity near 1, and nothing in the training loss complains. (On MNIST, with 3 × 256, the report's claim that each quantizer reduces the error is
-# in the table at the end.)
+# in the table at the end. "Leaves" means: of the mean squared residual that the depth was given.)
 #
 # But residual by residual, the two kinds differ much: a fifth to a third get longer with learned codebooks, and a few percent with EMA. Learned codebooks lag
 # more, *and* use fewer codes. To separate the two guesses we need codes that are means for certain.
@@ -307,8 +309,8 @@ plots.show(
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answer</summary>
 #
-# A positive number $z$ is farther from 0.80 than from 0 if $z < 0.40$. So it is the share with $|z| < 0.40$, which is $2\Phi(0.40) - 1 = 31\,\%$. And yet the mean
-# square falls from 1 to $1 - 0.80^2 = 0.36$.
+# A positive number $z$ is farther from 0.80 than from 0 if $z < 0.40$. So it is the share with $|z| < 0.40$, which is $2\Phi(0.40) - 1 = 31\,\%$. And yet the
+# mean square falls from 1 to $1 - 0.80^2 = 0.36$.
 # </details>
 # <!-- ### END SOLUTION -->
 
@@ -400,13 +402,17 @@ codes = "  ".join(f"{perplexity:5.1f}" for _, perplexity in trained)
 print("its own EMA codebooks")
 print(f"  K = {K:<4} longer at depths 1 to {R}: {shares}   perplexity: {codes}")
 count("its latents, exact means", latents)
+centred = stack_of_means(latents - latents.mean(0), 8, 1)
+print(f"its latents less their mean, K = 8: longer at depth 1: {centred[0][0]:.1%}")
 
 # %% [markdown]
 # Compare the first row with that of as many codes below. The trained codebooks, whose codes only follow the means, and the exact means have about the same
 # shares. So here it is not the lag. With 64 or 256 exact codes the share falls to a few percent, on the same latents.
 #
-# Two details. At depth 1 hardly any vector gets longer: the latents lie away from 0, in contrast to the normal vectors. And at equal $K$ the latents have larger
-# shares than the normal vectors. Their distribution has another shape, and fewer codes are in use; we did not test which of the two it is.
+# Two details. At depth 1 hardly any vector gets longer, because the latents lie away from 0: subtract their mean first, and some do (the last line). And at
+# equal
+# $K$ the latents have larger shares than the normal vectors. Their distribution has another shape, and fewer codes are in use; we did not test which of the two
+# it is.
 #
 # Here is everything in one picture, depths 2 and up. The number of codes *in use* is the perplexity:
 
@@ -458,8 +464,8 @@ plots.show(
 # The learned codebooks lie at the left, where few codes are in use, and exact means with as few codes do about the same there. So the number of codes in use
 # goes a long way to account for the difference between learned and EMA codebooks.
 #
-# It is not all of it. At the right, with a hundred codes and more in use, the points differ by a factor of ten and more. The lowest are those of MNIST, whose latents
-# have 4 dimensions in place of 8. We did not test whether that is why. (Points on the lowest line are at 0.01 % or below it.)
+# It is not all of it. At the right, with a hundred codes and more in use, the points differ by a factor of ten and more. The lowest are those of MNIST, whose
+# latents have 4 dimensions in place of 8. We did not test whether that is why. (Points on the lowest line are at 0.01 % or below it.)
 #
 # ## The whole rate–distortion picture
 # Chapter 06 drew distortion against *nominal* bits. Codes that are not used equally often can be written with fewer, so here is the *entropy* beside it:
@@ -519,8 +525,8 @@ sizes(*(kind(*one) for one in (*points_vq, *points_rq, *others)))
 # code of a stack is guessed from those before it. (Joint entropies of long stacks are counted from too few positions, and come out too small.)
 #
 # ## The report's claims on MNIST
-# This is the section of [experiments/README.md](../experiments/README.md#residual-against-plain-quantisation). **Mind the sign**: this table counts a difference
-# as positive if it is as the claim has it. Where the claim is "lower", a plus means less distortion, so +13.4 % here is −13 % in the tables above.
+# This is the section of [experiments/README.md](../experiments/README.md#residual-against-plain-quantisation). **Mind the sign**: this table counts a
+# difference as positive if it is as the claim has it. Where the claim is "lower", a plus means less distortion, so +13.4 % here is −13 % in the tables above.
 
 # %%
 measured_claims("Residual against plain quantisation")
@@ -534,10 +540,10 @@ measured_claims("Residual against plain quantisation")
 # * Quantiser dropout: better from the first code alone, at a price at full depth.
 # * Residuals get longer where few codes are in use, with codes that are exact means as well.
 #
-# **Further experiments.** Give each codebook a code fixed at zero. The share that gets longer must then be 0; what does the distortion say? Take latents whose
-# mean is subtracted: what becomes of depth 1?
+# **Further experiments.** Give each codebook a code fixed at zero. The share that gets longer must then be 0; what does the distortion say? Train the
+# model with four codebooks of 64: do the shares fall as with exact means?
 #
 # **References.** R. M. Gray, D. L. Neuhoff: *Quantization*, 1998 (a survey; multistage codes among the structured ones, with what structure costs). D. Lee and
 # others: *Autoregressive Image Generation using Residual Quantization*, 2022 (a codebook shared by all depths). N. Zeghidour and others: *SoundStream*, 2021
-# (quantiser dropout, section III-C). R. Kumar and others: *High-Fidelity Audio Compression with Improved RVQGAN*, 2023 (with probability ½). M. Ibrahim: *Residual
-# Vector Quantization based VAE* (the report).
+# (quantiser dropout, section III-C). R. Kumar and others: *High-Fidelity Audio Compression with Improved RVQGAN*, 2023 (with probability ½). M. Ibrahim:
+# *Residual Vector Quantization based VAE* (the report).
