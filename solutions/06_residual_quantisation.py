@@ -387,8 +387,7 @@ residual_losses = check(residual_losses)
 # <details><summary>The commitment loss as Lee et al. write it</summary>
 #
 # Lee et al. 2022 write it as $\sum_r \|z - \mathrm{sg}[\hat z^{(r)}]\|^2$, with $\hat z^{(r)} = c_1 + \dots + c_r$. It is the same number with the same
-# gradient at z:
-# $z - \hat z^{(r)}$ is $\delta_r = \delta_{r-1} - c_r$. Their codebooks are EMA codebooks and need no codebook loss.
+# gradient at z, since $z - \hat z^{(r)}$ is $\delta_r = \delta_{r-1} - c_r$. Their codebooks are EMA codebooks and need no codebook loss.
 # </details>
 #
 # ## One straight-through for the sum
@@ -619,14 +618,13 @@ plots.show(
 # RQ 2×128 stores as many vectors as VQ 256, and spends $2 \cdot 7 = 14$ bits where VQ spends 8. Its equal *in bits* is a VQ with $128^2 = 16{,}384$ codes.
 # (All depths may also share one codebook: study 06b tries it.)
 #
-# The bits of a position are its **rate**. If some codes are more frequent than others, it can be written with fewer than $R \log_2 K$ bits on average: with
-# their entropy (chapter 04).
+# The bits of a position are its **rate**. If some codes are more frequent than others, a position can be written with fewer than $R \log_2 K$ bits on
+# average: as many as the entropy of the codes (chapter 04).
 #
 # ### Exercise 6.5 · the rate of a stack  (medium, 10 minutes)
 # For indices `(N, *spatial, R)` give the bits of one *position* in three ways, as Python numbers. **nominal**: $R \log_2 K$. **entropy**: the sum over the
 # depths of $H(k_r)$, each depth with the shares that its own codes have. **joint**: $H(k_1, \dots, k_R)$, from the shares of whole stacks. (`perplexity` of
-# chapter
-# 04 takes counts and gives exp of the entropy.)
+# chapter 04 takes counts and gives exp of the entropy.)
 #
 # <details><summary>Hint 1</summary>Reshape to (n, R), one stack a row. <code>math.log2(perplexity(counts))</code> is an entropy in bits.</details>
 # <details><summary>Hint 2</summary><code>torch.unique(rows, dim=0, return_counts=True)</code> counts equal rows.</details>
@@ -898,7 +896,7 @@ for optimiser in (torch.optim.SGD, torch.optim.Adam):
 
 # %% [markdown]
 # With SGD it does. Adam divides by the gradient's size, so the codebook does not notice. But the encoder gets the *sum* of the reconstruction gradient and the
-# commitment gradient, and in that sum the commitment now weighs a quarter: averaging is the same as a smaller $\beta$.
+# commitment gradient, and in that sum the commitment now weighs a quarter. So with Adam, averaging is the same as a smaller $\beta$.
 #
 # **−1 for a code that was dropped.** Some implementations of quantiser dropout mark the dropped depths with the index −1. Sooner or later it reaches a
 # codebook:
