@@ -299,8 +299,8 @@ plots.show(
 # code, at a perplexity near 1, and nothing in the training loss complains. (On MNIST, with 3 × 256, the report's claim that each quantizer reduces the error is
 # in the table at the end. "Leaves" means: of the mean squared residual that the depth was given.)
 #
-# But residual by residual, the two kinds differ much: a fifth to a third get longer with learned codebooks, and a few percent with EMA. Learned codebooks lag
-# more, *and* use fewer codes. To separate the two guesses we need codes that are means for certain.
+# But residual by residual, the two kinds differ much: a fifth to a third get longer with learned codebooks, and a few percent with EMA. Learned codebooks
+# may lag more, and they use fewer codes. To separate the two guesses we need codes that are means for certain.
 #
 # ### The smallest case, by hand
 # Take numbers from a standard normal distribution, and two codes. K-means puts the codes at the means of the two halves, $\pm\sqrt{2/\pi} = \pm 0.80$. Which
