@@ -124,6 +124,16 @@ def draw_loop(start: float, steps: int = 3) -> None:
 draw_loop(2.374)
 
 # %% [markdown]
+# In code it is one loop with one variable for what is left:
+
+# %% tags=["nbval-check-output"]
+remaining = 2.374
+for unit in (1, 0.1, 0.01):
+    digit = round(remaining / unit) * unit  # the nearest code
+    remaining = remaining - digit
+    print(f"code {digit:5.2f}   left over {remaining:6.3f}")
+
+# %% [markdown]
 # Now replace numbers by vectors, and whole numbers, tenths and hundredths by codebooks that are learned.
 #
 # ## A second codebook for what is left
