@@ -303,7 +303,7 @@ print(
     f"{before:.3f} − {codes_length:.3f} = {before - codes_length:.3f}, measured {after:.3f}"
 )
 longer = (after_two.norm(dim=1) > after_one.norm(dim=1)).float().mean()
-print(f"residuals that got longer: {longer:.0%}")
+print(f"of 20 residuals, about {20 * longer:.0f} get longer")
 
 # %% [markdown]
 # It does not. A residual of nearly zero has to choose a code too. If no code is as short as that, subtracting one makes it longer. With more codes to choose
