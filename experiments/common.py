@@ -128,7 +128,7 @@ def print_verdicts(name: str, data: str, profile: str, cells: Sequence[Cell]) ->
         if verdict:
             print(f"\n{claim.quoted} ({claim.source})")
             print(f"  {claim.compare.sentence} Holds if {claim.compare.condition}.")
-            print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.summary}")
+            print(f"  Over {verdict.seeds} seeds {verdict}: {verdict.outcome}")
 
 
 def sizes_of(sizes: Mapping[str, Any], data: str) -> dict[str, Any]:

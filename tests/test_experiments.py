@@ -221,7 +221,7 @@ def test_a_command_ends_with_its_verdicts_and_writes_where_the_options_say(tmp_p
     for _ in range(2):  # the second time nothing is run
         path, said = run_and_read(cells, run_cell, "quick", tmp_path, capsys)
         assert said.count("A sentence") == 1, "the other claim is on other images"
-        assert "Over 4 seeds +50.0 [+47.4, +52.6] %: holds" in said
+        assert "Over 4 seeds −50.0 [−52.6, −47.4] %: holds" in said
     assert path.parent == tmp_path / "deep" / "again"
     assert not (tmp_path / "committed").exists()
     assert "--results" not in json.loads(path.read_text())["command"]

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from companion.course.claims import SECTIONS
 from companion.course.claims.rule import value
 from companion.course.claims.section import Picture
 from experiments import common
-from experiments.page import pictures, runs, text
+from experiments.page import findings, pictures, runs, text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
@@ -40,10 +41,26 @@ def test_every_claim_names_cells_and_numbers_that_exist(section, claim):
 def test_the_committed_page_is_what_the_committed_results_give():
     """Verdicts among it: each is computed from the JSON here and now."""
     assert text.page() == PAGE, "run `make experiments-report`"
-    summaries = [decision.verdict.summary for decision in DECISIONS]
-    assert summaries
-    for summary in set(summaries):
-        assert PAGE.count(f"**{summary}**") == summaries.count(summary)
+    outcomes = [decision.verdict.outcome for decision in DECISIONS]
+    assert outcomes
+    for outcome in set(outcomes):
+        assert PAGE.count(f"| **{outcome}** |") == outcomes.count(outcome)
+
+
+def test_ten_findings_each_say_what_their_comparison_came_to():
+    assert len(findings.FINDINGS) == 10
+    for finding in findings.FINDINGS:
+        decision = findings.found(finding, DECISIONS)
+        assert "{size}" in finding.sentence
+        assert f"{findings.told(finding, decision)} (" in PAGE
+
+
+@pytest.mark.parametrize(
+    "change", [{"outcome": "undecided"}, {"lower": False}, {"data": "no such images"}, {"compared": "d"}]
+)
+def test_a_finding_that_its_comparison_does_not_bear_out_is_refused(change):
+    with pytest.raises(ValueError, match=r"says something else|comparisons on .*, want one"):
+        findings.found(replace(findings.FINDINGS[0], **change), DECISIONS)
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda decision: decision.claim.compare.what[:50])
@@ -62,18 +79,21 @@ def test_the_command_beside_a_verdict_runs_what_it_needs(decision):
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.title)
-def test_a_chapter_shows_the_verdicts_of_every_section(section):
-    """The table in the notebook is computed again when it is opened; the stored one has the verdicts of today."""
+def test_the_table_of_a_section_has_its_verdicts(section):
     table = reader.claims_table(section.title)
     verdicts = [str(decision.verdict) for decision in DECISIONS if decision.section is section]
     assert [line.split(" | ")[-2].partition(": ")[2] for line in table.splitlines()[2:]] == verdicts
-    stored = [
-        "".join(output.get("data", {}).get("text/markdown", ""))
-        for path in (ROOT / "solutions").glob("*.ipynb")
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-        for output in cell.get("outputs", [])
-    ]
-    assert table in stored, f'show measured_claims("{section.title}") in a chapter and run `make notebooks`'
+
+
+def test_a_table_of_claims_that_a_notebook_shows_is_that_of_today():
+    """It is computed again when the notebook is opened; the stored one has the verdicts of today."""
+    today = {reader.claims_table(section.title) for section in SECTIONS}
+    head = "| claim | compared |"
+    for path in (ROOT / "solutions").glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                text = "".join(output.get("data", {}).get("text/markdown", ""))
+                assert not text.startswith(head) or text in today, f"{path.name}: run `make notebooks`"
 
 
 def test_a_section_that_is_not_there_is_refused():

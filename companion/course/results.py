@@ -79,12 +79,13 @@ def claims_table(section: str, *, profile: str = "quick") -> str:
     lines = ["| claim | compared | difference, 95 % interval | verdict |", "| --- | --- | --- | --- |"]
     for claim in found.claims:
         sentence = f"{claim.quoted} ({claim.source})"
-        compared = f"{claim.compare.sentence} Holds if {claim.compare.condition}."
+        better = f" {claim.compare.better.capitalize()} is better." if claim.compare.better else ""
+        compared = f"{claim.compare.sentence} Holds if {claim.compare.condition}.{better}"
         for data in cells:
             verdict = claim.verdict(data=data, cells=cells[data])
             if verdict:
                 images = images_of(found.experiment, data)
-                lines.append(f"| {sentence} | {compared} | {images}: {verdict} | **{verdict.summary}** |")
+                lines.append(f"| {sentence} | {compared} | {images}: {verdict} | **{verdict.outcome}** |")
                 sentence = compared = ""  # written once, beside the first images
     return "\n".join(lines)
 

@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,24 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import (
-    brief,
-    check_between,
-    check_codes,
-    check_flag,
-    check_generator,
     check_instance,
     check_number,
     check_place,
     check_size,
     check_sizes,
-    check_tensor,
     check_weights,
     unchecked_values,
 )
 from companion._devices import at_least_float32, place_of, widest_float
 from companion._modes import evaluating
-from companion._warnings import warn
 from companion.configured import Configured
+from companion.priors._checks import check_batch, check_sample, device_of, labels_of, warn_of_no_class
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
 
 
@@ -110,10 +103,10 @@ class Prior(Configured, nn.Module, ABC):
         Raises:
             ValueError: codes or labels of another shape or type, or out of range.
         """
-        self._check_batch(codes, labels)
-        check_place("codes", codes, self._device(codes))
+        check_batch(self, codes, labels)
+        check_place("codes", codes, device_of(self, codes))
         if self.training:
-            _warn_of_no_class("labels", labels, self)
+            warn_of_no_class("labels", labels, self)
         classes = self._or_no_class(labels, len(codes), codes.device)
         if self.training and self.label_dropout and self.num_classes:
             dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
@@ -180,7 +173,8 @@ class Prior(Configured, nn.Module, ABC):
             ValueError: an argument is out of range.
         """
         check_sampling(self.num_codes, temperature, top_k, top_p)
-        labels = self._checked_sampling(n, label, guidance, generator, cache, batch_size)
+        check_sample(self, n, guidance, generator, cache, batch_size)
+        labels = labels_of(self, label, n, guidance)  # (n,), or None
         device = next(self.parameters()).device
         classes = self._or_no_class(labels, n, device)  # (n,)
         place = place_of(generator, torch.device("cpu"))
@@ -214,77 +208,6 @@ class Prior(Configured, nn.Module, ABC):
         """Labels (n,) → classes (n,); without labels, n times "no class"."""
         return torch.full((n,), self.num_classes, device=device) if labels is None else labels.to(device)
 
-    def _device(self, otherwise: Tensor) -> torch.device:
-        return next(self.parameters(), otherwise).device  # replicas of DataParallel have no parameters()
-
-    # Checks of arguments -------------------------------------------------------------------------------------------
-
-    def _checked_sampling(
-        self,
-        n: int,
-        label: int | Tensor | None,
-        guidance: float,
-        generator: torch.Generator | None,
-        cache: bool,
-        batch_size: int,
-    ) -> Tensor | None:
-        """Checks the arguments of ``sample``; returns the labels, (n,) or None."""
-        check_size("n", n)
-        check_size("batch_size", batch_size)
-        check_flag("cache", cache)
-        check_number("guidance", guidance, least=0)
-        check_generator("generator", generator)
-        check_weights(self)  # with NaN in the weights, no code can be drawn
-        labels = self._labels_of(label, n)
-        if guidance != 1 and (labels is None or not self.label_dropout):
-            raise ValueError(
-                f"guidance: got {guidance} without a label, or of a prior trained with label_dropout=0, want 1, which "
-                "is no guidance"
-            )
-        _warn_of_no_class("label", labels, self)
-        return labels
-
-    def _labels_of(self, label: int | Tensor | None, n: int) -> Tensor | None:
-        """The ``label`` of ``sample`` → labels (n,), or None."""
-        if label is None:
-            return None
-        if isinstance(label, Tensor):
-            labels = label
-        elif isinstance(label, Integral) and not isinstance(label, bool) and abs(label) < 2**63:
-            labels = torch.full((n,), int(label))
-        else:
-            raise ValueError(
-                f"label: got {brief(label)}, want a class (a whole number), an int64 tensor ({n},) of classes, or None"
-            )
-        self._check_labels("label", labels, n)
-        return labels
-
-    def _check_batch(self, codes: Tensor, labels: Tensor | None) -> None:
-        """Checks the arguments of ``forward`` and ``prior_bits``."""
-        check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
-        check_place("codes", codes, self._device(codes), movable=True)
-        check_between("codes", codes, 0, self.num_codes - 1)
-        if labels is not None:
-            self._check_labels("labels", labels, len(codes))
-
-    def _check_labels(self, name: str, labels: Tensor, n: int) -> None:
-        if self.num_classes == 0:
-            raise ValueError(f"{name}: got one, but this prior was made without classes (num_classes=0)")
-        check_tensor(name, labels, shape=(n,), dtype=torch.int64)
-        check_place(name, labels, self._device(labels), movable=True)
-        check_codes(name, labels, self.num_classes)
-
-    def _check_inputs(self, codes: Tensor, classes: Tensor) -> None:
-        """Checks the arguments of :meth:`all_logits`."""
-        check_tensor("codes", codes, shape=("B", *self.grid), dtype=torch.int64)
-        check_codes("codes", codes, self.num_codes)
-        check_tensor("classes", classes, shape=(len(codes),), dtype=torch.int64)
-        self._check_classes(classes)
-
-    def _check_classes(self, classes: Tensor) -> None:
-        """Checks the argument of :meth:`steps`."""
-        check_codes("classes", classes, self.num_classes + 1)  # the last is "no class"
-
 
 @torch.no_grad()
 def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> float:
@@ -299,8 +222,8 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
     """
     check_instance("prior", prior, Prior, "one of companion.priors")
     check_size("batch_size", batch_size)
-    prior._check_batch(codes, labels)
-    _warn_of_no_class("labels", labels, prior)
+    check_batch(prior, codes, labels)
+    warn_of_no_class("labels", labels, prior)
     check_weights(prior)
     device, nats = next(prior.parameters()).device, 0.0
     with evaluating(prior):
@@ -309,11 +232,3 @@ def prior_bits(prior: Prior, codes: Tensor, labels: Tensor | None = None, *, bat
             part = prior.loss(codes[rows].to(device), None if labels is None else labels[rows])
             nats += part.item() * len(codes[rows])
     return nats / len(codes) * prior.length / math.log(2)
-
-
-def _warn_of_no_class(name: str, labels: Tensor | None, prior: Prior) -> None:
-    if labels is None and prior.num_classes and not prior.label_dropout:
-        warn(
-            f"{name}: got None for a prior of {prior.num_classes} classes with label_dropout=0, want classes, unless "
-            'it was trained without: training with labels does not train the start vector of "no class"'
-        )

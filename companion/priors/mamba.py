@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from companion._arguments import DEEPEST, check_size
 from companion.backbones.blocks import RMSNorm
 from companion.backbones.mamba import Mamba2Block, checked_head_dim
+from companion.priors._checks import check_classes, check_inputs
 from companion.priors.base import Prior, Steps
 
 
@@ -60,12 +61,12 @@ class MambaPrior(Prior):
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Shapes beside the lines are those of codes (32, 7, 7), K = 512 and dim 128."""
-        self._check_inputs(codes, classes)
+        check_inputs(self, codes, classes)
         logits = self._logits_of_first(codes.flatten(1), classes, self.length)  # (32, 49, 512)
         return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
-        self._check_classes(classes)
+        check_classes(self, classes)
         return _MambaSteps(self, classes, cache)
 
     def _logits_of_first(self, codes: Tensor, classes: Tensor, n: int) -> Tensor:

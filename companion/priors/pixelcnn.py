@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion._arguments import DEEPEST, check_size
+from companion.priors._checks import check_classes, check_inputs
 from companion.priors.base import Prior, Steps
 
 
@@ -55,7 +56,7 @@ class PixelCNN(Prior):
         self.to_logits = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, num_codes, 1))
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        self._check_inputs(codes, classes)
+        check_inputs(self, codes, classes)
         return self._logits_of_rows(codes, classes)
 
     def _logits_of_rows(self, codes: Tensor, classes: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class PixelCNN(Prior):
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
         """``cache`` makes no difference: nothing is kept between steps."""
-        self._check_classes(classes)
+        check_classes(self, classes)
         return _PixelCNNSteps(self, classes)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from companion._arguments import DEEPEST, check_size
+from companion.priors._checks import check_classes, check_inputs
 from companion.priors.base import Prior, Steps
 from companion.priors.transformer import Transformer, check_transformer
 
@@ -60,12 +61,12 @@ class RQTransformer(Prior):
         self.to_logits = nn.Linear(dim, num_codes)
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
-        self._check_inputs(codes, classes)
+        check_inputs(self, codes, classes)
         stacks = codes.reshape(len(codes), self.positions_count, self.depth)
         return self._stack_logits(stacks, classes).reshape(*codes.shape, self.num_codes)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
-        self._check_classes(classes)
+        check_classes(self, classes)
         return _CachedSteps(self, classes) if cache else _PlainSteps(self, classes)
 
     def _stack_logits(self, stacks: Tensor, classes: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from companion._arguments import DEEPEST, check_number, check_size, check_tensor
 from companion._warnings import warn
+from companion.priors._checks import check_classes, check_inputs
 from companion.priors.base import Prior, Steps
 
 _WIDEST = 2**14  # the largest dim of a transformer: its matrices have dim² numbers
@@ -172,15 +173,14 @@ class TransformerPrior(Prior):
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Shapes beside the lines are those of codes (32, 7, 7), K = 512 and dim 128."""
-        self._check_inputs(codes, classes)
+        check_inputs(self, codes, classes)
         inputs = self._inputs(codes.flatten(1), classes)  # (32, 49, 128): <sos>, k₁, …, k₄₈
-        logits: Tensor = self.to_logits(
-            self.transformer(inputs)
-        )  # (32, 49, 512): row i predicts k_i: inputs are shifted
+        h = self.transformer(inputs)  # (32, 49, 128)
+        logits: Tensor = self.to_logits(h)  # (32, 49, 512): row i predicts k_i, since the inputs are shifted
         return logits.reshape(*codes.shape, self.num_codes)  # (32, 7, 7, 512)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
-        self._check_classes(classes)
+        check_classes(self, classes)
         return _TransformerSteps(self, classes, cache)
 
     def _inputs(self, codes: Tensor, classes: Tensor) -> Tensor:

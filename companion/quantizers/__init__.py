@@ -5,7 +5,7 @@ A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(
 """
 
 from companion.quantizers.base import Quantized, Quantizer, VectorwiseQuantizer
-from companion.quantizers.ema import EMAVectorQuantizer, ema_step, restart
+from companion.quantizers.ema import EMAVectorQuantizer, ema_step
 from companion.quantizers.estimators import rotation_trick, straight_through
 from companion.quantizers.finite_scalar import FiniteScalarQuantizer
 from companion.quantizers.gumbel import GumbelQuantizer
@@ -18,6 +18,7 @@ from companion.quantizers.residual import (
     decode_to_depth,
     residual_encode,
 )
+from companion.quantizers.restarts import restart
 from companion.quantizers.search import cosine_lookup, nearest_code
 from companion.quantizers.vector import VectorQuantizer, vq_losses
 

@@ -14,44 +14,36 @@ The whole method, for vectors z (N, D), a codebook (K, D), and the state counts 
     codebook = sums / counts[:, None]                      # each code is the running mean of its vectors
 
 ``EMAVectorQuantizer.quantize`` below is the first part, ``EMAVectorQuantizer.update`` the second, without storing sums.
+Where the first codes come from, and what keeps them as they are, is in ``_codes_from_data.py``.
 """
 
 import math
-from typing import Any, Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from companion._arguments import (
-    NotFiniteError,
     check_between,
     check_choice,
     check_flag,
     check_number,
     check_tensor,
     check_whole,
-    checks_values,
     unchecked_values,
 )
-from companion._warnings import warn
 from companion.quantizers import _processes
-from companion.quantizers.base import (
-    Quantized,
-    VectorwiseQuantizer,
-    check_latents,
-    looked_up,
-    to_latents,
-    to_positions,
-    to_vectors,
-)
+from companion.quantizers._codes_from_data import CodesFromData
+from companion.quantizers.base import Quantized, looked_up, to_latents, to_positions, to_vectors
 from companion.quantizers.estimators import ESTIMATORS
-from companion.quantizers.k_means import code_statistics, k_means
-from companion.quantizers.search import check_directions, cosine_lookup, nearest_code
+from companion.quantizers.k_means import code_statistics
+from companion.quantizers.restarts import number_of_dead, restart
+from companion.quantizers.search import cosine_lookup, nearest_code
 from companion.quantizers.vector import first_codes
 
 
-class EMAVectorQuantizer(VectorwiseQuantizer):
+class EMAVectorQuantizer(CodesFromData):
     """A vector quantizer whose codes follow the running mean of the vectors that choose them.
 
     The best place for a code is the mean of its vectors. No gradient has to search for it. But a batch has only a few
@@ -216,121 +208,6 @@ class EMAVectorQuantizer(VectorwiseQuantizer):
         candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
         return restart(codebook, counts, candidates, self.restart_below)
 
-    # The first codes, and codes that stay --------------------------------------------------------------------------
-
-    @property
-    def initialised(self) -> bool:
-        """Whether ``initialise`` has nothing to do:
-
-        * ``init="uniform"``: the codes were drawn when the quantizer was made;
-        * frozen: the codes stay as they are;
-        * compiled or exported: the counts cannot be read;
-        * otherwise after the first training batch, or where :meth:`from_codebook` was given counts.
-        """
-        return self.init == "uniform" or self.frozen or not checks_values(self.counts) or self._seen_data()
-
-    def _seen_data(self) -> bool:
-        return int(self.step) > 0 or bool(self.counts.any())
-
-    @torch.no_grad()
-    def initialise(self, z: Tensor) -> None:
-        """k-means on the first training batch: its centres are the codes, and how many vectors chose each is N_k.
-
-        Codes from :meth:`from_codebook` stay; each gets an even share of that batch as its count.
-        """
-        check_latents(z, self.dim)
-        self._check_precision()
-        vectors = self._scaled(to_vectors(z))
-        available = _processes.total_number(len(vectors), z.device)
-        if self.init == "given":
-            self._check_given()
-            self.counts.fill_(available / self.num_codes)
-        else:
-            self._check_enough(available)
-            codes, counts = k_means(vectors, self.num_codes, seed=self.seed, stream=self.stream, cosine=self.cosine)
-            self.codebook.copy_(codes)
-            self.counts.copy_(counts)
-
-    @classmethod
-    def from_codebook(cls, codebook: Tensor, *, counts: Tensor | None = None, **options: Any) -> Self:
-        """A quantizer that starts from the codes in ``codebook``, without k-means, and moves them from there.
-
-        The larger the count N_k of a code, the more slowly it moves. Without ``counts`` each gets an even share of the
-        first training batch, so that the codes move at the pace that they have later. With ``counts``, a code whose
-        count is so small that the first batch would restart it gets an even share of their sum.
-
-        Args:
-            options: any other argument of the class, such as ``decay`` or ``frozen``.
-
-        Shapes:
-            codebook: (K, D), copied; counts: (K,), at least 0, at least one positive.
-
-        Raises:
-            ValueError: another shape, a number that is not finite, or ``init`` or a size among the options.
-        """
-        check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
-        if options.get("cosine"):
-            check_directions("codebook", codebook)
-        if not bool(codebook.any()):
-            raise ValueError("codebook: got zeros only, want codes")
-        if len(codebook) > 1 and bool((codebook == codebook[0]).all()):
-            raise ValueError(f"codebook: got the same code {len(codebook)} times, want codes that differ")
-        if fixed := {"init", "num_codes", "dim"} & options.keys():
-            raise ValueError(f"options: got {', '.join(sorted(fixed))}, want none of them: the codebook decides")
-        made = cls(*codebook.shape, init="given", **options)
-        codes = codebook.detach().to(made.codebook.dtype)
-        made.codebook.copy_(functional.normalize(codes, dim=1) if made.cosine else codes)
-        if counts is not None:
-            check_tensor("counts", counts, shape=(len(codebook),), finite=True)
-            if bool((counts < 0).any()) or not bool(counts.any()):
-                raise ValueError("counts: got a negative one or only zeros, want at least 0, and at least one positive")
-            made.counts.copy_(counts.where(~is_dead(counts, made.restart_below), counts.mean()))
-        return made.to(codebook.device)
-
-    def freeze(self, frozen: bool = True) -> Self:
-        """Keep the codebook as it is, in training mode too; ``freeze(False)`` lets it learn again."""
-        check_flag("frozen", frozen)
-        self.frozen = frozen
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As of any module, with a warning that False does not stop the updates; :meth:`freeze` does."""
-        check_flag("requires_grad", requires_grad)
-        if not requires_grad and not self.frozen:
-            warn("requires_grad_: got False, but the codes move by averages; freeze() keeps them")
-        return super().requires_grad_(requires_grad)
-
-    def _warn_if_untrained(self) -> None:
-        """Warn, once, where codes are used before any was learnt."""
-        if self._warned or self.init == "uniform" or not checks_values(self.counts):
-            return
-        if self.init == "given":
-            self._check_given()
-        elif not self._seen_data():
-            later = "it is frozen" if self.frozen else "k-means takes them from the first training batch"
-            warn(f"EMAVectorQuantizer: its codes are still random; {later}")
-        self._warned = True
-
-    def _check_precision(self) -> None:
-        if self.codebook.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"codebook: got {self.codebook.dtype}, want torch.float32 or torch.float64 to learn: "
-                "quantizer.float(), or quantizer.freeze()"
-            )
-
-    def _check_enough(self, available: int) -> None:
-        if available < self.num_codes:
-            raise ValueError(
-                f"z: got {available} vectors for k-means with {self.num_codes} codes, want at least as many in the "
-                "first training batch: a larger batch, fewer codes, or init='uniform'"
-            )
-
-    def _check_given(self) -> None:
-        if not bool(self.codebook.any()):
-            raise ValueError(
-                "init: got 'given' and no codes, want EMAVectorQuantizer.from_codebook(codes), or a file to load"
-            )
-
 
 def ema_step(
     codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: float, smoothing: float = 1e-5
@@ -382,52 +259,3 @@ def _check_step(codebook: Tensor, counts: Tensor, n: Tensor, s: Tensor, decay: f
         check_tensor(name, value, shape=(len(codebook),), finite=True)
         check_between(name, value, 0, math.inf)
     check_tensor("s", s, shape=tuple(codebook.shape), finite=True)
-
-
-def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
-    """Each dead code becomes a candidate vector, in order, and its count becomes the threshold.
-
-    A code is dead if its N_k is less than ``restart_below`` of an even share, ΣN/K (Dhariwal et al. 2020, section 3,
-    with a share in place of a number of vectors).
-
-    Shapes:
-        codebook (K, D), counts (K,), candidates (at least as many as codes are dead, D) → codebook (K, D), counts (K,).
-
-    Raises:
-        ValueError: the shapes do not fit, or there are fewer candidates than dead codes.
-    """
-    check_number("restart_below", restart_below, least=0, below=1)
-    check_tensor("codebook", codebook, shape=("K", "D"), finite=True)
-    check_tensor("counts", counts, shape=(len(codebook),), finite=True)
-    check_between("counts", counts, 0, math.inf)
-    check_tensor("candidates", candidates, finite=True)
-    if candidates.ndim != 2 or candidates.shape[1] != codebook.shape[1]:
-        raise ValueError(f"candidates: got shape {tuple(candidates.shape)}, want (n, {codebook.shape[1]})")
-    dead = is_dead(counts, restart_below)
-    if len(candidates) < int(dead.sum()):
-        raise ValueError(f"candidates: got {len(candidates)}, want one for each of {int(dead.sum())} dead codes")
-    codebook, counts, threshold = codebook.clone(), counts.clone(), restart_below * counts.sum() / len(counts)
-    codebook[dead] = candidates[: int(dead.sum())].to(codebook.dtype)
-    counts[dead] = threshold
-    return codebook, counts
-
-
-def is_dead(counts: Tensor, restart_below: float) -> Tensor:
-    """Which codes are chosen too rarely: N_k is below ``restart_below`` of an even share, ΣN/K. (K,) → (K,) bool."""
-    return counts < restart_below * counts.sum() / len(counts)
-
-
-def number_of_dead(counts: Tensor, restart_below: float) -> int:
-    """How many codes are dead.
-
-    Reading a number from a GPU waits for it. So one number is read: how many codes are dead, or −1 for counts that are
-    wrong.
-
-    Raises:
-        ValueError: a count is negative, NaN or infinite.
-    """
-    right = (counts >= 0).all() & counts.sum().isfinite()
-    number = int(is_dead(counts, restart_below).sum().where(right, -1))
-    if number < 0:
-        raise NotFiniteError("counts: got negative, NaN or infinite ones, want finite ones; the codebook is unchanged")
-    return number

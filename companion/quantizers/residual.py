@@ -20,14 +20,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from companion._arguments import brief, check_codes, check_number, check_size, check_tensor, check_whole
+from companion._arguments import check_codes, check_number, check_tensor, check_whole
 from companion._devices import at_least_float32
+from companion.quantizers._members import check_member, check_quantizers, checked_members, number_streams
 from companion.quantizers.base import Quantized, Quantizer, check_latents, count_codes
 from companion.quantizers.depth_dropout import draw_mask, quantize_with_dropout
-from companion.quantizers.ema import EMAVectorQuantizer
 from companion.quantizers.estimators import straight_through
-from companion.quantizers.projected import ProjectedQuantized, ProjectedQuantizer
-from companion.quantizers.vector import VectorQuantizer
+from companion.quantizers.projected import ProjectedQuantized
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def residual_encode(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
     Raises:
         ValueError: there is no quantizer, or ``z`` does not fit them.
     """
-    _check_quantizers(quantizers)
+    check_quantizers(quantizers)
     residual, indices = z, []
     for quantizer in quantizers:
         indices.append(quantizer.encode(residual))
@@ -60,7 +59,7 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     Raises:
         ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
     """
-    _check_quantizers(quantizers)
+    check_quantizers(quantizers)
     check_whole("depth", depth, most=len(quantizers))
     check_tensor("indices", indices, dtype=torch.int64)
     if indices.ndim < 2 or indices.shape[-1] != len(quantizers):
@@ -127,12 +126,12 @@ class ResidualQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         check_number("depth_dropout", depth_dropout, least=0, most=1)
-        members = _checked_members(quantizers, depth)
+        members = checked_members(quantizers, depth)
         self.quantizers, self.shared = nn.ModuleList(members), isinstance(quantizers, Quantizer)
         self.num_codes, self.dim = members[0].num_codes, members[0].dim
         self.depth = depth or len(members)
         self.depth_dropout = depth_dropout
-        _number_streams(members)
+        number_streams(members)
 
     def quantize(self, z: Tensor) -> ResidualQuantized:
         """Called by ``forward`` (in ``base.py``). Shapes beside the lines are those of R = 4 and z (16, 64, 8, 8)."""
@@ -245,7 +244,7 @@ class ResidualQuantizer(Quantizer):
                 f"quantizers: got {len(self.quantizers)}, want {number} as it was built; make a new ResidualQuantizer"
             )
         for i, member in enumerate(self.quantizers):
-            _check_member(i, member, self, "it was built")
+            check_member(i, member, self, "it was built")
         return cast(list[Quantizer], list(self.quantizers))
 
 
@@ -256,72 +255,3 @@ def _joined(results: Sequence[Quantized]) -> Quantized:
     if isinstance(joined, ProjectedQuantized):
         return replace(joined, inner=_joined([out.inner for out in results if isinstance(out, ProjectedQuantized)]))
     return joined
-
-
-# Checks --------------------------------------------------------------------------------------------------------------
-
-
-def _checked_members(quantizers: object, depth: int | None) -> list[Quantizer]:
-    """The quantizers as a list: those given, or the one that is shared."""
-    shared = isinstance(quantizers, Quantizer)
-    if not shared and (not isinstance(quantizers, Sequence) or isinstance(quantizers, str | bytes)):
-        raise ValueError(f"quantizers: got {brief(quantizers)}, want a quantizer, or a list of at least one")
-    if depth is not None:
-        check_size("depth", depth)
-    members = [quantizers] if isinstance(quantizers, Quantizer) else list(cast(Sequence[Quantizer], quantizers))
-    if shared != (depth is not None) or not members:
-        raise ValueError(
-            f"depth: got {depth} with {'one quantizer' if shared else f'a list of {len(members)}'}, want a number "
-            "from 1 for one shared quantizer, and None for a list of at least one"
-        )
-    for i, member in enumerate(members):
-        _check_member(i, member, members[0], "the first has")
-    if len({id(member) for member in members}) < len(members):
-        raise ValueError("quantizers: got the same one twice, want ResidualQuantizer(quantizer, depth=R) to share it")
-    return members
-
-
-def _check_quantizers(quantizers: object) -> None:
-    fits = isinstance(quantizers, Sequence) and all(
-        hasattr(q, "encode") and hasattr(q, "num_codes") for q in quantizers
-    )
-    if not fits or not quantizers:
-        raise ValueError(f"quantizers: got {brief(quantizers)}, want a sequence of at least one quantizer")
-
-
-def _check_member(i: int, member: object, first: Quantizer, of: str) -> None:
-    codebook = _innermost(member)
-    projected = isinstance(member, ProjectedQuantizer)
-    if (
-        not isinstance(codebook, VectorQuantizer | EMAVectorQuantizer)
-        or not isinstance(member, Quantizer)
-        or codebook.estimator != "straight-through"
-    ):
-        raise ValueError(
-            f"quantizers[{i}]: got {type(member).__name__}, want a VectorQuantizer or EMAVectorQuantizer "
-            "with estimator='straight-through', or a ProjectedQuantizer of one: the sum of codes has one "
-            "straight-through gradient"
-        )
-    if isinstance(codebook, EMAVectorQuantizer) and codebook.cosine and not projected:
-        raise ValueError(
-            f"quantizers[{i}]: got codes of length 1 (cosine=True), want codes of any length: what is left gets "
-            "smaller with each depth; a ProjectedQuantizer around it gives them one"
-        )
-    if (member.num_codes, member.dim) != (first.num_codes, first.dim):
-        raise ValueError(
-            f"quantizers[{i}]: got {member.num_codes} codes of {member.dim} dimensions, want {first.num_codes} of "
-            f"{first.dim} as {of}"
-        )
-
-
-def _innermost(quantizer: object) -> object:
-    return quantizer.quantizer if isinstance(quantizer, ProjectedQuantizer) else quantizer
-
-
-def _number_streams(members: list[Quantizer]) -> None:
-    """Equal seeds would make all depths draw the same vectors of a batch for k-means and restarts: number them."""
-    seeds: list[int] = []
-    for member in members:
-        if isinstance(codebook := _innermost(member), EMAVectorQuantizer):
-            codebook.stream = seeds.count(codebook.seed)
-            seeds.append(codebook.seed)

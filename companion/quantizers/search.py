@@ -42,9 +42,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     check_finite("codebook", codebook)
     check_finite("z", z)
     with torch.autocast(z.device.type, enabled=False), _exact_products():
-        dtype = torch.promote_types(
-            at_least_float32(z[:0]).dtype, at_least_float32(codebook[:0]).dtype
-        )  # [:0]: no copy
+        dtype = torch.promote_types(*(at_least_float32(part[:0]).dtype for part in (z, codebook)))  # [:0]: no copy
         some = codebook[:: -(-len(codebook) // _SOME)].to(dtype)
         centre = some.sort(0).values[len(some) // 2]  # (D,)
         codes = codebook.to(dtype) - centre  # (K, D)

@@ -11,12 +11,64 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from companion import plots
 from companion.course.claims import IMAGES, Section
+from companion.course.claims.rule import Outcome
 from companion.course.claims.section import Picture
-from experiments.page.runs import Run
+from experiments.page.runs import Decision, Run
 from experiments.page.tables import grouped, label, number, spread
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#E69F00", "#999999")
 COLOURS = dict(zip(IMAGES, _COLOURS, strict=True))
+OUTCOME_COLOURS: dict[Outcome, str] = {
+    "holds": "#0072B2",
+    "smaller than claimed": "#E69F00",
+    "the opposite": "#D55E00",
+    "undecided": "#7F7F7F",
+}
+_REACH = 5  # of the axis of intervals; what lies beyond is drawn at its end
+
+
+def intervals(rows: Sequence[tuple[str, Decision]], name: str, folder: Path | None, title: str) -> str:
+    """Markdown of a picture: a line with its interval for each comparison, in units of the difference that matters.
+
+    So ±1 is the effect size of every row, whatever its unit. The side that is better, where one is, is marked.
+    """
+    rows = [(label, decision) for label, decision in rows if decision.verdict.seeds]
+    height = 1.1 + sum(0.26 + 0.09 * label.count("\n") for label, _ in rows)
+    fig, ax = plots.figure(7.2, height)
+    ax.axvspan(-1, 1, color="0.93", zorder=0)
+    ax.axvline(0, color="0.3", lw=1)
+    for i, (_, decision) in enumerate(rows):
+        verdict, effect = decision.verdict, decision.claim.compare.effect_size
+        colour = OUTCOME_COLOURS[verdict.outcome]
+        points = [max(-_REACH, min(_REACH, difference / effect)) for difference in verdict.differences]
+        ax.plot(points, [i] * len(points), "|", ms=6, color=colour, alpha=0.5)
+        if verdict.seeds >= 3:
+            low, high = (max(-_REACH, min(_REACH, limit / effect)) for limit in (verdict.low, verdict.high))
+            ax.plot([low, high], [i, i], "-", lw=2, color=colour, alpha=0.6)
+        mean = verdict.mean / effect
+        marker = "o" if abs(mean) <= _REACH else ">" if mean > 0 else "<"
+        ax.plot(max(-_REACH, min(_REACH, mean)), i, marker, ms=6, color=colour)
+        if better := decision.claim.compare.better:
+            side = -1 if better == "lower" else 1
+            ax.text(side * (_REACH + 0.4), i, "better", ha="left" if side > 0 else "right", va="center", fontsize=7)
+    ax.set_xlim(-_REACH - 0.3, _REACH + 0.3)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=8)
+    ax.tick_params(axis="y", pad=34, length=0)
+    ax.set_xticks([-4, -2, -1, 0, 1, 2, 4])
+    ax.set_xlabel("← lower   ·   in differences that would matter (grey: less)   ·   higher →", fontsize=9)
+    ax.set_title(title)
+    found = list(dict.fromkeys(decision.verdict.outcome for _, decision in rows))
+    for outcome in found:
+        ax.plot([], [], "o-", color=OUTCOME_COLOURS[outcome], label=outcome)
+    fig.legend(loc="outside lower center", ncols=len(found), fontsize=8)
+    if folder:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.png").write_bytes(plots.to_png(fig, dpi=80))
+    said = "; ".join(f"{' '.join(label.split())}: {decision.verdict}" for label, decision in rows)
+    return f"![{title}: the mean difference of each comparison with its 95 % interval and each seed. {said}.]" + (
+        f"(figures/{name}.png)"
+    )
 
 
 def pictures(section: Section, runs: Sequence[Run], folder: Path | None) -> str:

@@ -1,43 +1,69 @@
-"""The text of the page: introduction, table of verdicts, one part for each section, other experiments."""
+"""The text of the page: introduction, ten findings, one part for each section, the protocol, other experiments."""
 
 import itertools
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from companion.course.claims import NO_IMAGES, SECTIONS, Section
+from companion.course.claims.rule import OUTCOMES
 from experiments.common import RESULTS, sizes_of
-from experiments.page.pictures import pictures
+from experiments.page.findings import FINDINGS, found, told
+from experiments.page.pictures import intervals, pictures
 from experiments.page.runs import AGAIN, Decision, Run, command, decisions, machines, read, read_others
 from experiments.page.tables import cells_table, markdown, number
 
 INTRODUCTION = """# What the source reports claim, measured
 
-The course grew from five student reports and blog posts: Songlin Zhao, *VQ-VAE and Transformer* (2023); Muhammad
-Ibrahim, *Residual Vector Quantization based VAE*; Hidir Yesiltepe, *Neural Discrete Representation Learning* (2022);
-and two without a name, on the gradient flow of a VQ-VAE and on backbones. What they claim is tested with networks and
-trainings smaller than theirs, so that a verdict says what holds *here*.
+This course grew from five student reports and blog posts about VQ-VAEs, their codebooks and the transformers behind
+them: Songlin Zhao, *VQ-VAE and Transformer* (2023); Muhammad Ibrahim, *Residual Vector Quantization based VAE*; Hidir
+Yesiltepe, *Neural Discrete Representation Learning* (2022); and two without a name, on the gradient flow of a VQ-VAE
+and on backbones. They say many things that are often repeated. Which of them hold?
+
+We trained small versions of their models, three to five times each from different seeds, and asked of every sentence
+whether the difference is there and whether it is large enough to matter. A verdict is one of four:
+
+* **holds**: all of the 95 % interval lies beyond the difference that would matter;
+* **smaller than claimed**: all of it lies below that;
+* **the opposite**: all of it lies on the other side;
+* **undecided**: the seeds leave it open.
+
 {counts}
+"""
 
-`make experiments-report` writes this page from `results/*.json`; no number in its tables and no verdict is typed. The
-comparisons stand in [`companion/course/claims`](../companion/course/claims), a file for each section, with the effect
-size that would matter, since before the experiments ran on real images; where one was added or asked otherwise later,
-it says so. A sentence is in quotation marks where a report states it (its formulas in plain letters); the others are
-our own questions.
+FINDINGS_HEAD = """## Ten findings
 
-**How a verdict comes about.** For each seed both sides of a comparison are trained from it (or one, where the other
-is a fixed number), and their difference is taken. Of "lower" and "higher" a positive difference goes the way that is
-asked; of "the same" it means that the first side is higher; per cent are of the second side. The tables show its mean
-and 95 % interval over the seeds (Student's t), and each seed. The claim *holds* if the whole interval lies above the
-effect size, *does not hold* if it lies wholly below, and is *not decided by this data* otherwise, or with fewer than
-three seeds. A claim of "little" or of "the same" holds if the interval lies within the effect size, and does not hold
-if it lies wholly outside. Where runs fail, seeds fall into two groups and an interval says little; it may even pass
-what is possible. It covers what the seed changes (weights, order of images), not what other networks, sizes or images
-would. There are {claims} comparisons on this page: of that many, a few intervals miss by chance. The first results on
-real images had three seeds, and were seen; a second round brought experiment after experiment to five, decided or
-not, as far as the time went. The best of several rivals is, for each seed, the one that is best in the others (the
-luckiest of the seed itself until the glyphs and a first grid had been seen).
+Each dot is a mean over the seeds, each line its 95 % interval, each tick a seed. The axis counts in differences that
+would matter: inside the grey band it is too small to care. *Lower* is to the left; where one side is better, the
+picture says so.
+"""
+
+APPENDIX = """## Appendix: how this was done
+
+`make experiments-report` writes this page from `results/*.json`; no number in it and no verdict is typed, and a
+finding whose verdict changes stops the command. The comparisons stand in
+[`companion/course/claims`](../companion/course/claims), a file for each section, with the effect size that would
+matter, since before the experiments ran on real images; where one was added or asked otherwise later, it says so. A
+sentence is in quotation marks where a report states it (its formulas in plain letters); the others are our own
+questions.
+
+**The rule.** For each seed both sides of a comparison are trained from it (or one, where the other is a fixed number),
+and their difference is taken: the first side minus the second, so that *negative is lower* everywhere; per cent are of
+the second side. The tables show its mean and 95 % interval over the seeds (Student's t). With fewer than three seeds a
+comparison is undecided. A claim of "little" or of "the same" holds if the interval lies within the effect size; if it
+lies wholly outside, the opposite is true. A seed in which a tokenizer collapsed (its test images use codes of
+perplexity below 2) is counted apart. The interval covers what the seed changes (weights, order of images), not what
+other networks, sizes or images would.
+
+**Its history.** There are {claims} comparisons on this page: of that many, a few intervals miss by chance. The first
+results on real images had three seeds, and were seen; a second round brought experiment after experiment to five,
+decided or not, as far as the time went. The best of several rivals is, for each seed, the one that is best in the
+others (the luckiest of the seed itself until the glyphs and a first grid had been seen). Until
+all these results had been seen, a positive difference was one that went the way of the claim, and collapsed seeds were
+inside the intervals. Counted apart, one comparison that held is left with two seeds, and undecided (codes in use at K =
+512 against 64, on colour images); no other verdict changed.
 
 **Words.** *Distortion*: mean squared error on test images over the variance of all training pixels. *Perplexity*: exp
 of the entropy of the codes that test images use. *Codes in use*: their share. *Sharpness* or edge energy: summed
@@ -51,7 +77,7 @@ images and epochs, and their widths where they give them; a command without `--p
 device. Glyphs are the course's own images, shown beside the real ones where a chapter uses them; most of these were
 run before the claims were written.
 
-**To run a row again.** Its command stands beside it, and that of the whole experiment above; both write into
+**To run a row again.** Its command is folded below each section, and that of the whole experiment; both write into
 `runs/again`, since the cells in `results/` are finished and would not be run again, and end by printing the verdict.
 `COMPANION_DATA` says where the images lie (`CIFAR10-jpeg` is a folder there, with `train/<class>/` and
 `test/<class>/`; the other sets are downloaded where they are missing). A run that was stopped goes on where it was.
@@ -61,48 +87,45 @@ run before the claims were written.
 def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     """The page as Markdown. With ``figures`` the pictures are written there too."""
     runs = read(results)
-    found = decisions(runs)
-    parts = [INTRODUCTION.format(claims=len(found), machine=machines(runs), counts=counts(found))]
-    parts.append(verdicts_table(found, runs))
+    decided = decisions(runs)
+    parts = [INTRODUCTION.format(counts=counts(decided)), *ten_findings(decided, figures), contents()]
     shown_before: set[str] = set()  # experiments of an earlier section
     for section in SECTIONS:
         its_runs = [run for run in runs if run.experiment == section.experiment]
         parts += section_parts(section, its_runs, figures, first=section.experiment not in shown_before)
         shown_before.add(section.experiment)
+    parts.append(APPENDIX.format(claims=len(decided), machine=machines(runs)))
     parts.append(other_experiments(read_others(results)))
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def counts(found: Sequence[Decision]) -> str:
-    """How many comparisons on real images and emoji hold: of what the reports state, and of our own questions."""
-    sentences = []
+def counts(decided: Sequence[Decision]) -> str:
+    """How many comparisons on real images and emoji came to what: of the reports' sentences, and of our questions."""
+    lines = []
     for whose, from_report in (("what the reports state", True), ("our own questions", False)):
         outcomes = [
             decision.verdict.outcome
-            for decision in found
+            for decision in decided
             if decision.run.title not in ("glyphs", NO_IMAGES) and bool(decision.claim.source.report) == from_report
         ]
-        held, not_held, undecided = (
-            outcomes.count(outcome) for outcome in ("holds", "does not hold", "not decided by this data")
-        )
-        sentences.append(
-            f"Of {whose}, on real images and emoji {held} comparisons hold, {not_held} do not, {undecided} are "
-            "undecided."
-        )
-    text = f"{' '.join(sentences)} With so few seeds only large differences can be decided."
-    return "\n".join(textwrap.wrap(text, 120))
+        lines.append([whose, *(outcomes.count(outcome) for outcome in OUTCOMES)])
+    return "On photographs, digits and emoji:\n\n" + markdown(["comparisons of", *OUTCOMES], lines)
 
 
-def verdicts_table(found: Sequence[Decision], runs: Sequence[Run]) -> str:
-    """Every comparison in one line, with its verdict on each set of images."""
-    sets = sorted(dict.fromkeys(run.title for run in runs), key=lambda title: title == NO_IMAGES)
-    lines = []
-    for claim, of_claim in itertools.groupby(found, key=lambda decision: decision.claim):
-        verdicts = {decision.run.title: decision for decision in of_claim}
-        section = next(iter(verdicts.values())).section
-        cells = (verdicts[title].verdict.summary if title in verdicts else "" for title in sets)
-        lines.append([link(section.title), claim.source.name, claim.quoted, claim.compare.what, *cells])
-    return "## Verdicts\n\n" + markdown(["section", "report", "sentence", "compared", *sets], lines)
+def ten_findings(decided: Sequence[Decision], figures: Path | None) -> list[str]:
+    """A picture and a list: each finding with its interval, and a link to its section."""
+    told_of = [(finding, found(finding, decided)) for finding in FINDINGS]
+    rows = [(finding.name.replace("`", ""), decision) for finding, decision in told_of]
+    lines = [
+        f"{i}. {told(finding, decision)} ({decision.run.title}: {decision.verdict}; {link(decision.section.title)})"
+        for i, (finding, decision) in enumerate(told_of, 1)
+    ]
+    return [FINDINGS_HEAD, intervals(rows, "findings", figures, "Ten findings"), "\n".join(lines)]
+
+
+def contents() -> str:
+    """The sections, each in a link."""
+    return "## Sections\n\n" + " · ".join(link(section.title) for section in SECTIONS)
 
 
 def link(title: str) -> str:
@@ -118,10 +141,58 @@ def section_parts(section: Section, runs: Sequence[Run], figures: Path | None, *
         again = f"python -m experiments.{section.experiment} --profile quick --data {section.data}"
         parts.append(f"Not run on real images yet: `{again}`.")
     if runs:
-        parts += [settings(run) for run in runs if first]
-        parts += [claims(section, runs), pictures(section, runs, figures)]
+        decided = decisions(runs, [section])
+        rows = [(row_label(decision, runs), decision) for decision in decided]
+        slug = re.sub(r"\W+", "_", section.title.lower()).strip("_")
+        parts += [intervals(rows, f"claims_{slug}", figures, section.title), verdicts(decided)]
+        drawn, dotted = (
+            pictures(replace(section, draw=tuple(p for p in section.draw if (p == "dots") == dots)), runs, figures)
+            for dots in (False, True)
+        )
+        parts.append(drawn)
+        folded = [dotted if first else "", *(settings(run) for run in runs if first), commands(decided)]
+        parts.append(fold("Each seed, the commands, and the settings", folded))
         parts += [cells_table(section, run) for run in runs if first]
     return parts
+
+
+def row_label(decision: Decision, runs: Sequence[Run]) -> str:
+    """What is compared, short, in lines that fit beside a picture."""
+    what = re.split(r"[:?]", decision.claim.compare.what)[0] if "?" in decision.claim.compare.what else ""
+    what = what or decision.claim.compare.what
+    lines = textwrap.wrap(what, 50, max_lines=2, placeholder=" …")
+    return "\n".join(lines) + (f" ({decision.run.title})" if len(runs) > 1 else "")
+
+
+def verdicts(decided: Sequence[Decision]) -> str:
+    """A table with a row for each claim and set of images: what was compared, the difference, the verdict."""
+    lines = []
+    for claim, of_claim in itertools.groupby(decided, key=lambda decision: decision.claim):
+        sentence = f"{claim.quoted}" + (f" ({claim.source.name})" if claim.source.name else "")
+        better = f" {claim.compare.better.capitalize()} is better." if claim.compare.better else ""
+        compared = f"{claim.compare.sentence} Holds if {claim.compare.condition}.{better}"
+        for decision in of_claim:
+            verdict = decision.verdict
+            lines.append([sentence, compared, decision.run.title, str(verdict), f"**{verdict.outcome}**"])
+            sentence = compared = ""  # written once, beside the first images
+    return markdown(["claim", "compared", "images", "difference, 95 % interval", "verdict"], lines)
+
+
+def commands(decided: Sequence[Decision]) -> str:
+    """A table with each seed's difference and the command of the row, and where each claim stands."""
+    lines = []
+    for i, (claim, of_claim) in enumerate(itertools.groupby(decided, key=lambda decision: decision.claim), 1):
+        for decision in of_claim:
+            each_seed = ", ".join(map(decision.verdict.format, decision.verdict.differences))
+            again = f"`{command(decision.claim, decision.run)}`"
+            lines.append([i, str(claim.source), decision.run.title, each_seed, again])
+    return markdown(["claim", "source", "images", "each seed", "this row again"], lines)
+
+
+def fold(title: str, parts: Sequence[str]) -> str:
+    """A box that opens on a click."""
+    inside = "\n\n".join(part for part in parts if part)
+    return f"<details><summary>{title}</summary>\n\n{inside}\n\n</details>"
 
 
 def settings(run: Run) -> str:
@@ -141,25 +212,6 @@ def settings(run: Run) -> str:
         f"{minutes:.0f} min by the clock of a shared machine of {machines([run])}, torch {torches}.\n\n"
         f"```\n{run.document['command']} {AGAIN}\n```"
     )
-
-
-def claims(section: Section, runs: Sequence[Run]) -> str:
-    """A paragraph for each claim: what is compared, and a line for each set of images with its own command."""
-    head = ["images", "difference, 95 % interval", "each seed", "verdict", "this row again"]
-    parts = []
-    for claim, of_claim in itertools.groupby(decisions(runs, [section]), key=lambda decision: decision.claim):
-        condition = f"{claim.compare.sentence} Holds if {claim.compare.condition}."
-        parts.append(f"**{claim.quoted}** ({claim.source})<br>\n{condition}")
-        parts.append(markdown(head, map(line, of_claim)))
-    return "\n\n".join(parts)
-
-
-def line(decision: Decision) -> list[str]:
-    """A line of a claim's table: its verdict on one set of images."""
-    verdict = decision.verdict
-    each_seed = ", ".join(verdict.format(difference) for difference in verdict.differences)
-    again = f"`{command(decision.claim, decision.run)}`"
-    return [decision.run.title, str(verdict), each_seed, f"**{verdict.summary}**", again]
 
 
 def other_experiments(runs: Sequence[Run]) -> str:

@@ -1,8 +1,9 @@
 """The rule that decides a claim: cells are paired by their seed, and the 95 % interval of the difference decides.
 
 Example: does a candidate lose less than a baseline, by more than 5 %? Five seeds give five differences, each in per
-cent of the baseline. If the 95 % interval of their mean is [7, 12], all of it lies above 5, and the claim holds. If it
-is [1, 4], all of it lies below, and the claim does not hold. If it is [3, 8], these five seeds do not decide.
+cent of the baseline; negative is lower. If the 95 % interval of their mean is [−12, −7], all of it lies beyond −5, and
+the claim holds. If it is [−4, −1], the difference is smaller than claimed; if it is [1, 4], the opposite is true; if it
+is [−8, −3], these five seeds leave it undecided.
 """
 
 import math
@@ -10,12 +11,19 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scipy.special import stdtrit
 
 Cell = Mapping[str, Any]  # one run of an experiment: its settings, its seed, and the numbers that it gave
-Outcome = Literal["holds", "does not hold", "not decided by this data"]
+Outcome = Literal["holds", "smaller than claimed", "the opposite", "undecided"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+# Of some numbers a low one is better, of others a high one; of the rest (codes in use, sharpness, …) it depends.
+LOWER_IS_BETTER = {"distortion", "mse", "bits", "bits_per_dimension", "prior_bits", "frechet", "t2_k8_frechet"}
+LOWER_IS_BETTER |= {"by_epoch", "first_epoch", "residual_by_depth"}
+HIGHER_IS_BETTER = {"accuracy", "recognised", "confident", "ssim", "t1_classes", "t2_k8_classes"}
+COLLAPSED_BELOW = 2  # a tokenizer whose codes have a lower perplexity than this has failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +66,8 @@ class Measurement:
 class Comparison:
     """A candidate against a baseline, what is expected of the difference, and by how much it matters.
 
-    The difference of a seed is ``baseline − candidate`` where "lower" is expected of the candidate, and
-    ``candidate − baseline`` where "higher" or "same" is; so a positive difference is as expected.
+    The difference of a seed is candidate − baseline: negative where the candidate is lower. A seed in which a tokenizer
+    of either side collapsed is counted apart.
 
     Args:
         what: what is compared, in words, the candidate first.
@@ -113,52 +121,63 @@ class Comparison:
 
     @property
     def condition(self) -> str:
-        """What the difference has to be for the claim to hold, in words."""
-        more, less = self.by_more_than is not None, self.by_less_than is not None
-        words = "more than " if more else "less than " if less else "within ±"
-        return words + (f"{100 * self.effect_size:g} %" if self.relative else f"{self.effect_size:g}")
+        """What the candidate has to be for the claim to hold, in words."""
+        size = f"{100 * self.effect_size:g} %" if self.relative else f"{self.effect_size:g}"
+        if self.within is not None:
+            return f"within ±{size}"
+        more = self.by_more_than is not None
+        return f"{self.expected} by more than {size}" if more else f"not {self.expected} by {size} or more"
+
+    @property
+    def better(self) -> Literal["lower", "higher", ""]:
+        """Which side of zero is the better one; empty where that depends."""
+        numbers = {side.number if "/" in side.number else re.split(r"\W", side.number)[0] for side in self.measurements}
+        if numbers <= LOWER_IS_BETTER:
+            return "lower"
+        return "higher" if numbers <= HIGHER_IS_BETTER else ""
 
     def uses(self, cell: Cell) -> bool:
         """Whether the comparison looks at this cell."""
         return any(side.includes(cell) for side in self.measurements)
 
     def differences(self, cells: Sequence[Cell]) -> list[float]:
-        """One for each seed that has candidate and baseline, in the order of seeds; positive as expected."""
+        """One for each seed that has candidate and baseline, in the order of seeds; negative where it is lower."""
         candidate = self.candidate.by_seed(cells)
         if isinstance(self.baseline, Measurement):
             baseline = self.baseline.by_seed(cells, max if self.expected == "higher" else min)
         else:
             baseline = dict.fromkeys(candidate, self.baseline)
-        sign = -1 if self.expected == "lower" else 1
         return [
-            sign * (candidate[seed] - baseline[seed]) / (abs(baseline[seed]) if self.relative else 1)
+            (candidate[seed] - baseline[seed]) / (abs(baseline[seed]) if self.relative else 1)
             for seed in sorted(candidate)
             if seed in baseline
         ]
 
     def verdict(self, cells: Sequence[Cell]) -> "Verdict":
         """The 95 % interval of the mean difference, and what follows from it."""
-        differences = self.differences(cells)
+        collapsed = {cell["seed"] for cell in cells if self.uses(cell) and has_collapsed(cell)}
+        differences = self.differences([cell for cell in cells if cell["seed"] not in collapsed])
         low, high = interval(differences)
-        if self.by_more_than is not None:
-            holds, fails = low > self.effect_size, high < self.effect_size
-        else:
-            lowest = -self.effect_size if self.expected == "same" else -math.inf
-            holds = lowest < low and high < self.effect_size
-            fails = low >= self.effect_size or high <= lowest
-        detail = ""
-        if fails and self.expected == "same":
-            detail = "higher" if low > 0 else "lower"
-        elif fails and self.by_more_than is not None:
-            detail = "the opposite does" if high < -self.effect_size else "true, but smaller" if low > 0 else ""
         return Verdict(
-            outcome="holds" if holds else "does not hold" if fails else "not decided by this data",
+            outcome=self._outcome(low, high),
             differences=tuple(differences),
             low=low,
             high=high,
             relative=self.relative,
-            detail=detail,
+            collapsed=len(collapsed),
         )
+
+    def _outcome(self, low: float, high: float) -> Outcome:
+        if self.expected == "lower":
+            low, high = -high, -low  # how much lower it is
+        if self.by_more_than is not None:
+            if low > self.by_more_than:
+                return "holds"
+            return "the opposite" if high < 0 else "smaller than claimed" if high < self.by_more_than else "undecided"
+        lowest = -self.effect_size if self.expected == "same" else -math.inf
+        if lowest < low and high < self.effect_size:
+            return "holds"
+        return "the opposite" if low >= self.effect_size or high <= lowest else "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +189,7 @@ class Verdict:
     low: float
     high: float
     relative: bool = True
-    detail: str = ""  # in which way a claim does not hold
+    collapsed: int = 0  # seeds that are not among the differences
 
     @property
     def seeds(self) -> int:
@@ -180,14 +199,11 @@ class Verdict:
     def mean(self) -> float:
         return statistics.fmean(self.differences) if self.differences else math.nan
 
-    @property
-    def summary(self) -> str:
-        """The outcome, and in which way a claim does not hold."""
-        return f"{self.outcome} ({self.detail})" if self.detail else self.outcome
-
     def __str__(self) -> str:
         limits = "" if self.seeds < 3 else f" [{self.format(self.low)}, {self.format(self.high)}]"
-        return f"{self.format(self.mean)}{limits}{' %' if self.relative else ''}"
+        mean = self.format(self.mean) if self.differences else "–"
+        apart = f"; collapsed: {self.collapsed} of {self.seeds + self.collapsed} seeds" if self.collapsed else ""
+        return f"{mean}{limits}{' %' if self.relative else ''}{apart}"
 
     def format(self, difference: float) -> str:
         """A difference with its sign; in per cent where it is relative."""
@@ -205,6 +221,12 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     mean, half = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(n)
     half *= float(stdtrit(n - 1, 0.975))
     return mean - half, mean + half
+
+
+def has_collapsed(cell: Cell) -> bool:
+    """Whether a tokenizer failed: its test images use fewer than two codes, as their perplexity counts them."""
+    perplexity = cell.get("perplexity")
+    return isinstance(perplexity, float | int) and perplexity < COLLAPSED_BELOW
 
 
 def value(cell: Cell, number: str) -> float:

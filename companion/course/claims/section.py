@@ -42,7 +42,7 @@ class Claim:
         if self.only_on and data not in self.only_on:
             return None
         verdict = self.compare.verdict(cells)
-        return verdict if verdict.seeds else None
+        return verdict if verdict.seeds or verdict.collapsed else None
 
 
 @dataclass(frozen=True, kw_only=True)

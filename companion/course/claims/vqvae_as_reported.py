@@ -12,7 +12,7 @@ SECTION = Section(
             sentence="The results demonstrate the capability of VQ-VAE for reconstruction",
             source=Source(report=ZHAO, section="abstract"),
             compare=Comparison(
-                what="1 − distortion (f = 4, K = 128, D = 8): above 0.9?",
+                what="distortion (f = 4, K = 128, D = 8) against 1, that of the mean image: nine tenths lower?",
                 candidate=Measurement(number="distortion", settings={"start": "uniform", "lr": 3e-3}),
                 baseline=1.0,
                 expected="lower",
