@@ -525,8 +525,7 @@ sizes(*(kind(*one) for one in (*points_vq, *points_rq, *others)))
 # code of a stack is guessed from those before it. (Joint entropies of long stacks are counted from too few positions, and come out too small.)
 #
 # ## The report's claims on MNIST
-# This is the section of [experiments/README.md](../experiments/README.md#residual-against-plain-quantisation). **Mind the sign**: this table counts a
-# difference as positive if it is as the claim has it. Where the claim is "lower", a plus means less distortion, so +13.4 % here is −13 % in the tables above.
+# This is the section of the [experiments' page](../experiments/README.md#residual-against-plain-quantisation). Minus is lower, as in the tables above.
 
 # %%
 measured_claims("Residual against plain quantisation")
