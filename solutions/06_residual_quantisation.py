@@ -1,19 +1,19 @@
 # %% [markdown]
 # # 06 · Residual quantisation
 #
-# **The question.** A finer code needs more code words, and a codebook of 16,384 vectors is slow to search and hard to fill. Can a few *small* codebooks
-# do the same if each quantises what the ones before it left? You build it, train it, and end with pictures that come into focus code by code:
+# **The question.** A finer picture needs more codes, and a codebook of 16,384 vectors is slow to search. Can a few *small* codebooks do the same, if each
+# corrects what the ones before it left over? You build it, train it, and end with pictures that come into focus code by code:
 #
 # ![Five rows of ten digits: the originals, and what the decoder makes of the first one, two, three and four codes at each position. The first row of
 # reconstructions has the right strokes with soft and broken edges, each further one is closer to the
 # original.](../chapters/pictures/06_residual_quantisation.png)
 #
-# **Afterwards you can** write a residual quantizer whose losses go where they belong, decode it to any depth, and say what it saves: codebook, search, bits,
-# or none of them. You also test six claims, three of them a report's; some hold, some do not.
+# **Afterwards you can** write a residual quantizer whose losses go where they belong, decode it to any depth, and say what it saves: stored vectors,
+# comparisons, or bits.
 #
-# **Needed:** [chapter 03](03_vector_quantisation.ipynb) (straight-through, the two losses), [chapter 04](04_vq_vae.ipynb) (the VQ-VAE, perplexity, bits)
-# and [chapter 05](05_ema_codebooks.ipynb) (EMA codebooks).
-# **Time:** about an hour and a half of yours; the computer's is in the table below.
+# **Needed:** [chapter 03](03_vector_quantisation.ipynb) (straight-through, the two losses), [chapter 04](04_vq_vae.ipynb) (the VQ-VAE, perplexity) and
+# [chapter 05](05_ema_codebooks.ipynb) (EMA codebooks).
+# **Time:** we estimate an hour without the exercises and two with them; the computer's time is in the table below.
 
 # %%
 import math
@@ -26,7 +26,7 @@ from torch.nn import functional
 import companion
 from companion import plots
 from companion.course import begin, check, explorers
-from companion.course.results import measured_claims, results
+from companion.course.results import results
 from companion.metrics import CodeUsage, mse, perplexity
 from companion.quantizers import (
     EMAVectorQuantizer,
@@ -50,14 +50,94 @@ channels, size, _ = train.shape
 
 # %% [markdown]
 # ## Predict
-# Two tokenizers are trained in the same way. One has a single codebook of 256 codes. The other has two codebooks of 128 codes each and gives each position
-# two codes, one from each. They store the *same number of vectors*. Which one loses less? And how many bits does each of them spend on a position?
+# Two tokenizers are trained alike. One has a single codebook of 256 codes. The other has two codebooks of 128 codes and gives each position two codes, one
+# from each. So both store 256 vectors.
 #
-# Then let the second have two codebooks of 16 codes instead, so that both spend the *same number of bits*. Which one loses less now? Write down both
-# guesses; both are measured below.
+# 1. Which one loses less?
+# 2. How many bits does each of them spend on a position?
+# 3. Now let the second have two codebooks of 16 codes, so that both spend the *same number of bits*. Which one loses less now?
+#
+# Write down your guesses. *At equal bits*, below, has the answers.
+#
+# ## Digit by digit
+# You have done residual quantisation all your life: it is how you write a number. Take 2.374. The nearest whole number is 2, and 0.374 is left over. The
+# nearest tenth to that is 0.4, and −0.026 is left. The nearest hundredth to that is −0.03. Add up what you chose: 2 + 0.4 − 0.03 = 2.37.
+#
+# At each step you chose among about ten numbers, and three steps reach a thousand. Here is the loop as a picture. Each box is a codebook, and δ is
+# what is left over:
+
+
+# %% tags=["hide-input"]
+def draw_loop(start: float, steps: int = 3) -> None:
+    """The residual loop on one number; a codebook has the multiples of 1, 0.1 and 0.01."""
+    fig, ax = plots.figure(8, 3.7)
+    ax.set(xlim=(-1.1, 10.7), ylim=(-0.8, 4.2))
+    ax.set_axis_off()
+    blue, orange, green = (plots.COLOURS[c] for c in ("train", "validation", "third"))
+    line = {"arrowstyle": "->", "color": plots.COLOURS["reference"], "lw": 1.4}
+    middle = {"ha": "center", "va": "center"}
+    lists = ("0, 1, 2, 3, …", "0, ±.1, ±.2, …", "0, ±.01, ±.02, …")
+    left, total = start, 0.0
+    for depth in range(steps + 1):
+        x = 3.3 * depth
+        name = "z = δ$_0$" if depth == 0 else f"δ$_{depth}$"
+        number = f"{left:.3f}".replace("-", "−")
+        box = {"boxstyle": "round", "fc": "white", "ec": blue}
+        ax.text(x, 3.5, f"{name}\n{number}", fontsize=13, color=blue, bbox=box, **middle)
+        if depth == steps:
+            ax.text(x, 2.5, "the error\nz − z$_q$", fontsize=12, color=blue, **middle)
+            break
+        code = round(left * 10**depth) / 10**depth
+        box = {"boxstyle": "square,pad=0.35", "fc": "#F2F2F2", "ec": "black"}
+        text = f"codebook {depth + 1}\n{lists[depth]}"
+        ax.text(x, 1.1, text, fontsize=11, bbox=box, **middle)
+        ax.annotate("", (x, 1.75), (x, 2.9), arrowprops=line)
+        ax.text(x - 0.1, 2.55, "nearest?", ha="right", va="center", fontsize=10.5)
+        ax.plot([x + 0.68, x + 1.5], [3.5, 3.5], color=line["color"], lw=1.4)
+        ax.text(x + 1.7, 3.5, "−", fontsize=17, color=orange, **middle)
+        ax.annotate("", (x + 2.6, 3.5), (x + 1.9, 3.5), arrowprops=line)
+        ax.annotate("", (x + 1.65, 3.2), (x + 0.85, 1.75), arrowprops=line)
+        text = f"c$_{depth + 1}$ = {code:g}".replace("-", "−")
+        ax.text(x + 1.3, 1.85, text, ha="left", va="center", fontsize=12, color=orange)
+        ax.annotate("", (x, -0.15), (x, 0.5), arrowprops=line)
+        text = f"{code:g}" if depth == 0 else f"{'+' if code > 0 else '−'} {abs(code):g}"
+        ax.text(x, -0.5, text, fontsize=13, color=orange, **middle)
+        left, total = left - code, total + code
+    ax.text(
+        3.3 * steps - 0.3,
+        -0.5,
+        f"= z$_q$ = {total:.2f}",
+        fontsize=13,
+        color=green,
+        **middle,
+    )
+    ax.set_title("Each codebook quantises what the ones before it left")
+    plots.show(
+        fig,
+        alt="A chain of four boxes, from z = 2.374 on the left to the last residual 0.004 on "
+        "the right. Below each of the first three stands a codebook: whole numbers, tenths, "
+        "hundredths. Each gives the nearest of its codes, 2, 0.4 and −0.03, which is subtracted "
+        "to make the next residual, 0.374, −0.026 and 0.004. The sum of the codes is 2.37.",
+    )
+
+
+draw_loop(2.374)
+
+# %% [markdown]
+# In code it is one loop with one variable for what is left:
+
+# %% tags=["nbval-check-output"]
+remaining = 2.374
+for unit in (1, 0.1, 0.01):
+    digit = round(remaining / unit) * unit  # the nearest code
+    remaining = remaining - digit
+    print(f"code {digit:5.2f}   left over {remaining:6.3f}")
+
+# %% [markdown]
+# Now replace numbers by vectors, and whole numbers, tenths and hundredths by codebooks that are learned.
 #
 # ## A second codebook for what is left
-# Points in the plane first, 4 codes found by k-means (chapter 05):
+# We start with points in the plane, and 4 codes found by k-means (chapter 05):
 
 # %% tags=["nbval-check-output"]
 draws = torch.Generator().manual_seed(0)
@@ -65,12 +145,13 @@ turn = torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
 points = torch.randn(2000, 2, generator=draws) * torch.tensor([1.6, 0.7]) @ turn  # (N, 2)
 first, _ = k_means(points, 4, iterations=200)  # (4, 2)
 k_1 = nearest_code(points, first)  # (N,)
-after_one = points - first[k_1]  # what the first code left
+after_one = points - first[k_1]  # what the first code left, (N, 2)
 print(f"mean squared length of the points    {points.square().sum(1).mean():.2f}")
 print(f"of what 4 codes leave                {after_one.square().sum(1).mean():.2f}")
 
 # %% [markdown]
-# The residuals are vectors like any others, only shorter. So quantise *them*, with a codebook of their own, and take away its code as well:
+# What is left of a vector is its **residual**. Residuals are vectors like any others, only shorter. So we quantise *them*, with a codebook of their own, and
+# subtract its code as well:
 
 # %% tags=["nbval-check-output"]
 second, _ = k_means(after_one, 4, iterations=200)
@@ -82,20 +163,20 @@ print("z − z_q is the last residual:", torch.allclose(points - z_q, after_two,
 print("codes stored:", 4 + 4, "  sums they can make:", 4 * 4)
 
 # %% [markdown]
-# That is all of **residual quantisation**. With r₀ = z, for depth r = 1 … R:
+# That is all of **residual quantisation**. Start with $\delta_0 = z$. At **depth** $r = 1, \dots, R$ choose a code and subtract it:
 #
-# $$k_r = \arg\min_k \|r_{r-1} - e^{(r)}_k\|, \qquad r_r = r_{r-1} - e^{(r)}_{k_r}, \qquad z_q = \sum_{r=1}^{R} e^{(r)}_{k_r} .$$
+# $$k_r = \arg\min_k \|\delta_{r-1} - e^{(r)}_k\|, \qquad c_r = e^{(r)}_{k_r}, \qquad \delta_r = \delta_{r-1} - c_r .$$
 #
-# Adding up the middle equation gives z − z_q = r_R: the error is the last residual. R codebooks of K codes make K^R sums out of R·K stored
-# vectors, and a lookup costs R·K distances instead of K^R. (Juang and Gray 1982 did this to speech and called it multiple-stage vector quantisation;
-# Zeghidour et al. 2021 and Lee et al. 2022 put it into autoencoders.)
+# Here $e^{(r)}$ is the codebook of depth $r$, $c_r$ is the code chosen from it, and $R$ is the number of depths. The result is the sum
+# $z_q = c_1 + \dots + c_R$, and the error is the last residual: $z - z_q = \delta_R$. The R indices of a position are its **stack**. (The
+# [glossary](../chapters/glossary.md) has these terms.)
 #
-# It is **greedy**: the first code is the nearest to z, whatever the second one could have done with another. Some other pair may have a nearer sum
-# (pen and paper below). Nobody looks for it, because looking would cost K^R distances again.
+# The method is **greedy**. The first code is the nearest to $z$, even if the second could do better with another one. To find the best pair of all we would
+# have to compare $K^R$ sums; the loop compares only $R \cdot K$ codes.
 #
 # ### Exercise 6.1 · the residual loop  (easy, 10 minutes)
-# From latents and a list of quantizers to the indices, depth last. A quantizer of chapters 03 to 05 has `encode(z)`, which gives the indices of the
-# nearest codes, and `decode(indices)`, which gives the codes.
+# Go from latents and a list of quantizers to the indices, depth last. Each quantizer has `encode(z)`, which gives the indices of the nearest codes, and
+# `decode(indices)`, which gives the codes.
 #
 # <details><summary>Hint 1</summary>Keep one variable for the residual. At the start it is z.</details>
 # <details><summary>Hint 2</summary><code>residual = residual - codes</code> makes a new tensor; <code>residual -= codes</code> writes into the
@@ -116,8 +197,11 @@ def residual_encode(z: Tensor, quantizers: list[nn.Module]) -> Tensor:
 
 residual_encode = check(residual_encode)
 
+# %% [markdown]
+# Which points get the same indices? We draw these *cells* for one codebook of 4, one codebook of 16, and our stack of 4 and 4:
 
-# %%
+
+# %% tags=["hide-input"]
 def fixed(codebook: Tensor) -> VectorQuantizer:
     """A quantizer with these codes."""
     quantizer = VectorQuantizer(*codebook.shape)
@@ -125,7 +209,7 @@ def fixed(codebook: Tensor) -> VectorQuantizer:
     return quantizer.requires_grad_(False)
 
 
-def draw_stacks(ax, quantizers: list, reach: float = 4.0) -> None:
+def draw_cells(ax, quantizers: list, *, shaded: bool, reach: float = 4.0) -> None:
     """The cells of the plane whose points get the same indices, and the codes' sums."""
     line = torch.linspace(-reach, reach, 500)
     plane = torch.stack(torch.meshgrid(line, line, indexing="xy"), 2).reshape(-1, 2)
@@ -138,51 +222,55 @@ def draw_stacks(ax, quantizers: list, reach: float = 4.0) -> None:
         border[shift:] |= cell[shift:] != cell[:-shift]
         border[:, shift:] |= cell[:, shift:] != cell[:, :-shift]
     shades = torch.tensor(
-        [[222, 235, 247], [254, 230, 206], [226, 240, 217], [240, 228, 240]]
+        [[200, 221, 240], [253, 216, 180], [205, 230, 190], [228, 208, 228]]
     )
-    image = (shades / 255)[stack[:, 0] % 4].reshape(
-        500, 500, 3
-    )  # the colour: the first code
+    image = torch.ones(500, 500, 3)
+    if shaded:
+        image = (shades / 255)[stack[:, 0]].reshape(500, 500, 3)
     image[border] = 0.4
     ax.imshow(
         image.numpy(), origin="lower", extent=(-reach, reach, -reach, reach),
         interpolation="nearest",
     )  # fmt: skip
     ax.scatter(*sums.T.numpy(), s=16, color=plots.COLOURS["train"], zorder=3)
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="z₁")
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    ax.set_xlabel("first dimension")
     ax.grid(False)
 
 
 one, two = fixed(first), fixed(second)
-fig, axes = plots.figure(9.6, 3.5, columns=3)
-draw_stacks(axes[0], [one])
-draw_stacks(axes[1], [fixed(k_means(points, 16)[0])])
-draw_stacks(axes[2], [one, two])
-axes[0].set_ylabel("z₂")
+fig, axes = plots.figure(9, 3.3, columns=3)
+draw_cells(axes[0], [one], shaded=True)
+draw_cells(axes[1], [fixed(k_means(points, 16)[0])], shaded=False)
+draw_cells(axes[2], [one, two], shaded=True)
+axes[0].set_ylabel("second dimension")
 axes[0].set_title("VQ, 4 codes: 4 cells")
 axes[1].set_title("VQ, 16 codes: 16 cells")
 axes[2].set_title("RQ 2×4, 8 codes: 16 cells")
-arrow = {"width": 0.03, "head_width": 0.2, "length_includes_head": True, "zorder": 4}
+arrow = {"width": 0.03, "head_width": 0.22, "length_includes_head": True, "zorder": 4}
 for k in first.norm(dim=1).argsort(descending=True)[:3].tolist():  # of three cells
     members = points[k_1 == k]
     z = members[(members - first[k]).norm(dim=1).argsort()[-len(members) // 4]]
     codes = residual_encode(z[None], [one, two])
-    e_1, e_2 = (q.decode(codes[:, r])[0] for r, q in enumerate((one, two)))
-    axes[2].arrow(0, 0, *e_1.tolist(), color=plots.COLOURS["validation"], **arrow)
-    axes[2].arrow(*e_1.tolist(), *e_2.tolist(), color=plots.COLOURS["third"], **arrow)
+    c_1, c_2 = (q.decode(codes[:, r])[0] for r, q in enumerate((one, two)))
+    axes[2].arrow(0, 0, *c_1.tolist(), color=plots.COLOURS["validation"], **arrow)
+    axes[2].arrow(*c_1.tolist(), *c_2.tolist(), color=plots.COLOURS["third"], **arrow)
     axes[2].scatter(*z.tolist(), s=30, marker="x", color="black", zorder=5)
+blank = {"marker": "", "linewidth": 3}
+axes[2].plot([], [], color=plots.COLOURS["validation"], label="first code", **blank)
+axes[2].plot([], [], color=plots.COLOURS["third"], label="second code", **blank)
+axes[2].legend(loc="lower right", fontsize=8, framealpha=0.9)
 plots.show(
     fig,
     alt="Three pictures of the plane cut into cells. Left: 4 Voronoi cells with a code in "
-    "each. Middle: 16 Voronoi cells, small where the points are. Right: 4 cells, each cut "
+    "each. Middle: 16 Voronoi cells, small where the points are. Right: the 4 cells, each cut "
     "again into 4 by the same second codebook; for three points an arrow leads from the "
     "origin to the first code, and another from there to the sum of both.",
 )
 
 # %% [markdown]
-# On the right the colour is the first code, and three points (crosses) are reached in two steps: the first arrow leads to the first code, the second from
-# there to the sum. Look at the cells: the *same* pattern of four is laid into each of the four large cells. Plain vector quantisation with 16 codes puts its
-# cells where the points are. That is the price, and here is what it comes to:
+# Dots are codes, or sums of codes; shades show the first code. On the right two arrows lead towards each of three points (crosses). The *same* pattern of four
+# lies in each of the four large cells. Plain vector quantisation, in the middle, puts its 16 cells where the points are. What is that freedom worth?
 
 # %% tags=["nbval-check-output"]
 for name, quantizers in {
@@ -197,16 +285,16 @@ for name, quantizers in {
     print(f"{name:<14} {bits:.0f} bits a point   squared error {error:.2f}")
 
 # %% [markdown]
-# At the same number of codes (8) RQ loses less; but it also spends 4 bits on a point where VQ spends 3. At the same number of bits VQ loses less, because it
-# is free to put its 16 codes anywhere, and RQ is bound to sums. Keep this table in mind: every claim about RQ has to say *what is held equal*.
+# With as many codes, 8, the stack loses less than VQ, but it spends 4 bits on a point and VQ 3. With as many bits VQ loses less. So a sentence such as "RQ is
+# better" has to say *what is held equal*.
 #
 # ## Does each depth shorten the residual?
-# "We can see how the quantizer is reducing the quantization error in each step", says the report of this chapter. Is that a law? Take the mean over the
-# vectors that chose a code e, and suppose that e is *their mean*, as k-means makes it. Then E[r] = e among them, and
+# On average it does, if each code is the mean of the residuals that chose it, as in k-means. Look at the residuals $\delta$ that chose one code $c$. Their mean
+# is $\mathrm{E}[\delta] = c$, so
 #
-# $$\mathrm{E}\|r - e\|^2 = \mathrm{E}\|r\|^2 - 2\,e\cdot\mathrm{E}[r] + \|e\|^2 = \mathrm{E}\|r\|^2 - \|e\|^2 .$$
+# $$\mathrm{E}\|\delta - c\|^2 = \mathrm{E}\|\delta\|^2 - 2\,c\cdot\mathrm{E}[\delta] + \|c\|^2 = \mathrm{E}\|\delta\|^2 - \|c\|^2 .$$
 #
-# So **on average** each depth takes away exactly the mean squared length of its codes. In the numbers from above:
+# Each depth takes away exactly the mean squared length of its codes. Does it also shorten every *single* residual? We count:
 
 # %% tags=["nbval-check-output"]
 before, after = after_one.square().sum(1).mean(), after_two.square().sum(1).mean()
@@ -215,15 +303,14 @@ print(
     f"{before:.3f} − {codes_length:.3f} = {before - codes_length:.3f}, measured {after:.3f}"
 )
 longer = (after_two.norm(dim=1) > after_one.norm(dim=1)).float().mean()
-print("the residual of more than one point in ten got longer:", bool(longer > 0.1))
+print(f"of 20 residuals, about {20 * longer:.0f} get longer")
 
 # %% [markdown]
-# On average, and for codes that are means. For a *single* vector it need not hold: a residual that is nearly zero already gets the nearest code, and if no
-# code is that short, the sum moves away from it. And codes that are *not* the means of what they attract promise nothing at all; a codebook
-# that lags behind its encoder is of that kind. (A code fixed at zero would make it a law: then ‖r − e‖ ≤ ‖r − 0‖ for the nearest e.)
+# It does not. A residual of nearly zero has to choose a code too. If no code is as short as that, subtracting one makes it longer. With more codes to choose
+# from this happens less often; [study 06b](06b_stacks_against_codebooks.ipynb) counts how often.
 #
 # ### Exercise 6.2 · decoding to a depth  (easy, 5 minutes)
-# The decoder gets the sum of a stack's codes. Give the sum of the first `depth` of them only.
+# The decoder gets the sum of a stack's codes. Give the sum of the first `depth` of them only; `depth` counts from 1.
 #
 # <details><summary>Hint</summary><code>indices[..., r]</code> are the indices of depth r + 1, whatever the grid is.
 # <code>sum(…)</code> adds tensors, too.</details>
@@ -241,28 +328,30 @@ def decode_to_depth(indices: Tensor, quantizers: list[nn.Module], depth: int) ->
 decode_to_depth = check(decode_to_depth)
 
 # %% [markdown]
-# ## Losses by depth, and what is held fixed
-# Each depth is a vector quantizer whose latents are the residuals it is given. So each has the two losses of chapter 03:
+# ## Losses by depth
+# Each depth is a vector quantizer whose latents are the residuals it is given. So each has the two losses of chapter 03, as means over positions and
+# dimensions:
 #
-# $$\text{codebook}_r = \|\mathrm{sg}[r_{r-1}] - e_r\|^2, \qquad \text{commitment}_r = \|r_{r-1} - \mathrm{sg}[e_r]\|^2, \qquad
-# r_{r-1} = z - \mathrm{sg}[e_1] - \dots - \mathrm{sg}[e_{r-1}] .$$
+# $$\text{codebook}_r = \|\mathrm{sg}[\delta_{r-1}] - c_r\|^2, \qquad \text{commitment}_r = \|\delta_{r-1} - \mathrm{sg}[c_r]\|^2 .$$
 #
-# Look at the stop-gradients in the last equation. The residual contains z, so the commitment of *every* depth moves the encoder: that is wanted. It also
-# contains the earlier codes. If those are not held fixed, the commitment of depth 2 moves codebook 1.
+# What may the residual hand on? It contains $z$, so the commitment of *every* depth moves the encoder. That is wanted. But it also contains the codes of
+# earlier depths, and commitment is none of their business. So they are held fixed:
 #
-# **Often written, not so.** The source report's loop ends with `residual -= quantized`, and `quantized` there still has its graph to the codebook. Below
-# is that loop for two depths; the number is the gradient of depth 2's *commitment* loss in *codebook 1*, where it has no business:
+# $$\delta_{r-1} = z - \mathrm{sg}[c_1] - \dots - \mathrm{sg}[c_{r-1}] .$$
+#
+# What if they are not? The loop that one often reads ends with `residual -= quantized`, where `quantized` still has its graph. The number below is the
+# gradient of depth 2's *commitment* loss in *codebook 1*:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
 books = [torch.randn(8, 3, requires_grad=True) for _ in range(2)]
 z = torch.randn(50, 3)
-for name in ("as in the report", "code detached"):
+for name in ("as often written", "code detached"):
     residual = z
     for book in books:
         quantized = book[nearest_code(residual.detach(), book)]
         commitment = (residual - quantized.detach()).square().mean()
-        step = quantized if name == "as in the report" else quantized.detach()
+        step = quantized if name == "as often written" else quantized.detach()
         residual = residual - step
     found = None
     if commitment.requires_grad:
@@ -272,12 +361,12 @@ for name in ("as in the report", "code detached"):
     )
 
 # %% [markdown]
-# Does it matter? The stray gradient asks codebook 1 to leave residuals that lie near the codes which codebook 2 has *now*. That is not what its own loss asks
-# for, and the weight β, meant for the encoder alone, now also steers a codebook. With EMA codebooks nothing happens, since they take no gradients.
+# Nothing crashes, and every value is the same. But codebook 1 is now pulled to leave residuals near the codes of codebook 2. (EMA codebooks take no gradients,
+# so the slip does nothing to them.)
 #
 # ### Exercise 6.3 · losses by depth  (medium, 15 minutes)
 # Given z and the chosen codes of each depth (with their graphs), return the codebook losses and the commitment losses, each as a tensor (R,).
-# `vq_losses(z, z_q)` of chapter 03 gives (codebook loss, commitment loss), as means over positions and dimensions.
+# `vq_losses(z, z_q)` gives (codebook loss, commitment loss) of one quantizer, as in chapter 03.
 #
 # <details><summary>Hint 1</summary>The loop of exercise 6.1, with the codes given. Which of the two tensors in
 # <code>residual - code</code> is to be held fixed?</details>
@@ -301,29 +390,38 @@ def residual_losses(z: Tensor, codes: list[Tensor]) -> tuple[Tensor, Tensor]:
 residual_losses = check(residual_losses)
 
 # %% [markdown]
-# (Lee et al. 2022 write the commitment as Σ_r ‖z − sg[ẑ⁽ʳ⁾]‖², with ẑ⁽ʳ⁾ the sum of the first r codes. It is the same number with the same gradient at z:
-# z − ẑ⁽ʳ⁾ is the residual after depth r, however it is bracketed. Their codebooks are EMA codebooks and need no codebook loss.)
+# **Summed, not averaged.** The training loss gets the *sum* of these losses over the depths. Published code does either, and then the same $\beta$ means
+# different things. With the sum, each codebook gets the gradient that it would get alone, whatever $R$ is. What the mean would change
+# depends on the optimiser: see *What breaks*.
 #
-# ## Summed, not averaged
-# What does the quantizer add to the training loss: the sum of the depths' losses, or their mean? Published code does either, often without a word (one
-# well-known implementation averages, another sums), and then the same β means different things. **This course sums.** Each codebook then gets the gradient
-# it would get alone, whatever R is; averaged, four depths would make each codebook learn at a quarter of its rate. The encoder gets a sum of R pulls, but
-# each is a pull towards a residual's code, and the residuals get shorter with the depth: the first depths dominate.
+# <details><summary>The commitment loss as Lee et al. write it</summary>
 #
-# ## One straight-through for the whole sum
-# The decoder's gradient arrives at z_q, and the encoder needs one at z. The estimator of chapter 03, applied **once to the sum**, hands it over unchanged:
-# the Jacobian is the identity. The two ways to get it wrong are opposite:
+# Lee et al. 2022 write it as $\sum_r \|z - \mathrm{sg}[\hat z^{(r)}]\|^2$, with $\hat z^{(r)} = c_1 + \dots + c_r$. It is the same number with the same
+# gradient at z, since $z - \hat z^{(r)}$ is $\delta_r = \delta_{r-1} - c_r$. Their codebooks are EMA codebooks and need no codebook loss.
+# </details>
 #
-# * *Each depth with an estimator of its own, then added*: each of the R terms hands over the full gradient, and z gets it R times.
-# * *The residual takes away codes that carry a straight-through gradient*: the residual is then z minus something with the gradient of z, and 1 − 1 = 0. From
-#   depth 2 on no commitment reaches the encoder.
-#
-# Both leave every *value* as it is. Only gradients tell, so that is what the check below looks at.
+# ## One straight-through for the sum
+# The decoder's gradient arrives at $z_q$, and the encoder needs one at $z$. The straight-through estimator of chapter 03 hands it over unchanged. Apply it
+# **once, to the sum**. If each depth had an estimator of its own, each would hand over the whole gradient:
+
+# %% tags=["nbval-check-output"]
+z = torch.randn(5, 3, requires_grad=True)
+parts = [0.5**r * torch.randn(5, 3) for r in range(4)]  # codes of four depths
+once = straight_through(z, sum(parts))
+added = sum(straight_through(z, part) for part in parts)
+for name, estimated in (("once, on the sum", once), ("one each, added", added)):
+    (gradient,) = torch.autograd.grad(estimated.sum(), z)
+    print(f"{name:<17} dz_q/dz = {gradient.mean():.0f}")
+print("the same values:", torch.allclose(once, added))
+
+# %% [markdown]
+# The values agree. Only the gradient tells, so the check below looks at gradients.
 #
 # ### Exercise 6.4 · the residual quantizer  (medium, 20 minutes)
-# Write `forward`. Call each quantizer with the residual (`part = quantizer(residual)`; in training mode an EMA codebook learns in that call), and collect
-# `part.z_q`, `part.indices`, `part.loss` and `part.losses` (its terms by name). Return `Quantized(z_q, indices, loss, losses)`: the sum of the codes with one
-# straight-through gradient (`straight_through(z, z_q)`, once), the indices (B, *spatial, R), and the losses summed over the depths.
+# Write `forward`. Call each quantizer with the residual, `part = quantizer(residual)`; in training mode an EMA codebook learns in that call. Return
+# `Quantized(z_q, indices, loss, losses)`: the sum of the codes with one straight-through gradient (`straight_through(z, z_q)` has the value of its second
+# argument and the gradient of its first), the indices (B, *spatial, R), and `part.loss` and `part.losses` (terms by name) summed over the depths. The parts
+# bring their own losses, so you need no `residual_losses` here.
 #
 # <details><summary>Hint 1</summary><code>part.z_q</code> has a gradient already, which you do not want:
 # <code>part.z_q.detach()</code>.</details>
@@ -370,8 +468,8 @@ ResidualQuantizer = check(ResidualQuantizer)
 
 # %% [markdown]
 # ## Train and look
-# An **RQ-VAE** is the VQ-VAE of chapter 04 with this quantizer in the quantizer's place; nothing else changes. In the quick profile it
-# has four codebooks of 8 codes, with moving averages (chapter 05): 32 stored vectors, which can make 8⁴ = 4,096 sums.
+# An **RQ-VAE** is the VQ-VAE of chapter 04 with this quantizer; nothing else changes. In the quick profile it has four EMA codebooks of 8 codes: 32 stored
+# vectors, which can make $8^4 = 4{,}096$ sums.
 
 # %%
 R, K, D = settings.depth, settings.num_codes, settings.dim
@@ -404,27 +502,33 @@ for row in history.rows:
     ours, held_out = row["reconstruction"], row["validation_reconstruction"]
     print(f"epoch {row['epoch']}: distortion {ours / variance:.4f}", end=", ")
     print(f"held-out {held_out / variance:.4f}")
+session.expect("distortion", history.last["validation_reconstruction"] / variance)
+
+# %% [markdown]
+# Does each depth leave less than it was given? We encode the test images and look at the residuals, with the variance of $z$ as the unit:
 
 # %%
-session.expect("distortion", history.last["validation_reconstruction"] / variance)
 with torch.no_grad():
-    z = model.eval().encoder(x_test)
+    z = model.eval().encoder(x_test)  # (N, D, 7, 7)
 codes = model.encode(x_test)  # (N, 7, 7, R)
 unit = (z - z.mean((0, 2, 3), keepdim=True)).square().sum(1).mean()  # variance of z
 lengths = [(z.square().sum(1).mean() / unit).item()]
-grew = []
+perplexities = [CodeUsage(K).update(codes[..., r]).perplexity for r in range(R)]
 residual = z
 for depth in range(1, R + 1):
     after = z - model.quantizer.decode(codes, depth=depth)
-    grew.append((after.norm(dim=1) > residual.norm(dim=1)).float().mean().item())
+    grew = (after.norm(dim=1) > residual.norm(dim=1)).float().mean()
     lengths.append((after.square().sum(1).mean() / unit).item())
+    print(f"depth {depth} leaves {lengths[-1]:.3f}", end="; ")
+    print(f"longer at {grew:5.1%} of positions", end="; ")
+    print(f"perplexity {perplexities[depth - 1]:.1f} of {K}")
     residual = after
-perplexities = [CodeUsage(K).update(codes[..., r]).perplexity for r in range(R)]
 
-fig, (left, right) = plots.figure(9, 3, columns=2)
+# %% tags=["hide-input"]
+fig, (left, right) = plots.figure(8, 3, columns=2)
 left.plot(range(R + 1), lengths, "o-", color=plots.COLOURS["train"])
 left.set(
-    xlabel="depths taken away", ylabel="‖residual‖², over the variance of z",
+    xlabel="depths subtracted", ylabel="‖residual‖² / variance of z",
     yscale="log", title="Each depth leaves less", xticks=range(R + 1),
 )  # fmt: skip
 right.bar(range(1, R + 1), perplexities, color=plots.COLOURS["third"])
@@ -440,35 +544,26 @@ plots.show(
     "from depth to depth. Right: the perplexity of the codes of each of the four depths, "
     "below the number of codes in each.",
 )
-for depth in range(1, R + 1):
-    print(f"mean squared length after {depth} depths: {lengths[depth]:.4f} of the variance")
-for depth in range(1, R + 1):
-    print(
-        f"depth {depth}: residual got longer at {grew[depth - 1]:.1%} of positions",
-        end="; ",
-    )
-    print(f"perplexity {perplexities[depth - 1]:.1f} of {K}")
 
 # %% [markdown]
-# On average the residual falls from depth to depth, and the first depth takes away by far the most. At some positions it *grows*, as the section above said
-# it can: they had almost nothing left, and no code is as short as that. (The value at 0 is not 1 because z has a mean: the unit is the variance of z, so that
-# encoders of different scale can be compared.)
+# On average the residual falls from depth to depth, and depth 1 takes away by far the most. From depth 2 on it gets longer at some positions, as in the plane.
+# (The curve starts above 1 because ‖z‖² counts the mean of $z$ too, and the unit does not.)
 #
 # ## Coarse to fine
-# Every stack can be cut short. Does the decoder make sense of a sum that is not finished? It never saw one in training: nothing says that the first code
-# alone has to be a *picture*. **Quantiser dropout** says so. In training, some of the images use only their first r depths, with r drawn anew for each
-# (Zeghidour et al. 2021, who wanted one codec for many bit rates; drawn for each example, as in Kumar et al. 2023). `companion.ResidualQuantizer`
-# has it as `depth_dropout`: with probability 1/2 an image gets r uniform in 1 … R.
+# Every stack can be cut short: take only the first code of each position, and decode that. Will it be a picture? In training the decoder never saw a sum that
+# was not finished.
+#
+# **Quantiser dropout** shows it some. In training an image uses only its first $r$ depths, with $r$ drawn anew for each image from $1, \dots, R$. (Zeghidour et
+# al. 2021, section III-C: they wanted one audio codec for many bit rates. Kumar et al. 2023 do so with probability $\tfrac12$ and otherwise use all depths, as
+# we do with `depth_dropout=0.5`.)
 
 # %%
 torch.manual_seed(session.seed)
 members = [EMAVectorQuantizer(K, D, decay=0.99, seed=r) for r in range(R)]
 dropped = rq_vae(companion.ResidualQuantizer(members, depth_dropout=0.5))
 companion.fit(dropped, train, **options)
-print("trained")
 
 
-# %%
 @torch.no_grad()
 def by_depth(model: companion.VQVAE, x: Tensor) -> list[Tensor]:
     """Images -> their reconstructions from the first 1, 2, …, R codes."""
@@ -483,7 +578,7 @@ for name, one in (("plain", model), ("dropout", dropped)):
     for depth in (1, R):
         session.expect(f"distortion_{name}_{depth}", lost[name][depth - 1])
 
-# %% tags=["cover"]
+# %% tags=["hide-input", "cover"]
 fine = {f"depth {d}": i for d, i in enumerate(by_depth(dropped, x_test[:10]), start=1)}
 plots.show(
     plots.image_rows(
@@ -494,7 +589,7 @@ plots.show(
     "with soft and broken edges; each further code brings them closer to the original.",
 )
 
-# %%
+# %% tags=["hide-input"]
 coarse = {f"depth {d}": i for d, i in enumerate(by_depth(model, x_test[:10]), start=1)}
 plots.show(
     plots.image_rows(
@@ -505,34 +600,41 @@ plots.show(
     "depth alone decodes to digits that are more broken than with dropout, some hardly readable.",
 )
 
-# %%
-fig, ax = plots.figure(6.2, 2.9)
+# %% tags=["hide-input"]
+fig, ax = plots.figure(6, 2.9)
 for name, style, colour in (("plain", "s--", "validation"), ("dropout", "o-", "train")):
-    ax.plot(range(1, R + 1), lost[name], style, color=plots.COLOURS[colour], label=name)
+    label = {"plain": "without dropout", "dropout": "with dropout"}[name]
+    ax.plot(range(1, R + 1), lost[name], style, color=plots.COLOURS[colour], label=label)
 ax.set(
     xlabel="depths decoded", ylabel="held-out distortion", xticks=range(1, R + 1),
-    ylim=(0, None), title="Dropout makes the first depths useful",
+    ylim=(0, None), title="Dropout makes the first depth useful alone",
 )  # fmt: skip
 ax.legend()
 plots.show(
     fig,
     alt="Held-out distortion against the number of depths decoded, for the model trained "
-    "without and with quantiser dropout: with dropout it is lower at the first depths, and "
+    "without and with quantiser dropout: with dropout it is lower at the first depth, and "
     "about the same at the last.",
 )
 
 # %% [markdown]
-# With dropout the first code is trained to be decoded alone, and it shows; what it costs at full depth is measured over five seeds below.
+# With dropout the first code alone loses less, and at full depth there is hardly a difference. What dropout costs over five seeds stands in
+# [study 06b](06b_stacks_against_codebooks.ipynb).
 #
 # ## What a stack costs
-# Here the two meanings of "the same size" part. R codebooks of K codes are R·K stored vectors. But a *position* is described by R indices, each one of K: K^R
-# possible stacks, **R·log₂K bits**. RQ 2×128 stores as many vectors as VQ 256 and sends 2 · 7 = 14 bits where VQ sends 8. In bits its equal is
-# VQ with 128² = 16,384 codes.
+# "The same size" can mean three things. $R$ codebooks of $K$ codes are $R \cdot K$ stored vectors, and $R \cdot K$ comparisons a position. But a position is
+# described by $R$ indices, each one of $K$. That is one of $K^R$ stacks, or $R \log_2 K$ bits.
+#
+# RQ 2×128 stores as many vectors as VQ 256, and spends $2 \cdot 7 = 14$ bits where VQ spends 8. Its equal *in bits* is a VQ with $128^2 = 16{,}384$ codes.
+# (All depths may also share one codebook: study 06b tries it.)
+#
+# The bits of a position are its **rate**. If some codes are more frequent than others, a position can be written with fewer than $R \log_2 K$ bits on
+# average: as many as the entropy of the codes (chapter 04).
 #
 # ### Exercise 6.5 · the rate of a stack  (medium, 10 minutes)
-# For indices `(N, *spatial, R)` give the bits of one *position*, in three ways: **nominal**, R·log₂K; **entropy**, the sum over the depths of H(k_r), each depth
-# with the shares that its own codes have; **joint**, H(k₁, …, k_R), from the shares of whole stacks. (`perplexity` of chapter 04 takes
-# counts and gives exp of the entropy. For plain vector quantisation R = 1.)
+# For indices `(N, *spatial, R)` give the bits of one *position* in three ways, as Python numbers. **nominal**: $R \log_2 K$. **entropy**: the sum over the
+# depths of $H(k_r)$, each depth with the shares that its own codes have. **joint**: $H(k_1, \dots, k_R)$, from the shares of whole stacks. (`perplexity` of
+# chapter 04 takes counts and gives exp of the entropy.)
 #
 # <details><summary>Hint 1</summary>Reshape to (n, R), one stack a row. <code>math.log2(perplexity(counts))</code> is an entropy in bits.</details>
 # <details><summary>Hint 2</summary><code>torch.unique(rows, dim=0, return_counts=True)</code> counts equal rows.</details>
@@ -567,295 +669,92 @@ for depth in range(1, R + 1):
 session.expect("entropy_bits", rate_bits(codes, K)["entropy"])
 
 # %% [markdown]
-# The *joint* entropy is smaller than the sum: the codes of a stack know something of each other. A prior that predicts each code of a stack from those before
-# it gets the difference for free: chapter 08. But read such numbers with care. The shares of whole stacks are counted on a finite number of positions, here
-# 2,000 images of 49; where there could be more stacks than positions, the entropy of the counts comes out too small.
+# The joint entropy is smaller than the sum: the codes of a stack know something of each other. A prior that guesses each code from those before it in its
+# stack can use that, and [chapter 08](08_rq_transformer.ipynb) builds one. (Read joint entropies with care. They are counted from finitely many positions, and
+# come out too small where there could be more stacks than positions.)
 #
-# ## Six claims, tested
-# The source report ends with "RQ-VAE performs much better than VQ-VAE while keeping the complexity the same". Here are three claims of
-# its text and three that go with them, each trained with five seeds on the same images in the same order. What counts was written down before the first run:
-# differences are taken seed by seed, in percent of the distortion; "much" is 20 % or more, less than 5 % is "little", and a claim is decided
-# when the 95 % interval of the mean difference lies on one side.
+# ## At equal bits
+# Now your predictions. One training run each would not decide them, so here is an experiment with several seeds, stored with the course: the model above at
+# various $R$ and $K$. A **rate–distortion curve** shows what a bit buys:
 
-# %%
+# %% tags=["hide-input"]
 runs = results("residual")
-print(runs.command)
-# Student's t for 97.5 %, by the number of seeds n (n − 1 degrees of freedom)
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
-def kind(depth: int, num_codes: int, codebook: str = "EMA", variant: str = "") -> dict:
-    names = ("depth", "num_codes", "codebook", "variant")
-    return dict(zip(names, (depth, num_codes, codebook, variant), strict=True))
+def kind(depth: int, num_codes: int) -> dict:
+    """Which runs: EMA codebooks without anything else."""
+    return {"depth": depth, "num_codes": num_codes, "codebook": "EMA", "variant": ""}
 
 
-def compare(what: str, a: dict, b: dict, part: int = -1) -> tuple[float, float, float]:
-    """Distortion of a against b, seed by seed: mean relative difference, its interval."""
-    pairs = zip(
-        runs.values("distortion_by_depth", **a),
-        runs.values("distortion_by_depth", **b),
-        strict=False,  # where one has fewer seeds
-    )
-    change = torch.tensor([one[part] / other[part] - 1 for one, other in pairs])
-    half = T_95[len(change)] * change.std().item() / len(change) ** 0.5
-    mean = change.mean().item()
-    print(f"{what:<38} {mean:+6.1%}   ({mean - half:+.1%} to {mean + half:+.1%})")
-    return mean, mean - half, mean + half
-
-
-def table(*rows: dict) -> None:
-    for where in rows:
-        name = f"{'RQ' if where['depth'] > 1 else 'VQ'} "
-        name += f"{where['depth']}×" * (where["depth"] > 1) + f"{where['num_codes']}"
-        name += f", {where['codebook']} {where['variant']}"
-        bits = [runs.mean(f"{rate}_bits", **where) for rate in ("nominal", "entropy")]
-        print(
-            f"{name:<24} distortion {runs.mean('distortion', **where):.4f} "
-            f"± {runs.spread('distortion', **where):.4f}   bits a position: "
-            f"{bits[0]:4.1f} nominal, {bits[1]:4.1f} entropy"
-        )
-
-
-# %% [markdown]
-# **1. "RQ performed much better than VQ for the same number of total codebooks" (2 × 128 against 256).**
-
-# %%
-for codebook in ("EMA", "learned"):
-    table(kind(1, 256, codebook), kind(2, 128, codebook))
-for codebook in ("EMA", "learned"):
-    compare(
-        f"RQ 2×128 against VQ 256, {codebook}",
-        kind(2, 128, codebook),
-        kind(1, 256, codebook),
-    )
-
-# %% [markdown]
-# Your first prediction. With moving averages RQ loses 15 % less, and the interval excludes 0: RQ *is* better at the same number of codes. "Much", at the bar
-# of 20 %, is not shown: the interval reaches from 8 % to 23 %. With learned codebooks, which is what the report has, the mean is 9 % less, and the interval
-# includes 0: with five seeds it is not even decided. One seed in five has RQ worse than VQ; one run would have told you whatever it happened to be.
-#
-# (The report compares *total* losses. They add up different numbers of terms, and a total can fall because latents shrink. What is compared here is the
-# held-out reconstruction error alone.) And look at the last columns: 14 bits against 8. What becomes of
-# "much" on MNIST, with latents of 7 × 7 × 4 as the report has them, says the table at the end of this section.
-#
-# **2. At the same number of bits: RQ 2×16 loses no more than VQ 256.**
-
-# %%
-for codebook in ("EMA", "learned"):
-    table(kind(1, 256, codebook), kind(2, 16, codebook))
-for codebook in ("EMA", "learned"):
-    compare(
-        f"RQ 2×16 against VQ 256, {codebook}", kind(2, 16, codebook), kind(1, 256, codebook)
-    )
-
-# %% [markdown]
-# Your second prediction. At 8 bits each RQ loses 19 % more than VQ with moving averages and 33 % more with learned codebooks, and both intervals exclude 0.
-# So the claim does not hold: *at the same rate the plain codebook is better*. For given latents it cannot be otherwise with the best codebooks: any 2×16
-# residual quantizer is a VQ with 256 codes, namely its sums, used without even looking for the nearest one; a VQ is free to choose its 256 codes, and
-# looks at all of them. What RQ buys is not a better code for the bits. It is a code for *many* bits from few stored vectors and few comparisons:
-# 32 of each here against 256, and for the 14 bits of claim 1, 256 against 16,384.
-#
-# And the other way round: plain VQ with as many code words as RQ 2×128 can make, 128² = 16,384. (Two seeds only, because it is slow: every position
-# is compared with 16,384 codes instead of 256. k-means cannot start it, since a batch has fewer vectors than that; its codes start at random, and restarts
-# bring in the unused ones.)
-
-# %%
-for codebook in ("EMA", "learned"):
-    table(kind(2, 128, codebook), kind(1, 128**2, codebook))
-    shares = runs.values("usage_by_depth", **kind(1, 128**2, codebook))
-    share = sum(one[0] for one in shares) / len(shares)
-    print(f"   of 16,384 codes in use on the test images: {share:.1%}")
-
-# %% [markdown]
-# At 14 bits the two are close. In the two seeds that both have, RQ 2×128 loses 3 % and 6 % more than VQ 16,384 (0.0376 and 0.0374 against 0.0364 and 0.0352),
-# where at 8 bits it was 19 %; with 256 stored vectors against 16,384, with 256 comparisons a position against 16,384, and with a training that took a seventh
-# and a third of the time. *That* is the case for residual quantisation: a rate at which a plain codebook is hardly to be had, for a small loss. A learned
-# codebook of that size is no way out: 2 to 4 % of its codes are chosen by the test images.
-#
-# **3. "Each quantizer reduces the quantization error."** Three quantizers of 64 codes; squared residual over the variance of z, as above:
-
-# %%
-fig, ax = plots.figure(6.5, 3)
-for codebook, style, colour in (("EMA", "o-", "train"), ("learned", "s--", "validation")):
-    seeds = torch.tensor(
-        runs.values("residual_by_depth", **kind(3, 64, codebook))
-    )  # (S, 4)
-    ax.plot(range(4), seeds.mean(0), style, color=plots.COLOURS[colour], label=codebook)
-    ax.fill_between(
-        range(4), seeds.amin(0), seeds.amax(0), color=plots.COLOURS[colour], alpha=0.2
-    )
-    grew = torch.tensor(runs.values("grew_by_depth", **kind(3, 64, codebook))).mean(0)
-    used = torch.tensor(runs.values("perplexity_by_depth", **kind(3, 64, codebook))).mean(0)
-    for d in range(3):
-        print(
-            f"{codebook:<8} depth {d + 1}: leaves {seeds[:, d + 1].mean():.3f} "
-            f"({seeds[:, d + 1].min():.3f} to {seeds[:, d + 1].max():.3f}), longer at "
-            f"{grew[d]:5.1%} of positions, perplexity {used[d]:4.1f}"
-        )
-ax.set(
-    xlabel="quantizers applied", ylabel="‖residual‖² / variance of z", yscale="log",
-    xticks=range(4), title="What each of three quantizers leaves, five seeds",
-)  # fmt: skip
-ax.legend()
+fig, ax = plots.figure(6.6, 3.7)
+for group, style, colour, label in (
+    ([(1, 16), (1, 64), (1, 256), (1, 128**2)], "o-", "train", "VQ: one codebook"),
+    ([(1, 16), (2, 16), (3, 16), (4, 16)], "s--", "validation", "RQ: R codebooks of 16"),
+    ([(2, 128), (3, 64)], "^", "third", "RQ with larger codebooks"),
+):
+    x = [runs.mean("nominal_bits", **kind(*each)) for each in group]
+    y = [runs.mean("distortion", **kind(*each)) for each in group]
+    reach = [runs.spread("distortion", **kind(*each)) for each in group]
+    ax.errorbar(x, y, reach, fmt=style, capsize=3, color=plots.COLOURS[colour], label=label)
+    place = {"train": (-5, -12), "validation": (4, 6), "third": (6, -13)}[colour]
+    for (depth, num_codes), bits, value in zip(group, x, y, strict=True):
+        if colour != "validation" or depth > 1:
+            ax.annotate(
+                f"{depth}×{num_codes}" if depth > 1 else f"{num_codes:,}", (bits, value),
+                place, textcoords="offset points", fontsize=9,
+                ha="right" if colour == "train" else "left",
+            )  # fmt: skip
+ax.margins(x=0.1)
+ax.set(xlabel="nominal bits a position", ylabel="held-out distortion", ylim=(0, None))
+ax.set_title("At equal bits, one codebook loses less")
+ax.legend(fontsize=9)
 plots.show(
     fig,
-    alt="The mean squared residual after none, one, two and three quantizers, on a "
-    "logarithmic scale, for EMA and learned codebooks, with the range over five seeds.",
+    alt="Held-out distortion against nominal bits per position, for VQ with 16, 64, 256 and "
+    "16,384 codes, for RQ with 2, 3 and 4 codebooks of 16, and for RQ 2 times 128 and 3 times "
+    "64. The line of VQ lies below that of RQ with codebooks of 16; RQ 2 times 128 lies "
+    "little above VQ with 16,384 codes. Bars are standard deviations over the seeds.",
 )
 
-# %% [markdown]
-# On average it holds: with moving averages, in each of the five seeds, every depth leaves less than half of what it was given. With learned codebooks the
-# first two depths do so as well; the third leaves 52 to 67 % in four seeds, and in one it does *nothing* (0.0349 before it, 0.0348 after): all its vectors
-# choose one code, perplexity 1.04. Nothing in the training loss complained. And position by position it does not hold: with learned codebooks the residual
-# gets *longer* at a fifth to a third of the positions from depth 2 on (at 63 % where the third had collapsed), with moving averages at 1 to 5 %. What the
-# derivation above promised, it promised for codes that are means.
-#
-# **4. "EMA performed better for the VQ case … for RQ there was not a huge difference."**
-
-# %%
-for depth, num_codes in ((1, 256), (2, 128), (2, 16), (3, 64)):
-    name = f"RQ {depth}×{num_codes}" if depth > 1 else f"VQ {num_codes}"
-    compare(
-        f"{name}: learned against EMA",
-        kind(depth, num_codes, "learned"),
-        kind(depth, num_codes),
-    )
-    for codebook in ("EMA", "learned"):
-        used = runs.values("perplexity_by_depth", **kind(depth, num_codes, codebook))
-        mean = [f"{value:.1f}" for value in torch.tensor(used).mean(0).tolist()]
-        print(f"   {codebook:<8} perplexity by depth: {', '.join(mean)} of {num_codes}")
-
-# %%
-fig, axes = plots.figure(9, 3, columns=2, sharey=True)
-for ax, (depth, num_codes) in zip(axes, ((1, 256), (2, 128)), strict=True):
-    for codebook, style, colour in (
-        ("EMA", "o-", "train"),
-        ("learned", "s--", "validation"),
-    ):
-        seeds = torch.tensor(runs.values("by_epoch", **kind(depth, num_codes, codebook)))
-        epochs = range(1, seeds.shape[1] + 1)
-        ax.plot(epochs, seeds.mean(0), style, color=plots.COLOURS[colour], label=codebook)
-        low, high = seeds.amin(0), seeds.amax(0)
-        ax.fill_between(epochs, low, high, color=plots.COLOURS[colour], alpha=0.2)
-    ax.set(
-        xlabel="epoch", yscale="log", title=f"RQ 2×{num_codes}" if depth > 1 else "VQ 256"
-    )
-axes[0].set_yticks([0.04, 0.06, 0.1, 0.2], ["0.04", "0.06", "0.1", "0.2"])
-axes[0].minorticks_off()
-axes[0].set_ylabel("held-out distortion")
-axes[0].legend()
-plots.show(
-    fig,
-    alt="Held-out distortion over the epochs, with the range over five seeds, for EMA and "
-    "learned codebooks; left for VQ with 256 codes, right for RQ with 2 times 128.",
-)
-
-# %% [markdown]
-# The first half holds: for VQ 256 a learned codebook loses 12 % more, and the interval (6 % to 18 %) is clear of the 5 % that would be "little". (Chapter 05
-# could not decide this at K = 256. Its codes have 4 dimensions there, these have 8, and chapter 04 found that a gradient codebook does better with fewer.)
-#
-# The second half does not hold for RQ 2×16, where a learned codebook loses 25 % more (10 % to 41 %). For 3×64 and 2×128 the means are about as large, 26 %
-# and 21 %, but the seeds differ so much (at 2×128 from 2 % to 55 % more) that the intervals reach below 5 %, and at 2×128 below 0: not decided. The codes
-# in use go with the loss and do not explain it: by depth, learned codebooks have perplexities of 3 to 9; moving averages with restarts have 10 to 12 of 16,
-# 38 to 54 of 64, 87 to 114 of 128. But VQ 256 has 25 against 194, which is no better a share. The curves add a caution: for VQ the learned codebook is
-# *ahead* during the first four epochs, and falls behind in the last two. What is decided here is decided for six epochs.
-#
-# **5. One codebook shared by all depths does as well as one for each.** Lee et al. 2022 (section 3.1) share one: fewer vectors, and every depth may use every
-# code. But the residuals of depth 3 are many times shorter than the latents of depth 1, and a code of that length is of no use to
-# the others.
-
-# %%
-table(kind(3, 64), kind(3, 64, "EMA", "shared"))
-compare("RQ 3×64, shared against separate", kind(3, 64, "EMA", "shared"), kind(3, 64))
-for variant in ("", "shared"):
-    used = torch.tensor(
-        runs.values("perplexity_by_depth", **kind(3, 64, "EMA", variant))
-    ).mean(0)
-    print(
-        f"{variant or 'separate':<9} perplexity by depth:",
-        [round(v, 1) for v in used.tolist()],
-    )
-
-# %% [markdown]
-# In the mean the shared codebook loses 8 % more, but the interval, −4 % to 19 %, holds 0 as well as "little": not decided. At depth 3 it uses fewer codes
-# (a perplexity of 14 against 45). Mind what is held equal: the shared quantizer has 64 vectors, the other 192. Lee et al. share a codebook of 16,384
-# codes, where there is room for all lengths.
-#
-# Where the first codes come from matters here. These start from k-means on the latents *and* the residuals of all depths. An earlier run, the same but for
-# k-means on the latents alone, lost 21 % more than separate codebooks (0.5 % to 41 %); it is not among the results above.
-#
-# **6. Quantiser dropout makes the first depths better and costs little at the last.**
-
-# %%
-for depth in (1, 2, 3):
-    name = f"RQ 3×64 to depth {depth}, dropout"
-    compare(name, kind(3, 64, "EMA", "dropout"), kind(3, 64), part=depth - 1)
-
-# %% [markdown]
-# The first half holds: decoded from the first code alone, the model with dropout loses 20 % less (17 % to 24 %). At depth 2 no difference is to be
-# seen (−2 %, from −6 % to +3 %). The price at full depth is 5 % in the mean (1 % to 8 %): that there is one is decided, whether it is "little" is not.
-#
-# The report's claims on MNIST, with its latents of 7 × 7 × 4 ([experiments/README.md](../experiments/README.md#residual-against-plain-quantisation)):
-
-# %% tags=["nbval-check-output"]
-measured_claims("Residual against plain quantisation")
-
-# %% [markdown]
-# ## The rate–distortion curve
-# All of it in one picture. The rate has a name: on the left it is the *nominal* one, on the right the *entropy* of the codes' shares, summed over the depths.
-
-# %%
-points_vq = [(1, 16), (1, 64), (1, 256), (1, 128**2)]
-points_rq = [(2, 16), (3, 16), (4, 16)]
-others = [(2, 128), (3, 64)]
-fig, axes = plots.figure(9.6, 3.5, columns=2, sharey=True)
-for ax, rate in zip(axes, ("nominal", "entropy"), strict=True):
-    for group, style, colour, label in (
-        (points_vq, "o-", "train", "VQ (bars: standard deviation)"),
-        ([(1, 16), *points_rq], "s--", "validation", "RQ R×16"),
-        (others, "^", "third", "other RQ"),
-    ):
-        x = [runs.mean(f"{rate}_bits", **kind(*one)) for one in group]
-        y = [runs.mean("distortion", **kind(*one)) for one in group]
-        reach = [runs.spread("distortion", **kind(*one)) for one in group]
-        ax.errorbar(
-            x, y, reach, fmt=style, capsize=3, color=plots.COLOURS[colour], label=label
+# %% tags=["hide-input"]
+print("                vectors   bits   distortion   against")
+for ours, other in (
+    ((1, 256), None),
+    ((2, 128), (1, 256)),
+    ((2, 16), (1, 256)),
+    ((1, 128**2), None),
+    ((2, 128), (1, 128**2)),
+):
+    depth, num_codes = ours
+    name = f"RQ {depth}×{num_codes}" if depth > 1 else f"VQ {num_codes:,}"
+    values = runs.values("distortion", **kind(*ours))
+    mean, bits = sum(values) / len(values), depth * math.log2(num_codes)
+    print(f"{name:<14} {depth * num_codes:>8,} {bits:>6.0f} {mean:>12.4f}", end="")
+    if other:
+        theirs = runs.values("distortion", **kind(*other))
+        change = torch.tensor([a / b - 1 for a, b in zip(values, theirs, strict=False)])
+        half = 2.776 * change.std() / 5**0.5  # Student's t for the 95 % interval, 5 seeds
+        interval = (
+            f"95 % interval {change.mean() - half:+.0%} to {change.mean() + half:+.0%}"
         )
-        place = {"train": (-5, -11), "validation": (4, 5), "third": (6, -12)}[colour]
-        side = "right" if colour == "train" else "left"
-        for (r, k), bits, value in zip(group, x, y, strict=True):
-            if label != "RQ R×16" or r > 1:
-                name = f"{r}×{k}" if r > 1 else f"{k:,}"
-                ax.annotate(
-                    name, (bits, value), place, textcoords="offset points", fontsize=8,
-                    ha=side,
-                )  # fmt: skip
-    ax.margins(x=0.1)
-    ax.set(xlabel=f"{rate} bits a position", ylim=(0, None))
-axes[0].set(ylabel="held-out distortion", title="At equal nominal bits: VQ lies lower")
-axes[1].set_title("By the entropy of the shares: closer")
-axes[0].legend(fontsize=8)
-plots.show(
-    fig,
-    alt="Held-out distortion against bits per position, nominal on the left and entropy on "
-    "the right, for VQ with 16, 64, 256 and 16,384 codes and for RQ with 2, 3 and 4 times "
-    "16, 2 times 128 and 3 times 64 codes, all with EMA codebooks. The line of VQ lies "
-    "below that of RQ with codebooks of 16; on the right the two lines are closer.",
-)
-for group in (points_vq, points_rq, others):
-    table(*(kind(*one) for one in group))
+        if len(change) < 5:
+            interval = "two seeds: " + " and ".join(f"{one:+.0%}" for one in change)
+        print(f"   VQ {other[1]:,}: {change.mean():+.0%} ({interval})", end="")
+    print()
 
 # %% [markdown]
-# Read along a vertical line, at equal bits. At 8 bits the plain codebook is the lower one, as claim 2 decided. At 14 it is in both of its seeds (by 3 % and
-# 6 %; the points lie farther apart because RQ 2×128 has three seeds more). Beyond 14 no plain codebook was trained. And VQ with 256 codes and 8 bits loses as
-# little as RQ 4×16 with 16. By the entropies on the right the gap is narrower: at 2×16 it is within the bars, at 3×16 and 4×16 it is not, as far as a line
-# between two points of VQ can tell. Codebooks of 16 are small; RQ of larger ones (triangles) lies nearer to VQ.
+# Differences are taken seed by seed; a minus means less distortion, which is better.
 #
-# Now count stored vectors instead: RQ 4×16 has 64 of them and loses 0.046, VQ with 64 loses 0.065. Both readings are right. They answer different questions,
-# and the one that a prior will ask (chapters 07 and 08) is about bits and about how many codes there are to choose from at a time.
+# 1. **As many vectors** (2×128 against 256): the stack loses less.
+# 2. But it spends 14 bits on a position, and VQ spends 8.
+# 3. **As many bits** (2×16 against 256): the stack loses *more*.
 #
-# (The curves flatten because the codes are not all that is lost. Encoder and decoder are small and trained for 6 epochs; the autoencoder of chapter 04 has no
-# quantizer at all and is not perfect either. The points of VQ 16 and 64, RQ 3×16 and 4×16 have three seeds each, those of 16,384 codes two.)
+# For given latents the third answer cannot come out the other way, if both have the best codebooks there are. Any 2×16 stack *is* a VQ with 256 codes, namely
+# its sums. VQ may choose its 256 codes freely, and it finds the nearest one.
+#
+# What does a stack buy, then? Look at 14 bits: 2×128 loses only a few percent more than VQ with 16,384 codes, with 256 stored vectors and 256 comparisons a
+# position. *That* is the case for residual quantisation: many bits from small codebooks. And a prior has to choose among 128 codes at a time, not among
+# 16,384. ([Study 06b](06b_stacks_against_codebooks.ipynb) has the rest: entropies, learned codebooks, one codebook shared by all depths, MNIST.)
 #
 # ## Proof: what you built is what the companion has
 
@@ -885,51 +784,57 @@ for name, cls in (
         "gradients": [number for grad in gradients for number in grad.flatten().tolist()],
         "depth 2": quantizer.decode(out.indices, depth=2).flatten().tolist(),
     }
+print("exercise 6.4, ResidualQuantizer:")
 for part, values in numbers["notebook"].items():
     a, b = torch.tensor(values), torch.tensor(numbers["companion"][part])
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-    print(f"{part:<10} agree:", True)
+    torch.testing.assert_close(
+        a, b, rtol=1e-5, atol=1e-7, msg=f"exercise 6.4: {part} differs from the companion's"
+    )
+    print(f"  {part:<10} agree:", True)
 glue("proof.residual_quantizer", numbers["notebook"], display=False)
 
 # %% tags=["nbval-check-output"]
 members = some_members()
 codes_of_z = residual_encode(z, members)
 theirs = companion.ResidualQuantizer(members)
-assert torch.equal(codes_of_z, theirs.encode(z))
+assert torch.equal(codes_of_z, theirs.encode(z)), "exercise 6.1: other indices"
 glue("proof.residual_encode", codes_of_z.flatten().tolist(), display=False)
 to_two = decode_to_depth(codes_of_z, members, 2)
-torch.testing.assert_close(to_two, theirs.decode(codes_of_z, depth=2))
+torch.testing.assert_close(
+    to_two, theirs.decode(codes_of_z, depth=2), msg="exercise 6.2: other sums"
+)
 glue("proof.decode_to_depth", to_two.flatten().tolist(), display=False)
-print("indices and sums agree:", True)
+print("exercises 6.1 and 6.2, indices and sums agree:", True)
 
 chosen = [m.decode(codes_of_z[..., r]) for r, m in enumerate(members)]
 by_term = residual_losses(z, chosen)
 for mine, term in zip(by_term, ("codebook", "commitment"), strict=True):
     depths = torch.stack([part.losses[term] for part in theirs(z).depths])
-    torch.testing.assert_close(mine, depths)
+    torch.testing.assert_close(mine, depths, msg=f"exercise 6.3: other {term} losses")
 glue("proof.residual_losses", [v for t in by_term for v in t.tolist()], display=False)
-print("losses by depth agree:", True)
+print("exercise 6.3, losses by depth agree:", True)
 
 rates = rate_bits(codes_of_z, 6)
 expected = companion.quantizers.rate_bits(codes_of_z, 6)
-assert all(abs(rates[name] - expected[name]) < 1e-9 for name in expected)
+same = all(abs(rates[name] - expected[name]) < 1e-9 for name in expected)
+assert same, "exercise 6.5: other rates"
 glue("proof.rate_bits", rates, display=False)
-print("rates agree:", True)
+print("exercise 6.5, rates agree:", True)
 
 # %% [markdown]
 # ## Play: how deep?
 # Choose an image, and how many codes of each stack are decoded. Where in the image does the second code change something, and where the fourth? The table
-# shows the indices of the depth that was added last: compare the background with the strokes, at the first depth and at the last.
+# shows the indices of the depth that was added last: compare the background with the strokes.
 
 # %%
 explorers.depth_slider(dropped, x_test[:20])
 
 # %% [markdown]
-# For readers of the printed page: one digit at depths 1 to 4, and where each depth changed the picture.
+# For readers of the printed page: one digit at each depth, and where that depth changed the picture.
 
-# %%
+# %% tags=["hide-input"]
 steps = by_depth(dropped, x_test[1:2])
-fig, axes = plots.figure(9, 3.8, rows=2, columns=R + 1)
+fig, axes = plots.figure(8.4, 3.7, rows=2, columns=R + 1)
 plots.draw_image(axes[0, 0], x_test[1])
 axes[0, 0].set_title("x")
 axes[1, 0].set_axis_off()
@@ -940,7 +845,7 @@ for d, image in enumerate(steps, start=1):
     change = (image - before).abs()[0, :1].cpu()
     axes[1, d].imshow(change[0].numpy(), cmap="magma", vmin=0, vmax=0.6)
     axes[1, d].set_axis_off()
-    axes[1, d].set_title(f"|change|, mean {change.mean():.3f}", fontsize=9)
+    axes[1, d].set_title(f"changed by {change.mean():.3f}", fontsize=10)
     before = image
 plots.show(
     fig,
@@ -951,8 +856,8 @@ plots.show(
 
 # %% [markdown]
 # ## What breaks, and why
-# **The residual is not detached, or detached too much.** Four versions of one line; for each the gradient of the *second* depth's commitment loss at z and
-# in the first codebook. Only the first is right, and all four have the same values:
+# **The residual is not detached, or detached too much.** Below are four versions of one line. All have the same values, and only the first is right. For each
+# you see where the gradient of the *second* depth's commitment loss arrives:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -975,24 +880,36 @@ for line, residual in versions.items():
     print(f"{line:<31} moves z: {at_z!s:<6} moves codebook 1: {at_book}")
 
 # %% [markdown]
-# **Each depth has a straight-through of its own, and they are added up.** The value is right, and the encoder gets R times the gradient:
+# Why does the last one not move $z$? `straight_through` gives the code the gradient of $z$, so the residual has $1 - 1 = 0$.
+#
+# **The losses are averaged over the depths, silently.** Does each codebook then learn at a quarter of its rate, if $R = 4$? We take one step with the sum and
+# one with the mean, and compare how far codebook 1 moves:
 
 # %% tags=["nbval-check-output"]
-z = torch.randn(5, 3, requires_grad=True)
-parts = [0.5**r * torch.randn(5, 3) for r in range(4)]  # codes of four depths
-once = straight_through(z, sum(parts))
-added = sum(straight_through(z, part) for part in parts)
-for name, z_q in (("once, on the sum", once), ("one each, added", added)):
-    (gradient,) = torch.autograd.grad(z_q.sum(), z)
-    print(f"{name:<17} dz_q/dz = {gradient.mean():.0f}")
-assert torch.allclose(once, added)
+torch.manual_seed(0)
+z = torch.randn(64, 4, 3, 3)
+for optimiser in (torch.optim.SGD, torch.optim.Adam):
+    moved = []
+    for share in (1, 1 / 4):  # the sum, and the mean over four depths
+        torch.manual_seed(1)
+        members = [VectorQuantizer(8, 4) for _ in range(4)]
+        codebook = members[0].codebook
+        start = codebook.detach().clone()
+        stepper = optimiser([codebook], lr=0.01)
+        (share * companion.ResidualQuantizer(members)(z).loss).backward()
+        stepper.step()
+        moved.append((codebook.detach() - start).norm())
+    ratio = moved[1] / moved[0]
+    print(
+        f"{optimiser.__name__:<4}: with the mean codebook 1 moves {ratio:.2f} times as far"
+    )
 
 # %% [markdown]
-# Adam hides this: it divides by the size of the gradient, so that the encoder still learns, only with a reconstruction term that weighs R times as much
-# against the commitment.
+# With SGD it does. Adam divides by the gradient's size, so the codebook does not notice. But the encoder gets the *sum* of the reconstruction gradient and the
+# commitment gradient, and in that sum the commitment now weighs a quarter. So with Adam, averaging is the same as a smaller $\beta$.
 #
-# **−1 for a code that was dropped.** Some implementations of quantiser dropout mark the dropped depths with the index −1. Sooner or later such an index
-# reaches a codebook, and what happens then depends on how it is looked up:
+# **−1 for a code that was dropped.** Some implementations of quantiser dropout mark the dropped depths with the index −1. Sooner or later it reaches a
+# codebook:
 
 # %% tags=["nbval-check-output"]
 codebook = torch.arange(12.0).reshape(4, 3)
@@ -1009,89 +926,37 @@ for name, attempt in attempts.items():
         print(f"{name}: {type(error).__name__}: {str(error)[:46]}")
 
 # %% [markdown]
-# The companion has no −1: every index is a code, also of a depth that was dropped, and `mask` says which depths each image used:
-
-# %% tags=["nbval-check-output"]
-torch.manual_seed(1)
-quantizer = companion.ResidualQuantizer(
-    [VectorQuantizer(4, 3) for _ in range(3)], depth_dropout=1.0
-)
-out = quantizer(torch.randn(4, 3, 2, 2))
-print("smallest index:", int(out.indices.min()))
-print("depths used:", out.mask.sum(1).tolist())
-
-# %% [markdown]
-# **A shared codebook that changes between the depths.** One codebook for all depths, with moving averages, in a plain loop: depth 1 looks up *and
-# learns*, then depth 2 looks up in a codebook that is no longer the same. The indices and the sum do not belong to any one codebook:
-
-# %% tags=["nbval-check-output"]
-torch.manual_seed(0)
-z = torch.randn(64, 3, 4, 4)
-for name in ("a loop that learns at each depth", "all depths, then one update"):
-    shared = EMAVectorQuantizer(8, 3, decay=0.5)
-    shared(z)  # k-means
-    before = fixed(shared.codebook.clone())
-    if name.startswith("a loop"):
-        total, residual, stack = torch.zeros_like(z), z, []
-        for _ in range(3):
-            part = shared(residual)
-            total, residual = total + part.z_q, residual - part.z_q
-            stack.append(part.indices)
-        stack = torch.stack(stack, -1)
-    else:
-        out = companion.ResidualQuantizer(shared, depth=3)(z)
-        total, stack = out.z_q, out.indices
-    same = torch.allclose(decode_to_depth(stack, [before] * 3, 3), total, atol=1e-5)
-    print(f"{name:<34} z_q is the sum of the codes it names: {same}", end=";  ")
-    print("updates:", int(shared.step) - 1)
-
-# %% [markdown]
-# **The loss averaged over the depths, silently.** Nothing looks wrong; each codebook merely learns R times more slowly, or with Adam, the commitment weighs R
-# times less against the reconstruction:
-
-# %% tags=["nbval-check-output"]
-torch.manual_seed(0)
-z = torch.randn(6, 4, 3, 3)
-for depth in (1, 2, 4):
-    members = [VectorQuantizer(8, 4) for _ in range(depth)]
-    loss = companion.ResidualQuantizer(members)(z).loss
-    (summed,) = torch.autograd.grad(loss, members[0].codebook, retain_graph=True)
-    (averaged,) = torch.autograd.grad(loss / depth, members[0].codebook)
-    share = averaged.norm() / summed.norm()
-    print(f"R = {depth}: gradient of codebook 1, averaged over summed: {share:.2f}")
-
-# %% [markdown]
+# The companion has no −1: the index of a dropped depth is a code too, and `mask` says which depths each image used.
+#
 # ## Pen and paper
-# 1. Lee et al. 2022 code a 256 × 256 image as 8 × 8 stacks of R = 4 codes out of K = 16,384. How many bits are that, how many codes would a plain
-#    VQ need for the same rate, and how many distances does each need for one position?
-# 2. Codebooks {0, 2} and {0.2, −1} on the line. Quantise z = 0.9 greedily. Which pair is the best?
+# 1. Lee et al. 2022 code a 256 × 256 image as 8 × 8 stacks of $R = 4$ codes out of $K = 16{,}384$. How many bits are that? How many codes would a plain
+#    VQ need for the same rate, and how many distances does each compute for one position?
+# 2. Codebooks {0, 2} and {0.2, −1} on the line. Quantise $z = 0.9$ greedily. Which pair is the best?
 # 3. Suppose that codebook 2 contains the code 0. Show that no residual gets longer at depth 2.
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. 64 · 4 · 14 = 3,584 bits. Per position 56 bits: a plain VQ would need 2⁵⁶ ≈ 7 · 10¹⁶ codes, and as many distances; RQ needs 4 · 16,384 = 65,536 (and
-#    with one shared codebook stores 16,384 vectors).
+# 1. 64 · 4 · 14 = 3,584 bits. Per position 56 bits: a plain VQ would need $2^{56} \approx 7 \cdot 10^{16}$ codes, and as many distances; RQ needs
+#    4 · 16,384 = 65,536 (and with one shared codebook stores 16,384 vectors).
 # 2. Greedy: 0.9 is nearer to 0 than to 2 (0.9 against 1.1); the residual 0.9 is nearest to 0.2; the sum is 0.2, the error 0.7. The best pair is 2 − 1 = 1,
 #    with error 0.1.
-# 3. The nearest code e is at least as near to r as the code 0 is: ‖r − e‖ ≤ ‖r − 0‖ = ‖r‖.
+# 3. The nearest code $c$ is at least as near to $\delta$ as the code 0 is: $\|\delta - c\| \le \|\delta - 0\| = \|\delta\|$.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * Residual quantisation: each depth quantises what the ones before it left; z_q is the sum, the error is the last residual. K^R sums from R·K codes.
-# * Losses by depth on residuals whose earlier codes are held fixed; summed over the depths; one straight-through for the whole sum.
-# * On average each depth shortens the residual by the mean squared length of its codes, if these are means; at single positions it may grow.
-# * "The same number of codes" is not "the same number of bits". At equal codes RQ lost less here (15 %, EMA); at equal bits VQ did (RQ 19 % more). What RQ
-#   buys is a high rate from small codebooks.
-# * Stacks can be cut: coarse to fine. Quantiser dropout makes the first depths worth decoding alone.
+# * Residual quantisation: each depth quantises what the ones before it left. $z_q$ is the sum, and the error is the last residual.
+# * $R$ codebooks of $K$ codes make $K^R$ sums, from $R \cdot K$ stored vectors, at $R \log_2 K$ bits a position.
+# * The losses of each depth are taken on a residual whose earlier codes are held fixed. They are summed; the sum of codes gets one straight-through.
+# * On average each depth shortens the residual, if its codes are means. At single positions it may get longer.
+# * Stacks can be cut: coarse to fine. Quantiser dropout makes the first depth worth decoding alone.
+# * At equal codes the stack lost less here, at equal bits it lost more. It buys a high rate from small codebooks.
 #
-# **Further experiments.** Give each codebook a code fixed at zero: does the share of residuals that grow fall to 0, and does the distortion care? Search the
-# best stack among the ten nearest first codes (a beam) instead of the nearest: how much of the gap to VQ at equal rate does that close? Train RQ 8×4 and
-# put it into the rate–distortion picture.
+# **Further experiments.** Give each codebook a code fixed at zero: what does the distortion say? Search the best stack among the ten nearest first codes (a
+# *beam*): how much of the gap at equal bits does that close? Train RQ 8×4 and add it to the curve.
 #
-# **References.** B.-H. Juang, A. H. Gray: *Multiple Stage Vector Quantization for Speech Coding*, 1982 (the idea). R. M. Gray, D. L. Neuhoff:
-# *Quantization*, 1998 (a survey; multistage codes among the structured ones, with what structure costs). N. Zeghidour and others: *SoundStream: An End-to-End
-# Neural Audio Codec*, 2021 (section III-C: residual VQ and quantiser dropout). D. Lee and others: *Autoregressive Image Generation using Residual
-# Quantization*, 2022 (section 3.1: equations 3 to 5 are the quantiser). R. Kumar and others: *High-Fidelity Audio Compression with Improved RVQGAN*, 2023
-# (dropout drawn for each example with a probability). M. Ibrahim: *Residual Vector Quantization based VAE* (the report whose claims were tested).
+# **References.** B.-H. Juang, A. H. Gray: *Multiple Stage Vector Quantization for Speech Coding*, 1982 (the idea). N. Zeghidour and others: *SoundStream: An
+# End-to-End Neural Audio Codec*, 2021 (section III-C: residual VQ, quantiser dropout for each example). D. Lee and others: *Autoregressive Image Generation
+# using Residual Quantization*, 2022 (section 3.1, equations 3 to 5). R. Kumar and others: *High-Fidelity Audio Compression with Improved RVQGAN*, 2023 (dropout
+# with probability ½).

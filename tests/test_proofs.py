@@ -436,6 +436,7 @@ PROOFS = {
         "proof.residual_losses": proof_residual_losses,
         "proof.rate_bits": proof_rate_bits,
     },
+    "06b_stacks_against_codebooks": {},
     "07_transformer_prior": {
         "proof.prior": proof_prior,
         "proof.attention": proof_attention,

@@ -177,8 +177,8 @@ MISTAKES = (
     Mistake(
         "divided by the number of depths",
         _variant(finish=lambda a, b: (a / len(a), b / len(b))),
-        "each term is divided by the number of depths. Every depth counts in full: its codebook learns as it would "
-        "alone.",
+        "each term is divided by the number of depths. Every depth counts in full: its codebook gets the gradient that "
+        "it would get alone.",
     ),
     Mistake(
         "sum over vectors and dimensions",

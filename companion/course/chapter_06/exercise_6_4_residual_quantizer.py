@@ -232,7 +232,7 @@ MISTAKES = (
     Mistake(
         "losses averaged over the depths",
         _variant(over_depths=lambda values: torch.stack(list(values)).mean()),
-        "the losses are averaged over the depths: every codebook would learn R times more slowly. Add them up.",
+        "the losses are averaged over the depths, so that every gradient of theirs is R times too small. Add them up.",
     ),
     Mistake(
         "losses of the last depth",
@@ -289,8 +289,7 @@ MISTAKES = (
     Mistake(
         "loss averaged, terms summed",
         _changed(lambda quantizer, out: (out.loss / quantizer.depth, out.losses)),
-        "`loss` is averaged over the depths, so that every codebook would learn R times more slowly. Add it up, as the "
-        "terms are.",
+        "`loss` is averaged over the depths, so that its gradients are R times too small. Add it up, as the terms are.",
     ),
     Mistake(
         "terms averaged, loss summed",
