@@ -171,12 +171,19 @@ def proof_ema_quantizer() -> object:
 
 def proof_ema_parts() -> object:
     z, e = torch.linspace(0, 9, 24).sin().reshape(12, 2), torch.linspace(0, 5, 10).cos().reshape(5, 2)
-    k = cosine_lookup(z, e)
-    n, s = code_statistics(z, k, 5)
+    n, s = code_statistics(z, nearest_code(z, e), 5)
     codes, counts = ema_step(e, torch.tensor([3.0, 0.0, 8.0, 0.1, 2.0]), n, s, 0.9, 0.5)
     revived, restarted = restart(codes, counts, 10 + z, 0.25)
-    parts = (k.float(), n, s, codes, counts, revived, restarted)
-    return [number for part in parts for number in part.flatten().tolist()]
+    return {
+        "code_statistics": [*n.tolist(), *s.flatten().tolist()],
+        "ema_step": [*codes.flatten().tolist(), *counts.tolist()],
+        "restart": [*revived.flatten().tolist(), *restarted.tolist()],
+    }
+
+
+def proof_cosine_lookup() -> object:
+    z, e = torch.linspace(0, 9, 24).sin().reshape(12, 2), torch.linspace(0, 5, 10).cos().reshape(5, 2)
+    return cosine_lookup(z, e).tolist()
 
 
 def proof_vae() -> object:
@@ -407,6 +414,9 @@ PROOFS = {
     "05_ema_codebooks": {
         "proof.ema_quantizer": proof_ema_quantizer,
         "proof.ema_parts": proof_ema_parts,
+    },
+    "05b_what_does_the_work": {
+        "proof.cosine_lookup": proof_cosine_lookup,
     },
     "06_residual_quantisation": {
         "proof.residual_quantizer": proof_residual_quantizer,

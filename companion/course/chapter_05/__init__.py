@@ -5,7 +5,7 @@ The reader does these exercises, in this order, and plays with the explorer:
 * 5.1 counts and sums of the vectors that chose each code, without a one-hot matrix.
 * 5.2 the EMA step: codes and counts after one batch.
 * 5.3 restart: codes that are hardly chosen move to the candidates.
-* 5.4 lookup by angle: the code with the largest cosine.
+* 5.4 lookup by angle: the code with the largest cosine (in the study beside the chapter).
 * ``explorer.py``: codes follow clouds of points that turn.
 """
 

@@ -177,6 +177,13 @@ MISTAKES = (
         "in Ñ the sum grows by ε for each of the K codes: divide by ΣN′ + Kε.",
     ),
     Mistake(
+        "the sum of the old counts",
+        lambda e, N, n, s, decay, eps=1e-5: _variant(
+            smooth=lambda new, eps: (new + eps) / (N.sum() + len(N) * eps) * N.sum()
+        )(e, N, n, s, decay, eps),
+        "Ñ is scaled by the sum of the counts from before, ΣN; it keeps the sum of the new ones, ΣN′.",
+    ),
+    Mistake(
         "shares",
         _variant(smooth=lambda N, eps: (N + eps) / (N.sum() + len(N) * eps)),
         "the smoothed counts add up to 1: multiply them by ΣN′ again, else every code jumps the whole way.",

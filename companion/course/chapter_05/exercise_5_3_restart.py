@@ -51,6 +51,15 @@ def _variant(
     return function
 
 
+def _one_by_one(codebook: Tensor, counts: Tensor, candidates: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    codebook, counts, used = codebook.clone(), counts.clone(), 0
+    for k in range(len(counts)):
+        threshold = share * counts.sum() / len(counts)  # of counts that were changed
+        if counts[k] < threshold:
+            codebook[k], counts[k], used = candidates[used], threshold, used + 1
+    return codebook, counts
+
+
 def _restart_in_place(codebook: Tensor, counts: Tensor, candidates: Tensor, share: float) -> tuple[Tensor, Tensor]:
     new_codes, new_counts = restart(codebook, counts, candidates, share)
     return codebook.copy_(new_codes), counts.copy_(new_counts)
@@ -134,6 +143,12 @@ MISTAKES = (
         "in place",
         _restart_in_place,
         "the values are right, but you write into codebook and counts: clone them first.",
+    ),
+    Mistake(
+        "the threshold rises",
+        _one_by_one,
+        "the threshold is computed anew after each restarted code, from counts that the restart has changed. Compute "
+        "it once, from the counts that came in.",
     ),
     Mistake(
         "codebook alone",

@@ -34,7 +34,7 @@ def cases() -> Sequence[Case]:
         case("40 latents and 6 codes, all on one side of the origin", 40, 6, 3, 1.5),
         case("one code", 5, 1, 2),
         case("codes no longer than 0.01", 30, 8, 3, longest=-2),
-        case("300 latents, some at nearly the same angle to two of 60 codes", 300, 60, 3, gap=2e-4),
+        case("2,000 latents, some at nearly the same angle to two of 60 codes", 2000, 60, 3, gap=5e-5),
         Case("latents that point exactly away from a code", (-3 * opposite[clear], opposite)),
         Case("latents that are not contiguous in memory", (turned.T.contiguous().T, codes)),
     ]
@@ -134,14 +134,14 @@ MISTAKES = (
     Mistake(
         "half precision",
         lambda z, e: (_unit(z).bfloat16() @ _unit(e).bfloat16().T).argmax(1),
-        "the product is computed in bfloat16, which has too few digits for codes at nearly the same angle. Stay in the "
-        "dtype that came in.",
+        "the product is computed in half precision, which has too few digits for codes at nearly the same angle. Stay "
+        "in the dtype that came in.",
     ),
 )
 
 EXERCISE = Exercise(
     name="cosine_lookup",
-    chapter="05_ema_codebooks",
+    chapter="05b_what_does_the_work",
     reference=cosine_lookup,
     cases=cases,
     mistakes=MISTAKES,

@@ -63,8 +63,9 @@ def draw_chase(ax: "Axes", *, steps: int, decay: float, restart_below: float) ->
         jumped = (codes != moved).any(1, keepdim=True)
         path += [moved, torch.where(jumped, torch.nan, codes)]  # a restart is a gap in the track
     ax.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=7, color=plots.COLOURS["train"], label="points")
-    for track in torch.stack(path, 1):  # one a code
-        ax.plot(*track.T.numpy(), color=plots.COLOURS["validation"], linewidth=1, alpha=0.5)
+    for number, track in enumerate(torch.stack(path, 1)):  # one a code
+        label = "" if number else "way of a code"
+        ax.plot(*track.T.numpy(), color=plots.COLOURS["validation"], linewidth=1, alpha=0.5, label=label)
     used = torch.bincount(k, minlength=CHASERS) > 0
     for wanted, marker, label in ((used, "X", "code in use"), (~used, "o", "dead code")):
         ax.scatter(
