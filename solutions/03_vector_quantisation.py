@@ -1,33 +1,30 @@
 # %% [markdown]
 # # 03 · Vector quantisation and the stop-gradient
 #
-# **The question.** How can a vector of real numbers be replaced by one of K codes, and how can a network learn through a choice that
-# has no gradient? You end with this picture: on the left the codes and the cells they own, on the right who learns from which loss.
+# **The question.** How can a vector of real numbers be replaced by one of K codes? And how can a network learn through a choice that has no gradient? You end
+# with this picture: on the left the codes and the cells they own, on the right who learns from which loss.
 #
 # ![Left: latents and codes in the plane, with their cells. Right: which parts learn from which loss.](../chapters/pictures/03_vector_quantisation.png)
 #
-# **Afterwards you can** find the nearest code without losing digits, say exactly what a stop-gradient does and does not do, write the
-# straight-through estimator and the two losses of VQ-VAE, and check for any model which loss moves which weights.
+# **Afterwards you can** find the nearest code, say what a stop-gradient does and does not do, write the straight-through estimator and the two losses of VQ-VAE,
+# and check for any model which loss moves which weights.
 #
-# **Needed:** [chapter 01](01_autoencoder.ipynb); from [chapter 02](02_vae.ipynb) the KL divergence. **Time:** about two hours of yours; the
-# computer's is in the table below.
+# **Needed:** [chapter 01](01_autoencoder.ipynb). **Time**, an estimate: an hour and a quarter of yours, and another hour for the exercises; the computer's is in
+# the table below. [Study 03b](03b_past_the_argmin.ipynb) goes on with other gradients for a choice.
 
 # %%
 import math
-import time
-from dataclasses import dataclass
 
 import torch
 from myst_nb import glue
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm.auto import tqdm
 
 from companion import plots, quantizers
 from companion.course import begin, check, explorers
-from companion.course.results import measured_claims
+from companion.course.results import results
 from companion.metrics import distortion, mse
-from companion.quantizers import GumbelQuantizer, Quantized, rotation_trick
+from companion.quantizers import Quantized
 
 session = begin("03_vector_quantisation")
 settings, device = session.settings, session.device
@@ -35,11 +32,79 @@ train, test = session.data()
 
 # %% [markdown]
 # ## Predict
-# A model has three parts: an encoder, a codebook and a decoder. Its loss has three terms: the **reconstruction** loss compares the
-# image with what the decoder makes of the codes; the **codebook** loss pulls each code towards the latents that chose it; the
-# **commitment** loss pulls each latent towards its code. Draw a table with a row for each loss and a column for each part.
-# In which of the nine fields does the loss move the part? (You measure all nine below. Two of this course's source reports
-# disagree about one of them.)
+# Here is the model. An **encoder** turns an image $x$ into vectors $z_e$, the **latents**. Each latent is replaced by the nearest vector of a table, the
+# **codebook** $e$, and the result is called $z_q$. A **decoder** makes an image $\hat x$ of it. Why so? Then an image is a row of whole numbers, and those can be
+# predicted one by one, as a language model predicts words ([chapter 07](07_transformer_prior.ipynb)).
+
+
+# %% tags=["hide-input"]
+def draw_model(ax, *, gradients: bool) -> None:
+    """Black: the forward pass. Dotted: what each loss compares. Or its gradient, in colour."""
+    blue, orange, green = (plots.COLOURS[c] for c in ("train", "validation", "third"))
+    ax.set(xlim=(0, 16), ylim=(0.3, 8.2))
+    ax.set_axis_off()
+
+    def box(x, y, text, face="white", edge="black", ink="black"):
+        style = {"boxstyle": "round,pad=0.4", "facecolor": face, "edgecolor": edge}
+        ax.text(x, y, text, ha="center", va="center", color=ink, bbox=style, zorder=3)
+
+    def arrow(start, end, colour="black", bend=0.0, **style):
+        style = {"arrowstyle": "-|>", "linewidth": 1.3} | style
+        curve = f"arc3,rad={bend}"
+        ends = {"shrinkA": 0, "shrinkB": 0, "connectionstyle": curve, "color": colour}
+        ax.annotate("", end, start, arrowprops=style | ends)
+
+    for x, text in ((0.5, "$x$"), (5, "$z_e$"), (10, "$z_q$"), (15.4, "$\\hat x$")):
+        ax.text(x, 5, text, ha="center", va="center", fontsize=14)
+    for x, text in ((2.6, "encoder"), (7.5, "nearest\ncode"), (12.7, "decoder")):
+        box(x, 5, text)
+    box(7.5, 2.7, "codebook $e$")
+    arrow((7.5, 3.2), (7.5, 4.2))
+    for start, end in ((0.9, 1.5), (3.7, 4.5), (5.5, 6.5), (8.5, 9.5), (10.5, 11.6)):
+        arrow((start, 5), (end, 5))
+    arrow((13.8, 5), (15, 5))
+    for x, y, text, colour in (
+        (8, 7.6, "reconstruction loss", blue),
+        (3.6, 1, "commitment loss", green),
+        (11.5, 1, "codebook loss", orange),
+    ):
+        box(x, y, text, colour, "none", "white")
+    if gradients:
+        thick = {"linewidth": 2.5}
+        arrow((10.1, 7.6), (15.3, 5.6), blue, -0.35, **thick)
+        arrow((15.1, 5.75), (10.3, 5.75), blue, **thick)
+        arrow((9.8, 5.75), (5.2, 5.75), blue, 0.2, linestyle="--", **thick)
+        ax.text(7.5, 6.5, "copied (straight-through)", ha="center", color=blue)
+        arrow((4.7, 5.75), (1.4, 5.75), blue, **thick)
+        arrow((3.8, 1.6), (4.9, 4.4), green, **thick)
+        arrow((4.7, 4.25), (1.4, 4.25), green, **thick)
+        arrow((10.4, 1.5), (8.2, 2.25), orange, **thick)
+        return
+    dotted = {"arrowstyle": "-", "linestyle": ":", "linewidth": 1.8}
+    arrow((0.5, 5.5), (6.1, 7.6), blue, -0.3, **dotted)
+    arrow((15.4, 5.5), (9.9, 7.6), blue, 0.3, **dotted)
+    ax.text(7.6, 1, "$\\|z_e - z_q\\|^2$", ha="center", va="center")
+    arrow((5, 4.5), (4.1, 1.6), green, **dotted)
+    arrow((6.3, 1), (5.5, 1), green, **dotted)
+    arrow((10, 4.5), (11, 1.6), orange, **dotted)
+    arrow((8.9, 1), (9.7, 1), orange, **dotted)
+
+
+fig, ax = plots.figure(7, 3.6)
+draw_model(ax, gradients=False)
+ax.set_title("The model, and what its three losses compare")
+plots.show(
+    fig,
+    alt="A row from left to right: image x, encoder, latents z_e, nearest code, z_q, decoder, "
+    "image x-hat; the codebook feeds the nearest code from below. Above, the reconstruction "
+    "loss compares x and x-hat. Below, the commitment loss and the codebook loss both "
+    "compare z_e and z_q.",
+)
+
+# %% [markdown]
+# The **reconstruction loss** compares $\hat x$ with $x$. The **codebook loss** pulls each code towards the latents that chose it, and the **commitment loss**
+# pulls each latent towards its code. Draw a table: a row for each loss, a column for each part (encoder, codebook, decoder). In which of the nine fields does
+# the loss move the part? You measure all nine below.
 #
 # ## Build: the nearest code
 # Six latents in the plane, and a codebook of four codes. Which code is nearest to each latent?
@@ -53,13 +118,13 @@ print("squared distances:", tuple(distances.shape), " nearest codes:", k.tolist(
 print("each latent replaced by its code:", codebook[k].tolist())
 
 # %% [markdown]
-# That is all of **vector quantisation**: z_q = e_k with k = argminₖ ‖z − e_k‖². Six pairs of real numbers became six whole
-# numbers between 0 and 3, and the codebook turns them back into vectors. Code 3 was chosen by nobody.
+# That is all of **vector quantisation** ([glossary](glossary.md)): $z_q = e_k$, where $k = \arg\min_j \|z_e - e_j\|^2$ is the **index** of the nearest code. Six
+# pairs of real numbers became six whole numbers. Code 3 was chosen by nobody.
 #
-# The points that choose one code are its **Voronoi cell**. The border between two cells is where both codes are equally far away: a straight
-# line, halfway between them and at a right angle to the line that joins them.
+# The points that choose a code are its **Voronoi cell**. On the border between two cells both codes are equally far away, so the border is a straight line,
+# halfway between them:
 
-# %%
+# %% tags=["hide-input"]
 generator = torch.Generator().manual_seed(session.seed)
 centres = torch.tensor([[-2.0, -1.0], [2.0, -1.5], [0.0, 2.0]])
 cloud = centres.repeat_interleave(100, 0)
@@ -69,7 +134,9 @@ codes = 2 * torch.randn(8, 2, generator=generator)  # (8, 2), anywhere
 fig, ax = plots.figure(5, 4)
 plots.draw_cells(ax, codes, cloud)
 ax.set(
-    title="Each code owns the cell of points nearest to it", xlabel="$z_1$", ylabel="$z_2$"
+    title="Each code (cross) owns the points of its cell",
+    xlabel="$z_1$",
+    ylabel="$z_2$",
 )
 plots.show(
     fig,
@@ -80,27 +147,20 @@ plots.show(
 
 # %% [markdown]
 # ### Without the big table
-# `z[:, None] - codebook[None]` holds N × K × D differences. The 49 latents of each of 64 images against 8,192 codes of 64 dimensions:
-# 1.6 billion numbers, 6.6 GB. But
+# `z[:, None] - codebook[None]` holds N × K × D differences. Take 64 images with 49 latents each, and 8,192 codes of 64 dimensions: that is 6.6 GB. But
 #
 # $$\|z - e\|^2 = \|z\|^2 - 2\, z\cdot e + \|e\|^2,$$
 #
-# and the middle term for all pairs is *one matrix product* of (N, D) with (D, K), which leaves an N × K table only. The
-# first term is the same for every code, so it cannot change which one wins, and may be left out.
+# and the middle term for all pairs is *one matrix product* of (N, D) with (D, K), which leaves an N × K table only. The first term is the same for every code.
+# It cannot change which one wins, so we leave it out.
 
 # %% tags=["nbval-check-output"]
-expanded = z.square().sum(1)[:, None] - 2 * z @ codebook.T + codebook.square().sum(1)
-torch.testing.assert_close(expanded, distances)
-print("the same distances:", True)
-print(
-    "the same codes without ‖z‖²:",
-    torch.equal(k, (expanded - z.square().sum(1)[:, None]).argmin(1)),
-)
+expanded = codebook.square().sum(1) - 2 * z @ codebook.T  # (6, 4): ‖z − e‖² − ‖z‖²
+print("the same codes:", torch.equal(expanded.argmin(1), k))
 
 # %% [markdown]
-# On paper the two are equal. In a computer a float32 keeps 24 binary digits. Move latents *and* codes by the same offset in every
-# dimension: no distance changes, but ‖e‖² and z·e grow with the square of the offset, nearly cancel in the sum, and what is left of the distance
-# are the digits that rounding had taken away. The share of latents for which the expansion then picks another code than float64 does:
+# There is a catch. Move latents *and* codes by the same offset: no distance changes, but $\|e\|^2$ and $z\cdot e$ become huge. A float32 keeps about seven
+# digits, so it rounds away just those that the difference needs. (You would not weigh a letter by weighing a lorry with and without it.) How many of 4,096 latents get another code than in float64?
 
 
 # %%
@@ -108,56 +168,31 @@ def expansion(z: Tensor, codebook: Tensor) -> Tensor:
     return (codebook.square().sum(1) - 2 * z @ codebook.T).argmin(1)
 
 
-def expansion_bf16(z: Tensor, codebook: Tensor) -> Tensor:
-    """The product in bfloat16 (8 binary digits), as mixed precision takes it."""
-    product = (z.bfloat16() @ codebook.bfloat16().T).float()
-    return (codebook.square().sum(1) - 2 * product).argmin(1)
-
-
-def centred(search):
+def centred(z: Tensor, codebook: Tensor) -> Tensor:
     """First move both, so that the mean of the codes is at the origin."""
-    return lambda z, codebook: search(z - codebook.mean(0), codebook - codebook.mean(0))
+    return expansion(z - codebook.mean(0), codebook - codebook.mean(0))
 
 
-searches = {
-    "expansion": expansion,
-    "torch.cdist": lambda z, codebook: torch.cdist(z, codebook).argmin(1),
-    "centred": centred(expansion),
-    "bfloat16": expansion_bf16,
-    "bfloat16, centred": centred(expansion_bf16),
-}
 draws = torch.Generator().manual_seed(0)
-latents, some_codes = (
-    torch.randn(4096, 64, generator=draws),
-    torch.randn(512, 64, generator=draws),
-)
-wrong = {name: [] for name in searches}
-offsets = [0, 10, 100, 1000]
-for offset in offsets:
+latents = torch.randn(4096, 64, generator=draws)
+some_codes = torch.randn(512, 64, generator=draws)
+print(f"{'wrong codes':<14}{'expansion':>12}{'torch.cdist':>12}{'centred':>12}")
+for offset in (0, 10, 100, 1000):
     far, far_codes = latents + offset, some_codes + offset
     exact = torch.cdist(
         far.double(), far_codes.double(), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    for name, search in searches.items():
-        wrong[name].append(
-            (search(far, far_codes) != exact.argmin(1)).float().mean().item()
-        )
-
-print(f"{'wrong codes at offset':<22}" + "".join(f"{offset:>9}" for offset in offsets))
-for name, shares in wrong.items():
-    print(f"{name:<22}" + "".join(f"{share:>9.2%}" for share in shares))
-assert max(wrong["centred"]) < 0.001 < wrong["expansion"][2] < wrong["expansion"][3]
+    ).argmin(1)
+    found = expansion(far, far_codes), torch.cdist(far, far_codes).argmin(1)
+    found += (centred(far, far_codes),)
+    wrong = [(k_found != exact).float().mean().item() for k_found in found]
+    print(f"offset {offset:<7}" + "".join(f"{share:>12.2%}" for share in wrong))
 
 # %% [markdown]
-# In float32 one latent in fifty gets a wrong code at offset 100, and most do at 1,000. `torch.cdist` uses the same expansion (for
-# more than 25 rows), so it errs the same. Subtracting the mean of the codes first cures it: distances do not change, and the numbers are
-# small again. In bfloat16 four codes in five are wrong at offset 10, and nearly all at 100. Centring brings that back to what it is around the
-# origin, one in a hundred: the search belongs in float32, whatever precision the rest of the model is in. Real latents do have means; nothing
-# in the loss keeps them at the origin.
+# At offset 100 one in fifty is wrong, at 1,000 most are. `torch.cdist` expands too (for more than 25 rows), and errs the same. Subtracting the mean of the codes
+# from both cures it. Real latents do have means: nothing in the loss keeps them at the origin.
 #
 # ### Exercise 3.1 · nearest code  (easy, 10 minutes)
-# Give the index of the nearest code for each row of `z`, without an (N, K, D) array, right also far from the origin. The
-# inputs must be left as they are.
+# Give the index of the nearest code for each row of `z`, without an (N, K, D) array, right also far from the origin. Leave the inputs as they are.
 #
 # <details><summary>Hint 1</summary>Subtract <code>codebook.mean(0)</code> from <em>both</em>; then the expansion.</details>
 # <details><summary>Hint 2</summary><code>z = z - centre</code> makes a new tensor; <code>z -= centre</code> writes into the caller's.</details>
@@ -177,303 +212,142 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
 nearest_code = check(nearest_code)
 
 # %% [markdown]
-# ### What the search costs
-# Each of N latents meets each of K codes, and each meeting costs D multiplications and additions: N·K·D, where N = h·w for one image. One of the
-# source reports states O(H·W·K), which leaves D out: with codes of eight times the length the search does take longer. Measured
-# on this machine (each time is the median of several runs, taken in turn, so that a busy moment hits all sizes alike):
-
-
-# %%
-def seconds(search, cases: dict, repeats: int) -> dict:
-    """Median seconds of search(z, codebook) for each case; the cases take turns."""
-    taken = {name: [] for name in cases}
-    for _ in tqdm(range(repeats + 1), unit="round"):
-        for name, (z, codebook) in cases.items():
-            start = time.perf_counter()
-            int(search(z, codebook).sum())  # reading a number waits for the device
-            taken[name].append(time.perf_counter() - start)
-    return {
-        name: sorted(times[1:])[repeats // 2] for name, times in taken.items()
-    }  # 1st: warm-up
-
-
-numbers_of_codes, lengths = [512, 1024, 2048, 4096], [32, 256]
-# The 7 × 7 latents of 16 images: a much larger table is new memory at each call. A GPU gets more.
-n = 49 * (16 if device.type == "cpu" else 1024)
-cases = {
-    (K, D): (torch.randn(n, D).to(device), torch.randn(K, D).to(device))
-    for K in numbers_of_codes
-    for D in lengths
-}
-measured = seconds(nearest_code, cases, settings.timing_repeats)
-for D in lengths:
-    row = "   ".join(f"K = {K}: {1000 * measured[K, D]:.1f} ms" for K in numbers_of_codes)
-    print(f"D = {D:<4} {row}")
-
-# %%
-fig, ax = plots.figure(5, 3)
-for D, style, colour in ((32, "o-", "train"), (256, "s--", "validation")):
-    times = [1000 * measured[K, D] for K in numbers_of_codes]
-    ax.plot(numbers_of_codes, times, style, color=plots.COLOURS[colour], label=f"D = {D}")
-ax.set_xscale("log", base=2)
-ax.set_yscale("log", base=2)
-ax.yaxis.set_major_formatter("{x:g}")
-ax.set_xticks(numbers_of_codes, [str(K) for K in numbers_of_codes])
-ax.set(
-    xlabel="number of codes K",
-    ylabel="milliseconds",
-    title="Twice the codes, twice the work",
-)
-ax.legend()
-plots.show(
-    fig,
-    alt="Milliseconds of the search against the number of codes, both axes doubling: the "
-    "lines for codes of 32 and 256 dimensions rise together, the longer codes above "
-    "the shorter.",
-)
-
-# %% [markdown]
-# Multiplications and additions are proportional to D, the time is not: writing down and comparing the K scores of each latent takes the same
-# time whatever D is. On a machine that does other work at the same time the lines are less straight.
+# The search costs about N·K·D multiplications. ([Study 03b](03b_past_the_argmin.ipynb) times it, and tries it in half precision.)
 #
-# Measured with more care, as exponents (twice the size, 2 to the exponent times the time), processor time instead of the clock's, and beside the
-# report's sentence ([experiments/README.md](../experiments/README.md#cost-of-the-search) has the command of each row):
-
-# %% tags=["nbval-check-output"]
-measured_claims("Cost of the search")
-
-# %% [markdown]
-# ## k-means, and what the gradient has to do with it
-# Where should the codes be? Where they make the squared error J = Σᵢ ‖zᵢ − e_k(i)‖² small. **k-means** (Lloyd 1957) takes turns:
+# ## Where should the codes be?
+# Where they make the squared error $J = \sum_i \|z_i - e_{k(i)}\|^2$ small; $k(i)$ is the code that latent $i$ chose. If the latents are fixed, this is an old
+# problem with an old answer, **k-means** (Lloyd 1957). Take turns:
 #
-# 1. codes fixed, the best choice for each latent is its nearest code;
-# 2. choices fixed, the best place for each code is the **mean** of the latents that chose it.
+# 1. codes fixed: each latent chooses its nearest code;
+# 2. choices fixed: each code moves to the **mean** of the latents that chose it.
 #
-# Neither step can raise J. The second follows from the gradient: with nₖ latents in cell k, of mean mₖ,
+# Why the mean? Look at the gradient. If $n_k$ latents with the mean $m_k$ chose code $k$, then
 #
 # $$\frac{\partial J}{\partial e_k} = \sum_{i:\,k(i)=k} 2\,(e_k - z_i) = 2\, n_k\,(e_k - m_k),$$
 #
-# which is 0 exactly at e_k = mₖ. And it says more: *one step of gradient descent* with the rate 1/(2nₖ) lands on the mean.
-
-# %% tags=["nbval-check-output"]
-e = codes.clone().requires_grad_()
-choice = nearest_code(cloud, e.detach())
-J = (cloud - e[choice]).square().sum()
-(gradient,) = torch.autograd.grad(J, e)
-counts = torch.bincount(choice, minlength=8)  # (8,): n_k
-used = counts > 0
-means = torch.zeros(8, 2).index_add(0, choice, cloud)[used] / counts[used, None]
-
-stepped = e.detach()[used] - gradient[used] / (2 * counts[used, None])
-print(
-    "a step with rate 1/(2 n_k) is the mean step:",
-    torch.allclose(stepped, means, atol=1e-5),
-)
-print(
-    "codes that nothing chose have gradient 0:",
-    torch.equal(gradient[~used], 0 * codes[~used]),
-)
-
-# %% [markdown]
-# One learning rate η for all codes does not land on the mean, it goes there geometrically: each step multiplies the distance to the mean by
-# 1 − 2ηnₖ, small for a code with many latents, near 1 for one with few, and exactly 1 for one with none. (With the loss averaged over N
-# latents and D dimensions, as in the rest of this course, by 1 − 2ηnₖ/(N·D).) With the choices fixed, the distance of some codes to their means:
+# which is 0 exactly at $e_k = m_k$, and points away from the mean elsewhere. So gradient descent takes a code there as well, only slowly. A code without latents
+# has $n_k = 0$, and stays.
 
 # %%
-few = 6
-with torch.no_grad():
-    towards = torch.zeros(8, 2)
-    towards[used] = means
-    slow = codes.clone()
-    print("step   " + "  ".join(f"code with n = {c}" for c in counts[used].tolist()[:few]))
-    for step in range(5):
-        away = (slow - towards)[used].norm(dim=1)
-        print(f"{step:<6} " + "  ".join(f"{d:>14.3f}" for d in away.tolist()[:few]))
-        slow -= 0.004 * 2 * counts[:, None] * (slow - towards)
-
-# %% [markdown]
-# Now with both steps in turn: k-means, and gradient descent on the same error with choices made anew at each step.
-
-
-# %%
-def error(codes: Tensor) -> float:
-    return mse(codes[nearest_code(cloud, codes)], cloud).item()
-
-
-lloyd, descent = codes.clone(), codes.clone()
-curves = {"k-means": [error(lloyd)], "gradient descent": [error(descent)]}
+moved = codes.clone()
+errors = []
 for _ in range(25):
-    choice = nearest_code(cloud, lloyd)
-    counts = torch.bincount(choice, minlength=8)[:, None]
+    choice = nearest_code(cloud, moved)  # (300,)
+    errors.append(mse(moved[choice], cloud).item())
+    counts = torch.bincount(choice, minlength=8)[:, None]  # (8, 1): n_k
     sums = torch.zeros(8, 2).index_add(0, choice, cloud)
-    lloyd = torch.where(counts > 0, sums / counts.clamp(min=1), lloyd)
-    choice = nearest_code(cloud, descent)
-    counts = torch.bincount(choice, minlength=8)[:, None]
-    sums = torch.zeros(8, 2).index_add(0, choice, cloud)
-    descent = descent - 0.004 * 2 * (counts * descent - sums)  # the gradient from above
-    curves["k-means"].append(error(lloyd))
-    curves["gradient descent"].append(error(descent))
-assert all(
-    b <= a + 1e-6 for a, b in zip(curves["k-means"], curves["k-means"][1:], strict=False)
-)
+    moved = torch.where(counts > 0, sums / counts.clamp(min=1), moved)
+print("mean squared error at the first steps:", [f"{error:.2f}" for error in errors[:5]])
+never_rose = bool((torch.tensor(errors).diff() < 1e-6).all())
+print(f"and at the end: {errors[-1]:.2f}; it never rose: {never_rose}")
 
-fig, (left, right) = plots.figure(9, 3.6, columns=2)
-plots.draw_cells(left, lloyd, cloud)
-left.set(
-    title="After k-means: each code in the middle of its points",
+# %% tags=["hide-input"]
+fig, ax = plots.figure(5, 4)
+plots.draw_cells(ax, moved, cloud)
+ax.set(
+    title="After k-means: codes in the middle of their points",
     xlabel="$z_1$",
     ylabel="$z_2$",
 )
-for (name, curve), style in zip(curves.items(), ("-", "--"), strict=True):
-    right.plot(curve, style, label=name)
-right.set(
-    xlabel="step",
-    ylabel="mean squared error",
-    title="k-means takes the larger steps",
-    ylim=(0, None),
-)
-right.legend()
 plots.show(
     fig,
-    alt="Left: the three clumps after k-means, with most of the codes in the middle of "
-    "their points. Right: the mean squared error over 25 steps falls at once for "
-    "k-means, and more slowly for gradient descent.",
+    alt="The three clumps after k-means: the eight codes have moved into the clumps, each "
+    "into the middle of its points.",
 )
 
 # %% [markdown]
-# Gradient descent lags behind because of the codes with few points, as in the table. Both only ever find a *local* minimum: which one
-# depends on the first codes.
-#
-# So *quantising the latents of a fixed encoder* is k-means, and the codebook loss, further down, is its second step done by gradient descent.
-# ([Chapter 05](05_ema_codebooks.ipynb) does the mean step itself, as a running mean.) A code without any latent stays where it is in both.
-#
 # ## `argmin` has no gradient
-# What is new is that the latents are not fixed. The encoder has to learn which latents are good for the decoder, and for that a gradient
-# has to come back from the decoder through z_q = e_k(z) to z. There is none:
+# So far the latents were given. An encoder has to *learn* them, and for that a gradient has to come back from the decoder through $z_q = e_k$ to $z_e$. Does it?
 
 # %% tags=["nbval-check-output"]
-z = torch.tensor([[0.7, 0.4], [1.6, 0.9]], requires_grad=True)
+z_e = torch.tensor([[0.7, 0.4], [1.6, 0.9]], requires_grad=True)
 e = codebook.clone().requires_grad_()
-k = nearest_code(z, e)
+k = nearest_code(z_e, e)
 z_q = e[k]
-print("indices:", k.tolist(), k.dtype, "  on the graph:", k.requires_grad)
-gradients = torch.autograd.grad(z_q.sum(), (z, e), allow_unused=True)
-print("gradient of z_q at z:", gradients[0], "  at the codebook:", gradients[1].tolist())
+gradients = torch.autograd.grad(z_q.sum(), (z_e, e), allow_unused=True)
+print("indices:", k.tolist(), "  gradient of z_q at z_e:", gradients[0])
+print("gradient of z_q at the codebook:", gradients[1].tolist())
 
 # %% [markdown]
-# Autograd is right. Move a latent a little, and nearly always *nothing* happens to its code, so the derivative is 0; at a border z_q jumps,
-# and there is none. Here a latent walks along a line. The *smallest distance* is continuous, it has only kinks; the *argument* of the
-# minimum is what jumps. (It is often written that `max` or `min` is discontinuous. It is not: its arg is.)
+# `None`: there is no path from $z_q$ to $z_e$ at all. And autograd is right. Move a latent a little, and nearly always *nothing* happens to its code, so the
+# derivative is 0. At a border $z_q$ jumps, and there is no derivative. Here a latent walks along a line:
 
-# %%
+# %% tags=["hide-input"]
 walk = torch.linspace(-3, 3, 1201)
 line = torch.stack([walk, torch.full_like(walk, -0.8)], 1)  # (1201, 2)
-nearest = nearest_code(line, lloyd)
-smallest = (line - lloyd[nearest]).norm(dim=1)
-jumps = (nearest[1:] != nearest[:-1]).sum().item()
-largest = (smallest[1:] - smallest[:-1]).abs().max().item()
-print(f"{jumps} jumps of the code on 1,200 steps of 0.005;", end=" ")
-print(f"the smallest distance never changes by more than {largest:.4f} in a step")
-assert largest <= 0.00501
+nearest = nearest_code(line, moved)
+smallest = (line - moved[nearest]).norm(dim=1)
 
-changed = (nearest_code(cloud + 1e-4, lloyd) != nearest_code(cloud, lloyd)).sum()
-print(f"of 300 latents moved by 0.0001, {changed} changed their code")
-
-fig, (left, right) = plots.figure(8, 2.6, columns=2)
+fig, (left, right) = plots.figure(8, 2.8, columns=2)
 left.plot(walk, smallest, color=plots.COLOURS["train"])
-left.set(xlabel="position of z", ylabel="distance to its code", title="min is continuous")
+left.set(xlabel="position of $z_e$", ylabel="distance to its code", title="min has kinks")
 right.plot(
-    walk, lloyd[nearest, 0], color=plots.COLOURS["validation"], drawstyle="steps-post"
+    walk, moved[nearest, 0], color=plots.COLOURS["validation"], drawstyle="steps-post"
 )
 right.set(
-    xlabel="position of z",
-    ylabel="first coordinate of $z_q$",
+    xlabel="position of $z_e$",
+    ylabel="first number of $z_q$",
     title="argmin is a staircase",
 )
 plots.show(
     fig,
     alt="A latent moves along a line. Left: the distance to its nearest code, a "
-    "continuous curve with kinks. Right: a coordinate of its code, a staircase with "
+    "continuous curve with kinks. Right: the first coordinate of its code, a staircase with "
     "flat steps and sudden jumps.",
 )
 
 # %% [markdown]
-# ## `sg`: the stop-gradient
-# `sg[u]` has the value of u, and for the gradient it is a constant. In PyTorch it is `u.detach()`. One of the source reports gives as example
-# that ‖y − θx + sg[θ²x]‖ "is just a linear function of θ". By hand: let r = y − θx + sg[θ²x]. Inside the brackets θ² counts as a number c = θ²:
+# The *smallest distance* is continuous. *Which* code is nearest jumps. The staircase has to be climbed, and its slope says nothing: we have to put something else in
+# the place of its gradient. The tool for that comes first.
 #
-# $$r = (y + c\,x) - \theta x, \qquad \frac{d r}{d\theta} = -x, \qquad
-# \frac{d\|r\|}{d\theta} = -\frac{x\cdot r}{\|r\|}, \qquad \frac{d\|r\|^2}{d\theta} = -2\, x\cdot r .$$
+# ## The stop-gradient
+# $\mathrm{sg}[u]$, the **stop-gradient**, has the value of $u$, and for the gradient it is a constant. In PyTorch it is `u.detach()`.
+#
+# It looks harmless. What does it do to a loss? Take $r = y - \theta x + \mathrm{sg}[\theta^2 x]$ and the loss $L = \|r\|^2$. The bracket counts as a constant,
+# so $\partial r/\partial\theta = -x$, and
+#
+# $$\frac{\partial L}{\partial\theta} = -2\, x\cdot r .$$
+#
+# Here with $y = x$, where the value is $L = (1 - \theta + \theta^2)^2\,\|x\|^2$:
 
 # %% tags=["nbval-check-output"]
-x, y = (
-    torch.tensor([1.0, 2.0], dtype=torch.float64),
-    torch.tensor([2.0, 1.0], dtype=torch.float64),
-)
+x = torch.tensor([1.0, 2.0], dtype=torch.float64)
 
 
-def residual(theta: Tensor, inside: Tensor) -> Tensor:
-    return y - theta * x + inside**2 * x
+def loss_of(theta: Tensor, inside: Tensor) -> Tensor:
+    r = x - theta * x + inside**2 * x
+    return r @ r
 
 
-theta = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-r = residual(theta, theta.detach())  # sg[θ²x]
-print("r =", r.tolist(), "  x·r =", (x @ r).item())
-(of_norm,) = torch.autograd.grad(r.norm(), theta, retain_graph=True)
-(of_square,) = torch.autograd.grad(r @ r, theta)
-print(f"gradient of the norm:   {of_norm:.4f} = −34/√233: {-34 / 233**0.5:.4f}")
-print(f"gradient of the square: {of_square:.4f} = −2·34")
-r = residual(theta, theta)
-(full,) = torch.autograd.grad(r @ r, theta)
-print(f"without sg:             {full:.4f} = 2·34·(2θ − 1)")
+for value in (0.0, 0.5, 1.0):
+    theta = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+    with_sg = loss_of(theta, theta.detach())
+    (g_sg,) = torch.autograd.grad(with_sg, theta)
+    (g_full,) = torch.autograd.grad(loss_of(theta, theta), theta)
+    print(
+        f"θ = {value:<5} loss {with_sg:.2f}   gradient with sg {g_sg:.2f}, without {g_full:.2f}"
+    )
 
 # %% [markdown]
-# **Often written, not so.** Is it linear in θ? A function is linear (affine) where its *second differences* are 0. Four candidates, with the
-# bracket held at its value for θ = 3, and one in which it is taken anew at each θ, as training does:
-
-# %% tags=["nbval-check-output"]
-grid = torch.linspace(0, 4, 9, dtype=torch.float64)
-
-
-def gradient_at(value: float, inside: float) -> float:
-    t = torch.tensor(value, dtype=torch.float64, requires_grad=True)
-    r = residual(t, torch.tensor(inside, dtype=torch.float64))
-    return torch.autograd.grad(r @ r, t)[0].item()
-
-
-candidates = {
-    "r (its first number), bracket held": [residual(t, grid[6])[0] for t in grid],
-    "‖r‖, bracket held": [residual(t, grid[6]).norm() for t in grid],
-    "‖r‖², bracket held": [residual(t, grid[6]).square().sum() for t in grid],
-    "gradient of ‖r‖², bracket held": [gradient_at(t, 3.0) for t in grid.tolist()],
-    "gradient of ‖r‖², bracket anew": [gradient_at(t, t) for t in grid.tolist()],
-}
-for name, values in candidates.items():
-    second = torch.tensor([float(v) for v in values]).diff(n=2)
-    print(f"{name:<36} linear in θ: {bool(second.abs().max() < 1e-4)}")
-
-# %% [markdown]
-# What is linear in θ is r, and the gradient of its *square*, both with the bracket held fixed; the norm is not. And the gradient that training
-# follows, with the bracket taken anew, is quadratic in θ. It is also **not the gradient of the number that is printed as the
-# loss**. With y = x, r = (1 − θ + θ²) x: the loss is smallest at θ = ½, but the gradient −2 x·r never is 0:
+# At θ = 1 the two gradients have opposite signs. The true minimum of $L$ is at θ = ½. But $-2\,x\cdot r$ is negative for every θ, so a descent with the
+# stop-gradient never stops there:
 
 # %%
 theta = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
 for step in range(9):
-    r = x - theta * x + (theta**2).detach() * x
-    loss = r @ r
+    loss = loss_of(theta, theta.detach())
     (gradient,) = torch.autograd.grad(loss, theta)
-    print(f"step {step}: θ = {theta.item():.3f}   ‖r‖² = {loss.item():6.3f}")
+    print(f"step {step}: θ = {theta.item():.3f}   loss {loss.item():6.3f}")
     theta = (theta - 0.02 * gradient).detach().requires_grad_()
 
 # %% [markdown]
-# The loss falls, passes its minimum and *rises*, while gradient descent does exactly what it was told. A stop-gradient changes what is minimised,
-# and the value of the loss does not show it. That is why this chapter looks at gradients, tensor by tensor.
+# The loss falls, passes its minimum and *rises*, while gradient descent does exactly what it was told. Remember this: **a stop-gradient changes what is learnt,
+# and the value of the loss does not show it.** So from here on we look at gradients, tensor by tensor.
 #
 # ### Exercise 3.2 · a stop-gradient puzzle  (medium, 10 minutes)
-# Two players share one number: a wants the product a·b small, b wants it large. Write one expression whose **value** is a·b
-# (elementwise), whose gradient for a is that of a·b, and whose gradient for b is **minus** that of a·b. One loss, minimised by one optimizer, and
-# the two play against each other. (Adversarial training has this form: Ganin and Lempitsky 2015.)
+# Two players share one number: a wants the product a·b small, b wants it large. Write one expression whose **value** is a·b (elementwise), whose gradient for a
+# is that of a·b, and whose gradient for b is **minus** that of a·b. One loss, one optimizer, and the two play against each other. (Adversarial training has
+# this form: Ganin and Lempitsky 2015.)
 #
 # <details><summary>Hint 1</summary>Collect terms with the right gradients first, and look at the value afterwards: something like
 # a·sg[b] teaches a only.</details>
@@ -495,36 +369,67 @@ stop_gradient_puzzle = check(stop_gradient_puzzle)
 
 # %% [markdown]
 # ## Straight-through
-# The decoder gets z_q and sends back dL/dz_q: the direction in which *it* would like its input to move. The **straight-through
-# estimator** (Bengio et al. 2013; van den Oord et al. 2017, section 3.2) hands that gradient to z as if quantising had been the identity:
+# The decoder gets $z_q$ and sends back $\partial L/\partial z_q$: the direction in which its input would make the loss **rise** fastest. Gradient descent steps
+# *against* it. But the one that has to step is the encoder, and the path to it is cut. The **straight-through estimator** (Bengio et al. 2013; van den Oord et al.
+# 2017, section 3.2) hands the gradient on to $z_e$, as if quantising had changed nothing:
 #
-# $$\text{value: } z_q, \qquad \frac{\partial L}{\partial z} := \frac{\partial L}{\partial z_q}.$$
+# $$\text{value: } z_q, \qquad \frac{\partial L}{\partial z_e} := \frac{\partial L}{\partial z_q}.$$
 #
-# It is not the derivative of what was computed, which is 0. It is the exact derivative of something else: of L(z + c), where the offset
-# c = z_q − z is held fixed, so that the code seems to move along with z. A guess, then, which is good if L falls when the code does move, or
-# when z gets to a neighbouring code in that direction.
+# This is not the derivative of what was computed; that is 0. It treats the gap $z_q - z_e$ as a constant, so that the code would move along with the latent. On a
+# line, with codes at 0, 1 and 2:
+
+# %% tags=["hide-input"]
+levels = torch.tensor([[0.0], [1.0], [2.0]])
+across = torch.linspace(-0.5, 2.5, 601)[:, None]  # (601, 1)
+fig, ax = plots.figure(5, 3.2)
+ax.plot(
+    across,
+    levels[nearest_code(across, levels)],
+    color=plots.COLOURS["validation"],
+    label="$z_q$",
+)
+for place, label in (
+    (0.2, "what straight-through pretends"),
+    (0.8, ""),
+    (1.4, ""),
+    (1.9, ""),
+):
+    level = round(place)
+    ends = torch.tensor([-0.3, 0.3])
+    ax.plot(
+        place + ends, level + ends, ":", color=plots.COLOURS["train"], label=label or None
+    )
+    ax.plot(place, level, "o", color=plots.COLOURS["train"])
+ax.set(xlabel="$z_e$", ylabel="$z_q$", title="Around each latent (dot) a ramp of slope 1")
+ax.legend()
+plots.show(
+    fig,
+    alt="A staircase of z_q against z_e with steps at 0, 1 and 2. Through each of four dots on "
+    "it goes a dotted line that rises at 45 degrees.",
+)
+
+# %% [markdown]
+# A guess, then: it is good if the loss falls when the latent gets to a neighbouring code in that direction.
 #
-# It is usually written z + sg[z_q − z]: the value is z + (z_q − z) = z_q, and the bracket is a constant. On paper.
+# It is usually written $z_e + \mathrm{sg}[z_q - z_e]$: the value is $z_q$, and the bracket is a constant. On paper.
 
 # %%
 draws = torch.Generator().manual_seed(0)
-some = torch.randn(10_000, generator=draws)
-theirs = torch.randn(10_000, generator=draws)
-usual = some + (theirs - some)
-same, off = (usual == theirs).float().mean(), (usual - theirs).abs().max()
-print(f"z + (z_q − z) equals z_q to the bit for {same:.0%} of 10,000 numbers;", end=" ")
-print(f"it is off by up to {off:.1e}")
-large = 1e4 * some
-off = (large + (theirs - large) - theirs).abs().max()
-print(f"with z 10,000 times as large it is off by up to {off:.1e}")
+z_some = torch.randn(10_000, generator=draws)
+code_some = torch.randn(10_000, generator=draws)
+usual = z_some + (code_some - z_some)
+print(
+    f"equal to z_q to the bit: {(usual == code_some).float().mean():.0%} of 10,000 numbers"
+)
+off = (1e4 * z_some + (code_some - 1e4 * z_some) - code_some).abs().max()
+print(f"with z_e 10,000 times as large it is off by up to {off:.1e}")
 
 # %% [markdown]
-# Small, but it means that what the decoder saw in training is not *exactly* what it gets later from the stored codes; and with
-# large latents (or in half precision) it is no longer small.
+# Then the decoder would see in training something else than it gets later from the stored codes.
 #
 # ### Exercise 3.3 · straight-through  (easy, 10 minutes)
-# Return the value of `z_q` **to the bit**, with the gradient of `z`. Nothing may flow into `z_q`: its gradient would end in
-# the codebook, and the decoder's wishes are not what the codebook is to learn from.
+# Return the value of `z_q` **to the bit**, with the gradient of `z`. Nothing may flow into `z_q`: it would end in the codebook, which is to learn from a loss
+# of its own.
 #
 # <details><summary>Hint 1</summary>You need something whose value is exactly 0 and whose gradient at z is 1.</details>
 # <details><summary>Hint 2</summary>u − sg[u] is exactly 0: a number minus itself has no rounding error.</details>
@@ -542,68 +447,53 @@ def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
 straight_through = check(straight_through)
 
 # %% [markdown]
-# The gradient that arrives at z_e is the one that arrived at z_q, number by number. Behind both stands a small decoder that is not linear:
+# Does it climb the staircase? Three codes on a line, at 0, 1 and 2. The decoder is the identity, and the image is the number 2. The latent starts at 0.1:
 
 # %% tags=["nbval-check-output"]
-torch.manual_seed(0)
-decoder = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 5))
-z_e = torch.randn(6, 2, requires_grad=True)
-e = torch.randn(4, 2, requires_grad=True)
-target = torch.randn(6, 5)
-
-z_q = straight_through(z_e, e[nearest_code(z_e, e)])
-z_q.retain_grad()
-mse(decoder(z_q), target).backward()
-print("gradient at z_e equals gradient at z_q:", torch.equal(z_e.grad, z_q.grad))
-print("gradient at the codebook:", e.grad)
-
-# %% [markdown]
-# **Often written, not so.** In the backward pass the loss would be ‖x − dec(z_e)‖², writes one of the source reports (its section 2.3). That has
-# the gradient of the decoder *at z_e*, where it was never run. What is copied is the gradient **at z_q**. How far apart the two are depends
-# on how far z_e is from its code:
-
-# %%
-code = e[nearest_code(z_e, e)].detach()
-
-
-def gradient_of_reconstruction(at: Tensor) -> Tensor:
-    at = at.detach().requires_grad_()
-    return torch.autograd.grad(mse(decoder(at), target), at)[0]
-
-
-copied = gradient_of_reconstruction(code)
-for share in (1.0, 0.3, 0.1, 0.01):
-    nearer = code + share * (z_e - code)  # the same code, from a shorter distance
-    claimed = gradient_of_reconstruction(nearer)
-    apart = (claimed - copied).norm() / copied.norm()
-    print(
-        f"z_e at {share:>4} of its distance to z_q: the two gradients differ by {apart:.1%}"
+three_codes = torch.tensor([[0.0], [1.0], [2.0]], requires_grad=True)
+latent = torch.tensor([[0.1]])
+for step in range(9):
+    latent.requires_grad_()
+    chosen = three_codes[nearest_code(latent, three_codes)]
+    z_q = straight_through(latent, chosen)
+    loss = (z_q - 2).square().sum()
+    at_z_q, at_z_e, at_codes = torch.autograd.grad(
+        loss, (z_q, latent, three_codes), allow_unused=True
     )
+    print(
+        f"step {step}: z_e = {latent.item():.2f}, z_q = {z_q.item():.0f}, loss {loss.item():.0f}"
+        f"   gradient at z_q {at_z_q.item():.0f}, at z_e {at_z_e.item():.0f}"
+    )
+    latent = (latent - 0.08 * at_z_e).detach()
+print("gradient at the codebook:", at_codes)
 
 # %% [markdown]
-# They agree only in the limit z_e = z_q. So the copied gradient is a good one as long as latents lie near their codes: a first
-# reason for a loss that keeps them there.
+# It does. The loss stands still while the latent walks through a cell, and drops when it crosses a border. Now look at the end: two things are missing.
+#
+# * The latent stops as soon as it has the right code, far from it. **Nothing keeps latents near their codes.** The gradient does not even see where in the cell
+#   the latent is.
+# * The gradient at the codebook is `None`. **Nothing moves the codes.**
 #
 # ## Codebook and commitment loss
-# Straight-through trains the encoder and the decoder. Two things are missing:
-#
-# * **nothing moves the codes** (their gradient above is `None`), so let each code go to the latents that chose it, as in k-means;
-# * **nothing keeps the latents near the codes**: the gradient at z does not see where z is, so z can drift as long as its code stays.
-#
 # One squared distance serves both, with the stop-gradient on the one side or the other (van den Oord et al. 2017, equation 3):
 #
-# $$L = \underbrace{\text{reconstruction}}_{\text{decoder, encoder}}
-# + \underbrace{\|\mathrm{sg}[z_e] - z_q\|^2}_{\text{codebook loss: codes}}
-# + \beta\,\underbrace{\|z_e - \mathrm{sg}[z_q]\|^2}_{\text{commitment loss: encoder}} .$$
+# $$L = \underbrace{\|x - \hat x\|^2}_{\text{reconstruction}}
+# + \underbrace{\|\mathrm{sg}[z_e] - z_q\|^2}_{\text{codebook loss}}
+# + \beta\,\underbrace{\|z_e - \mathrm{sg}[z_q]\|^2}_{\text{commitment loss}} .$$
 #
-# The two have the same value and different gradients. In this course both are means over positions *and* dimensions; the paper writes
-# squared lengths, which are sums over the D dimensions, so that beside the same reconstruction loss its β would weigh D times as much. In
-# the paper β = 0.25, and results hardly varied between 0.1 and 2. (Its first term is log p(x|z_q), which is to be *maximised*, while the
-# other two are to be minimised; three of the source reports copy that sum and minimise it whole. With the MSE, or with −log p, the sign is
-# right.)
+# The **codebook loss** moves codes to their latents: it is the mean step of k-means, by gradient descent. The **commitment loss** moves latents to their codes.
+# The two have the same value and different gradients. The weight $\beta$ is 0.25 in the paper. In this course all three are means, over pixels, or over
+# positions and dimensions.
+#
+# <details><summary>What differs in the paper</summary>
+#
+# It writes squared lengths, which are sums over the D dimensions; beside the same reconstruction loss its β would weigh D times as much. Results, it says,
+# hardly varied for β between 0.1 and 2. Its first term is $\log p(x|z_q)$, which is to be *maximised*, while the others are to be minimised. Whoever copies the
+# sum and minimises it whole has the wrong sign; with the MSE, or with $-\log p$, the sign is right.
+# </details>
 #
 # ### Exercise 3.4 · the two losses  (easy, 10 minutes)
-# Return both, unweighted, in this order. The check looks at where each one's gradient goes.
+# Return both, unweighted, in this order, as means over all numbers. The check looks at where each one's gradient goes.
 #
 # <details><summary>Hint</summary>The loss moves what is <em>not</em> detached.</details>
 
@@ -621,9 +511,30 @@ def vq_losses(z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
 vq_losses = check(vq_losses)
 
 # %% [markdown]
+# ### What β does
+# It scales the pull on the latent; the pull on the code has no β. One latent at 0, one code at 1, and gradient descent on codebook loss + β · commitment loss:
+
+# %% tags=["nbval-check-output"]
+for beta in (0.25, 1.0, 4.0):
+    latent, code = torch.tensor([0.0]), torch.tensor([1.0])
+    for step in range(2000):
+        latent.requires_grad_(), code.requires_grad_()
+        codebook_loss, commitment_loss = vq_losses(latent, code)
+        pulls = torch.autograd.grad(codebook_loss + beta * commitment_loss, (latent, code))
+        if step == 0:
+            first = [round(-pull.item(), 3) for pull in pulls]
+        latent, code = (
+            (v - 0.02 * g).detach() for v, g in zip((latent, code), pulls, strict=True)
+        )
+    print(f"β = {beta:<5} first step along {first}   they meet at {latent.item():.3f}")
+
+# %% [markdown]
+# With β = 0.25 they meet at a fifth of the way: mostly the code goes to the latent. (That is plain gradient descent. Adam divides each gradient by its own size;
+# [chapter 04](04_vq_vae.ipynb) looks at what is left of such weights then.)
+#
 # ## The vector quantizer
-# The encoder of an image gives a *grid* of latents: (B, D, h, w), each of the h·w positions a vector of D numbers, spread over the channels. The
-# search wants rows. `reshape(-1, D)` on the grid as it is would cut across positions; the channels have to come last first:
+# The encoder of an image gives a *grid* of latents, (B, D, h, w): at each of h·w **positions** a vector of D numbers, spread over the channels. The search wants
+# rows. `reshape(-1, D)` alone would cut across positions; the channels have to come last first:
 
 # %% tags=["nbval-check-output"]
 grid = torch.arange(12.0).reshape(1, 2, 2, 3)  # one image, D = 2, h = 2, w = 3
@@ -633,8 +544,8 @@ print("channels last, first row:        ", grid.movedim(1, -1).reshape(-1, 2)[0]
 
 # %% [markdown]
 # ### Exercise 3.5 · `VectorQuantizer`  (medium, 20 minutes)
-# Put the pieces together. `__init__` is given; write `forward`, for latents with any number of spatial axes (none, too). Give back the
-# companion's `Quantized`, whose fields are
+# Put `nearest_code`, `vq_losses` and `straight_through` together. `__init__` is given; write `forward`, for latents with any number of spatial axes (none, too).
+# Give back the companion's `Quantized`, whose fields are
 #
 # * `z_q`, of the shape of z: the codes, through `straight_through`;
 # * `indices`, (B, *spatial);
@@ -676,60 +587,47 @@ VectorQuantizer = check(VectorQuantizer)
 
 # %% [markdown]
 # ## The routing table
-# Now the nine fields of the prediction. A small model: the encoder turns each patch of 4 × 4 pixels into a latent of two numbers, the decoder turns
-# each code back into a patch. (Two numbers, so that everything can be drawn. [Chapter 04](04_vq_vae.ipynb) has the real encoder.)
+# Now the nine fields of your prediction. A small model for the measurement: the encoder turns each patch of 4 × 4 pixels into a latent of two numbers, so that
+# we can draw it, and the decoder turns each code back into a patch.
 
 
 # %%
-@dataclass(frozen=True)
-class PatchOutput:
-    """What the patch model returns; each loss has its name."""
-
-    reconstruction: Tensor
-    z_e: Tensor
-    indices: Tensor
-    loss: Tensor
-    losses: dict[str, Tensor]
-
-
 class PatchModel(nn.Module):
     """Each 4 × 4 patch -> a latent of D numbers -> a code -> a patch."""
 
-    def __init__(self, quantizer: nn.Module, channels: int = 1):
+    def __init__(self, quantizer: nn.Module, channels: int = 1, width: int = 32):
         super().__init__()
         D = quantizer.dim
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, 32, 4, stride=4), nn.ReLU(), nn.Conv2d(32, D, 1)
+            nn.Conv2d(channels, width, 4, stride=4), nn.ReLU(), nn.Conv2d(width, D, 1)
         )
         self.quantizer = quantizer
         self.decoder = nn.Sequential(
-            nn.Conv2d(D, 32, 1), nn.ReLU(), nn.ConvTranspose2d(32, channels, 4, stride=4)
+            nn.Conv2d(D, width, 1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, channels, 4, stride=4),
         )
 
-    def forward(self, x: Tensor) -> PatchOutput:
-        z_e = self.encoder(x)  # (B, D, H/4, W/4)
-        quantized = self.quantizer(z_e)
-        reconstruction = self.decoder(quantized.z_q)  # (B, C, H, W)
-        losses = {"reconstruction": mse(reconstruction, x)} | quantized.losses
-        loss = losses["reconstruction"] + quantized.loss
-        return PatchOutput(reconstruction, z_e, quantized.indices, loss, losses)
+    def forward(self, x: Tensor) -> tuple[Tensor, Quantized, dict[str, Tensor]]:
+        """The reconstruction, what the quantizer gave, and the three losses by name."""
+        quantized = self.quantizer(self.encoder(x))  # of (B, D, H/4, W/4)
+        x_hat = self.decoder(quantized.z_q)  # (B, C, H, W)
+        return x_hat, quantized, {"reconstruction": mse(x_hat, x)} | quantized.losses
 
 
 x_train, _ = train.batch(torch.arange(len(train)))
 x_test, _ = test.batch(torch.arange(len(test)))
-variance = x_train.var(correction=0).item()
-channels = train.shape[0]
+variance = x_train.var(correction=0).item()  # the unit of distortion, see chapter 00
 
 
 def new_model(
-    quantizer_class=VectorQuantizer, seed: int | None = None, dim: int = 2, **options
+    quantizer_class=VectorQuantizer, dim: int = 2, width: int = 32, **options
 ) -> PatchModel:
-    """An untrained patch model; the same seed gives the same encoder and decoder."""
-    seed = session.seed if seed is None else seed
-    torch.manual_seed(seed)
+    """An untrained patch model; the options are the quantizer's."""
+    torch.manual_seed(session.seed)
     quantizer = quantizer_class(settings.num_codes, dim, **options)
-    torch.manual_seed(seed + 1000)  # quantizers draw different amounts of random numbers
-    return PatchModel(quantizer, channels).to(device)
+    torch.manual_seed(session.seed + 1000)
+    return PatchModel(quantizer, train.shape[0], width).to(device)
 
 
 def routing_table(model: PatchModel, x: Tensor) -> dict[str, dict[str, float]]:
@@ -740,7 +638,8 @@ def routing_table(model: PatchModel, x: Tensor) -> dict[str, dict[str, float]]:
         "decoder": list(model.decoder.parameters()),
     }
     table = {}
-    for name, loss in model(x).losses.items():
+    _, _, losses = model(x)
+    for name, loss in losses.items():
         table[name] = {}
         for part, weights in parts.items():
             gradients = torch.autograd.grad(
@@ -757,121 +656,83 @@ for name, row in table.items():
     print(f"{name:<18}" + "".join(f"{norm:>12.5f}" for norm in row.values()))
 
 # %% tags=["nbval-check-output"]
-for name, row in table.items():
-    marks = {part: "moves" if norm > 0 else "zero" for part, norm in row.items()}
-    print(f"{name:<16}", marks)
-print(
-    "fields that are not zero:",
-    sum(norm > 0 for row in table.values() for norm in row.values()),
+moving = {name: [part for part in row if row[part] > 0] for name, row in table.items()}
+for name, parts in moving.items():
+    print(f"the {name} loss moves: {', '.join(parts)}")
+print("fields that are not zero:", sum(len(parts) for parts in moving.values()))
+
+# %% [markdown]
+# Four fields of nine. Compare with your prediction. The zeros are exact: they are not small numbers but paths that do not exist in the graph. In the
+# picture from above:
+
+# %% tags=["hide-input"]
+fig, ax = plots.figure(7, 3.6)
+draw_model(ax, gradients=True)
+ax.set_title("The path of each gradient, from its loss to the parts it moves")
+plots.show(
+    fig,
+    alt="The same row of encoder, nearest code and decoder. A blue arrow leads from the "
+    "reconstruction loss back through the decoder to z_q, jumps as a dashed arrow, copied, "
+    "to z_e and goes on through the encoder. A green one leads from the commitment loss to "
+    "z_e and through the encoder, an orange one from the codebook loss to the codebook.",
 )
 
 # %% [markdown]
-# Four fields of nine. Compare with your prediction. The zeros are exact: they are not small numbers but ways that do not exist in the graph.
-#
-# **Often written, not so.**
-#
-# * One report says of the dictionary loss (the codebook loss) that its gradient flows *"only to the decoder"*. The decoder's field in that
-#   row is zero: that loss does not know the decoder. It flows to the **codebook**, which is no part of the decoder. (The decoder learns
-#   from the reconstruction alone.) The other two reports have it right.
-# * *The stop-gradients the other way round*, ‖z_e − sg[z_q]‖² + β‖sg[z_e] − z_q‖²: both squares have the same value, so the printed loss is the same
-#   to the last digit. But now β weighs the *codebook's* pull. Measured on the same model, β = 0.25:
-
-# %%
-model = new_model()
-output = model.quantizer(model.encoder(x_train[:64]))
-codebook_loss, commitment_loss = output.losses["codebook"], output.losses["commitment"]
-right = codebook_loss + 0.25 * commitment_loss
-swapped = commitment_loss + 0.25 * codebook_loss
-print(f"value: {right.item():.6f} and, swapped, {swapped.item():.6f}")
-for part, weights in (
-    ("encoder", model.encoder[0].weight),
-    ("codebook", model.quantizer.codebook),
-):
-    norms = [
-        torch.autograd.grad(loss, weights, retain_graph=True)[0].norm()
-        for loss in (right, swapped)
-    ]
-    print(f"gradient norm at the {part}: swapped / right = {norms[1] / norms[0]:.3f}")
-
-# %% [markdown]
-# ### What β does, and what it does not
-# **Often written, not so.** The dictionary loss "is higher (β=0.25) to make the encoder representation follows the dictionary
-# representation", says the same report. Look at the table: that loss moves the *codes*, so a higher weight on it makes the **dictionary
-# follow the encoder**. And β scales the encoder's pull only; it does not enter the codes' gradient at all. One latent and one code on a
-# line, plain gradient descent on codebook + β commitment loss:
-
-# %% tags=["nbval-check-output"]
-for beta in (0.25, 1.0, 4.0):
-    z, e = torch.tensor([0.0]), torch.tensor([1.0])
-    for step in range(2000):
-        z.requires_grad_(), e.requires_grad_()
-        codebook_loss, commitment_loss = vq_losses(z, e)
-        gradients = torch.autograd.grad(codebook_loss + beta * commitment_loss, (z, e))
-        if step == 0:
-            first = [round(-g.item(), 3) for g in gradients]
-        z, e = ((v - 0.02 * g).detach() for v, g in zip((z, e), gradients, strict=True))
-    print(f"β = {beta:<5} first pull on (z, e): {first}   they meet at {z.item():.3f}")
-
-# %% [markdown]
-# With β = 0.25 the code goes 4/5 of the way and the latent 1/5: they meet at β/(1 + β) from where the latent was. So the code is faster;
-# the report is right about that; and it is the code that follows. A code with many latents is pulled by all of them, and is faster still.
-# The paper's reason for the commitment loss is another one: without it the latents can grow without bound, if the codes do not keep up (its
-# section 3.2; you can see it in *Play*, below). All this holds for plain gradient descent. Adam divides each gradient by its own size, so
-# that under Adam a weight on the codebook loss changes next to nothing, because the codes hear no other loss; for the encoder β decides how
-# much the commitment counts *beside* the reconstruction.
+# **Often written, not so:** of the codebook loss one report says that its gradient flows "only to the decoder". The decoder's field in that row is zero. The loss
+# flows to the **codebook**, which is no part of the decoder. A table of nine numbers settles such a question in a minute, for any model.
 #
 # ## Train and look
-# Gradient descent on all three at once. The codes are noted on the way.
+# Gradient descent on all three losses at once. The codes are noted on the way.
 
 
 # %%
-def train_model(model: PatchModel, seed: int, notes: tuple[int, ...] = (), label: str = ""):
-    """Train with Adam; gives the losses and the codes before the steps in `notes`."""
+def train_model(model: PatchModel, notes: tuple[int, ...] = (), label: str = ""):
+    """Train with Adam; gives the losses, and the codes before the steps in `notes`."""
     adam = torch.optim.Adam(model.parameters(), lr=settings.lr)
-    order = torch.Generator().manual_seed(seed)
-    losses, noted = [], {}
+    order = torch.Generator().manual_seed(session.seed)
+    history, noted = [], {}
     try:
         for step in tqdm(range(settings.steps), unit="step", desc=label):
             if step in notes:
                 noted[step] = model.quantizer.codebook.detach().cpu().clone()
             rows = torch.randint(len(x_train), (settings.batch_size,), generator=order)
-            output = model(x_train[rows.to(device)])
+            _, quantized, losses = model(x_train[rows.to(device)])
             adam.zero_grad()
-            output.loss.backward()
+            (losses["reconstruction"] + quantized.loss).backward()
             adam.step()
-            losses.append({name: loss.detach() for name, loss in output.losses.items()})
+            history.append({name: loss.detach() for name, loss in losses.items()})
     except KeyboardInterrupt:
-        print(f"Stopped after step {len(losses)}: going on with what was trained so far.")
-    noted[len(losses)] = model.quantizer.codebook.detach().cpu().clone()
-    model.eval()
-    return losses, noted
+        print(f"Stopped after step {len(history)}: going on with what was trained so far.")
+    noted[len(history)] = model.quantizer.codebook.detach().cpu().clone()
+    return history, noted
 
 
 @torch.no_grad()
 def evaluate(model: PatchModel) -> tuple[float, Tensor]:
     """Distortion of the test images, and how often each code was chosen on them."""
-    output = model(x_test)
-    counts = torch.bincount(output.indices.flatten(), minlength=settings.num_codes)
-    return distortion(mse(output.reconstruction, x_test).item(), variance), counts.cpu()
+    x_hat, quantized, _ = model.eval()(x_test)
+    counts = torch.bincount(quantized.indices.flatten(), minlength=settings.num_codes)
+    return distortion(mse(x_hat, x_test).item(), variance), counts.cpu()
 
 
 model = new_model()
-notes = (0, settings.steps // 20, settings.steps // 4)
-losses, noted = train_model(model, session.seed, notes)
+history, noted = train_model(model, (0, settings.steps // 4))
 test_distortion, usage = evaluate(model)
 print(f"{(usage > 0).sum()} of {settings.num_codes} codes are used on the test images")
+with torch.no_grad():
+    favourite = model.quantizer.codebook[usage.argmax()].reshape(1, 2, 1, 1)
+    patch = model.decoder(favourite)  # (1, C, 4, 4)
+print(f"the code used most is decoded to a patch of mean brightness {patch.mean():.2f}")
 session.expect("distortion", test_distortion)
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plots.figure(9, 3, columns=2)
-for name, style in (("reconstruction", "-"), ("codebook", "--")):
-    curve = torch.stack([row[name] for row in losses]).cpu()
-    axes[0].plot(
-        curve,
-        style,
-        linewidth=1,
-        label=name if name == "reconstruction" else "codebook = commitment",
-    )
+for name, label, style in (
+    ("reconstruction", "reconstruction", "-"),
+    ("codebook", "codebook = commitment", "--"),
+):
+    curve = torch.stack([row[name] for row in history]).cpu()
+    axes[0].plot(curve, style, linewidth=1, label=label)
 axes[0].set(
     xlabel="step",
     ylabel="mean squared error",
@@ -893,39 +754,48 @@ plots.show(
     fig,
     alt="Left: the reconstruction loss falls over the training steps; the codebook loss "
     "swings at first, then stays small. Right: how often each code is used, "
-    "sorted: one code for the empty patches stands far above the rest, some are near "
-    "zero.",
+    "sorted: one code stands far above the rest, some are at zero.",
 )
 
-# %%
+# %% tags=["hide-input"]
 with torch.no_grad():
     z_test = model.encoder(x_test).movedim(1, -1).reshape(-1, 2).cpu()
 shown = z_test[torch.randperm(len(z_test), generator=generator)[:2000]]
 alive = usage > 0
-fig, axes = plots.figure(9.5, 2.9, columns=len(noted))
+fig, axes = plots.figure(8.5, 3.3, columns=len(noted))
 for ax, (step, codes_then) in zip(axes, noted.items(), strict=True):
-    ax.scatter(*shown.T, s=2, color="#BBBBBB", linewidths=0)
-    ax.scatter(*codes_then[alive].T, s=25, marker="x", color=plots.COLOURS["validation"])
+    ax.scatter(*shown.T, s=2, color="#BBBBBB", linewidths=0, label="latents at the end")
     ax.scatter(
-        *codes_then[~alive].T, s=25, marker="o", facecolors="none", edgecolors="black"
+        *codes_then[alive].T,
+        s=25,
+        marker="x",
+        color=plots.COLOURS["validation"],
+        label="codes in use at the end",
     )
-    ax.set(title=f"after step {step}", xlabel="$z_1$")
+    ax.scatter(
+        *codes_then[~alive].T,
+        s=25,
+        facecolors="none",
+        edgecolors="black",
+        label="codes that nobody uses",
+    )
+    ax.set(title=f"after step {step}" if step else "before training", xlabel="$z_1$")
 axes[0].set_ylabel("$z_2$")
-fig.suptitle(
-    "Codes (×) travel to where the latents end (grey); codes that nobody uses (○) stay"
-)
+fig.suptitle("The codes spread over the latents; those that nobody uses stay behind")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plots.show(
     fig,
-    alt="Four pictures of the latent plane at four times of the training. The codes start "
-    "spread over a square, and most end spread over the latents; those that are not "
-    "used at the end have hardly moved from where they began.",
+    alt="Three pictures of the latent plane: before, early in, and after the training. The codes "
+    "in use spread over the latents; those that are not used at the end lie together at one "
+    "side, hardly moved from where they began.",
 )
 
-# %%
-rebuilt = model(x_test[:12]).reconstruction.detach()
+# %% tags=["hide-input"]
+with torch.no_grad():
+    rebuilt, _, _ = model(x_test[:12])
 plots.show(
     plots.image_rows(
-        {"x": x_test[:12], "rebuilt": rebuilt},
+        {"x": x_test[:12], "x̂": rebuilt},
         title=f"49 codes of {math.log2(settings.num_codes):.0f} bits each",
     ),
     alt="Twelve test digits above their reconstructions from 49 codes: readable, with the "
@@ -933,10 +803,9 @@ plots.show(
 )
 
 # %% [markdown]
-# The number of bits is that of chapter 00, whose 64 codes were random training patches, and its distortion was lower. What could K codes
-# do at best? Whatever encoder and decoder do, each code stands for one patch in the end, and no set of K patches has a smaller error than
-# the one that k-means looks for. So: k-means on the patches themselves, no network in between, with some training patches as first codes.
-# And beside it the same networks with latents of 8 numbers instead of 2:
+# ### Is that good?
+# What could K codes do at best? Here each code stands for one patch in the end, whatever encoder and decoder do. So k-means on the patches themselves, with no
+# network in between, is a fair measure. Beside it: the same model with latents of 8 numbers, and with wider networks.
 
 
 # %%
@@ -954,25 +823,38 @@ for _ in tqdm(range(25), unit="step"):
     sums = torch.zeros_like(atoms).index_add(0, choice, patches)
     atoms = torch.where(counts > 0, sums / counts.clamp(min=1), atoms)
 by_k_means = mse(atoms[nearest_code(test_patches, atoms)], test_patches).item() / variance
-roomy = new_model(dim=8)
-train_model(roomy, session.seed, label="D = 8")
-with_eight, _ = evaluate(roomy)
-print(f"k-means {by_k_means:.3f}   D = 2: {test_distortion:.3f}   D = 8: {with_eight:.3f}")
+found = {"k-means on the patches": by_k_means, "D = 2 (above)": test_distortion}
+for name, options in {
+    "D = 8": {"dim": 8},
+    "D = 2, four times as wide": {"dim": 2, "width": 128},
+    "D = 8, four times as wide": {"dim": 8, "width": 128},
+}.items():
+    other = new_model(**options)
+    train_model(other, label=name)
+    found[name], _ = evaluate(other)
+for name, value in found.items():
+    print(f"{name:<28} distortion {value:.3f}")
 session.expect("distortion_k_means", by_k_means)
-session.expect("distortion_8", with_eight)
+session.expect("distortion_8", found["D = 8"])
+
+# %%
+sweep = results("codes_and_dims")
+for D in sweep.settings("dim"):
+    value = sweep.mean("distortion", num_codes=64, dim=D)
+    print(f"the networks of chapter 04, 64 codes, D = {D:<3} distortion {value:.3f}")
 
 # %% [markdown]
-# It is the plane that costs so much: encoder and decoder have to lay out all patches on a sheet. With 8 numbers most of the gap is gone. But
-# on single patches networks have nothing to win over k-means; [chapter 04](04_vq_vae.ipynb) gives them what k-means has not, an encoder and a
-# decoder that see *beyond* the patch. The plane stays here because it can be drawn. The cells and the routing table, as promised at the top
-# (the cells after training; the norms are those measured above, before it):
+# The plane costs a lot: with 8 numbers the small networks lose far less. But a good part of that price is the small networks, which have to lay out all patches on
+# a sheet: four times as wide, they lose less with the same two numbers. And the networks of [chapter 04](04_vq_vae.ipynb), which are deeper and see beyond the
+# patch, lose *least* with D = 2, and beat k-means on patches. So D alone does not decide. ([Study 03b](03b_past_the_argmin.ipynb) has three seeds of each.) We
+# stay in the plane because it can be drawn, and here is the picture promised at the top:
 
-# %% tags=["cover"]
-fig, (left, right) = plots.figure(10.5, 4.2, columns=2, width_ratios=(1, 1.25))
+# %% tags=["hide-input", "cover"]
+fig, (left, right) = plots.figure(9.5, 4, columns=2, width_ratios=(1, 1.35))
 plots.draw_cells(left, model.quantizer.codebook.detach().cpu(), shown, numbers=False)
-left.set(title="The codes and their cells", xlabel="$z_1$", ylabel="$z_2$")
+left.set(title="After training: codes and cells", xlabel="$z_1$", ylabel="$z_2$")
 plots.draw_gradient_flow(right, table)
-right.set_title("Who learns from which loss: four ways of nine")
+right.set_title("Who learns from which loss: four fields of nine")
 plots.show(
     fig,
     alt="Left: latents of image patches in the plane, the codes among them, and the cell "
@@ -982,242 +864,14 @@ plots.show(
 )
 
 # %% [markdown]
-# ## Other ways past the argmin
-# Straight-through is a guess that works, not a derivative. Three others.
-#
-# ### Draw the code: Gumbel-max
-# Let the latent give K *logits* ℓ, and draw the code k with probability pₖ = softmax(ℓ)ₖ. There is a way to draw in which the random numbers are an input:
-# add to each logit its own Gumbel noise gₖ = −log(−log uₖ), u uniform, and take the largest (**Gumbel-max**): P(argmaxₖ(ℓₖ + gₖ) = k) = pₖ exactly.
-
-
-# %%
-def gumbel(*shape: int) -> Tensor:
-    """Gumbel noise: minus the logarithm of exponential noise, which is −log u."""
-    return -torch.empty(shape).exponential_(generator=draws).log()
-
-
-draws = torch.Generator().manual_seed(0)
-logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-drawn = (logits + gumbel(200_000, 4)).argmax(1)
-frequencies = torch.bincount(drawn, minlength=4) / 200_000
-p = logits.softmax(0)
-print("softmax:          ", [f"{v:.4f}" for v in p.tolist()])
-print("drawn frequencies:", [f"{v:.4f}" for v in frequencies.tolist()])
-in_errors = ((frequencies - p) / (p * (1 - p) / 200_000).sqrt()).abs().max()
-print(f"largest difference: {in_errors:.1f} standard errors")
-assert in_errors < 5
-
-# %% [markdown]
-# ### Soften it: Gumbel-softmax
-# The argmax still has no gradient. Replace it by a softmax with a *temperature* τ (Jang et al. 2017, equation 2; Maddison et al. 2017): y =
-# softmax((ℓ + g)/τ), and z_q = Σₖ yₖ eₖ, a mixture of codes. As τ → 0, y becomes one code and z_q is what Gumbel-max draws. Gradients flow
-# to the logits *and* to the codes, so there is no codebook loss. What does it cost? Here is a problem small enough for the exact gradient
-# of E[‖e_k − t‖²] with respect to the logits, pₖ(fₖ − Σⱼ pⱼfⱼ), beside 200,000 Gumbel-softmax gradients:
-
-# %%
-draws = torch.Generator().manual_seed(0)
-eight, t = torch.randn(8, 2, generator=draws), torch.tensor([1.0, 0.5])
-logits = -(torch.tensor([0.3, 0.2]) - eight).square().sum(1)  # (8,)
-p, f = logits.softmax(0), (eight - t).square().sum(1)
-exact = p * (f - (p * f).sum())
-
-temperatures = [4, 2, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
-bias, noise = [], []
-for tau in tqdm(temperatures, unit="temperature"):
-    many = logits.repeat(settings.gumbel_draws, 1).requires_grad_()  # one row a draw
-    soft = ((many + gumbel(settings.gumbel_draws, 8)) / tau).softmax(1)
-    (gradients,) = torch.autograd.grad((soft @ eight - t).square().sum(), many)
-    bias.append(((gradients.mean(0) - exact).norm() / exact.norm()).item())
-    noise.append((gradients.var(0).sum().sqrt() / exact.norm()).item())
-    error_of_mean = noise[-1] / settings.gumbel_draws**0.5
-    print(f"τ = {tau:<7} bias {bias[-1]:.3f} ± {error_of_mean:.3f}   noise {noise[-1]:.2f}")
-
-# %%
-fig, ax = plots.figure(5.5, 3)
-ax.loglog(temperatures, bias, "o-", color=plots.COLOURS["train"], label="bias")
-ax.loglog(
-    temperatures, noise, "s--", color=plots.COLOURS["validation"], label="noise of one draw"
-)
-ax.set(
-    xlabel="temperature τ",
-    ylabel="relative to the exact gradient",
-    title="Cold: less biased, more noisy",
-)
-ax.legend()
-plots.show(
-    fig,
-    alt="Bias and noise of the Gumbel-softmax gradient against the temperature, both axes "
-    "logarithmic: as the temperature falls, the bias falls and the noise rises.",
-)
-
-# %% [markdown]
-# So τ starts high and is lowered during training (*annealed*); the companion's `GumbelQuantizer` goes from 1 to 1/16 in equal factors.
-# Because the code is drawn, there is a KL term as in chapter 02, with a uniform prior over the K codes:
-#
-# $$\mathrm{KL}(q \,\|\, \text{uniform}) = \sum_k q_k \log\frac{q_k}{1/K} = \log K - H(q).$$
-
-# %% tags=["nbval-check-output"]
-K = 8
-for name, q in (
-    ("uniform", torch.full((K,), 1 / K)),
-    ("half and half", torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0, 0])),
-    ("one code", functional.one_hot(torch.tensor(3), K).float()),
-):
-    kl = math.log(K) - torch.special.entr(q).sum().item()
-    kl = max(0.0, kl)  # rounding can leave a little less
-    print(f"{name:<14} KL = {kl:.4f} nats")
-print(f"log 8 = {math.log(8):.4f}")
-
-# %% [markdown]
-# The line *one code* is the case of this chapter: a latent that chooses one code has KL = log K whatever it chooses, a constant. So VQ-VAE's loss
-# has no KL, and [chapter 04](04_vq_vae.ipynb) starts from here.
-#
-# ### Two choices and their difference: implicit MLE
-# Niepert et al. (2021) keep the code whole also in training. Draw a code with the noisy logits ℓ + g. When the gradient d of the loss at
-# the *one-hot choice* comes back, draw a second time with the same noise, from the logits ℓ − λd, that is, from those the loss would rather
-# have had. The gradient for the logits is the first one-hot choice minus the second, over λ. Where both are the same code it is exactly 0; a
-# small λ gives mostly zeros, a large one is more biased. It needs nothing but the argmax itself, and so it works as well where the "code"
-# is a path or a matching.
-#
-# ### Turn the gradient: the rotation trick
-# Straight-through hands each latent the gradient of its z_q as it is, wherever in the cell the latent lies. Fifty et al. (2024) write z_q =
-# λRz, with the rotation R that turns z's direction onto z_q's and λ = ‖z_q‖/‖z‖, and count λ and R as constants. Then dL/dz = λRᵀ dL/dz_q:
-# the gradient keeps its angle to the vector. (`companion.quantizers.rotation_trick`; its docstring has the formula.)
-
-# %% tags=["nbval-check-output"]
-z = torch.tensor([[0.5, 1.5], [2.0, 0.25], [-1.0, 1.0], [0.0, 0.0]], requires_grad=True)
-z_q = torch.tensor([1.2, 0.6]).expand(4, 2)
-wish = torch.tensor([0.0, 1.0])  # dL/dz_q, the same for all four
-moved = rotation_trick(z, z_q)
-(turned,) = torch.autograd.grad((moved * wish).sum(), z)
-
-
-def angle(a: Tensor, b: Tensor) -> float:
-    """From a to b, in degrees."""
-    return math.degrees(
-        math.remainder(math.atan2(b[1], b[0]) - math.atan2(a[1], a[0]), math.tau)
-    )
-
-
-print("value equals z_q:", torch.equal(moved.detach(), z_q))
-for start, gradient in zip(z[:3].tolist(), turned[:3], strict=True):
-    here, there = angle(torch.tensor(start), gradient), angle(z_q[0], wish)
-    print(f"z = {start}: angle of its gradient to it {here:.1f}°, at z_q {there:.1f}°")
-print(
-    "z = 0 has no direction to turn; its gradient is the straight-through one:",
-    turned[3].tolist(),
-)
-
-# %%
-ring = torch.cartesian_prod(torch.linspace(-0.75, 2.25, 7), torch.linspace(-0.75, 2.25, 7))
-fig, axes = plots.figure(9, 4, columns=2)
-for ax, (name, estimate) in zip(
-    axes,
-    {
-        "Straight-through: one arrow for all": straight_through,
-        "Rotation trick: arrows turn around the origin": rotation_trick,
-    }.items(),
-    strict=True,
-):
-    z = ring.clone().requires_grad_()
-    moved = estimate(z, torch.tensor([1.2, 0.6]).expand_as(z))
-    (arrows,) = torch.autograd.grad((moved * wish).sum(), z)
-    ax.quiver(
-        *ring.T,
-        *-arrows.T,
-        color=plots.COLOURS["train"],
-        angles="xy",
-        scale_units="xy",
-        scale=6,
-        width=0.005,
-    )
-    ax.plot(
-        1.2, 0.6, "X", color=plots.COLOURS["validation"], markersize=11, label="code $z_q$"
-    )
-    ax.plot(0, 0, "o", color="black", markersize=5, label="origin")
-    ax.set(title=name, aspect="equal", xlim=(-1.3, 2.8), ylim=(-1.3, 2.7))
-    ax.set(xlabel="$z_1$", ylabel="$z_2$")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-plots.show(
-    fig,
-    alt="Descent directions at a grid of latents that all chose one code. "
-    "Straight-through: all arrows are equal. Rotation trick: the arrows turn with the "
-    "direction of the latent around the origin, and are longer near the origin.",
-)
-
-# %% [markdown]
-# ### Side by side
-# The same encoder, decoder, number of codes, steps and learning rate, and several seeds each; the test images always go through whole codes.
-
-# %%
-ways = {
-    "straight-through": (VectorQuantizer, {}),
-    "rotation trick": (quantizers.VectorQuantizer, {"estimator": "rotation"}),
-    "Gumbel-softmax": (GumbelQuantizer, {"anneal_steps": settings.steps}),
-}
-outcome = {name: [] for name in ways}
-with torch.no_grad():
-    untrained = new_model()
-    z_e = untrained.encoder(x_test)
-    lengths = z_e.norm(dim=1), untrained.quantizer(z_e).z_q.norm(dim=1)
-print(f"before training ‖z_q‖/‖z‖ is {(lengths[1] / lengths[0]).median():.1f} (median)")
-for name, (quantizer_class, options) in ways.items():
-    for seed in range(session.seed + 1, session.seed + 1 + settings.seeds):
-        trained = new_model(quantizer_class, seed, **options)
-        train_model(trained, seed, label=f"{name}, seed {seed}")
-        outcome[name].append(evaluate(trained))
-
-# %%
-for name, runs in outcome.items():
-    values, used = [value for value, _ in runs], [int((c > 0).sum()) for _, c in runs]
-    print(
-        f"{name:<17} distortion {', '.join(f'{v:.3f}' for v in values)}   codes used {used}"
-    )
-for name, key in (
-    ("straight-through", "straight_through"),
-    ("rotation trick", "rotation"),
-    ("Gumbel-softmax", "gumbel"),
-):
-    session.expect(
-        f"distortion_{key}", sum(value for value, _ in outcome[name]) / len(outcome[name])
-    )
-
-# %%
-fig, ax = plots.figure(5.5, 2.8)
-for place, runs in enumerate(outcome.values()):
-    ax.plot(
-        [place] * len(runs), [value for value, _ in runs], "o", color=plots.COLOURS["train"]
-    )
-ax.set_xticks(range(len(outcome)), list(outcome))
-ax.set(
-    ylabel="test distortion",
-    title="The first two lie close together, Gumbel-softmax is behind",
-    ylim=(0, 1.1 * max(value for runs in outcome.values() for value, _ in runs)),
-    xlim=(-0.5, 2.5),
-)
-plots.show(
-    fig,
-    alt="Test distortion of several seeds each for straight-through, the rotation trick "
-    "and Gumbel-softmax: the first two lie near each other, Gumbel-softmax clearly higher.",
-)
-
-# %% [markdown]
-# Straight-through and the rotation trick lie close together, nearer than some of the seeds do; Gumbel-softmax, which uses far fewer codes, is
-# behind. That is *one* small task, with latents of two numbers, few steps and one learning rate for all. The rotation trick was published for
-# large models whose codebooks follow running means ([chapter 05](05_ema_codebooks.ipynb)), and its authors measured gains there. One thing to
-# keep an eye on: the rotation trick multiplies each gradient by ‖z_q‖/‖z‖, which is far from 1 before training (the line printed before the
-# runs).
-#
 # ## Proof: what you built is what the companion has
 
 # %% tags=["nbval-check-output"]
 z = torch.linspace(0, 9, 24).sin().reshape(12, 2)
 e = torch.linspace(0, 5, 10).cos().reshape(5, 2)
 for offset in (0, 1000):
-    assert torch.equal(
-        nearest_code(z + offset, e + offset),
-        quantizers.nearest_code(z + offset, e + offset),
-    )
+    theirs = quantizers.nearest_code(z + offset, e + offset)
+    assert torch.equal(nearest_code(z + offset, e + offset), theirs), "exercise 3.1"
 glue("proof.nearest_code", nearest_code(z, e).tolist(), display=False)
 print("nearest code agrees:", True)
 
@@ -1226,34 +880,40 @@ def with_gradients(result: Tensor, *inputs: Tensor) -> list[float]:
     """The value, then the gradient at each input, as one list."""
     weights = torch.linspace(1, 2, result.numel()).reshape(result.shape)
     gradients = torch.autograd.grad((result * weights).sum(), inputs, allow_unused=True)
-    parts = [
-        result,
-        *(
-            torch.zeros_like(t) if g is None else g
-            for g, t in zip(gradients, inputs, strict=True)
-        ),
-    ]
+    parts = [result]
+    for tensor, gradient in zip(inputs, gradients, strict=True):
+        parts.append(torch.zeros_like(tensor) if gradient is None else gradient)
     return [number for part in parts for number in part.flatten().tolist()]
 
 
+def agree(mine: list[float], theirs: list[float], exercise: str) -> None:
+    torch.testing.assert_close(
+        torch.tensor(mine),
+        torch.tensor(theirs),
+        rtol=1e-5,
+        atol=1e-7,
+        msg=lambda found: f"exercise {exercise} differs from the companion: {found}",
+    )
+
+
 z, chosen = z.requires_grad_(), e[nearest_code(z, e)].detach().requires_grad_()
-for name, mine, theirs in (
-    ("straight_through", straight_through, quantizers.straight_through),
+for name, exercise, mine, theirs in (
+    ("straight_through", "3.3", straight_through, quantizers.straight_through),
     (
         "codebook_loss",
+        "3.4",
         lambda z, c: vq_losses(z, c)[0],
         lambda z, c: quantizers.vq_losses(z, c)[0],
     ),
     (
         "commitment_loss",
+        "3.4",
         lambda z, c: vq_losses(z, c)[1],
         lambda z, c: quantizers.vq_losses(z, c)[1],
     ),
 ):
     numbers = with_gradients(mine(z, chosen), z, chosen)
-    torch.testing.assert_close(
-        torch.tensor(numbers), torch.tensor(with_gradients(theirs(z, chosen), z, chosen))
-    )
+    agree(numbers, with_gradients(theirs(z, chosen), z, chosen), exercise)
     glue(f"proof.{name}", numbers, display=False)
     print(f"{name} agrees, value and gradients:", True)
 
@@ -1288,26 +948,23 @@ for name, quantizer in (("notebook", mine), ("companion", theirs)):
         ],
     }
 for part in numbers["notebook"]:
-    a, b = (torch.tensor(numbers[name][part]) for name in ("notebook", "companion"))
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    agree(numbers["notebook"][part], numbers["companion"][part], "3.5")
     print(f"{part:<10} agree:", True)
 glue("proof.vector_quantizer", numbers["notebook"], display=False)
 
 # %% [markdown]
 # ## Play: one step a click
-# Each latent (dot) has a place where the decoder would like to have its *code* (the small ring it hangs on; a grey line leads to it, a dotted
-# one to its code): with the identity as decoder, the reconstruction loss is ‖z_q − ring‖². Straight-through gives the latent the gradient
-# 2(z_q − ring), commitment adds 2β(z − z_q), and the codes (crosses) go to their latents. Click into the slider *steps* and press → for one
-# step. Try β = 0 and watch where the dots go; then a learning rate of 0.08, which is too large for a code with many latents (the factor 1 −
-# 2ηnₖ from above).
+# Each latent (dot) has a place where the decoder would like to have its *code*: the small ring on the grey line. (The decoder is the identity.) Three forces act:
+# straight-through, commitment, and the codes' pull to their latents. Click into the slider *steps* and press → for one step. Try β = 0 and watch where the dots
+# go; then a learning rate of 0.08, too large for a code with many latents.
 
 # %%
 homes = cloud[::5]  # 60 latents
 first_codes = torch.tensor([[-1.0, -0.5], [0.5, -0.5], [0.0, 1.0], [1.0, 0.5], [3.5, 3.0]])
 explorers.codes_in_the_plane(homes, first_codes)
 
-# %%
-fig, axes = plots.figure(9.5, 3.6, columns=3)
+# %% tags=["hide-input"]
+fig, axes = plots.figure(8.5, 3.6, columns=3)
 for ax, beta in zip(axes, (0.0, 0.25, 1.0), strict=True):
     explorers.draw_steps(ax, homes, first_codes, steps=40, beta=beta, lr=0.02)
     ax.set(title=f"β = {beta:g}, 40 steps", xlabel="$z_1$")
@@ -1322,47 +979,36 @@ plots.show(
 )
 
 # %% [markdown]
-# As long as its code is not where the decoder wants it, the copied gradient goes on pushing the latent, in the same direction at every
-# step, because it does not see where the latent is. With β = 0 nothing stops it but the border of the cell. With β > 0 it comes to rest
-# where the two gradients cancel, 1/β times as far from the code as its home is (pen and paper, question 2); with β = 1 that is its home.
-# Roaming has its use: with a small β some latents come across the code that began far out, and it is put to work; with β = 1 it stays dead.
+# As long as the code is not where the decoder wants it, the copied gradient goes on pushing the latent, the same way at every step. With β = 0 nothing stops it
+# but the border of the cell. With β > 0 it comes to rest (pen and paper, question 2). Roaming has its use: with a small β some latents came across the code that
+# began far out, and put it to work. With β = 1 it stays where it was.
 #
 # ## What breaks, and why
-# **Losses taken after straight-through.** The most common mistake of all: z_q is overwritten by the straight-through version, and only then
-# compared with z. That version has no way to the codebook:
+# **Losses taken after straight-through.** The most common mistake of all: `z_q` is overwritten by the straight-through version, and only then compared with z.
+# That version has no path to the codebook:
 
 # %% tags=["nbval-check-output"]
 
 
 class LossesTooLate(quantizers.VectorQuantizer):
     def forward(self, z: Tensor) -> Quantized:
-        right = super().forward(z)
-        codebook_loss, commitment_loss = vq_losses(
-            z, right.z_q
-        )  # z_q is past straight-through
+        right = super().forward(z)  # its z_q is past straight-through
+        codebook_loss, commitment_loss = vq_losses(z, right.z_q)
         losses = {"codebook": codebook_loss, "commitment": commitment_loss}
-        return Quantized(
-            right.z_q, right.indices, codebook_loss + 0.25 * commitment_loss, losses
-        )
+        loss = codebook_loss + 0.25 * commitment_loss
+        return Quantized(right.z_q, right.indices, loss, losses)
 
 
 late = new_model(LossesTooLate)
 for name, row in routing_table(late, x_train[:64]).items():
-    print(
-        f"{name:<16}", {part: "moves" if norm > 0 else "zero" for part, norm in row.items()}
-    )
+    print(f"the {name} loss moves:", [part for part, norm in row.items() if norm > 0])
 
 # %%
-start = late.quantizer.codebook.detach().clone()
-late_losses, _ = train_model(late, session.seed, label="losses too late")
-first, last = (late_losses[i]["reconstruction"].item() / variance for i in (0, -1))
+late_history, late_noted = train_model(late, (0,), label="losses too late")
+first, last = (late_history[i]["reconstruction"].item() / variance for i in (0, -1))
 print(f"reconstruction loss over the variance: first {first:.2f}, last {last:.2f}")
-print(
-    "codes that moved:",
-    int((late.quantizer.codebook.detach() != start).any(1).sum()),
-    "of",
-    len(start),
-)
+start, end = late_noted.values()
+print("codes that moved:", int((start != end).any(1).sum()), "of", len(start))
 late_distortion, late_usage = evaluate(late)
 one_grey = distortion(mse(x_train.mean().expand_as(x_test), x_test).item(), variance)
 print(f"test distortion {late_distortion:.2f}, of one grey value {one_grey:.2f};", end=" ")
@@ -1370,122 +1016,92 @@ print(f"codes used on the test images: {int((late_usage > 0).sum())}")
 session.expect("distortion_losses_too_late", late_distortion)
 
 # %% [markdown]
-# The loss falls all the same, from 1.63 to 1.02, and nothing crashes. But 1 is what a single grey value scores on the training images, by the
-# definition of the unit, and on the test images the model is hardly better than that grey either: the decoder has learnt the mean, and the
-# codes tell it next to nothing. A falling loss does not show the mistake, a routing table does. Look at its second row: that loss no longer
-# moves the codebook, but the *encoder*, because z_q is on the encoder's graph now. In which direction?
+# The loss falls all the same, and nothing crashes. But the model is no better than one grey value for all pixels. The routing table shows the mistake before any
+# training: the codebook loss moves the *encoder*. In which direction?
 
 # %% tags=["nbval-check-output"]
-z, e = torch.tensor([[0.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0.0]])
-late_codebook_loss, late_commitment_loss = vq_losses(z, straight_through(z, e))
-for name, loss in (("codebook", late_codebook_loss), ("commitment", late_commitment_loss)):
+z, code = torch.tensor([[0.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0.0]])
+codebook_loss, commitment_loss = vq_losses(z, straight_through(z, code))
+for name, loss in (("codebook", codebook_loss), ("commitment", commitment_loss)):
     (gradient,) = torch.autograd.grad(loss, z, retain_graph=True)
-    print(
-        f"code at (1, 0), latent at 0; the {name:<10} loss moves the latent towards",
-        (0 - gradient).tolist(),
-    )
+    print(f"latent at 0, code at (1, 0); {name} loss, step along", (0 - gradient).tolist())
 
 # %% [markdown]
-# *Away* from its code, four times as strongly as the commitment loss with β = 0.25 pulls it back. (The opposite slip, z_q not detached in
-# straight-through, shows in the table as "reconstruction moves codebook".)
+# *Away* from its code, four times as strongly as the commitment loss with β = 0.25 pulls it back. (The opposite slip, `z_q` not detached in straight-through,
+# shows in the table as "reconstruction moves codebook".)
 #
-# **The wrong scale of the first codes.** U(−√3, √3) instead of U(−√(3/D), √(3/D)) has variance 1 in each dimension instead of 1/D. In two
-# dimensions that is hardly seen; with 64 the codes are eight times too long, and those that happen to be short win everything:
+# **The stop-gradients the other way round**, $\|z_e - \mathrm{sg}[z_q]\|^2 + \beta\,\|\mathrm{sg}[z_e] - z_q\|^2$. The printed loss is the same to the last
+# digit. But now β weighs the codebook's pull:
 
 # %%
-draws = torch.Generator().manual_seed(0)
-for D in (2, 8, 64):
-    vectors = torch.randn(20_000, D, generator=draws) / D**0.5
-    for name, bound in (("√(3/D)", (3 / D) ** 0.5), ("√3", 3**0.5)):
-        first_codes = (2 * torch.rand(512, D, generator=draws) - 1) * bound
-        counts = torch.bincount(nearest_code(vectors, first_codes), minlength=512)
-        used, share = (counts > 0).sum(), counts.max().item() / len(vectors)
-        start = f"D = {D:<3} U(±{name:<6})"
-        print(f"{start}: {used:>3} of 512 codes used, the most used by {share:.0%}")
+fresh = new_model()
+quantized = fresh.quantizer(fresh.encoder(x_train[:64]))
+codebook_loss, commitment_loss = quantized.losses.values()
+pair = codebook_loss + 0.25 * commitment_loss, commitment_loss + 0.25 * codebook_loss
+print(f"value: right {pair[0].item():.6f}, swapped {pair[1].item():.6f}")
+for part, weights in (
+    ("encoder", fresh.encoder[0].weight),
+    ("codebook", fresh.quantizer.codebook),
+):
+    right_norm, swapped_norm = (
+        torch.autograd.grad(loss, weights, retain_graph=True)[0].norm() for loss in pair
+    )
+    print(f"gradient norm at the {part}: swapped / right = {swapped_norm / right_norm:.3f}")
 
 # %% [markdown]
-# **Dead codes.** A code that nobody chooses has gradient exactly 0, so it never moves, so nobody chooses it: the circles in the picture of the
-# travelling codes. Where the codes start decides how many of them there are. The same model, with codes that start ten times as far out:
+# **Dead codes.** A code that nobody chooses has gradient exactly 0: it stays, and has to wait for a latent to come by. How many wait depends on where the codes
+# start. The same model, with codes that start ten times as far out:
 
 # %%
 spread = new_model()
 with torch.no_grad():
     spread.quantizer.codebook.mul_(10)
-train_model(spread, session.seed, label="codes too far out")
+train_model(spread, label="codes too far out")
 far_distortion, far_usage = evaluate(spread)
-for name, value, counts in (
+for name, value, chosen in (
     ("as above", test_distortion, usage),
     ("ten times too far out", far_distortion, far_usage),
 ):
-    used = (counts > 0).sum()
-    print(
-        f"{name:<22} {used:>2} of {settings.num_codes} codes used, distortion {value:.3f}"
-    )
+    number = f"{(chosen > 0).sum():>2} of {settings.num_codes}"
+    print(f"{name:<22} {number} codes used, distortion {value:.3f}")
 
 # %% [markdown]
-# [Chapter 05](05_ema_codebooks.ipynb) gives dead codes a new place.
-#
-# **One NaN.** A latent that is not a number has no nearest code, and `argmin` gives an index all the same. What follows takes two steps:
-
-# %% tags=["nbval-check-output"]
-torch.manual_seed(0)
-e = torch.randn(6, 2, requires_grad=True)
-z = torch.randn(40, 2)
-z[0] = torch.nan  # one bad latent of forty
-for step in range(3):
-    k = (z[:, None] - e[None]).square().sum(2).argmin(1)
-    bad = int(e.isnan().any(1).sum())
-    print(f"step {step}: codes in use {k.unique().numel()}, codes that are NaN {bad}")
-    (gradient,) = torch.autograd.grad((z - e[k]).square().mean(), e)
-    e = (e - 0.1 * gradient).detach().requires_grad_()
-try:
-    quantizers.nearest_code(z, torch.randn(6, 2))
-except ValueError as refused:
-    print("the companion:", refused)
-
-# %% [markdown]
-# The bad latent chose a code and made it NaN; every distance to that code is NaN from then on, `argmin` takes NaN for the smallest, and
-# *all* latents choose it. The companion says so at the first step, and leaves the codebook as it was.
-#
-# **A lookup in half precision** was measured at the start of this chapter: around the origin about one wrong code in a hundred, at
-# offset 10 four in five.
+# [Chapter 05](05_ema_codebooks.ipynb) gives dead codes a new place. (More that breaks, in [study 03b](03b_past_the_argmin.ipynb): the wrong scale of the first
+# codes, and one NaN that takes the whole codebook.)
 #
 # ## Pen and paper
-# 1. Two codes, one chosen by 90 latents and one by 10; the codebook loss is a mean over N = 100 latents and D dimensions, and plain
-#    gradient descent has one learning rate η. Which η takes the first code to the mean of its latents in one step? Where does it take the
-#    second? For which η do both converge?
-# 2. The decoder is the identity, one code e stands still, and the latent z feels straight-through plus commitment: its gradient is 2(e − x)
-#    + 2β(z − e). Where does it come to rest? What happens if that point lies in another code's cell?
+# 1. Two codes, one chosen by 90 latents and one by 10. The codebook loss is a mean over N = 100 latents and D dimensions, so its gradient at code $k$ is
+#    $2 n_k (e_k - m_k)/(N D)$. Which learning rate η takes the first code to the mean of its latents in one step? Where does it take the second? For which η
+#    do both converge?
+# 2. The decoder is the identity, and one code $e$ stands still. The latent $z$ of an image $x$ feels straight-through and commitment: its gradient is $2(e - x)
+#    + 2\beta(z - e)$. Where does it come to rest? What if that point lies in another code's cell?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. The gradient is 2nₖ(e_k − mₖ)/(N·D), so η = N·D/(2nₖ) lands on the mean: η = 100·D/180 ≈ 0.56 D for the first. The second then goes
-#    10/90 = 1/9 of its way. A step multiplies the distance by 1 − 2ηnₖ/(N·D), which converges if it lies between −1 and 1: η < N·D/nₖ for
-#    the largest nₖ, so η < 1.11 D. The rate that would be perfect for the second, 5 D, makes the first diverge.
-# 2. At z = e + (x − e)/β: with β = 0.25, four times as far from the code as x is, on the same side. If that point is in another cell, z
-#    never gets there: at the border it changes its code, and from then on feels another. That is how straight-through finds better codes,
-#    and why a small β lets it look further.
+# 1. η = N·D/(2nₖ) lands on the mean: η = 100·D/180 ≈ 0.56 D for the first. The second then goes 10/90 = 1/9 of its way. A step multiplies the distance by
+#    1 − 2ηnₖ/(N·D), which converges if it lies between −1 and 1: η < N·D/nₖ for the largest nₖ, so η < 1.11 D. The rate that would be perfect for the second,
+#    5 D, makes the first diverge.
+# 2. At z = e + (x − e)/β: with β = 0.25, four times as far from the code as x is, on the same side. If that point is in another cell, z never gets there: at the
+#    border it changes its code, and from then on feels another. So a small β lets it look further.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * Quantising is a search for the nearest code, N·K·D operations; the expanded square makes it a matrix product and needs centring and
-#   float32 to be right.
+# * Quantising is a search for the nearest code. The expanded square makes it a matrix product, and needs centring to be right.
 # * For fixed latents, learning the codes is k-means; the codebook loss does its mean step by gradient descent.
-# * `argmin` has no gradient. Straight-through copies the gradient from z_q to z_e; sg[z_q] + (z − sg[z]) has z_q's value to the bit.
-# * Reconstruction moves decoder and encoder, the codebook loss moves the codebook, the commitment loss moves the encoder: four fields of
-#   nine. β scales the last one only.
+# * `argmin` has no gradient. Straight-through copies the gradient from $z_q$ to $z_e$; $\mathrm{sg}[z_q] + (z_e - \mathrm{sg}[z_e])$ has the value of $z_q$ to
+#   the bit.
+# * Reconstruction moves decoder and encoder, the codebook loss the codebook, the commitment loss the encoder: four fields of nine.
 # * The value of a loss with stop-gradients does not show what is learnt. Measure the gradients.
 #
-# **Further experiments.** Repeat the side-by-side comparison at other learning rates: does the order stay? Give the model latents of 4 or 16 numbers
-# (`dim` in `new_model`): how many codes are used, and what is the distortion? Set β to 0 and to 4 in `new_model`:
-# where do latents and codes end?
+# ## Further experiments
+# 1. Give the model latents of 4 or 16 numbers (`dim` in `new_model`): how many codes are used?
+# 2. Set β to 0 and to 4 (`commitment_weight`): where do latents and codes end?
+# 3. [Study 03b](03b_past_the_argmin.ipynb): drawing codes instead of choosing them, and a gradient that is turned instead of copied.
 #
-# **References.** A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning*, 2017 (section 3.2, equation 3). Y.
-# Bengio, N. Léonard, A. Courville: *Estimating or Propagating Gradients Through Stochastic Neurons*, 2013. S. Lloyd: *Least squares
-# quantization in PCM*, 1957, printed 1982. E. Jang, S. Gu, B. Poole: *Categorical Reparameterization with Gumbel-Softmax*, 2017 (equation
-# 2). C. Maddison, A. Mnih, Y. W. Teh: *The Concrete Distribution*, 2017. M. Niepert, P. Minervini, L. Franceschi: *Implicit MLE*, 2021. C.
-# Fifty et al.: *Restructuring Vector Quantization with the Rotation Trick*, 2024. Y. Ganin, V. Lempitsky: *Unsupervised Domain Adaptation
-# by Backpropagation*, 2015. The claims tested above are from the source reports *Description of VQVAE*, S. Zhao: *VQ-VAE and Transformer*,
-# 2023 (sections 2.2 to 2.4) and H. Yesiltepe: *VQ-VAE*, 2022.
+# ## References
+# * A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning*, 2017 (section 3.2, equation 3).
+# * Y. Bengio, N. Léonard, A. Courville: *Estimating or Propagating Gradients Through Stochastic Neurons*, 2013.
+# * S. Lloyd: *Least squares quantization in PCM*, 1957, printed 1982. Y. Ganin, V. Lempitsky: *Unsupervised Domain Adaptation by Backpropagation*, 2015.
+# * The sentence tested above is from the source report *Description of VQVAE*.

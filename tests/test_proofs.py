@@ -415,6 +415,7 @@ PROOFS = {
         "proof.stop_gradient_puzzle": proof_stop_gradient_puzzle,
         "proof.vector_quantizer": proof_vector_quantizer,
     },
+    "03b_past_the_argmin": {},
     "04_vq_vae": {
         "proof.vqvae": proof_vqvae,
         "proof.residual_block": proof_residual_block,

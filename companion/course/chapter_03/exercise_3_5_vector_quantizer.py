@@ -336,6 +336,11 @@ MISTAKES = (
         _variant(grid=lambda rows, z: _grid(rows, z).transpose(-1, -2) if z.ndim == 4 else _grid(rows, z)),
         "height and width of z_q are exchanged. What movedim(1, -1) did is undone by movedim(-1, 1).",
     ),
+    Mistake(
+        "the indices transposed",
+        _variant(positions=lambda indices, z: _positions(indices, z).mT if z.ndim == 4 else _positions(indices, z)),
+        "height and width of indices are exchanged. The rows came in the order (B, *spatial): reshape gives that back.",
+    ),
 )
 
 EXERCISE = Exercise(
