@@ -50,10 +50,10 @@ channels, size, _ = train.shape
 # 2. How many of the 64 codes will be in use?
 # 3. What does the decoder draw from a table of *random* codes?
 #
-# Write your guesses down. Each is answered below by a measurement.
+# Write your guesses down.
 #
 # ## The whole model in one picture
-# Follow one image from left to right.
+# Follow one image from left to right. (The codes are made up.)
 
 # %% tags=["hide-input"]
 g = torch.Generator().manual_seed(3)
@@ -143,9 +143,9 @@ plots.show(
 #
 # ## The bridge from chapter 02: what became of the KL?
 # In a VAE the KL is the price of what the encoder says about an image: much for one, little for another. Here the encoder always says the same *amount*: one
-# table of 49 numbers. So we expect a price that is the same for all images. Let us see.
+# table of 49 numbers. So we expect the same price for all images.
 #
-# A VAE maximises $\log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, p(z))$. Take the same two distributions here, for a table $k = (k_1, \dots, k_T)$:
+# A VAE maximises $\mathbb{E}_q[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))$. Take the same two distributions here, for a table $k = (k_1, \dots, k_T)$:
 #
 # * $q(k|x)$ puts all its mass on one table, that of the nearest codes.
 # * $p(k)$ is not learned yet. Let it be uniform: each of the $K^T$ tables has probability $K^{-T}$.
@@ -154,7 +154,7 @@ plots.show(
 #
 # $$\mathrm{KL}(q \,\|\, p) = \sum_k q(k|x)\,\log\frac{q(k|x)}{p(k)} = 1 \cdot \log\frac{1}{K^{-T}} = T \log K .$$
 #
-# No image and no weight stands in it. Its gradient is zero, so training drops it. Let torch's own distributions check the sum:
+# It depends neither on the image nor on any weight. Its gradient is zero, so training drops it. Let torch's own distributions check the sum:
 
 # %% tags=["nbval-check-output"]
 K, T = 64, 49
@@ -168,17 +168,17 @@ print(f"= {T * math.log2(K):.0f} bits")
 
 # %% [markdown]
 # In bits this number is a **rate**: what it takes to tell the decoder which table it is, if nothing is known about tables. What remains of the ELBO is
-# $\log p(x|z_q)$, and for a Gaussian of fixed width that is the squared error, up to constants (chapter 02). This is the reconstruction term.
+# $\log p(x|z_q)$, and for a Gaussian of fixed width that is minus the squared error, up to constants (chapter 02). This is the reconstruction term.
 #
 # The codebook and commitment terms come from no bound. They are there since argmin passes no gradient (chapter 03): the first moves the codes to the latents,
 # the second holds the latents near their codes.
 #
-# When training is over, chapter 07 *learns* a prior $p(k)$ on the tables that the encoder writes, and the KL comes back:
+# When training is over, chapter 07 *learns* a prior $p(k)$ on the tables that the encoder writes, and the KL comes back as $-\log p(k)$:
 #
 # $$\log p(x) \;\ge\; \log p(x|z_q) + \log p(k) .$$
 #
 # (Why? $p(x) = \sum_{k'} p(x|k')\,p(k')$, no term is negative, and the right-hand side is the logarithm of one of them.) The uniform prior pays $T \log K$
-# nats for the second term. A better one pays less. So training has two stages: first codes that rebuild well, then a prior that makes them cheap.
+# nats for the second term. A better one pays less on average. So training has two stages: first codes that rebuild well, then a prior that makes them cheap.
 #
 # <details><summary>A sign that is often wrong</summary>Equation 3 of the paper, and three of this course's source reports, write the loss with
 # $+\log p(x|z_q)$ and minimise it. That would minimise the likelihood. The first term needs a minus; the squared error has it built in.</details>
@@ -189,8 +189,8 @@ print(f"= {T * math.log2(K):.0f} bits")
 #
 # $$\text{block}(x) = x + \text{conv}_{1\times1}\bigl(\text{relu}(\text{conv}_{3\times3}(\text{relu}(x)))\bigr) .$$
 #
-# The sum's first half is the **residual connection**. If the correction is zero, the block hands its input on untouched, and the gradient too. Twenty blocks
-# with their last convolution set to zero show it:
+# The first term of the sum, $x$, is the **residual connection**. If the correction is zero, the block hands its input on untouched, and the gradient too.
+# Twenty blocks with their last convolution set to zero show it:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -207,7 +207,7 @@ print("after 20 blocks the output is the input:", torch.equal(deep, x))
 print("and the gradient arrives as it was sent:", torch.equal(arrived, wish))
 
 # %% [markdown]
-# So a deep stack can start as no stack at all, and add what it needs.
+# So a deep stack can start as no stack at all, and add what it needs. (Ours start with random weights.)
 #
 # ### Exercise 4.1 · the residual block  (easy, 5 minutes)
 # `__init__` builds the branch, the four operations inside the outer brackets. Write `forward`, the sum above: one line, and `x` itself must stay as it came.
@@ -238,8 +238,8 @@ class ResidualBlock(nn.Module):
 ResidualBlock = check(ResidualBlock)
 
 # %% [markdown]
-# `companion.ResNetEncoder` and `ResNetDecoder` put such blocks between strided convolutions. Watch the grid appear: $f = 4$ times smaller than the image along
-# each side.
+# `companion.ResNetEncoder` and `ResNetDecoder` add strided convolutions to such blocks (here one each). Watch the grid appear: $f = 4$ times smaller than the
+# image along each side.
 
 # %% tags=["nbval-check-output"]
 encoder = companion.ResNetEncoder(1, 8, hidden=32, factor=4, num_blocks=1)
@@ -280,9 +280,9 @@ print("terms of the quantizer:", list(quantized.losses))
 # $\alpha$ and $\beta$ then mean something else.)
 #
 # ### Exercise 4.2 · the forward pass of a VQ-VAE  (medium, 15 minutes)
-# Encode, quantize, decode, and give a `VQVAEOutput` with these fields, in this order: the reconstruction; z_e; z_q; the indices; `code_counts` (K,), int64:
-# how often each code was chosen in this batch; the loss $L$, with `mse(reconstruction, x)` for its first term; and a dict of the terms before their weights,
-# "reconstruction" first, then those of `quantized.losses`.
+# Encode, quantize, decode, and return a `VQVAEOutput` with these fields, in this order: the reconstruction; `z_e`; `z_q`; the indices; `code_counts` (K,),
+# int64: how often each code was chosen in this batch; the loss $L$, with `mse(reconstruction, x)` for its first term and `self.quantizer_weight` for $\alpha$;
+# and a dict of the terms before their weights, "reconstruction" first, then those of `quantized.losses`.
 #
 # <details><summary>Hint 1</summary>The decoder gets <code>z_q</code>, through which the gradient finds its way to the encoder.</details>
 # <details><summary>Hint 2</summary><code>torch.bincount(indices.flatten(), minlength=K)</code> counts; K is <code>self.quantizer.num_codes</code>.</details>
@@ -339,9 +339,9 @@ VQVAE = check(VQVAE)
 # Nothing in it knows *which* quantizer it has. Chapters 05 and 06 put others in the same place.
 #
 # ## Train and look
-# K = 64 codes of D = 8 numbers, with $\alpha = 1$ and $\beta = 0.25$. Training stops after some epochs for a look at the reconstructions, and goes on: with
-# `run`, a folder, `fit` continues where it stopped. Beside the loss it reports the *perplexity*, an effective number of codes in use. The next section
-# explains it.
+# K = 64 codes of D = 8 numbers, with $\alpha = 1$ and $\beta = 0.25$. Training stops after some epochs for a look at the reconstructions, and goes on: if
+# `fit` is given a folder as `run`, it continues where it stopped. Beside the loss it reports the *perplexity*, an effective number of codes in use (next
+# section).
 
 # %%
 K, D = settings.num_codes, settings.dim
@@ -430,12 +430,12 @@ print(
 
 # %% [markdown]
 # The commitment term has the same value as the codebook term (chapter 03: one value, two gradients), so it is not drawn. And do not trust a falling total loss:
-# both terms would shrink to nothing if the encoder put all latents into one point. Look at the reconstruction term, at pictures, and at the codes.
+# both quantizer terms would shrink to nothing if the encoder put all latents into one point. Look at the reconstruction term, at pictures, and at the codes.
 #
 # ## How many codes are in use?
 # **Usage** is the share of codes chosen at least once. It counts a code that was chosen once in a thousand images like any other. The **perplexity** is finer.
-# Take the share $p_k$ of each code among all that were chosen, their **entropy** $H = -\sum_k p_k \log p_k$, and $e^H$. If n codes are used equally often, the
-# perplexity is n:
+# Take the share $p_k$ of each code among all that were chosen, and the **entropy** $H = -\sum_k p_k \log p_k$ of these shares. The perplexity is $e^H$. If n
+# codes are used equally often, it is n:
 
 # %% tags=["nbval-check-output"]
 shares = {
@@ -511,7 +511,8 @@ plots.show(
 # code draws depends on its neighbours.
 #
 # ## The image as a table of numbers
-# Here is what the decoder gets. The more a code is used, the lighter its colour, so that the background is light:
+# Here is what the decoder gets. The more a code is used, the lighter its colour. Does the number of a dark square come back elsewhere, on the same piece of
+# a stroke?
 
 # %% tags=["hide-input"]
 rank = torch.empty(K, dtype=torch.int64)
@@ -538,7 +539,7 @@ plots.show(
 #
 # * **nominal**: every code takes $\log_2 K$ bits, so $T \log_2 K$ in all;
 # * **entropy**: $T H$, with the codes' shares over *all* positions together;
-# * **per_position**: $\sum_t H_t$, with shares of its own for every position.
+# * **per_position**: $\sum_t H_t$, with the entropy $H_t$ of the shares at position $t$ alone.
 #
 # <details><summary>Hint 1</summary>Flatten to (N, T). <code>math.log2</code> of your <code>perplexity</code> is the entropy in bits, which saves
 # you from writing it a second time.</details>
@@ -606,6 +607,7 @@ vae_history = companion.fit(vae, train, epochs=settings.stages[-1], **options)
 # x, at the price of −ELBO. A VAE's rate is thus a rate on paper, and a table of codes is a file.</details>
 #
 # Beside the distortion stands the **edge energy** of chapter 02: squared differences of neighbouring pixels, summed, relative to the originals. Blur lowers it.
+# (Images are cut to [0, 1] here; in the training's table they are not.)
 
 
 # %%
@@ -700,19 +702,19 @@ plots.show(
 )
 
 # %% [markdown]
-# Read it row by row. The AE loses least, and keeps the most edges. Rounding to 8 bits changes nothing. Rounding to **one** bit ruins it, although that
-# is still more than the VQ-VAE's table. (Its edge energy is above one: noise has edges, too. Sharpness means little unless the distortion stands beside it.)
-# Nobody told the AE that its numbers would be rounded. The VQ-VAE learned its codes *with* the rounding.
+# Read it row by row. The AE loses least and is the sharpest. Rounding to 8 bits changes nothing. Rounding to **one** bit ruins it, although its 392 bits are
+# still more than the VQ-VAE's table takes. (Its edge energy is above one: noise has edges, too. Sharpness alone means little.) Nobody told the AE
+# that its numbers would be rounded. The VQ-VAE learned its codes *with* the rounding.
 #
-# The VAE loses less than the VQ-VAE, and its KL is smaller than the table's nominal bits. And who is sharper? VAE and VQ-VAE keep about the same edge energy.
-# So "a VQ-VAE is sharper than a VAE" is *not* what this comparison shows. (It is one training of each; the bands say how far others lie apart. [Study
-# 04b](04b_how_many_codes.ipynb) puts more models into the plane.)
+# The VAE loses less than the VQ-VAE, and its KL is smaller than the table's nominal bits. Both keep about the same edge energy. So "a
+# VQ-VAE is sharper than a VAE" is *not* what this comparison shows. (It is one training of each, at one width of the VAE.
+# [Study 04b](04b_how_many_codes.ipynb) puts more models into the plane.)
 #
-# Now look at the three blue marks. They are one and the same table, under three ways of writing it down. Counting the codes at each position saves more than
-# half of the nominal bits, and brings the VQ-VAE below the VAE's rate. That is what codes offer: not a better picture, but a row of *symbols*. Their
-# distribution can be learned by counting, and much better by a model that predicts the next one.
+# Now look at the three blue marks. They are one table, written down in three ways. Counting codes brings its rate below the VAE's here, at a higher
+# distortion; counting them at each position saves more than half of the nominal bits. That is what codes offer: not a better picture, but a row of *symbols*,
+# whose distribution can be learned by counting, or by a model that predicts the next one. (A VAE's prior can be learned, too; ours is fixed.)
 #
-# ## Random codes decode to noise
+# ## Random codes decode to tangles
 # A VAE can be asked for new images: draw $z$ from N(0, I), decode. What does the VQ-VAE give if we draw the codes? We try it in two ways. First, every code is
 # equally likely. Second, each position is drawn from its own shares among the training images, so that corners are mostly background, but independently of its
 # neighbours.
@@ -762,11 +764,11 @@ session.expect("distance_rebuilt", nearest_training(vqvae.reconstruct(x_test[:n]
 session.expect("distance_black", nearest_training(torch.zeros_like(x_test[:n])))
 
 # %% [markdown]
-# Your third guess. Random codes give tangles. (Most codes that are drawn so were never used, and nobody taught the decoder anything about them.) Drawing
-# position by position uses only codes that are in use, where they are used. The ink is now in the right region, and at best a broken digit can be made out.
+# Your third guess. Random codes give tangles. (Most codes that are drawn so were never used, and nobody taught the decoder anything about them.) Drawing by
+# position uses codes only where they are in use. The ink is now in the right region, and at best a broken digit can be made out.
 #
-# The numbers agree. A rebuilt test image lies near a training image. An image drawn by position is on average farther from its nearest training image than a
-# black picture is from its own. What makes a digit is which codes stand *next to each other*, and here nothing knows that.
+# Rebuilt test images lie nearer to a training image than a black picture does, and images drawn by position lie farther: misplaced ink costs more than no
+# ink. (For random codes the number differs much between trainings.) What makes a digit is which codes stand *next to each other*, and here nothing knows that.
 #
 # So a VQ-VAE is only half of a generative model. The other half is a **prior**: a model of $p(k)$ that has learned which codes go together. **How can one learn
 # a distribution over tables of 49 whole numbers, and draw from it?** That is the question of [chapter 07](07_transformer_prior.ipynb). (Chapters 05 and 06 make
@@ -904,8 +906,8 @@ for block in (ResidualBlock(3), InPlaceBlock(3)):
     print(f"negative numbers left in it: {bool((given < 0).any())}")
 
 # %% [markdown]
-# **A perplexity averaged over batches.** A batch of one image has 49 codes, so its perplexity cannot pass 49, whatever the codebook does. The average over
-# batches depends on their size. The perplexity of the summed counts does not:
+# **A perplexity averaged over batches.** One image uses only some of the codes, so its perplexity is low (and never above 49). The average over batches
+# depends on their size. The perplexity of the summed counts does not:
 
 # %%
 indices = vqvae.encode(x_test)
@@ -972,8 +974,8 @@ session.expect("runaway_log10", math.log10(ratio))
 
 # %% [markdown]
 # The last number is how many powers of ten larger the distance is at the end. And the two lines above the figure say who ran away: the latents. The codes kept
-# their size. Only those that are chosen are pulled at all, and Adam takes steps of about the learning rate, however strong the pull. (What such a model draws
-# is worthless, of course.)
+# their size. Only those that are chosen are pulled at all, and Adam takes steps of about the learning rate, however strong the pull. (The encoder takes
+# such steps, too; we did not test why its output grows so far.)
 #
 # ## Pen and paper
 # 1. A VQ-VAE on 256 × 256 colour images with f = 8 and K = 8,192. How many bits does an image take nominally, how many per pixel, and how many times more does
@@ -994,9 +996,9 @@ session.expect("runaway_log10", math.log10(ratio))
 # * A VQ-VAE is an encoder, a quantizer and a decoder in a row. Its loss is the reconstruction error plus $\alpha$ times what the quantizer adds.
 # * With a one-hot $q$ and a uniform $p$ the KL is the constant $T \log K$. Training drops it; a learned prior puts it back, smaller.
 # * An image is a table of codes. Its rate has names: nominal bits, entropy bits, bits by position, and soon those of a prior.
-# * Perplexity is counted over the whole set. A codebook that learns by gradient leaves most of its codes dead; chapter 05 revives them.
-# * Beside an AE and a VAE of the same size the VQ-VAE draws no better pictures here. But its rate is that of a file, and its latent is a table of symbols,
-#   which a prior can learn.
+# * Perplexity is counted over the whole set. Here a codebook that learns by gradient left most of its codes dead; chapter 05 revives them.
+# * Beside an AE and a VAE of the same size the VQ-VAE loses most here. But its rate is that of a file, and its latent is a table of symbols, which a prior can
+#   learn.
 # * Random codes decode to tangles. Chapters 07 and 08 learn to write tables that decode to digits.
 #
 # **Further experiments.** [Study 04b](04b_how_many_codes.ipynb) varies K, D, $\alpha$, $\beta$, the quantizer, the depth and the length of training. By

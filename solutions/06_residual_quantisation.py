@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 06 · Residual quantisation
 #
-# **The question.** A finer picture needs more codes, and a codebook of 16,384 vectors is slow to search. Can a few *small* codebooks do the same, if each
-# corrects what the ones before it left over? You build it, train it, and end with pictures that come into focus code by code:
+# **The question.** A finer picture needs more codes, and a codebook of 16,384 vectors needs 16,384 comparisons a position. Can a few *small* codebooks do the
+# same, if each quantises what the ones before it left over? You build it, train it, and end with pictures that come into focus code by code:
 #
 # ![Five rows of ten digits: the originals, and what the decoder makes of the first one, two, three and four codes at each position. The first row of
 # reconstructions has the right strokes with soft and broken edges, each further one is closer to the
 # original.](../chapters/pictures/06_residual_quantisation.png)
 #
-# **Afterwards you can** write a residual quantizer whose losses go where they belong, decode it to any depth, and say what it saves: stored vectors,
-# comparisons, or bits.
+# **Afterwards you can** write a residual quantizer whose losses go where they belong, decode it to any depth, and say what it saves: stored vectors and
+# comparisons, not bits.
 #
 # **Needed:** [chapter 03](03_vector_quantisation.ipynb) (straight-through, the two losses), [chapter 04](04_vq_vae.ipynb) (the VQ-VAE, perplexity) and
 # [chapter 05](05_ema_codebooks.ipynb) (EMA codebooks).
@@ -50,21 +50,22 @@ channels, size, _ = train.shape
 
 # %% [markdown]
 # ## Predict
-# Two tokenizers are trained alike. One has a single codebook of 256 codes. The other has two codebooks of 128 codes and gives each position two codes, one
+# Two models are trained alike. One has a single codebook of 256 codes. The other has two codebooks of 128 codes and gives each position two codes, one
 # from each. So both store 256 vectors.
 #
-# 1. Which one loses less?
+# 1. Which one loses less (lower held-out distortion)?
 # 2. How many bits does each of them spend on a position?
 # 3. Now let the second have two codebooks of 16 codes, so that both spend the *same number of bits*. Which one loses less now?
 #
 # Write down your guesses. *At equal bits*, below, has the answers.
 #
 # ## Digit by digit
-# You have done residual quantisation all your life: it is how you write a number. Take 2.374. The nearest whole number is 2, and 0.374 is left over. The
-# nearest tenth to that is 0.4, and −0.026 is left. The nearest hundredth to that is −0.03. Add up what you chose: 2 + 0.4 − 0.03 = 2.37.
+# You have done residual quantisation all your life: it is how you write a number, if you round to the nearest. Take 2.374. The nearest whole number is 2, and
+# 0.374 is left over. The nearest tenth to that is 0.4, and −0.026 is left. The nearest hundredth to that is −0.03. Add up what you chose:
+# 2 + 0.4 − 0.03 = 2.37.
 #
-# At each step you chose among about ten numbers, and three steps reach a thousand. Here is the loop as a picture. Each box is a codebook, and δ is
-# what is left over:
+# At each step you chose among about ten numbers, and three steps reach a thousand. Here is the loop as a picture. The grey boxes are codebooks, and the
+# blue boxes hold δ, what is left over:
 
 
 # %% tags=["hide-input"]
@@ -150,7 +151,8 @@ print(f"mean squared length of the points    {points.square().sum(1).mean():.2f}
 print(f"of what 4 codes leave                {after_one.square().sum(1).mean():.2f}")
 
 # %% [markdown]
-# What is left of a vector is its **residual**. Residuals are vectors like any others, only shorter. So we quantise *them*, with a codebook of their own, and
+# What is left of a vector is its **residual**. Residuals are vectors like any others, on average shorter.
+# So we quantise *them*, with a codebook of their own, and
 # subtract its code as well:
 
 # %% tags=["nbval-check-output"]
@@ -163,16 +165,17 @@ print("z − z_q is the last residual:", torch.allclose(points - z_q, after_two,
 print("codes stored:", 4 + 4, "  sums they can make:", 4 * 4)
 
 # %% [markdown]
-# That is all of **residual quantisation**. Start with $\delta_0 = z$. At **depth** $r = 1, \dots, R$ choose a code and subtract it:
+# That is all of **residual quantisation** (RQ). Start with $\delta_0 = z$. At **depth** $r = 1, \dots, R$ choose a code and subtract it:
 #
 # $$k_r = \arg\min_k \|\delta_{r-1} - e^{(r)}_k\|, \qquad c_r = e^{(r)}_{k_r}, \qquad \delta_r = \delta_{r-1} - c_r .$$
 #
-# Here $e^{(r)}$ is the codebook of depth $r$, $c_r$ is the code chosen from it, and $R$ is the number of depths. The result is the sum
+# Here $e^{(r)}$ is the codebook of depth $r$, $c_r$ is the code chosen from it, and $R$ is the number of depths. (RQ 2×4 has $R = 2$ and $K = 4$.)
+# The result is the sum
 # $z_q = c_1 + \dots + c_R$, and the error is the last residual: $z - z_q = \delta_R$. The R indices of a position are its **stack**. (The
 # [glossary](../chapters/glossary.md) has these terms.)
 #
-# The method is **greedy**. The first code is the nearest to $z$, even if the second could do better with another one. To find the best pair of all we would
-# have to compare $K^R$ sums; the loop compares only $R \cdot K$ codes.
+# The method is **greedy**. The first code is the nearest to $z$, even if another first code and its second would together come nearer. To find the best stack
+# of all we would have to compare $K^R$ sums; the loop compares only $R \cdot K$ codes.
 #
 # ### Exercise 6.1 · the residual loop  (easy, 10 minutes)
 # Go from latents and a list of quantizers to the indices, depth last. Each quantizer has `encode(z)`, which gives the indices of the nearest codes, and
@@ -270,7 +273,7 @@ plots.show(
 
 # %% [markdown]
 # Dots are codes, or sums of codes; shades show the first code. On the right two arrows lead towards each of three points (crosses). The *same* pattern of four
-# lies in each of the four large cells. Plain vector quantisation, in the middle, puts its 16 cells where the points are. What is that freedom worth?
+# dots lies around each of the four first codes. Plain vector quantisation, in the middle, puts its 16 cells where the points are. What is that freedom worth?
 
 # %% tags=["nbval-check-output"]
 for name, quantizers in {
@@ -294,7 +297,7 @@ for name, quantizers in {
 #
 # $$\mathrm{E}\|\delta - c\|^2 = \mathrm{E}\|\delta\|^2 - 2\,c\cdot\mathrm{E}[\delta] + \|c\|^2 = \mathrm{E}\|\delta\|^2 - \|c\|^2 .$$
 #
-# Each depth takes away exactly the mean squared length of its codes. Does it also shorten every *single* residual? We count:
+# So each depth takes away exactly the mean squared length of the codes that it chose. Does it also shorten every *single* residual? We count:
 
 # %% tags=["nbval-check-output"]
 before, after = after_one.square().sum(1).mean(), after_two.square().sum(1).mean()
@@ -306,7 +309,8 @@ longer = (after_two.norm(dim=1) > after_one.norm(dim=1)).float().mean()
 print(f"of 20 residuals, about {20 * longer:.0f} get longer")
 
 # %% [markdown]
-# It does not. A residual of nearly zero has to choose a code too. If no code is as short as that, subtracting one makes it longer. With more codes to choose
+# It does not. A residual of nearly zero has to choose a code too. If every code is more than twice as long, subtracting one makes it longer. With more codes
+# to choose
 # from this happens less often; [study 06b](06b_stacks_against_codebooks.ipynb) counts how often.
 #
 # ### Exercise 6.2 · decoding to a depth  (easy, 5 minutes)
@@ -334,8 +338,8 @@ decode_to_depth = check(decode_to_depth)
 #
 # $$\text{codebook}_r = \|\mathrm{sg}[\delta_{r-1}] - c_r\|^2, \qquad \text{commitment}_r = \|\delta_{r-1} - \mathrm{sg}[c_r]\|^2 .$$
 #
-# What may the residual hand on? It contains $z$, so the commitment of *every* depth moves the encoder. That is wanted. But it also contains the codes of
-# earlier depths, and commitment is none of their business. So they are held fixed:
+# Where may the gradient go from the residual? The residual contains $z$, so the commitment of *every* depth moves the encoder. That is wanted. But it also
+# contains the codes of earlier depths, and commitment is not meant to move codes. So they are held fixed:
 #
 # $$\delta_{r-1} = z - \mathrm{sg}[c_1] - \dots - \mathrm{sg}[c_{r-1}] .$$
 #
@@ -546,16 +550,16 @@ plots.show(
 )
 
 # %% [markdown]
-# On average the residual falls from depth to depth, and depth 1 takes away by far the most. From depth 2 on it gets longer at some positions, as in the plane.
-# (The curve starts above 1 because ‖z‖² counts the mean of $z$ too, and the unit does not.)
+# On average the residual gets shorter from depth to depth, and depth 1 takes away by far the most. From depth 2 on it gets longer at some positions, as in the
+# plane. (The curve starts above 1: ‖z‖² counts the mean of $z$ too, which depth 1 takes away, and the unit does not.)
 #
 # ## Coarse to fine
-# Every stack can be cut short: take only the first code of each position, and decode that. Will it be a picture? In training the decoder never saw a sum that
-# was not finished.
+# Every stack can be cut short: take only the first code of each position, and decode that. Will it be a picture? In training the decoder never saw an
+# unfinished sum.
 #
-# **Quantiser dropout** shows it some. In training an image uses only its first $r$ depths, with $r$ drawn anew for each image from $1, \dots, R$. (Zeghidour et
-# al. 2021, section III-C: they wanted one audio codec for many bit rates. Kumar et al. 2023 do so with probability $\tfrac12$ and otherwise use all depths, as
-# we do with `depth_dropout=0.5`.)
+# **Quantiser dropout** shows it such sums. In training an image uses only its first $r$ depths, with $r$ drawn anew for each image from $1, \dots, R$.
+# (Zeghidour et al. 2021, section III-C: they wanted one audio codec for many bit rates. Kumar et al. 2023 draw $r$ with probability $\tfrac12$ and otherwise
+# use all depths, as we do with `depth_dropout=0.5`.) Compare the rows "depth 1" of the next two pictures, with dropout and without.
 
 # %%
 torch.manual_seed(session.seed)
@@ -618,15 +622,14 @@ plots.show(
 )
 
 # %% [markdown]
-# With dropout the first code alone loses less, and at full depth there is hardly a difference. What dropout costs over five seeds stands in
-# [study 06b](06b_stacks_against_codebooks.ipynb).
+# Without dropout the first codes alone give a picture too, with broken strokes. With dropout they lose less, and at full depth there is hardly a difference,
+# in one run each. Five seeds in [study 06b](06b_stacks_against_codebooks.ipynb) agree on the first depth and find a price at full depth.
 #
 # ## What a stack costs
-# "The same size" can mean three things. $R$ codebooks of $K$ codes are $R \cdot K$ stored vectors, and $R \cdot K$ comparisons a position. But a position is
-# described by $R$ indices, each one of $K$. That is one of $K^R$ stacks, or $R \log_2 K$ bits.
+# "The same size" can mean as many stored vectors, comparisons, or bits. $R$ codebooks of $K$ codes are $R \cdot K$ stored vectors, and $R \cdot K$ comparisons
+# a position. But a position is described by $R$ indices, each one of $K$. That is one of $K^R$ stacks, or $R \log_2 K$ bits.
 #
 # RQ 2×128 stores as many vectors as VQ 256, and spends $2 \cdot 7 = 14$ bits where VQ spends 8. Its equal *in bits* is a VQ with $128^2 = 16{,}384$ codes.
-# (All depths may also share one codebook: study 06b tries it.)
 #
 # The bits of a position are its **rate**. If some codes are more frequent than others, a position can be written with fewer than $R \log_2 K$ bits on
 # average: as many as the entropy of the codes (chapter 04).
@@ -669,12 +672,12 @@ for depth in range(1, R + 1):
 session.expect("entropy_bits", rate_bits(codes, K)["entropy"])
 
 # %% [markdown]
-# The joint entropy is smaller than the sum: the codes of a stack know something of each other. A prior that guesses each code from those before it in its
-# stack can use that, and [chapter 08](08_rq_transformer.ipynb) builds one. (Read joint entropies with care. They are counted from finitely many positions, and
-# come out too small where there could be more stacks than positions.)
+# The joint entropy is smaller than the sum: the codes of a stack depend on each other. A prior that guesses each code from those before it in its
+# stack can use that, and [chapter 08](08_rq_transformer.ipynb) builds one. (Joint entropies come out too small if few positions are counted
+# for the many possible stacks. In the quick profile there are over twenty times as many positions.)
 #
 # ## At equal bits
-# Now your predictions. One training run each would not decide them, so here is an experiment with several seeds, stored with the course: the model above at
+# Now your predictions. One training run each would not decide them, so here are stored runs with two to five seeds: the model above at
 # various $R$ and $K$. A **rate–distortion curve** shows what a bit buys:
 
 # %% tags=["hide-input"]
@@ -750,10 +753,12 @@ for ours, other in (
 # 3. **As many bits** (2×16 against 256): the stack loses *more*.
 #
 # For given latents the third answer cannot come out the other way, if both have the best codebooks there are. Any 2×16 stack *is* a VQ with 256 codes, namely
-# its sums. VQ may choose its 256 codes freely, and it finds the nearest one.
+# its sums. VQ may choose its 256 codes freely, and it finds the nearest one. (Here each model trained its own
+# latents.)
 #
-# What does a stack buy, then? Look at 14 bits: 2×128 loses only a few percent more than VQ with 16,384 codes, with 256 stored vectors and 256 comparisons a
-# position. *That* is the case for residual quantisation: many bits from small codebooks. And a prior has to choose among 128 codes at a time, not among
+# What does a stack buy, then? Look at 14 bits: 2×128 loses a few percent more than VQ with 16,384 codes (in the two seeds that both have; the mean of 2×128
+# in the table is over five), with 256 stored vectors and 256 comparisons a position.
+# *That* is the case for residual quantisation: many bits from small codebooks. And a prior has to choose among 128 codes at a time, not among
 # 16,384. ([Study 06b](06b_stacks_against_codebooks.ipynb) has the rest: entropies, learned codebooks, one codebook shared by all depths, MNIST.)
 #
 # ## Proof: what you built is what the companion has
@@ -830,7 +835,7 @@ print("exercise 6.5, rates agree:", True)
 explorers.depth_slider(dropped, x_test[:20])
 
 # %% [markdown]
-# For readers of the printed page: one digit at each depth, and where that depth changed the picture.
+# For readers of the printed page: one digit at each depth, and where that depth changed the picture (brighter is more; depth 1 against black).
 
 # %% tags=["hide-input"]
 steps = by_depth(dropped, x_test[1:2])
@@ -880,7 +885,7 @@ for line, residual in versions.items():
     print(f"{line:<31} moves z: {at_z!s:<6} moves codebook 1: {at_book}")
 
 # %% [markdown]
-# Why does the last one not move $z$? `straight_through` gives the code the gradient of $z$, so the residual has $1 - 1 = 0$.
+# Why does the last one not move $z$? `straight_through` gives the code the gradient of $z$, so the gradient of the residual is $1 - 1 = 0$.
 #
 # **The losses are averaged over the depths, silently.** Does each codebook then learn at a quarter of its rate, if $R = 4$? We take one step with the sum and
 # one with the mean, and compare how far codebook 1 moves:
@@ -926,7 +931,7 @@ for name, attempt in attempts.items():
         print(f"{name}: {type(error).__name__}: {str(error)[:46]}")
 
 # %% [markdown]
-# The companion has no −1: the index of a dropped depth is a code too, and `mask` says which depths each image used.
+# The companion has no −1: a dropped depth has an ordinary index too, and `mask` in the quantizer's output says which depths each image used.
 #
 # ## Pen and paper
 # 1. Lee et al. 2022 code a 256 × 256 image as 8 × 8 stacks of $R = 4$ codes out of $K = 16{,}384$. How many bits are that? How many codes would a plain
@@ -950,8 +955,8 @@ for name, attempt in attempts.items():
 # * $R$ codebooks of $K$ codes make $K^R$ sums, from $R \cdot K$ stored vectors, at $R \log_2 K$ bits a position.
 # * The losses of each depth are taken on a residual whose earlier codes are held fixed. They are summed; the sum of codes gets one straight-through.
 # * On average each depth shortens the residual, if its codes are means. At single positions it may get longer.
-# * Stacks can be cut: coarse to fine. Quantiser dropout makes the first depth worth decoding alone.
-# * At equal codes the stack lost less here, at equal bits it lost more. It buys a high rate from small codebooks.
+# * A stack can be cut short: coarse to fine. With quantiser dropout the first depth alone loses less.
+# * With as many vectors the stack lost less here, with as many bits it lost more. It buys a high rate from small codebooks.
 #
 # **Further experiments.** Give each codebook a code fixed at zero: what does the distortion say? Search the best stack among the ten nearest first codes (a
 # *beam*): how much of the gap at equal bits does that close? Train RQ 8×4 and add it to the curve.

@@ -2,12 +2,12 @@
 # # 07 · A transformer prior
 #
 # **The question.** A VQ-VAE turns an image into a table of whole numbers, and a table back into an image. But a table drawn at random decodes to a tangle. Can
-# a model learn which tables are images, and write new ones? You build it, a transformer, from a row of numbers up. At the end it draws digits:
+# a model, a **prior**, learn which tables are images, and write new ones? You build one, a transformer, from a row of numbers up. At the end it draws digits:
 #
 # ![A sheet of generated digits, ten columns for the classes 0 to 9 and seven rows; nearly all of them are clean
 # and readable.](../chapters/pictures/07_transformer_prior.png)
 #
-# **Afterwards you can** write a causal transformer, prove that it cannot see ahead, train it, say what its loss has to beat, and draw from it: with temperature,
+# **Afterwards you can** write a causal transformer, test that it cannot see ahead, train it, say what its loss has to beat, and draw from it: with temperature,
 # top-k and top-p, for a class that you choose, and fast, with a cache.
 #
 # **Needed:** [chapter 04](04_vq_vae.ipynb) (codes, bits per image) and [chapter 05](05_ema_codebooks.ipynb) (the codebook used here). Terms are in the
@@ -58,7 +58,7 @@ print("made by", scores(f"{settings.data}-vqvae")["command"])
 
 # %% [markdown]
 # A table becomes a row once we agree on an order. The usual one is **raster order**: row by row, left to right, as you read. Here are three digits, their
-# tables, and what the decoder makes of the first 7, 21, … codes alone. (The rest is filled with the code of the empty corner.)
+# tables (darker codes are rarer), and what the decoder makes of the first 7, 21, … codes alone. (The rest is filled with the code of the empty corner.)
 
 # %% tags=["hide-input"]
 some_tables = held_out.codes[:3]
@@ -97,8 +97,8 @@ plots.show(
 # the probability of a whole image. Guess, draw a code, append it, guess again: a new image. Such a model is called *autoregressive*.
 #
 # How good is a guess? Take the probability that the model gave to the code that really came. Its negative logarithm is the **cross-entropy**, and the mean over
-# held-out codes is our loss. With the natural logarithm it is in nats; divide by $\log 2$ for bits. Bits have a meaning (chapter 04): an ideal
-# coder that trusts this model needs that many.
+# held-out codes is our loss. With the natural logarithm it is in nats; divide by $\log 2$ for bits, multiply by T for an image. Bits have a meaning
+# (chapter 04): an ideal coder that uses this model needs that many.
 #
 # ## What has to be beaten
 # A loss says nothing by itself. Before we train a network, let us see how far *counting* gets: how often did each code occur, given some **context**? We count
@@ -221,7 +221,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Each position makes three vectors from its embedding, each by a linear layer of its own:
+# Each position starts with an **embedding**, a learned vector for its code. Three linear layers make three vectors of it:
 #
 # * a **query**: what am I looking for?
 # * a **key**: what do I have to offer?
@@ -260,8 +260,8 @@ for line in weights.tolist():
     print("  ".join(f"{weight:.2f}" for weight in line))
 
 # %% [markdown]
-# Row t says how position t divides one unit of attention among itself and the positions before it. Does it really not see the future? Let us not take the
-# formula's word for it. We change the last position and look at who notices:
+# Row t says how position t divides one unit of attention among itself (it reads $k_{t-1}$, not $k_t$) and the positions before it. Does it really not see the
+# future? We change the last position and look at who notices:
 
 # %% tags=["nbval-check-output"]
 changed = embedded.clone()
@@ -269,11 +269,11 @@ changed[-1] += 1
 print((attend(changed)[0] != gathered).any(-1).tolist())
 
 # %% [markdown]
-# Nobody before it does. (Why not set *weights* to zero, after the softmax? The rows would no longer add up to one, and their sums would tell how interesting the
-# future was.)
+# Nobody before it does. (Why not set *weights* to zero, after the softmax? The rows would no longer add up to one, and their sums would depend on the scores of
+# the future.)
 #
-# In the paper of 2017 all this is one line, $\mathrm{softmax}(QK^\top / \sqrt{d} + \text{mask})\,V$, with queries, keys and values as the rows of $Q$, $K$ and
-# $V$. Why $\sqrt d$? A dot product of d numbers grows with d, and a softmax of large scores is nearly all on one key:
+# Vaswani et al. (2017) write all this in one line, $\mathrm{softmax}(QK^\top / \sqrt{d} + \text{mask})\,V$, with queries, keys and values as the rows of
+# $Q$, $K$ and $V$. Why $\sqrt d$? The scores of random vectors spread like $\sqrt d$, and a softmax of scores far apart is nearly all on one key:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -284,8 +284,8 @@ for d in (4, 64, 1024):
     print(f"over √d: {(products / math.sqrt(d)).std():.1f}")
 
 # %% [markdown]
-# **Heads.** One softmax looks for one thing at a time. So the numbers of a position are cut into `heads` pieces of d = dim / heads. Each **head** attends
-# by itself, and a last linear layer mixes their results. Shapes are where most mistakes happen: (B, T, dim) → (B, T, heads, d) → (B, heads, T, d).
+# **Heads.** One softmax gives a position one set of weights. To have several, cut the `dim` numbers of a position into `heads` pieces of d = dim / heads. Each
+# **head** attends by itself, and a last linear layer mixes their results. Shapes: (B, T, dim) → (B, T, heads, d) → (B, heads, T, d).
 #
 # ### Exercise 7.2 · causal self-attention  (medium, 20 minutes)
 # Write `forward`. `to_qkv` gives 3·dim numbers for each position: the queries of all heads, then all keys, then all values. Split them, attend within each head
@@ -343,13 +343,13 @@ for name, layers in trials.items():
     print(f"{name:<26} the last position sees the exchange: {not same}")
 
 # %% [markdown]
-# One layer is blind to order. Two are not quite: the mask gives each position other predecessors, and the second layer reads what came of that. To make
-# order plain, every position gets a learned vector, added to the embedding of its token. (Others add one for the row and one for the
+# One layer is blind to order. Two are not quite: after the exchange, positions 2 and 3 gather from other predecessors, and the second layer reads their
+# results. To make order plain, every position gets a learned vector, added to the embedding of its token. (Others add one for the row and one for the
 # column, or turn queries and keys by an angle that grows with the position: *rotary* positions, Su et al. 2021.)
 #
 # ## Build: the block
 # Attention lets positions talk. A small network, the **MLP**, then works on what each has gathered. Around both runs a **residual connection** (chapter 04):
-# their output is *added* to x. And each reads a normalised copy of x:
+# their output is *added* to x. And each reads a normalised copy of x (`LayerNorm`: at each position mean 0 and variance 1, then a learned scale and shift):
 #
 # $$x \leftarrow x + \text{attention}(\text{norm}_1(x)), \qquad x \leftarrow x + \text{MLP}(\text{norm}_2(x)) .$$
 #
@@ -380,8 +380,8 @@ Block = check(Block)
 
 # %% [markdown]
 # ## Build: a start for each class
-# With one `<sos>` the model learns $p(k)$, images of any class. To ask for a *three*, give each class a start token of its own: the numbers K, K + 1, …,
-# K + C − 1. All later positions can look at it, so each factor becomes $p(k_t \mid k_{<t}, y)$.
+# With one `<sos>` the model learns $p(k_1, \dots, k_T)$ over all classes. To ask for a *three*, give each class a start token of its own: the numbers K, K + 1,
+# …, K + C − 1. All later positions can look at it, so each factor becomes $p(k_t \mid k_{<t}, y)$.
 #
 # One more number, K + C, means "no class". If some labels are replaced by it in training, one network answers with and without a class. All of these are inputs
 # only: the network has K logits, so no start can ever be drawn.
@@ -529,8 +529,8 @@ for name in (bar, "transformer"):
 session.expect("bits_transformer", bits["transformer"])
 
 # %% [markdown]
-# That answers the first prediction: the network gets well below the bar. (In profile quick the held-out glyphs are of fonts that no
-# training glyph has. So the gap between the two curves is not overfitting alone.)
+# That answers the first prediction: about two fifths of the 294 bits are left, well below the bar. (In profile quick the held-out glyphs are of fonts that no
+# training glyph has. So the gap at the end need not be overfitting.)
 #
 # Larger transformers are trained with a *warm-up*, a learning rate that grows from zero over the first steps, and with *gradient clipping*: a gradient longer
 # than a limit is scaled down to it. At this size it trained without. ([Study 07b](07b_judging_samples.ipynb) puts a PixelCNN beside it.)
@@ -565,8 +565,8 @@ print(f"{shipped_loss * T / math.log(2):.1f} bits an image", end=" ")
 print(f"beside {bits['transformer']:.1f} of yours")
 
 # %% [markdown]
-# Let us draw the attention of its first layer. Left, for one digit: where the heads look from the framed position. Right, the mean over 100 digits: how many
-# steps back in the row.
+# Let us draw the attention of its first layer. Left, for one digit: where the heads look from the framed position (dark: a large weight). Right, the mean over
+# 100 digits, by steps back in the row.
 
 # %% tags=["hide-input"]
 block = longer.blocks[0]
@@ -627,8 +627,8 @@ plots.show(
 )
 
 # %% [markdown]
-# The code above the one to be predicted stands 6 steps back in the inputs, which are shifted by one. There is the peak of every head, or right beside it. Nobody
-# told the network that a row of 49 is a square.
+# The inputs are shifted by one, so the code above the one to be predicted stands 6 steps back: on the maps, one up and one to the right. There is the peak of
+# every head, or right beside it. Nobody told the network that a row of 49 is a square.
 #
 # ## Build: temperature, top-k, top-p
 # To draw a table: read the start, get K probabilities, draw a code, append it, read again, T times. Three knobs change what is drawn from, in this order.
@@ -651,11 +651,11 @@ kept = five.where(likelier < 0.8, 0)
 print("top-p, p = 0.8: ", [round(p, 2) for p in (kept / kept.sum()).tolist()])
 
 # %% [markdown]
-# If the k-th and the next code are equally likely, which one goes? Neither: all codes as likely as the last one kept are kept too.
+# If the k-th and the next code are equally likely, which one goes? Neither: all codes as likely as the last one kept are kept too, also in top-p.
 #
 # ### Exercise 7.5 · what is drawn from  (hard, 25 minutes)
-# Give the probabilities after temperature, then top-k, then top-p *on what top-k left*; None means "no cut". Temperature 0 puts everything on the likeliest code,
-# of equals the first. Ties as above; k is between 1 and K.
+# Give the probabilities after temperature, then top-k, then top-p *on what top-k left*; None means "no cut". Temperature 0 puts everything on the likeliest
+# code, or the first of several. Ties as above; k is between 1 and K, and $0 < p \le 1$.
 #
 # <details><summary>Hint 1</summary><code>p.topk(k, dim=-1).values[..., -1:]</code> is the k-th largest; keep what is at least as large, and divide by the
 # sum.</details>
@@ -747,7 +747,7 @@ plots.show(
 # %% [markdown]
 # ## Build: the key/value cache
 # Look at the loop once more. At step 49 it computes queries, keys and values at 49 positions, and uses the logits of one. An earlier position never looks at a
-# later one, so the keys and values of the other 48 are what they were at step 48. We compute them again and throw them away again.
+# later one, so the keys and values of the other 48 are what they were at step 48, computed once more.
 #
 # So keep them. A **key/value cache** holds, for each layer, the keys and values of all positions so far. A step then works on the newest position only: make its
 # query, key and value; append key and value to those kept; let the one query look at all of them. Which mask does it need? None: everything in the cache is the
@@ -860,8 +860,8 @@ for name, draw_with in {"without a cache": sample, "with a cache": sample_cached
 print(f"without / with: {work['without a cache'] / work['with a cache']:.1f} times")
 
 # %% [markdown]
-# The third prediction: without a cache a position is computed again at every later step, about T/2 times on average. (Seconds fall by less.
-# [Study 07b](07b_judging_samples.ipynb) lets T grow.)
+# The third prediction: without a cache a position is computed at its own step and at every later one, $(T + 1)/2 = 25$ times on average. (Seconds fall much
+# less. [Study 07b](07b_judging_samples.ipynb) lets T grow.)
 #
 # ## How good are they?
 # Your code drew every digit on this sheet from the shipped weights, at temperature 1, with nothing cut off and nothing selected. The class is what the first
@@ -919,8 +919,8 @@ session.expect("accuracy", qualities["shipped weights"].accuracy)
 session.expect("accuracy_quick", qualities["your prior"].accuracy)
 
 # %% [markdown]
-# The shipped weights are at the ceiling and the floor. (In profile quick training and held-out glyphs are of different fonts, so the floor is high.) Yours were
-# trained for a minute or less and are behind in both. Are the samples copies? Which knobs cost variety? Does a single start lose classes? What is the ideal length?
+# The shipped weights are at the ceiling, and at the floor or below it. (The floor is no bound: in profile quick it is the distance between two sets of fonts.)
+# Yours were trained for a minute or less and are behind in both. Are the samples copies? Which knobs cost variety? Does a single start lose classes?
 # [Study 07b, judging samples](07b_judging_samples.ipynb), asks.
 #
 # ## Proof: what you built is what the companion has
@@ -1108,11 +1108,11 @@ plots.show(
 )
 
 # %% [markdown]
-# That was the second prediction. Training learns to copy, and in drawing nothing stands ahead to be copied. A loss can be too good: far
-# below the best counts, test as above which logits move.
+# That was the second prediction. Training teaches the model to copy, and when we draw there is nothing ahead to copy. A loss can be too good: if it is
+# close to zero, test as above which logits move.
 #
-# **Code 0 is not a padding.** In texts, number 0 is often padding, and the loss leaves it out with `ignore_index=0`. In a prior this drops a code from the loss.
-# (What would such a model draw in place of code 0?)
+# **Code 0 is not a padding.** In texts, number 0 is often padding, and the loss leaves it out with `ignore_index=0`. In a prior this drops a code from the
+# loss, which hardly shows it. (What would such a model draw in place of code 0?)
 
 # %%
 with torch.no_grad():
@@ -1139,8 +1139,8 @@ touched = embedding.weight.grad.abs().sum(1).nonzero().flatten().tolist()
 print("class first:    ", wrong.tolist(), "  training it moves the vector of code", touched)
 
 # %% [markdown]
-# **Another tokenizer's decoder.** Two runs of one tokenizer number their codes differently, and nothing crashes. So the companion keeps the identity of the
-# tokenizer, a hash of its weights, with codes and priors, and refuses:
+# **Another tokenizer's decoder.** Two runs of one tokenizer number their codes differently, and a mix-up raises no error. So the companion keeps the identity of
+# the tokenizer, a hash of its weights, with codes and priors, and refuses:
 
 # %%
 torch.manual_seed(1)
@@ -1164,12 +1164,12 @@ plots.show(
 # ## Pen and paper
 # 1. A prior has 1.5 nats per code on tables of 7 × 7. How many bits an image is that? How probable is the typical table, beside one under the uniform prior
 #    with K = 64?
-# 2. Why may the temperature not come *after* top-p? Find three probabilities and a p for which the two orders keep different codes.
+# 2. Is temperature after top-p the same as before it? Find three probabilities and a p for which the two orders keep different codes.
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. 49 · 1.5 / log 2 = 106 bits. Typical tables have probability about 2⁻¹⁰⁶, uniform ones 2⁻²⁹⁴.
+# 1. 49 · 1.5 / log 2 = 106 bits. Typical tables have probability about 2⁻¹⁰⁶, uniform ones 2⁻²⁹⁴: a typical table is about 2¹⁸⁸ times as probable.
 # 2. With (0.6, 0.3, 0.1) and p = 0.85 two codes are kept: 0.6 + 0.3 reaches it. At temperature 2 the probabilities are (0.47, 0.33, 0.19): two of them sum
 #    to 0.81, so that three are kept.
 # </details>

@@ -55,7 +55,7 @@ print("the stacks of the first image's middle row:", codes.codes[0, height // 2]
 # position depth by depth. The other is this chapter's RQ-Transformer, with as many layers of the same width. Both take the same steps of training. Write down
 # two guesses:
 #
-# 1. R doubles, from 4 codes a position to 8. By what factor does the cost of each of the two grow?
+# 1. R doubles, from 4 codes a position to 8, at 49 positions. By what factor do the multiplications of each of the two grow?
 # 2. Which of them predicts held-out codes better, and by how much: 20 %, 5 %, hardly at all?
 #
 # ## Why not one long row?
@@ -191,7 +191,7 @@ rq_8, flat_8 = multiplications(49, 8, 64, 3, 2)
 print(f"from R = 4 to 8: RQ × {rq_8 / rq_4:.2f}, flattened × {flat_8 / flat_4:.2f}")
 
 # %% [markdown]
-# There is your first prediction. When R doubles, the flattened transformer gets 2.7 times as expensive and the RQ-Transformer 1.7 times.
+# There is your first prediction. From R = 4 to 8 the flattened transformer gets 2.7 times as expensive and the RQ-Transformer 1.7 times.
 #
 # Two things add up. Every layer of the flattened transformer runs over T·R vectors, while the spatial layers run over T, whatever R is. And the pairs grow with
 # the square of the length. They cost as much as the matrices when $2\,n^2 d = 12\,n\,d^2$, so at $n = 6d$: 384 vectors at width 64, but 3,072 at width 512.
@@ -216,8 +216,8 @@ for name, one in (("one table a depth", tables), ("one table for all", tables[[0
 
 # %% [markdown]
 # Lee et al. learn no tables. They take the **codebook's own vectors** as embeddings, through one linear layer that brings them to the transformer's width. Then
-# $u_t$ is what the decoder sees, $z_q$, and codes that are near each other look alike to the prior from its first step. Their depths share one codebook, so
-# that (1, 2) and (2, 1) are the same picture there. In our tokenizer each depth has its own codebook, and they are two pictures.
+# $u_t$ is $z_q$, which the decoder sees, through this layer, and codes that are near each other look alike to the prior from its first step. Their depths share
+# one codebook, so (1, 2) and (2, 1) have the same $z_q$ there. In our tokenizer each depth has its own codebook, and they differ.
 #
 # To predict position $t$, the transformer must not read $k_t$. As in chapter 07 we shift the sequence by one position and put a `<sos>` in front. It has a
 # vector for each class and one for "no class":
@@ -264,8 +264,8 @@ spatial_inputs = check(spatial_inputs)
 # | 3 | $E_{k_{t,1}} + E_{k_{t,2}}$ | $k_{t,3}$ |
 # | 4 | $E_{k_{t,1}} + E_{k_{t,2}} + E_{k_{t,3}}$ | $k_{t,4}$ |
 #
-# *No* input holds the last code: nothing at this position is left to be predicted from it. It reaches the next positions through $u_t$. So there are **R
-# inputs, R outputs and R labels**. Remember this line; *What breaks* comes back to it. Teacher forcing feeds the true codes, so one pass trains all positions
+# *No* input holds the last code: nothing at this position is left to be predicted from it. The next positions read it in $u_t$. So there are **R
+# inputs, R outputs and R labels**. *What breaks* comes back to this sentence. Teacher forcing feeds the true codes, so one pass trains all positions
 # and depths.
 #
 # ### Exercise 8.3 · what the depth transformer reads  (medium, 15 minutes)
@@ -295,7 +295,8 @@ depth_inputs = check(depth_inputs)
 # `Transformer`: blocks like those you built in chapter 07 with a layer norm after the last, (B, n, dim) → (B, n, dim), causal. The loss is the cross-entropy in
 # nats, the mean over images, positions and depths. Every code counts, code 0 as well.
 #
-# <details><summary>Hint 1</summary>Without labels the start is <code>self.sos</code> of index <code>self.num_classes</code>.</details>
+# <details><summary>Hint 1</summary><code>self.codes</code> are the tables, the argument <code>codes</code> the indices.
+# Without labels the start is <code>self.sos</code> of index <code>self.num_classes</code>.</details>
 # <details><summary>Hint 2</summary>To the depth transformer each position is a sequence of its own:
 # <code>x.reshape(B * T, R, dim)</code>.</details>
 
@@ -386,7 +387,7 @@ for name, model, count in zip(losses, (yours, flattened), cost, strict=True):
 
 # %% [markdown]
 # How good are they? The bar is set by *counting*, as in chapter 07: how often does each code occur, given some context? We count on the training codes and
-# measure on held-out ones, in bits an image, for each depth.
+# measure on held-out ones, in bits an image, for each depth. (*Above*: one depth earlier.)
 
 
 # %%
@@ -473,10 +474,10 @@ ratio = (bits["RQ-Transformer"].sum() / bits["flattened transformer"].sum()).ite
 session.expect("bits_rq_over_flattened", ratio)
 
 # %% [markdown]
-# Both transformers beat the best table of counts. In both, the second code of a stack costs more than the first: the correction is harder to predict than the
-# coarse code.
+# In total both transformers beat the best table of counts; at depth 2 alone the flattened one does not. In both, the second code of a stack costs more than the
+# first: the correction is harder to predict than the coarse code.
 #
-# And your second prediction: the RQ-Transformer needs about 7 % *fewer* bits, with fewer multiplications. That is not what generality suggests, since the
+# And your second prediction: the RQ-Transformer needs about 7 % *fewer* bits, with fewer multiplications. You might expect the opposite, since the
 # flattened transformer can look at every single earlier code. [Study 08b](08b_costs_and_comparisons.ipynb) repeats the comparison over seeds and on MNIST, and
 # tests one suspect.
 #
@@ -492,7 +493,8 @@ session.expect("bits_rq_over_flattened", ratio)
 #
 # <details><summary>Hint 1</summary>Two loops: over t, and in it over r. Begin with stacks of zeros and fill them in.</details>
 # <details><summary>Hint 2</summary><code>spatial_inputs(stacks[:, : t + 1], …)</code> gives the <code>&lt;sos&gt;</code> and the stacks before t, whatever
-# stands at t. In the same way <code>depth_inputs(h, stacks[:, t : t + 1], …)</code> can be cut to its first r + 1 inputs.</details>
+# stands at t, if the learned positions are cut to t + 1 as well. In the same way <code>depth_inputs(h, stacks[:, t : t + 1], …)</code>, with h of shape
+# (n, 1, dim), can be cut to its first r + 1 inputs.</details>
 
 
 # %%
@@ -539,8 +541,8 @@ plots.show(
 )
 
 # %% [markdown]
-# How many such digits can be read? The course's classifier tells us. No sample can be expected to do better than a real image that went through the same codes,
-# so reconstructions are the **ceiling**. For drawing many we put your weights into the companion's class, whose `sample` does the same with key/value caches.
+# How many such digits can be read? The course's classifier tells us. A perfect prior would draw codes like those of real images, so we take reconstructions as
+# the **ceiling**, as in chapter 07. For drawing many we put your weights into the companion's class, whose `sample` does the same with key/value caches.
 
 # %%
 classifier = load_classifier(settings.data).to(device)
@@ -584,8 +586,8 @@ session.expect("recognised_rq", recognised(decoded(short["RQ-Transformer"]), ask
 # %% [markdown]
 # ### What training never showed it
 # In training the prior reads codes of real images. When it draws, it reads its own. An unlikely code, once drawn, stays in all that it reads afterwards, and no
-# training image has shown how to go on from there. This is called **exposure bias** (Ranzato et al. 2016). In a stack it acts twice: along the positions, and
-# down the depths.
+# training image has shown how to go on from there. This is called **exposure bias** (Ranzato et al. 2016). In a stack it can act twice: along the positions,
+# and down the depths. We did not test how much it matters.
 #
 # Lee et al. (section 3.3) answer with the tokenizer. Several codes may fit a residual nearly as well as the nearest. So at each depth they give every code a
 # probability that falls with its distance to the residual:
@@ -593,7 +595,7 @@ session.expect("recognised_rq", recognised(decoded(short["RQ-Transformer"]), ask
 # $$Q_\tau(k) \propto \exp\left(-\lVert \text{residual} - e_k \rVert^2 / \tau\right) .$$
 #
 # **Soft labels**: the cross-entropy is taken against $Q_\tau$ instead of one right code. **Stochastic sampling**: the stacks that the prior reads in training
-# are drawn from $Q_\tau$, new ones each time, so that it also meets stacks which are not the nearest. At $\tau \to 0$ both become what you have built. Study
+# are drawn from $Q_\tau$, new ones each time, so that it also meets codes which are not the nearest. At $\tau \to 0$ both become what you have built. Study
 # 08b shows $Q_\tau$ for our tokenizer.
 #
 # ## Longer training
@@ -614,8 +616,8 @@ print(f"recognised {accuracy:.3f}, of {ceiling:.3f} that are possible")
 session.expect("recognised_shipped", accuracy)
 
 # %% [markdown]
-# On the glyphs of profile quick this reaches the ceiling: by this measure the samples are as good as reconstructions. It is not the whole story: 08b shows
-# samples without a class, a harder data set, and how near the samples are to training images.
+# On the glyphs of profile quick this reaches the ceiling: by this measure the samples are as good as reconstructions. It is not the whole story:
+# [study 08b](08b_costs_and_comparisons.ipynb) shows samples without a class, a harder data set, and how near the samples are to training images.
 #
 # ## Coarse to fine
 # A stack can be cut short, also one that no encoder wrote. We decode the new images from their first code alone, then from both. (The tokenizer was trained
@@ -640,12 +642,12 @@ for d in range(1, R + 1):
     print(f"distortion of real images {distortions[d - 1]:.4f}")
 
 # %% [markdown]
-# The classifier does not need the second code. The distortion does: it falls by nearly half. Look back at the bars: more than half of the bits go into the code
-# that changes the picture least.
+# The classifier hardly needs the second code, but with it the distortion falls by nearly half. Look back at the bars: more than half of the bits go into the
+# code that changes the picture less.
 #
 # ## Proof: what you built is what the companion has
-# The same weights and codes in float64: your class and the companion's give the same logits, loss and gradients, both transformers read the same, and
-# `sample_stacks` draws the same codes as the cached sampler from the same random numbers.
+# The same weights and codes in float64: your class and the companion's give the same logits, loss and gradients, and `sample_stacks` draws the same
+# codes as the cached sampler from the same random numbers.
 
 
 # %% tags=["nbval-check-output"]
@@ -705,8 +707,8 @@ print("the same codes are drawn, with caches and without:", True)
 
 # %% [markdown]
 # ## Play: class, seed, temperature, depth
-# Choose a class (the last is "no class"), a seed, a temperature, and how many codes of each stack are decoded. Which differences between two seeds are there in
-# the first code already? What does a high temperature do to the first code, and what to the second?
+# Choose a class (the last is "no class"), a seed, a temperature, and how many codes of each stack are decoded. When you change the seed, what changes in the
+# picture from the first code already? What does a high temperature do to the first code, and what to the second?
 
 # %%
 explorers.stack_sampler(tokenizer, prior, train.classes)
@@ -741,8 +743,8 @@ last = 49 * 2 - 1
 print(f"the last of 49 · 2: output of position {last // 3 + 1}, label of {last // 2 + 1}")
 
 # %% [markdown]
-# In the first stack all is well. Then each stack adds one to the slip. At the end of a 7 × 7 grid of pairs the model has to predict a code **16 positions
-# ahead**, more than two rows below what it can see. In the course's own classes the mistake takes a few lines:
+# In the first stack all is well. Then each position's extra output puts the labels one more code ahead. At the end of a 7 × 7 grid of pairs the model has to
+# predict a code **16 positions ahead**, more than two rows below what it can see. In the course's own classes the mistake takes a few lines:
 
 
 # %%
@@ -776,8 +778,8 @@ print(f"right {bits['RQ-Transformer'].sum():.0f}")
 session.expect("bits_shifted", shifted_bits)
 
 # %% [markdown]
-# The loss falls, as it should. Alone, its curve looks healthy; only beside the right model do you see that it stays too high. And the samples? They are drawn
-# the way it was trained, code $i$ from output $i$.
+# The loss falls, as it should. Alone, its curve looks healthy; beside the right model it is too high, and the best table of counts does about as well. And the
+# samples? They are drawn the way it was trained, code $i$ from output $i$.
 
 
 # %%
@@ -806,8 +808,8 @@ plots.show(
 )
 
 # %% [markdown]
-# They are rougher, and yet most can be read. Nothing raises an error, nothing looks broken. So how would you find such a mistake? Do not ask the loss. Ask what
-# each logit depends on: change one code after the other, and see which logits move.
+# They are rougher, and yet most can be read. Nothing raises an error, nothing looks broken. So how would you find such a mistake? With random weights,
+# ask what each logit depends on: change one code after the other, and see which logits move.
 
 
 # %%
@@ -862,8 +864,8 @@ plots.show(
 # priors.
 #
 # **Code 0 is left out.** The same package takes 0 for padding and hands it to the loss as `ignore_index`. Codes have no padding: code 0 is a code like the
-# others. Where it is the right answer, it does not count; everywhere else it is still a *wrong* answer, so the model learns never to draw it. And four
-# codes 0 have no loss at all:
+# others. Where it is the right answer, it does not count; everywhere else it is still a *wrong* answer, so training only pushes its probability down. And the
+# mean over four codes 0 is 0/0:
 
 # %% tags=["nbval-check-output"]
 logits = torch.zeros(4, 3)
@@ -889,7 +891,7 @@ plots.show(
 print(f"recognised: {accuracy:.3f}, reversed {recognised(exchanged, asked):.3f}")
 
 # %% [markdown]
-# The same happens when a stack is stored as (R, h, w) and read as (h, w, R). ([Study 08b](08b_costs_and_comparisons.ipynb) asks which of these mistakes, or
+# Nor is there an error when (R, h, w) is read as (h, w, R). ([Study 08b](08b_costs_and_comparisons.ipynb) asks which of these mistakes, or
 # what else, spoilt the samples of a report that used the package.)
 #
 # ## Where the field went
@@ -911,9 +913,10 @@ print(f"recognised: {accuracy:.3f}, reversed {recognised(exchanged, asked):.3f}"
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
 #
-# 1. (64 · 4)² = 65,536 against 64² = 4,096 and 64 · 4² = 1,024.
-# 2. The last label belongs to position T; its output is number T·R − 1 in a row of R + 1 a position, so it belongs to position ⌊(T·R − 1)/(R + 1)⌋ + 1: about
-#    T/(R + 1) positions behind. Worst for R = 1: half of the image. (With R = 2 a third, with R = 4 a fifth.)
+# 1. $(64 \cdot 4)^2 = 65{,}536$ against $64^2 = 4{,}096$ and $64 \cdot 4^2 = 1{,}024$: with both together, 12.8 times fewer.
+# 2. The last label belongs to position $T$. Its output is number $TR - 1$, counted from 0, and each position has $R + 1$ outputs. So the output belongs to
+#    position $\lfloor (TR - 1)/(R + 1) \rfloor + 1$, about $T/(R + 1)$ positions behind. Worst for R = 1: half of the image. (With R = 2 a third, with R = 4 a
+#    fifth.)
 # 3. It could. It would assume that the codes of a stack are independent *given the earlier stacks*. Chapter 06 does not settle that: its entropies know nothing
 #    of earlier stacks. Take two codes that both repeat what the stack to the left said. Looked at alone, they depend on each other; given that stack, they do
 #    not. One has to measure: [study 08b](08b_costs_and_comparisons.ipynb) trains this model, and its second codes cost more bits.
@@ -927,7 +930,7 @@ print(f"recognised: {accuracy:.3f}, reversed {recognised(exchanged, asked):.3f}"
 # * R inputs, R outputs, R labels at each position. With one output more the labels slip: nothing fails, the loss falls, and the codes cost more bits.
 # * Test what each logit depends on. Code 0 is a code. The order of the depths belongs to the tokenizer.
 #
-# **Further experiments.** Draw with `temperature=0.8` for the first code and 1 for the second: is the second depth noise? Replace the sum $u_t$ by the
+# **Further experiments.** In your `sample_stacks`, draw the first code at temperature 0.8, the second at 1: is the second noise? Replace the sum $u_t$ by the
 # concatenation of the R embeddings and a linear layer: what does it cost, what does it gain? Train with soft labels.
 #
 # **References.** D. Lee et al.: *Autoregressive Image Generation using Residual Quantization*, 2022 (sections 3.2, 3.3). M. Ranzato et al.: *Sequence Level
