@@ -33,8 +33,8 @@ train, test = session.data()
 # %% [markdown]
 # ## Predict
 # Here is the model. An **encoder** turns an image $x$ into vectors $z_e$, the **latents**. Each latent is replaced by the nearest vector of a table, the
-# **codebook** $e$, and the result is called $z_q$. A **decoder** makes an image $\hat x$ of it. Why so? Then an image is a row of whole numbers, and those can be
-# predicted one by one, as a language model predicts words ([chapter 07](07_transformer_prior.ipynb)).
+# **codebook** $e$, and the result is called $z_q$. A **decoder** makes an image $\hat x$ of it. What for? An image is then a row of whole numbers, and those
+# can be predicted one by one, as a language model predicts words ([chapter 07](07_transformer_prior.ipynb)).
 
 
 # %% tags=["hide-input"]
@@ -121,8 +121,8 @@ print("each latent replaced by its code:", codebook[k].tolist())
 # That is all of **vector quantisation** ([glossary](glossary.md)): $z_q = e_k$, where $k = \arg\min_j \|z_e - e_j\|^2$ is the **index** of the nearest code. Six
 # pairs of real numbers became six whole numbers. Code 3 was chosen by nobody.
 #
-# The points that choose a code are its **Voronoi cell**. On the border between two cells both codes are equally far away, so the border is a straight line,
-# halfway between them:
+# All points that would choose a code are its **Voronoi cell**. On the border between two cells both codes are equally far away, so the border is a straight
+# line, halfway between them. Here eight codes among 300 latents:
 
 # %% tags=["hide-input"]
 generator = torch.Generator().manual_seed(session.seed)
@@ -160,7 +160,8 @@ print("the same codes:", torch.equal(expanded.argmin(1), k))
 
 # %% [markdown]
 # There is a catch. Move latents *and* codes by the same offset: no distance changes, but $\|e\|^2$ and $z\cdot e$ become huge. A float32 keeps about seven
-# digits, so it rounds away just those that the difference needs. (You would not weigh a letter by weighing a lorry with and without it.) How many of 4,096 latents get another code than in float64?
+# digits, and the small differences lie in those that it rounds away. (You would not weigh a letter by weighing a lorry with and without it.)
+# How many of 4,096 latents get another code than in float64?
 
 
 # %%
@@ -192,7 +193,7 @@ for offset in (0, 10, 100, 1000):
 # from both cures it. Real latents do have means: nothing in the loss keeps them at the origin.
 #
 # ### Exercise 3.1 · nearest code  (easy, 10 minutes)
-# Give the index of the nearest code for each row of `z`, without an (N, K, D) array, right also far from the origin. Leave the inputs as they are.
+# Give the index of the nearest code for each row of `z`, without an (N, K, D) array, and correctly even far from the origin. Leave the inputs as they are.
 #
 # <details><summary>Hint 1</summary>Subtract <code>codebook.mean(0)</code> from <em>both</em>; then the expansion.</details>
 # <details><summary>Hint 2</summary><code>z = z - centre</code> makes a new tensor; <code>z -= centre</code> writes into the caller's.</details>
@@ -220,6 +221,8 @@ nearest_code = check(nearest_code)
 #
 # 1. codes fixed: each latent chooses its nearest code;
 # 2. choices fixed: each code moves to the **mean** of the latents that chose it.
+#
+# Neither step can raise $J$.
 #
 # Why the mean? Look at the gradient. If $n_k$ latents with the mean $m_k$ chose code $k$, then
 #
@@ -269,8 +272,9 @@ print("indices:", k.tolist(), "  gradient of z_q at z_e:", gradients[0])
 print("gradient of z_q at the codebook:", gradients[1].tolist())
 
 # %% [markdown]
-# `None`: there is no path from $z_q$ to $z_e$ at all. And autograd is right. Move a latent a little, and nearly always *nothing* happens to its code, so the
-# derivative is 0. At a border $z_q$ jumps, and there is no derivative. Here a latent walks along a line:
+# `None`: there is a path from $z_q$ to the chosen codes, but none to $z_e$. And autograd is right. Move a latent a little, and nearly always
+# *nothing* happens to its code, so the derivative is 0. At a border $z_q$ jumps, and there is no derivative. Here a latent walks across the last picture, at
+# $z_2 = -0.8$:
 
 # %% tags=["hide-input"]
 walk = torch.linspace(-3, 3, 1201)
@@ -341,11 +345,11 @@ for step in range(9):
     theta = (theta - 0.02 * gradient).detach().requires_grad_()
 
 # %% [markdown]
-# The loss falls, passes its minimum and *rises*, while gradient descent does exactly what it was told. Remember this: **a stop-gradient changes what is learnt,
-# and the value of the loss does not show it.** So from here on we look at gradients, tensor by tensor.
+# The loss falls, passes its minimum and *rises*, while gradient descent does exactly what it was told. Remember this: **a stop-gradient changes what is
+# learnt, and leaves the value of the loss as it was.** So from here on we look at gradients, tensor by tensor.
 #
 # ### Exercise 3.2 · a stop-gradient puzzle  (medium, 10 minutes)
-# Two players share one number: a wants the product a·b small, b wants it large. Write one expression whose **value** is a·b (elementwise), whose gradient for a
+# Two players: a wants the product a·b small, b wants it large. Write one expression whose **value** is a·b (elementwise), whose gradient for a
 # is that of a·b, and whose gradient for b is **minus** that of a·b. One loss, one optimizer, and the two play against each other. (Adversarial training has
 # this form: Ganin and Lempitsky 2015.)
 #
@@ -409,9 +413,9 @@ plots.show(
 )
 
 # %% [markdown]
-# A guess, then: it is good if the loss falls when the latent gets to a neighbouring code in that direction.
+# So straight-through is a guess. It is good if the next code in that direction makes the loss smaller.
 #
-# It is usually written $z_e + \mathrm{sg}[z_q - z_e]$: the value is $z_q$, and the bracket is a constant. On paper.
+# It is usually written $z_e + \mathrm{sg}[z_q - z_e]$: the bracket is a constant, and the value is $z_q$, on paper. In float32:
 
 # %%
 draws = torch.Generator().manual_seed(0)
@@ -425,10 +429,10 @@ off = (1e4 * z_some + (code_some - 1e4 * z_some) - code_some).abs().max()
 print(f"with z_e 10,000 times as large it is off by up to {off:.1e}")
 
 # %% [markdown]
-# Then the decoder would see in training something else than it gets later from the stored codes.
+# Written so, the decoder would get slightly other numbers in training than later, from the stored codes.
 #
 # ### Exercise 3.3 · straight-through  (easy, 10 minutes)
-# Return the value of `z_q` **to the bit**, with the gradient of `z`. Nothing may flow into `z_q`: it would end in the codebook, which is to learn from a loss
+# Return the value of `z_q` **to the bit**, with the gradient of `z`. Nothing may flow into `z_q`, as it would go on to the codebook; in VQ-VAE that has a loss
 # of its own.
 #
 # <details><summary>Hint 1</summary>You need something whose value is exactly 0 and whose gradient at z is 1.</details>
@@ -472,7 +476,7 @@ print("gradient at the codebook:", at_codes)
 #
 # * The latent stops as soon as it has the right code, far from it. **Nothing keeps latents near their codes.** The gradient does not even see where in the cell
 #   the latent is.
-# * The gradient at the codebook is `None`. **Nothing moves the codes.**
+# * The gradient at the codebook is `None`, as `straight_through` lets nothing pass. **Nothing moves the codes.**
 #
 # ## Codebook and commitment loss
 # One squared distance serves both, with the stop-gradient on the one side or the other (van den Oord et al. 2017, equation 3):
@@ -512,7 +516,8 @@ vq_losses = check(vq_losses)
 
 # %% [markdown]
 # ### What β does
-# It scales the pull on the latent; the pull on the code has no β. One latent at 0, one code at 1, and gradient descent on codebook loss + β · commitment loss:
+# It scales the pull on the latent; the pull on the code has no β. Latent at 0, code at 1 (printed in this order), gradient descent on codebook loss +
+# β · commitment loss:
 
 # %% tags=["nbval-check-output"]
 for beta in (0.25, 1.0, 4.0):
@@ -529,8 +534,8 @@ for beta in (0.25, 1.0, 4.0):
     print(f"β = {beta:<5} first step along {first}   they meet at {latent.item():.3f}")
 
 # %% [markdown]
-# With β = 0.25 they meet at a fifth of the way: mostly the code goes to the latent. (That is plain gradient descent. Adam divides each gradient by its own size;
-# [chapter 04](04_vq_vae.ipynb) looks at what is left of such weights then.)
+# They meet at $\beta/(1+\beta)$, with β = 0.25 a fifth of the way: mostly the code goes to the latent. (That is plain gradient descent. Adam divides each
+# gradient by its own size; [chapter 04](04_vq_vae.ipynb) looks at what is left of such weights then.)
 #
 # ## The vector quantizer
 # The encoder of an image gives a *grid* of latents, (B, D, h, w): at each of h·w **positions** a vector of D numbers, spread over the channels. The search wants
@@ -662,8 +667,8 @@ for name, parts in moving.items():
 print("fields that are not zero:", sum(len(parts) for parts in moving.values()))
 
 # %% [markdown]
-# Four fields of nine. Compare with your prediction. The zeros are exact: they are not small numbers but paths that do not exist in the graph. In the
-# picture from above:
+# Four fields of nine. Compare with your prediction. The zeros are exact: they are not small numbers but paths that do not exist in the graph. Drawn
+# into the first picture:
 
 # %% tags=["hide-input"]
 fig, ax = plots.figure(7, 3.6)
@@ -803,6 +808,8 @@ plots.show(
 )
 
 # %% [markdown]
+# Most patches are black and share one code. (The 49 in the last title are 7 × 7 positions.)
+#
 # ### Is that good?
 # What could K codes do at best? Here each code stands for one patch in the end, whatever encoder and decoder do. So k-means on the patches themselves, with no
 # network in between, is a fair measure. Beside it: the same model with latents of 8 numbers, and with wider networks.
@@ -844,9 +851,9 @@ for D in sweep.settings("dim"):
     print(f"the networks of chapter 04, 64 codes, D = {D:<3} distortion {value:.3f}")
 
 # %% [markdown]
-# The plane costs a lot: with 8 numbers the small networks lose far less. But a good part of that price is the small networks, which have to lay out all patches on
-# a sheet: four times as wide, they lose less with the same two numbers. And the networks of [chapter 04](04_vq_vae.ipynb), which are deeper and see beyond the
-# patch, lose *least* with D = 2, and beat k-means on patches. So D alone does not decide. ([Study 03b](03b_past_the_argmin.ipynb) has three seeds of each.) We
+# The plane costs a lot: with 8 numbers the small networks lose far less. Four times as wide, they lay out the patches on a sheet better, but they gain with 8
+# numbers too. (Over three seeds, in [study 03b](03b_past_the_argmin.ipynb), the price of the plane falls with the width.) And the networks of
+# [chapter 04](04_vq_vae.ipynb), which are deeper and see beyond the patch, lose *least* with D = 2, and beat k-means on patches. So D alone does not decide. We
 # stay in the plane because it can be drawn, and here is the picture promised at the top:
 
 # %% tags=["hide-input", "cover"]
@@ -954,9 +961,9 @@ glue("proof.vector_quantizer", numbers["notebook"], display=False)
 
 # %% [markdown]
 # ## Play: one step a click
-# Each latent (dot) has a place where the decoder would like to have its *code*: the small ring on the grey line. (The decoder is the identity.) Three forces act:
-# straight-through, commitment, and the codes' pull to their latents. Click into the slider *steps* and press → for one step. Try β = 0 and watch where the dots
-# go; then a learning rate of 0.08, too large for a code with many latents.
+# Each latent (dot) has a **home** (ring, at the other end of a grey line), where the decoder (the identity) would like to have its *code*. Orange: the codes'
+# paths. Three forces act: straight-through, commitment, and the codes' pull to their latents. Click into the slider *steps* and press → for
+# one step. Try β = 0 and watch where the dots go; then a learning rate of 0.08, too large for a code with many latents.
 
 # %%
 homes = cloud[::5]  # 60 latents
@@ -980,11 +987,11 @@ plots.show(
 
 # %% [markdown]
 # As long as the code is not where the decoder wants it, the copied gradient goes on pushing the latent, the same way at every step. With β = 0 nothing stops it
-# but the border of the cell. With β > 0 it comes to rest (pen and paper, question 2). Roaming has its use: with a small β some latents came across the code that
-# began far out, and put it to work. With β = 1 it stays where it was.
+# but the border of the cell. With β > 0 it comes to rest (pen and paper, question 2), with β = 1 exactly at home. Roaming has its use: with a small β some
+# latents came across the code that began far out, and put it to work. With β = 1 that code stays.
 #
 # ## What breaks, and why
-# **Losses taken after straight-through.** The most common mistake of all: `z_q` is overwritten by the straight-through version, and only then compared with z.
+# **Losses taken after straight-through.** An easy mistake to make: `z_q` is overwritten by the straight-through version, and only then compared with z.
 # That version has no path to the codebook:
 
 # %% tags=["nbval-check-output"]
@@ -1073,8 +1080,8 @@ for name, value, chosen in (
 # 1. Two codes, one chosen by 90 latents and one by 10. The codebook loss is a mean over N = 100 latents and D dimensions, so its gradient at code $k$ is
 #    $2 n_k (e_k - m_k)/(N D)$. Which learning rate η takes the first code to the mean of its latents in one step? Where does it take the second? For which η
 #    do both converge?
-# 2. The decoder is the identity, and one code $e$ stands still. The latent $z$ of an image $x$ feels straight-through and commitment: its gradient is $2(e - x)
-#    + 2\beta(z - e)$. Where does it come to rest? What if that point lies in another code's cell?
+# 2. The decoder is the identity, and one code $e$ stands still. The latent $z$ of an image $x$ feels straight-through and commitment: its gradient is
+#    $2(e - x) + 2\beta(z - e)$. Where does it come to rest? What if that point lies in another code's cell?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
