@@ -52,7 +52,7 @@ K, D = settings.num_codes, settings.dim
 # %% [markdown]
 # ## Predict
 # Three things usually go together under the name "EMA". The codes follow **moving averages** instead of gradients. They start from **k-means** on the first
-# batch. And codes that hardly anything chooses are **restarted** somewhere else. With gradients, 64 codes reach a perplexity of 11. Guess the perplexity with
+# batch. And codes that hardly anything chooses are **restarted** somewhere else. With gradients, 64 codes reach a perplexity of 11 on average. Guess it with
 #
 # 1. moving averages alone;
 # 2. averages and k-means;
@@ -69,7 +69,8 @@ K, D = settings.num_codes, settings.dim
 # there?
 #
 # A step with learning rate $\eta$ goes the part $2\eta\,n_k$ of the way to the mean. So a popular code takes long steps, a rare one takes short steps, and one
-# learning rate has to serve both. Try it with two codes, one with 100 latents and one with 5. Or give each code a rate of its own:
+# learning rate has to serve both. (With Adam both steps are about equal, however far the way.) Try it with two codes, one with 100
+# latents and one with 5. Or give each code a rate of its own, $0.3/n_k$:
 
 # %%
 torch.manual_seed(session.seed)
@@ -147,8 +148,8 @@ for size in (3, 30, 300):
 # those of long ago count less: an **exponential moving average** (EMA).
 #
 # ## Build: counts and sums
-# An average of what? Of the batches' means $s_k/n_k$, as one might think? Let a code get, in turn, 99 latents at 0 and one latent at 1. The mean of all of them
-# is 0.01.
+# An average of what? Of the batches' means $s_k/n_k$, as one might think? Let a code get 99 latents at 0 from one batch, one at 1 from the next, and so on. The
+# mean of all of them is 0.01.
 
 # %% tags=["nbval-check-output"]
 average_of_means = average_count = average_sum = 0.0
@@ -256,8 +257,8 @@ print("the mean of all 300:", torch.allclose(online, stream.mean(0), atol=1e-5))
 #
 # $$\eta_k = \frac{1-\gamma}{2 N_k'} .$$
 #
-# You know the $2N_k'$: it is the Hessian $2 n_k$, averaged over batches like everything else. EMA divides the batch's gradient by the curvature of the loss in
-# which old batches fade, and goes $1-\gamma$ of that way: a **stochastic Newton step**.
+# You know the $2N_k'$: it is the curvature $2 n_k$, averaged over batches like everything else. EMA divides the batch's gradient by this average curvature, and
+# goes $1-\gamma$ of that way: a **stochastic Newton step**.
 #
 # Is it really the same? Take fifty batches, five codes, and torch's own SGD with a parameter group for each code. The last code is chosen in the first ten
 # batches only.
@@ -308,8 +309,8 @@ for name, options in {
     print(f"{name:<28} EMA to twelve digits: {largest_difference(**options) < 1e-12}")
 
 # %% [markdown]
-# Equal to twelve digits, and each condition counts: the loss must be the **sum**, the rate must be that of the code, and SGD must be plain. So "EMA instead of
-# gradient descent" is no other direction. It is another *step size*.
+# Equal to twelve digits, and each condition counts: the loss must be the **sum**, each code needs its own rate, and SGD no momentum. So "EMA
+# instead of gradient descent" moves no code in another direction. It is another *step size*.
 #
 # ### How long does a code remember?
 # A latent has lost half of its weight after log ½ / log γ steps:
@@ -325,8 +326,8 @@ for gamma in (0.5, 0.9, 0.95, 0.99, 0.999):
 # will see below.
 #
 # ### Smoothing, and how not to
-# In the paper's form a code that was never chosen is 0/0. The customary cure is **Laplace smoothing**: pretend that each code was chosen $\varepsilon$ more
-# often, and scale the counts so that their sum stays what it was.
+# In the paper's form, $m_k/N_k$, a code that was never chosen is 0/0. The customary cure is **Laplace smoothing**: add $\varepsilon$ to each count, and scale
+# the counts so that their sum stays what it was.
 #
 # $$\tilde N_k = \frac{N_k' + \varepsilon}{\sum_j N_j' + K\varepsilon} \sum_j N_j' .$$
 #
@@ -407,7 +408,7 @@ print(f"after 2000 steps that nothing chose it: {codes[1].item()}, count {counts
 # %% [markdown]
 # ## Build: dead codes, and how to raise them
 # The code at 3.0 keeps its place now, and is useless there: nothing chooses it. An average of nothing stays where it is, just as a gradient of nothing does.
-# **EMA by itself revives no code.** Here are four clouds and four codes, which all start near one of the clouds:
+# **EMA by itself revives no code.** Here are four clouds and four codes, which all start near the same cloud:
 
 
 # %% tags=["nbval-check-output"]
@@ -428,13 +429,13 @@ moved = (codes != start).any(1).tolist()
 print("code 0 at", [round(number) for number in codes[0].tolist()], "  moved:", moved)
 
 # %% [markdown]
-# One code sits between three clouds and takes them all. Two are dead, to the bit where they started.
+# One code sits between three clouds and takes them all. Two are dead, exactly where they started.
 #
-# The cure is blunt, and works: **put a dead code onto a latent of the present batch** (Dhariwal et al. 2020, section 3). It is then the nearest code for at least
-# that latent. Two things make it definite:
+# The cure is blunt, and works: **put a dead code onto a latent of the present batch** (Dhariwal et al. 2020, section 3). It is then the nearest code for that
+# latent, and in the next batch for its like. Two questions:
 #
 # * *What is dead?* A code whose count is below a small share of an even one: $N_k$ < `restart_below` · $\sum_j N_j / K$.
-# * *With which count does it start again?* With that threshold: just not dead. So it has one step to attract as many latents, or it is moved again.
+# * *With which count does it start again?* With that threshold: just not dead. If the next batch brings it fewer latents than that, it is moved again.
 #
 # ### Exercise 5.3 · restart  (medium, 10 minutes)
 # The latents to be used are passed in: `candidates`, at least as many as codes are dead. The first dead code goes onto the first candidate, the second onto
@@ -505,7 +506,7 @@ for name, codes in (("drawn", drawn), ("k-means", centres)):
     )
 
 # %% [markdown]
-# The latents huddle together, and the codes are strewn around them. The few that happen to be nearest get everything. k-means on the first batch puts every
+# The latents huddle together, and the codes are strewn around them. The one that happens to be nearest gets everything. k-means on the first batch puts every
 # code where latents are. Its counts come with it: $N_k$ is the number of latents that each centre got.
 #
 # <details><summary>What if the counts are forgotten?</summary>Set the codes from k-means and leave the counts at zero, and the first batches count far too much.
@@ -722,16 +723,16 @@ plots.show(
 )
 
 # %% [markdown]
-# * **Gradients.** Codes that are chosen travel far. The rings hardly have a line, since nothing ever chose them.
-# * **γ = 0.99** forgets half in 69 steps, and in profile `quick` the training has 468. k-means gave every code a count, and a code that is left behind needs
-#   389 steps until it counts as dead. So the restarts come at the end, where the perplexity rises.
+# * **Gradients.** Codes that are chosen travel far. The rings, hardly ever chosen, hardly have a line.
+# * **γ = 0.99** forgets half in 69 steps, and in profile `quick` the training has 468. k-means gave every code a count, and one with an even share needs
+#   390 steps without a latent until it counts as dead. So the restarts come at the end, where the perplexity rises.
 # * **γ = 0.9** forgets half in seven steps, and revives a code after 38. The codes keep up with the latents.
 #
 # [The study](05b_what_does_the_work.ipynb) follows the restarts and the lag step by step.
 #
 # ## Which part does the work?
-# One pair of trainings proves little. Here are five seeds of each way (the command makes them again). Distortion is lower for better pictures; behind each ± is
-# the standard deviation over the seeds.
+# One training proves little: that with gradients reached 17, not 11. Here are five seeds of each way (the command makes them again). Distortion is lower for
+# better pictures; behind each ± is the standard deviation over the seeds.
 
 # %% tags=["hide-input"]
 table = results("ema_codebooks")
@@ -756,17 +757,17 @@ for kind, words in kinds.items():
 
 # %% [markdown]
 # How were your four guesses? Averages alone use no more codes than gradients do. It is the helpers that fill the codebook, and of the two it is mostly the
-# restarts.
+# restarts. (k-means alone does not even lower the distortion.)
 #
-# Then look at the last row. With γ = 0 there is *no* moving average: each code is set to the mean of what the last batch sent to it. The memory that gave the
-# method its name is best left out here!
+# Then look at the last row. With γ = 0 there is *no* moving average: each code is set to the mean of what the last batch sent to it. By the distortion,
+# the memory that gave the method its name is best left out here!
 #
 # How can that be? A batch has 128 · 49 = 6,272 latents, 98 for each code, so there is little noise that a memory could average away. And a long memory lags.
-# [The study](05b_what_does_the_work.ipynb) measures by how much: with γ = 0.99 it is a third of the latents' error early in training, and a few per cent later.
-# Whether that is the whole reason, we did not test.
+# [The study](05b_what_does_the_work.ipynb) measures by how much: with γ = 0.99, a third of the squared error in the first epoch comes from codes off their
+# means, later a few per cent. Whether that is the whole reason, we did not test.
 #
-# This is no law. With more codes than latents in a batch, the mean of a batch is noise, and γ = 0 a poor choice. What carries over is the question: how many
-# latents a step does a code get, and how fast do they move?
+# This is no law. With more codes than latents in a batch, the mean of a batch is mostly noise, and γ = 0 presumably a poor choice. What carries over is the
+# question: how many latents a step does a code get, and how fast do they move?
 #
 # ## Proof: what you built is what the companion has
 # The same first codes, the same twenty batches, no restarts (they are random): two quantizers, step by step. Then your three functions on their own.
@@ -835,7 +836,7 @@ glue("proof.ema_parts", here, display=False)
 explorers.moving_clouds()
 
 # %% [markdown]
-# For readers of the printed page: three settings after sixty steps.
+# For readers of the printed page: three settings after sixty steps (distance: from point to code, on average).
 
 # %% tags=["hide-input"]
 fig, axes = plots.figure(10, 3.7, columns=3)
@@ -859,8 +860,8 @@ plots.show(
 
 # %% [markdown]
 # ## What breaks, and why
-# **Updating in eval mode.** The codebook moves in `forward`, not in an optimizer's step. So it can learn while you only mean to *look*, and `torch.no_grad()`
-# does not stop it. Look at eight test images two hundred times, with the quantizer in eval mode and in training mode:
+# **Looking in training mode.** The codebook moves in `forward`, not in an optimizer's step. So it can learn while you only mean to *look*, and
+# `torch.no_grad()` does not stop it. Look at eight test images two hundred times, with the quantizer in eval mode and in training mode:
 
 # %%
 trained = models["averages, γ = 0.9"]
@@ -884,7 +885,8 @@ print(f"distortion: {looked['train'] / looked['eval'] - 1:+.0%} by looking")
 # The codes went to where these eight images have their latents. Encoder and decoder were not told.
 #
 # **Forgetting the buffers.** A plain tensor as an attribute is not in the state dict, so it is neither saved nor moved to the GPU. If the codes are saved and
-# the counts are not, training goes on from counts of zero, and the first step jumps all the way ($\rho_k = 1$) to the mean of one batch:
+# the counts are not, training goes on from counts of zero, and the first step jumps all the way ($\rho_k = 1$) to the mean of one batch. (Your class
+# would even rerun k-means.)
 
 
 # %% tags=["nbval-check-output"]
@@ -972,14 +974,14 @@ print(f"your step, then your restart: {codes[1].item():.1f}, count {counts[1]:.2
 #
 # ## Summary
 # * For fixed choices the best code is the mean of its latents. An EMA of counts and sums is that mean over a stream, with a memory that fades.
-# * As a step: $e_k' = e_k + \frac{1-\gamma}{N_k'}(s_k - n_k e_k)$. It is plain SGD with a rate for each code, and that rate is Newton's.
+# * As a step: $e_k' = e_k + \frac{1-\gamma}{N_k'}(s_k - n_k e_k)$. It is plain SGD with a rate for each code: $1-\gamma$ of a Newton step.
 # * A code that nothing chose must not move. Smoothing belongs in the rate of those that were chosen.
 # * An average alone revives no code. k-means puts codes where latents are, restarts bring back those that are left behind.
 # * How long to remember depends on how many latents a code gets and how fast they move.
 # * Codebook and counts are state: in buffers, in the checkpoint, summed over processes, changed in training mode only.
 #
 # **Further.** The study beside this chapter, [what does the work?](05b_what_does_the_work.ipynb), has the ablation, codes of length 1 and of few dimensions
-# (with an exercise), and what a report claims of EMA. Or set `restart_below=0.1`: which codes are restarted, and how often?
+# (with an exercise), and tests what a report claims of EMA. Or set `restart_below=0.1`: which codes are restarted, and how often?
 #
 # **References.** L. Bottou, Y. Bengio: *Convergence Properties of the K-Means Algorithms*, 1995. D. Sculley: *Web-Scale K-Means Clustering*, 2010 (algorithm
 # 1). A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning*, 2017 (appendix A.1, equations 6 to 8). P. Dhariwal and
