@@ -64,8 +64,8 @@ pixels = x_train[0].numel()
 # multiply, and their logarithms add up. The unit of a natural logarithm is the **nat** ([glossary](../chapters/glossary.md)). An image with one nat more is
 # $e \approx 2.7$ times as probable.
 #
-# Let us do it once where everything can be computed. The image has a single pixel, $x = 2$, the latent is a single number, and the decoder is $e^z$, give or
-# take 0.5. Then the integral is a sum over a fine grid:
+# Let us do it once where everything can be computed. The image has a single pixel, $x = 2$, the latent is a single number, and the likelihood is
+# $\mathcal N(e^z, 0.5^2)$. Then the integral is a sum over a fine grid:
 
 
 # %%
@@ -168,7 +168,7 @@ print(f"KL(wide ‖ wide)     {kl_on_grid(wide, wide):.3f} nats")
 # The last line is the **ELBO**, the evidence lower bound (Kingma and Welling 2014, equation 3). Read it aloud: look where the encoder says, ask how well the
 # decoder explains $x$ from there, and pay for having been told where to look.
 #
-# What does the bound lack? Ask how far $q$ is from the posterior:
+# What does the bound lack? Ask how far $q$ is from the posterior, and insert Bayes' rule:
 #
 # $$\mathrm{KL}\big(q(z \mid x)\,\|\,p(z \mid x)\big) = \mathbb{E}_q\left[\log \frac{q(z \mid x)}{p(x, z)}\right] + \log p(x) = \log p(x) - \mathrm{ELBO}.$$
 #
@@ -184,8 +184,8 @@ for mean, scale in ((0.0, 1.0), (0.0, 0.3), (0.5, 0.3)):
     print(f"{mean:>12} {scale:>6} {bound:>8.3f} {gap:>15.3f} {bound + gap:>15.3f}")
 
 # %% [markdown]
-# The sum is always $\log p(x)$. So raising the ELBO does two things at once: the decoder makes images more probable, and the encoder moves towards the
-# posterior.
+# The sum is always $\log p(x)$, which depends on the decoder alone. So when the encoder raises the ELBO, $q$ moves towards the posterior; when the decoder
+# does, a lower bound of $\log p(x)$ rises.
 #
 # <details><summary>Often written, not so: the sign, and logarithms inside a KL</summary>
 #
@@ -194,9 +194,9 @@ for mean, scale in ((0.0, 1.0), (0.0, 0.3), (0.5, 0.3)):
 # </details>
 #
 # ## Build: a draw that lets the gradient pass
-# For each latent number the encoder gives a mean $\mu$ and a *log-variance* $\log \sigma^2$. A logarithm may be any real number, so the network needs no
-# constraint. We need the gradient of the reconstruction term, a mean over $z \sim \mathcal N(\mu, \sigma^2)$, at $\mu$ and $\log\sigma^2$. But a drawn number
-# has none:
+# Let $q(z \mid x)$ be normal, with independent latent numbers: for each, the encoder gives a mean $\mu$ and a *log-variance* $\log \sigma^2$, which may be
+# any real number. We need the gradient of the reconstruction term, a mean over $z \sim \mathcal N(\mu, \sigma^2)$, with respect to $\mu$ and
+# $\log\sigma^2$. But a drawn number has none:
 
 # %% tags=["nbval-check-output"]
 mean = torch.tensor([0.5], requires_grad=True)
@@ -229,8 +229,8 @@ reparameterize = check(reparameterize)
 # whose derivative by $\mu$ is $2\mu$.
 #
 # There is an older way, the **score-function estimator** (REINFORCE; Williams 1992):
-# $\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f(z)\, \nabla_\mu \log q(z)\big]$. It needs no gradient of $f$, so it works for discrete $z$ too. Both are
-# right on average. Compare how much single draws scatter:
+# $\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f(z)\, \nabla_\mu \log q(z)\big]$, since $\nabla q = q\,\nabla \log q$. It needs no gradient of $f$, so it
+# works for discrete $z$ too. Both are right on average. Compare the standard deviations of single draws:
 
 # %%
 mean = torch.full((100_000,), 0.7, requires_grad=True)
@@ -247,8 +247,10 @@ print(
 print(f"score function      {score.mean():.3f}, single draws scatter by {score.std():.2f}")
 
 # %% [markdown]
+# So the score function needs nine times as many draws.
+#
 # ## Build: the KL term
-# Encoder and prior are normal distributions, so their KL has a closed form. For one latent number, with $z = \mu + \sigma\varepsilon$:
+# $q(z \mid x)$ and the prior are normal, so their KL has a closed form. For one latent number, with $z = \mu + \sigma\varepsilon$:
 #
 # $$
 # \begin{aligned}
@@ -262,7 +264,7 @@ print(f"score function      {score.mean():.3f}, single draws scatter by {score.s
 # The latent numbers are independent, so the KL of an image is the sum over its latent numbers.
 #
 # ### Exercise 2.2 · KL divergence  (easy, 5 minutes)
-# Give the KL of *each* latent number, by the last line above. The sum is taken later, because we want to see them one by one.
+# Give the KL of *each* latent number, by the last line above. The sum is taken later.
 #
 # <details><summary>Hint</summary>log σ² is <code>log_variance</code> as it comes; σ² is its exponential.</details>
 
@@ -288,8 +290,8 @@ print("KL of the prior from itself:", kl_divergence(torch.zeros(1), torch.zeros(
 # %% [markdown]
 # ### Exercise 2.3 · the ELBO  (easy, 10 minutes)
 # Put the two terms together: ELBO = reconstruction − KL, in nats per image. `log_likelihood` holds $\log p(x \mid z)$, pixel by pixel or summed already, `kl`
-# the KL, latent by latent or summed already. The probability of an image is the product over its pixels, so log-likelihoods are *summed* over the pixels. The
-# KL is *summed* over the latents. Only over the images of the batch take the *mean*.
+# the KL, latent by latent or summed already. Given $z$ the pixels are independent, so log-likelihoods are *summed* over them. The KL is *summed* over the
+# latents. Only over the images of the batch take the *mean*.
 #
 # <details><summary>Hint</summary><code>values.reshape(len(values), -1).sum(1)</code> gives one number an image whatever the shape.</details>
 
@@ -314,7 +316,7 @@ elbo = check(elbo)
 # $$\log p(x \mid z) = -\frac{\lVert x - \hat x \rVert^2}{2\sigma_x^2} - n\log\sigma_x - \tfrac n2\log 2\pi \qquad (n \text{ pixels}).$$
 #
 # Look at the first term: $2\sigma_x^2$ units of squared error are worth one nat. So $\sigma_x$ is the *exchange rate* between the two terms of the ELBO.
-# Compare it with the error of a decoder that knows nothing and always answers with the mean image:
+# What is the error of a decoder worth that always answers with the mean image?
 
 # %%
 unexplained = (x_test - x_train.mean(0)).square().flatten(1).sum(1).mean()
@@ -324,11 +326,11 @@ for scale in (1.0, 0.5, 0.1):
     print(f"σ_x = {scale}: it is worth {unexplained / rate:7.1f} nats of KL")
 
 # %% [markdown]
-# With $\sigma_x = 1$ the whole digit is worth about twenty nats, so the decoder buys few details. With 0.1 details are cheap. We need not choose: if
-# $\sigma_x$ is trained with the rest, its best value is the root of the mean squared error (set the derivative to zero; Rybkin et al. 2021).
+# With $\sigma_x = 1$ the whole digit is worth about twenty nats, so few details are worth their KL. With 0.1 it is worth a hundred times as much. We need
+# not choose: if $\sigma_x$ is trained with the rest, its best value is the root of the mean squared error (set the derivative to zero; Rybkin et al. 2021).
 #
 # A density is not a probability, so this log-likelihood may be positive. [Study 02b](02b_likelihoods_and_collapse.ipynb) has likelihoods that are
-# distributions over grey values, and which data wants which.
+# distributions over grey values.
 #
 # ## Build: the model
 # All parts are there. The encoder is that of chapter 01 with twice as many outputs, the decoder is as it was:
@@ -436,7 +438,8 @@ def train_model(model: nn.Module, epochs: int) -> companion.History:
 
 # %% [markdown]
 # ## Train and look: the plane
-# First with $d = 2$, so that the latent space can be drawn, and with a stated $\sigma_x = 0.5$, at which the KL is expensive. The loss is −ELBO.
+# First with $d = 2$, so that the latent space can be drawn, and with a stated $\sigma_x = 0.5$, at which the KL is expensive. The loss is −ELBO. (The constants
+# of $\log p(x \mid z)$ are −177 nats.)
 
 # %%
 vae_2 = new_vae(2, Gaussian(0.5))
@@ -467,8 +470,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Now the map. On the left each training image is a point, at the mean of its $q(z \mid x)$. On the right the decoder draws 14 × 14 points, chosen so that the
-# prior gives neighbours the same share.
+# Now the map. On the left each training image is a point, at the mean of its $q(z \mid x)$. On the right the decoder draws 14 × 14 points, with the same share
+# of the prior between any two neighbouring rows or columns.
 
 # %% tags=["hide-input", "cover"]
 with torch.no_grad():
@@ -515,8 +518,8 @@ print("mean of the points:      ", [round(v, 2) for v in mean_train.mean(0).toli
 print("their standard deviation:", [round(v, 2) for v in mean_train.std(0).tolist()])
 
 # %% [markdown]
-# Compare with the plane of chapter 01. There the autoencoder put the points wherever it liked. Here they lie in the prior's circles, with a spread near one.
-# Whoever draws from $\mathcal N(0, I)$ mostly lands among them. This is what the KL term pays for.
+# Compare with the plane of chapter 01. There the autoencoder put the points wherever it liked. Here most lie in the 95 % circle, with a spread near one, so
+# draws from $\mathcal N(0, I)$ often land among them. This is what the KL term is for.
 #
 # The fit is not perfect. Look for classes that share a region, and for places inside the circles that no digit took. What does the decoder make of those?
 #
@@ -552,7 +555,7 @@ plots.show(
 
 # %% [markdown]
 # Which row did the VAE draw, A or B? (It is B.) The eye needs a number to help it. **Edge energy** is the sum of the squared differences between neighbouring
-# pixels, here as a share of that of the original test images. Blur lowers it.
+# pixels, here as a share of that of the original test images. Blur and faint strokes lower it, noise raises it.
 #
 # The VAE is measured twice: decoded from the mean of $q(z \mid x)$, and from a draw, which is what the decoder sees in training.
 
@@ -588,7 +591,7 @@ session.expect("sharpness_drawn", sharpness(rebuilt["VAE, z drawn"]))
 
 # %% [markdown]
 # One pair of trainings proves little. An experiment trained five pairs, each with the same first weights and batches. The interval is that of the paired
-# differences; a negative one would say that the VAE is blurrier.
+# differences (95 %); if it lay wholly below zero, the VAE would be blurrier.
 
 # %% tags=["hide-input"]
 sweep = results("vae_beta")
@@ -612,9 +615,9 @@ for name, values in edges.items():
 # Compare with your first guess. Both models lose about 40 of 100 units of edge energy, and both intervals contain zero. Whether $z$ is drawn or not makes no
 # difference you could see.
 #
-# One often reads that a VAE's reconstructions are blurry *because* its latents are drawn. Not at this $\sigma_x$: the autoencoder, which draws nothing, blurs
-# as much. What does matter is how long you train. [Study 02b](02b_likelihoods_and_collapse.ipynb) trains both three times as long, and the edges go on getting
-# sharper.
+# One often reads that a VAE's reconstructions are blurry *because* its latents are drawn. Not with $\sigma_x$ near 0.1: the autoencoder, which draws nothing,
+# blurs as much, within those intervals. What does matter is how long you train. [Study 02b](02b_likelihoods_and_collapse.ipynb) trains both three times as
+# long, and the edges go on getting sharper. (A much larger $\sigma_x$ does blur.)
 #
 # ## New images, and what is wrong with them
 # Draw $z$ from $\mathcal N(0, I)$ and decode it. (This shows the mean of $p(x \mid z)$, as papers do; an honest sample adds the Gaussian's noise, as in the
@@ -642,9 +645,9 @@ plots.show(
 )
 
 # %% [markdown]
-# With two numbers you get digits, with sixteen mostly blurred shapes. Why, when the KL term is there to prevent it? A decoder can only be good where it was
-# trained: at draws from the $q(z \mid x)$ of the training images. All of them together make up the **aggregate posterior**,
-# $q(z) = \frac1N \sum_i q(z \mid x_i)$. Perhaps $q(z)$ is not the prior after all.
+# With two numbers and $\sigma_x = 0.5$ you get digits, with sixteen and the learnt $\sigma_x$, about 0.1, mostly blurred shapes. Why, when the KL term is there
+# to prevent it? A decoder can only be good where it was trained: at draws from the $q(z \mid x)$ of the training images. All of them together make up the
+# **aggregate posterior**, $q(z) = \frac1N \sum_i q(z \mid x_i)$. Perhaps $q(z)$ is not the prior after all.
 #
 # We can find out as in chapter 01. Take draws from $q(z)$, fit a density to them, and draw from that: one Gaussian with their mean and covariance, or a mixture
 # of 30 Gaussians. Beside edge energy stands the distance to the *nearest training image*, in units of distortion.
@@ -707,14 +710,14 @@ print(f"σ_x of the VAE with d = 16: {vae_16.likelihood.scale.item():.3f}")
 # %% [markdown]
 # Read the table from the top, and compare with your second guess.
 #
-# * From $\mathcal N(0, I)$ the images are much blurrier than reconstructions. One Gaussian with the right mean and covariance brings the edges back. So the
-#   *blur* of new images was a misfit of mean and covariance.
-# * The images from that Gaussian are still far from any digit. The mixture, which leaves the gaps between clumps of latents empty, mends that too. So what is
-#   left is *broken shapes*, from draws that fall into gaps.
+# * From $\mathcal N(0, I)$ the images are much blurrier than reconstructions, or fainter. One Gaussian with the right mean and covariance brings the edges
+#   back. So this *blur* was a misfit of mean and covariance.
+# * The images from that Gaussian are still as far from training images as a black one. The mixture, which can leave the gaps between clumps of latents empty,
+#   mends that too. So the rest of the fault was *broken shapes*, from draws that fall into gaps.
 #
 # The decoder was the same in all four rows: what was wrong was where we drew. There are two cures. Make the KL more expensive, by a larger $\sigma_x$, and
 # pay with details ([study 02b](02b_likelihoods_and_collapse.ipynb) does this until the latents collapse). Or learn the prior afterwards, as the mixture did,
-# and from [chapter 07](07_transformer_prior.ipynb) on a transformer.
+# and as a transformer does from [chapter 07](07_transformer_prior.ipynb) on.
 #
 # ## Proof: what you built is what the companion has
 # The same weights, images and noise go through both. Terms, latents and every gradient must agree.
@@ -851,11 +854,12 @@ print(f"with draws as paid for:      {actual.elbo:9.1f} nats")
 print(f"a right model, same steps:   {reference.elbo:9.1f} nats")
 
 # %% [markdown]
-# It found a loophole. With a log-variance near 0 the draw is nearly exact, and the KL believes in a standard deviation near 1, for which it charges next to
-# nothing. What it reports is no bound at all, and yet it looks like a right model's.
+# Training found a loophole. With a log-variance near 0 the draw is nearly exact, and the KL assumes a standard deviation near 1, which costs next to nothing.
+# What the model reports is no bound at all, and yet it looks like a right model's.
 #
 # **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right distribution, so
-# the gradient is right on average. But all images of a batch err together, and averaging over the batch no longer evens it out. Over 40 draws:
+# the gradient is right on average. But the images of a batch err together. If they erred equally, the variance would grow by a factor of the batch size. Over
+# 40 draws:
 
 # %%
 x = x_train[: settings.batch_size]
@@ -875,10 +879,10 @@ print(f"one noise for all is {ratio:.0f} times as noisy")
 
 # %% [markdown]
 # ## Pen and paper
-# 1. The gap of the ELBO is KL(q‖p(z|x)). For a decoder that ignores $z$, $p(x \mid z) = p(x)$: what is the posterior, what is the best $q$, and what is the
-#    gap? Why is that not good news?
-# 2. Weight the KL term by β_KL, as β-VAE does: −log p(x|z) + β_KL · KL. A Gaussian likelihood has the scale $\sigma_x$. With which other scale does β_KL = 1
-#    have the same minimum?
+# 1. The gap of the ELBO is $\mathrm{KL}(q \,\|\, p(z \mid x))$. For a decoder that ignores $z$, $p(x \mid z) = p(x)$: what is the posterior, what is the best
+#    $q$, and what is the gap? Why is that not good news?
+# 2. Weight the KL term, as β-VAE does: $-\log p(x \mid z) + \beta_{\mathrm{KL}} \cdot \mathrm{KL}$. A Gaussian likelihood has the scale $\sigma_x$. With which
+#    other scale does $\beta_{\mathrm{KL}} = 1$ have the same minimum?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
@@ -894,8 +898,8 @@ print(f"one noise for all is {ratio:.0f} times as noisy")
 # * A KL divergence is never negative. The ELBO is reconstruction minus KL, and it lacks exactly the KL from $q(z \mid x)$ to the posterior.
 # * The noise is an input (reparameterisation), the KL has a closed form, and both terms are nats per image: sums within an image, a mean over the batch.
 # * $\sigma_x$ is the exchange rate between squared error and nats.
-# * Reconstructions are as blurry as an autoencoder's. New images are blurrier: $\mathcal N(0, I)$ is not where the latents lie, and a density fitted to them
-#   mends much of it.
+# * With $\sigma_x$ near 0.1, reconstructions are as blurry as an autoencoder's. New images are blurrier: $\mathcal N(0, I)$ is not where the latents lie, and a
+#   density fitted to them mends much of it.
 #
 # **Further experiments.** Train the plane with $\sigma_x = 0.1$, then with 1: do the points still fill the circles? Fit the mixture with 5 and with 100
 # Gaussians: which of the two numbers moves?

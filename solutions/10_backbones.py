@@ -2,8 +2,8 @@
 # # 10 · Backbones: convolution, attention, Mamba
 #
 # **The question.** The quantizer sits between two networks, and so far both were made of convolutions. Would a transformer make better codes, or Mamba? And
-# what does a network see before it has learnt anything?
-# You build a block of each kind, and end with this comparison: three tokenizers of the same size, before training and after it.
+# what does a network see before it has learnt anything? You build the parts of each kind, and end with three tokenizers of the same size, before training and
+# after it.
 #
 # ![Seven rows of eight emoji: the originals, then what each of three tokenizers draws before and after training. Before training the convolutions draw coloured
 # noise and the two patch models the same square everywhere; after it all three draw the pictures.](../chapters/pictures/10_backbones.png)
@@ -12,7 +12,7 @@
 # step by step and in chunks; and tell a grid artefact from detail, with a number.
 #
 # **Needed:** [chapter 05](05_ema_codebooks.ipynb) (the tokenizer) and the attention of [chapter 07](07_transformer_prior.ipynb).
-# **Time:** about an hour and a half of yours, and another for the exercises; the computer's is in the table below.
+# **Time** (an estimate): about an hour and a half of yours, and an hour more for the exercises; the computer's is in the table below.
 
 # %%
 import torch
@@ -63,15 +63,15 @@ for kind, model in models.items():
 # %% [markdown]
 # ## Predict
 # 1. Which pixels can change the token in the middle, in each of the three?
-# 2. Feed a picture through an *untrained* encoder and decoder, with random weights. What will come out: a blurred picture, noise, a pattern? Of all three the
-#    same?
+# 2. Feed a picture through an *untrained* encoder and decoder, with random weights. What will come out of each of the three: a blurred picture, noise, a
+#    pattern?
 #
 # ## What may a token see?
-# The first question is one for autograd. Take one token, and ask for the gradient at every pixel: where it is zero, the pixel cannot change the token. That
-# is the **receptive field** (Luo et al. 2016), and the size of the gradient says how much each pixel counts.
+# The first question is one for autograd. Take one token, and ask for the gradient at every pixel. Where it is not zero, the pixel can change the token: these
+# pixels are the **receptive field** (Luo et al. 2016). The size of the gradient says how much each counts.
 #
-# A token has D channels. We weigh them at random, so that no channel is preferred, and average over a few pictures. Each map is scaled to its own maximum, and
-# drawn as its root, so that faint pixels show.
+# A token has D channels. We weight them at random, so that none is preferred, and average over 16 pictures. Each map is divided by its own maximum, and we draw
+# its square root, so that faint pixels show.
 
 
 # %%
@@ -105,10 +105,10 @@ draw_fields(
 )
 
 # %% [markdown]
-# Three characters in one picture. The convolutions look at a neighbourhood, most of all at its middle. (Two strides and two 7 × 7 kernels span more than the
-# picture, so that here they reach every pixel; a token near a corner does not, as you can see in *Play*.) Attention can look everywhere, and at first looks
-# mostly at its own patch. Mamba reads: nothing after its own patch can change it. The six patches before it that stand out are those that a short convolution
-# looks at, of which more below; its memory reaches all earlier ones, but before training far more weakly.
+# The convolutions look at a neighbourhood, most of all at its middle. (Here it spans the whole picture; near a corner it does not, as *Play* shows.) Attention
+# can look everywhere, and at first looks mostly at its own patch. Mamba reads: nothing after its own patch can change it. Six patches before it stand out,
+# three for each of its two blocks, whose short convolutions look at four tokens each (more below). Its memory reaches all earlier ones, but before training far
+# more weakly.
 #
 # Now build them.
 #
@@ -147,7 +147,7 @@ print(
 )
 
 # %% [markdown]
-# The block of our source report has both, and a skip around each:
+# Our block has a norm before each of the two steps, and a residual connection around it:
 #
 # $$x \leftarrow x + \mathrm{depthwise}(\mathrm{norm}_1(x)), \qquad x \leftarrow x + \mathrm{SwiGLU}(\mathrm{norm}_2(x)).$$
 #
@@ -179,15 +179,15 @@ class ConvNeXtBlock(nn.Module):
 ConvNeXtBlock = check(ConvNeXtBlock)
 
 # %% [markdown]
-# The encoder is as in chapter 04: a strided convolution, one of these blocks (two in profile full), and the same again, until 8 × 8 positions are left.
+# The encoder takes turns, as in chapter 04: a strided convolution, one such block (two in profile full), and again, until 8 × 8 positions are left.
 #
 # ## Patches
 # A transformer wants a *row* of vectors. The plainest way to get one: cut the picture into squares of 4 × 4 pixels, and write the 3 · 4 · 4 = 48 numbers of
 # each square in a row. That is **patchify**, and nothing is lost by it.
 #
 # ### Exercise 10.2 · patchify and its inverse  (medium, 15 minutes)
-# From pictures (B, C, H, W), with H and W multiples of p, to (B, h·w, C·p²) and back. Patches stand in reading order; within a patch the channel changes slowest, then the row, then the
-# column.
+# From pictures (B, C, H, W) to tokens (B, h·w, C·p²) and back, where $h = H/p$ and $w = W/p$ are whole. Patches stand in reading order; within a patch the
+# channel changes slowest, then the row, then the column.
 #
 # <details><summary>Hint 1</summary>Split both axes of pixels: <code>x.reshape(B, C, h, p, w, p)</code>.</details>
 # <details><summary>Hint 2</summary>Then <code>permute</code> so that h and w come right after B, and C, p, p after them. The inverse is the same, backwards.</details>
@@ -237,15 +237,12 @@ print(
 print("there and back:", torch.equal(unpatchify(patchify(x, 4), 4, (8, 8)), x))
 
 # %% [markdown]
-# The decoder ends with the inverse: each token is multiplied by a matrix, and *draws its own square*. Keep that in mind. No square knows what its neighbour
-# draws at their common edge.
+# The decoder ends with the inverse: each token is multiplied by a matrix, and *draws its own square*. Nothing after that smooths the edge between two squares.
 #
 # ## Attention over patches
 # The rest of the **vision transformer** (ViT; Dosovitskiy et al. 2021) you have built in chapter 07: blocks of attention and a small network, each with a norm
-# before it and a skip around it. Two things differ. A picture has no future, so *the mask goes*. And where a token stands has to be told, as there: a learned
-# vector is added to each position.
-#
-# Why "has to"? Without it, attention does not know an order. Shuffle the tokens, and the results are shuffled the same way:
+# before it and a residual connection around it. One thing differs: a picture has no future, so *the mask goes*. As there, a learned vector is added at each
+# position. It is needed: attention without a mask does not know an order. Shuffle the tokens, and the results are shuffled the same way:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -341,8 +338,8 @@ plots.show(
 #
 # $$y_i = \sum_{j \le i} M_{ij}\, x_j, \qquad M_{ij} = (c_i^\top b_j)\; a_{j+1} a_{j+2} \cdots a_i .$$
 #
-# So the whole layer is *one lower-triangular matrix*. Compare it with causal attention: $c_i^\top b_j$ is a query times a key, $x_j$ is the value, and instead of a softmax
-# there is a fading. This is the **state-space duality** of the paper's title.
+# So the whole layer is *one lower-triangular matrix*. Compare it with causal attention: $c_i^\top b_j$ is a query times a key, $x_j$ is the value, and a fading
+# stands where the softmax was. Dao and Gu call this **state-space duality**.
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -424,15 +421,15 @@ for chunk in (1, 5, 8, 24, 100):
     )
 
 # %% [markdown]
-# One form trains, the other one samples: with the loop, a new token costs one step, however many came before. (How both grow with T, measured beside attention,
-# is a table of [the benchmarks](../benchmarks/README.md).)
+# The chunked form trains, the loop samples: a new token costs it one step, however many came before. ([The benchmarks](../benchmarks/README.md) have both
+# beside attention.)
 #
-# The whole **Mamba-2 mixer** adds four things around it, each a line or two in `companion/backbones/mamba.py`: several heads with their own $a_t$; a short
-# convolution over the last four tokens before x, b and c; a gate on the result, silu of a further projection; and a skip $D\,x_t$ past the memory.
+# The whole **Mamba-2 mixer**, in `companion/backbones/mamba.py`, has four more things: several heads with their own $a_t$; a short convolution over the last
+# four tokens before x, b and c; a gate on the result, silu of a further projection, and a norm after it; and a skip $D\,x_t$ past the memory.
 #
 # ## Both ways
-# A picture has no first token, and Mamba's last tokens see everything while its first see nothing. The cure is old: read once forwards and once backwards, with
-# two mixers, and add. Reading backwards means to flip the sequence; and *afterwards the result has to be flipped back*, or it stands at the wrong positions.
+# A picture has no first token, and yet Mamba's first token sees nothing but itself. So read once forwards and once backwards, with two mixers, and add. To read
+# backwards, flip the sequence, and *afterwards flip the result back*, or it stands at the wrong positions.
 #
 # ### Exercise 10.5 · both ways  (easy, 5 minutes)
 # Add what a forward mixer and a backward mixer say of each token.
@@ -451,7 +448,7 @@ def both_ways(tokens: Tensor, forwards: nn.Module, backwards: nn.Module) -> Tens
 both_ways = check(both_ways)
 
 # %% [markdown]
-# Which tokens can change which? Row i of each picture is result i, column j is input j, for eight tokens. The third is what happens without flipping back:
+# Which of eight tokens can change which result? The third table is what happens without flipping back:
 
 # %%
 torch.manual_seed(0)
@@ -483,8 +480,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Without the second flip, result 0 is told about the *last* token, and about none of its neighbours. Nothing crashes. How much it costs is a row of the
-# table below.
+# Without the second flip nothing crashes, but result 0 sees the *last* token and none of its neighbours. A row of the table below has the cost.
 #
 # ## Train and look
 # Three tokenizers, as many weights, as many tokens, the same steps with the same pictures. First the answer to the second question of Predict: what they draw
@@ -534,11 +530,10 @@ plots.show(
 )
 
 # %% [markdown]
-# Look at the rows "before". None of them resembles the picture. The two patch models draw one square of texture, over and over, nearly the same for every
-# picture. The convolutions draw noise, in which one can find a grid as well. (The report that this chapter follows saw something else: its untrained
-# convolutions gave a noisy likeness of the picture. We did not test what makes the difference.)
+# None of the rows "before" resembles the picture. The two patch models draw one square of texture, over and over, nearly the same for every picture. The
+# convolutions draw noise, in which one can find a grid as well.
 #
-# After training all three draw the pictures. The numbers by epoch, on pictures that they have not seen:
+# After training all three draw the pictures, roughly: the teal shirts come out blue. The numbers by epoch, on pictures that they have not seen:
 
 # %% tags=["hide-input"]
 fig, axes = plots.figure(9, 2.8, columns=2)
@@ -566,8 +561,7 @@ plots.show(
 )
 
 # %% [markdown]
-# The errors fall. The commitment loss, which with EMA codes is the distance that the report calls codebook loss, rises; we did not test why. (The report found
-# that with convolutions it "tends to converge very smoothly". In our experiment the three do not differ so clearly; the experiments' page, linked below, has the measure.)
+# The errors fall. The commitment loss rises, for the convolutions the least; we did not test why.
 #
 # And what does a token see now?
 
@@ -584,9 +578,10 @@ draw_fields(
 # What matters for a square stands in and around it. The convolutions' map has shrunk most, and is still the widest; the ViT's looks nearly as before.
 #
 # ## The grid, and what helps
-# Look again at what the patch models drew before training, and at flat areas after it: there are fine lines, four pixels apart. They are the edges of the
-# squares, a **grid artefact**. Can we put a number to it? A pattern that repeats every 4 pixels has its power at 32 / 4 = 8 periods a picture, and at 16, twice
-# that, since it is no pure wave. So take the power of each frequency along rows and columns, and compare these two with the ones beside them:
+# Look again at what the patch models drew before training, and at flat areas after it: there are fine lines, four pixels apart, at the edges of the squares.
+# This is a **grid artefact**. Can we put a number to it? A Fourier transform splits a row or column of pixels into waves and gives the *power* of each. A
+# pattern that repeats every 4 pixels has its power at 32 / 4 = 8 periods a picture and, since it is no pure wave, at 16. So compare these two frequencies with
+# the ones beside them:
 
 
 # %%
@@ -638,9 +633,10 @@ for kind in kinds:
     session.expect(f"grid_{kind.lower()}", grid_energy(after[kind], 4))
 
 # %% [markdown]
-# Before training the patch models have nearly all of their power in the peaks. After training little is left of that, and by this number the convolutions are
-# the worst. And yet one sees squares in the last rows of the picture above! What does our number overlook? It asks for a pattern that *repeats*. Squares that each have a colour of their own repeat
-# nothing. Only their edges stand at the same places. So look there: how large is the step from pixel to pixel across the edges of patches, and inside of them?
+# Before training the patch models have nearly all of their power in the peaks. After it little is left there, and by this number the convolutions are the
+# worst. And yet one sees squares in what the ViT and Mamba drew! What does our number overlook? It asks for a pattern that *repeats*. Squares of different
+# colours repeat nothing; only their edges stand at the same places. So look there: how large is the step from pixel to pixel across the edges, and inside the
+# squares?
 
 
 # %%
@@ -661,7 +657,7 @@ for kind in kinds:
     session.expect(f"seams_{kind.lower()}", seams(after[kind], 4))
 
 # %% [markdown]
-# There they are. (The originals have 0.8, not 1, so compare with them; the convolutions are smoother across these edges than the originals. It is worth remembering: a measure that says "no grid" has looked for *one kind* of grid.)
+# There they are: compare with the 0.8 of the originals, not with 1. A measure that says "no grid" has looked for *one kind* of grid.
 #
 # The report tries two cures. Let the squares **overlap**: a kernel of 8 pixels at a stride of 4, so that every pixel is drawn by four tokens. Or let a **last
 # 3 × 3 convolution** look at the finished picture and smooth the seams. Both are arguments in the companion, `kernel=8` and `last_conv=True`. The experiment
@@ -690,17 +686,15 @@ for variant in table.settings("variant"):
 # %% [markdown]
 # Read it in pairs, and mind the ± (the standard deviation over three seeds).
 #
-# * **Convolution and Mamba** are level in the squared error. The ViT is behind after so few steps, and differs most from seed to seed. Equal weights are not
-#   equal work: a ConvNeXt takes more than one and a half times the operations of the
-#   ResNet, the ViT and the Mambas.
-# * **One way or both ways** makes a small difference. Without the second flip the error is a tenth larger on average; three seeds do not decide it.
-# * **The cures**: overlap takes the seams away, the last convolution most of them. The grid energy does not fall; it rises. For the squared error three seeds
-#   do not decide.
-# * **A transformer block beside the quantizer**, as the report has it, did not help the ConvNeXt here.
-# * **Latent tokens** without a grid (the last row) have learned little in these few steps.
+# * **Convolution and Mamba** are level in the squared error. The ViT is behind after so few steps, and varies more from seed to seed. Equal weights are not
+#   equal work: a ConvNeXt takes more than one and a half times the operations of the ResNet, the ViT or the Mambas.
+# * **One way or both ways** (half as many blocks, each with two mixers) makes a small difference. Without the second flip the error is a tenth larger on
+#   average; three seeds do not decide it.
+# * **The cures**: overlap takes the seams away, the last convolution most of them. The grid energy rises. Three seeds do not decide about the squared error.
+# * **A transformer block beside the quantizer** did not help the ConvNeXt here.
+# * **Latent tokens**, which have no place in the picture (further experiments, 2), have learned little in these few steps.
 #
-# The report has "a clear winner", the convolutions. At this size and after so few steps there is none. Each of its sentences stands with its intervals on the
-# [experiments' page](../experiments/README.md#backbones).
+# So no backbone is a clear winner at this size and after so few steps. The intervals stand on the [experiments' page](../experiments/README.md#backbones).
 
 # %% [markdown]
 # ## Proof: what you built is what the companion has
@@ -800,8 +794,8 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# **A transpose in the wrong place.** `reshape` never moves numbers. Whoever reshapes (B, C, h, p, w, p) to rows without the `permute` gets tokens of the right
-# shape that are strips of pixel rows, and not squares. (What it costs a network we did not test.)
+# **A missing permute.** `reshape` never moves numbers. If you reshape (B, C, h, p, w, p) to rows without `permute`, the tokens have the right shape, but each
+# is one and a half pixel rows of one channel and not a square:
 
 # %% tags=["hide-input"]
 wrong = x_test[:1].reshape(1, 64, 48)
@@ -820,8 +814,8 @@ plots.show(
 
 # %% [markdown]
 # ## Pen and paper
-# 1. A depthwise 7 × 7 convolution and a SwiGLU with 8/3·C hidden channels: how many weights has a block of 64 channels (171 hidden ones; no biases, no
-#    norms)? How many had the residual block of chapter 04, 3 × 3 and 1 × 1?
+# 1. How many weights has a block of 64 channels, with a depthwise 7 × 7 convolution and a SwiGLU of 171 hidden channels (no biases, no norms)? And the residual
+#    block of chapter 04, with a 3 × 3 and a 1 × 1 convolution of 64 channels each?
 # 2. Let all $a_t = 1$ and $N$ be as large as T. For which b and c is M the matrix of a plain running sum? And can M be the identity?
 #
 # <!-- ### BEGIN SOLUTION -->
@@ -834,11 +828,11 @@ plots.show(
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
-# * A gradient at the pixels shows what a token sees: convolutions mostly a neighbourhood, attention whatever it wants, Mamba what came before.
+# * A gradient at the pixels shows what a token sees: convolutions mostly a neighbourhood, attention anything, Mamba what came before.
 # * ConvNeXt mixes positions with a wide depthwise convolution and channels with a small network.
-# * Patchify is a rearrangement; a convolution with kernel = stride is patchify and a matrix. A decoder of patches draws each square by itself: seams. Patches
-#   that overlap take them away, and a last convolution most of them.
-# * A state-space layer is a fading memory. As a loop it samples, as a lower-triangular matrix it explains itself, in chunks it trains.
+# * Patchify is a rearrangement; a convolution with kernel = stride is patchify and a matrix. A decoder of patches draws each square by itself: seams.
+#   Overlapping patches take them away.
+# * A state-space layer is a fading memory. The loop samples, the chunks train, and the lower-triangular matrix is attention with a fading for a softmax.
 # * Reading both ways needs two flips. Without the second nothing crashes.
 #
 # ## Further experiments
