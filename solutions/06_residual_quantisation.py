@@ -61,11 +61,10 @@ channels, size, _ = train.shape
 #
 # ## Digit by digit
 # You have done residual quantisation all your life: it is how you write a number, if you round to the nearest. Take 2.374. The nearest whole number is 2, and
-# 0.374 is left over. The nearest tenth to that is 0.4, and −0.026 is left. The nearest hundredth to that is −0.03. Add up what you chose:
-# 2 + 0.4 − 0.03 = 2.37.
+# 0.374 is left over. The nearest tenth to that is 0.4, and −0.026 is left. The nearest hundredth is −0.03. Add up what you chose: 2 + 0.4 − 0.03 = 2.37.
 #
-# At each step you chose among about ten numbers, and three steps reach a thousand. Here is the loop as a picture. The grey boxes are codebooks, and the
-# blue boxes hold δ, what is left over:
+# At each step you chose among about ten numbers, and three steps reach a thousand. Here is the loop as a picture: grey boxes are codebooks, blue ones hold δ,
+# what is left over.
 
 
 # %% tags=["hide-input"]
@@ -151,9 +150,8 @@ print(f"mean squared length of the points    {points.square().sum(1).mean():.2f}
 print(f"of what 4 codes leave                {after_one.square().sum(1).mean():.2f}")
 
 # %% [markdown]
-# What is left of a vector is its **residual**. Residuals are vectors like any others, on average shorter.
-# So we quantise *them*, with a codebook of their own, and
-# subtract its code as well:
+# What is left of a vector is its **residual**. Residuals are vectors like any others, on average shorter. So we quantise *them*, with a codebook of their own,
+# and subtract its code as well:
 
 # %% tags=["nbval-check-output"]
 second, _ = k_means(after_one, 4, iterations=200)
@@ -169,10 +167,9 @@ print("codes stored:", 4 + 4, "  sums they can make:", 4 * 4)
 #
 # $$k_r = \arg\min_k \|\delta_{r-1} - e^{(r)}_k\|, \qquad c_r = e^{(r)}_{k_r}, \qquad \delta_r = \delta_{r-1} - c_r .$$
 #
-# Here $e^{(r)}$ is the codebook of depth $r$, $c_r$ is the code chosen from it, and $R$ is the number of depths. (RQ 2×4 has $R = 2$ and $K = 4$.)
-# The result is the sum
-# $z_q = c_1 + \dots + c_R$, and the error is the last residual: $z - z_q = \delta_R$. The R indices of a position are its **stack**. (The
-# [glossary](../chapters/glossary.md) has these terms.)
+# Here $e^{(r)}$ is the codebook of depth $r$, $c_r$ is the code chosen from it, and $R$ is the number of depths. (RQ 2×4 has $R = 2$ and $K = 4$.) The
+# result is the sum $z_q = c_1 + \dots + c_R$, and the error is the last residual: $z - z_q = \delta_R$. The R indices of a position are its **stack**
+# ([glossary](../chapters/glossary.md)).
 #
 # The method is **greedy**. The first code is the nearest to $z$, even if another first code and its second would together come nearer. To find the best stack
 # of all we would have to compare $K^R$ sums; the loop compares only $R \cdot K$ codes.
@@ -310,8 +307,7 @@ print(f"of 20 residuals, about {20 * longer:.0f} get longer")
 
 # %% [markdown]
 # It does not. A residual of nearly zero has to choose a code too. If every code is more than twice as long, subtracting one makes it longer. With more codes
-# to choose
-# from this happens less often; [study 06b](06b_stacks_against_codebooks.ipynb) counts how often.
+# this happens less often; [study 06b](06b_stacks_against_codebooks.ipynb) counts.
 #
 # ### Exercise 6.2 · decoding to a depth  (easy, 5 minutes)
 # The decoder gets the sum of a stack's codes. Give the sum of the first `depth` of them only; `depth` counts from 1.
@@ -338,8 +334,8 @@ decode_to_depth = check(decode_to_depth)
 #
 # $$\text{codebook}_r = \|\mathrm{sg}[\delta_{r-1}] - c_r\|^2, \qquad \text{commitment}_r = \|\delta_{r-1} - \mathrm{sg}[c_r]\|^2 .$$
 #
-# Where may the gradient go from the residual? The residual contains $z$, so the commitment of *every* depth moves the encoder. That is wanted. But it also
-# contains the codes of earlier depths, and commitment is not meant to move codes. So they are held fixed:
+# Which gradients may the residual hand on? It contains $z$, so the commitment of *every* depth moves the encoder. That is wanted. But it also contains the
+# codes of earlier depths, and commitment is not meant to move codes. So they are held fixed:
 #
 # $$\delta_{r-1} = z - \mathrm{sg}[c_1] - \dots - \mathrm{sg}[c_{r-1}] .$$
 #
@@ -550,16 +546,16 @@ plots.show(
 )
 
 # %% [markdown]
-# On average the residual gets shorter from depth to depth, and depth 1 takes away by far the most. From depth 2 on it gets longer at some positions, as in the
-# plane. (The curve starts above 1: ‖z‖² counts the mean of $z$ too, which depth 1 takes away, and the unit does not.)
+# On average the residual gets shorter from depth to depth, and depth 1 takes away most. From depth 2 on it gets longer at some positions, as in the
+# plane. (The curve starts above 1: ‖z‖² counts the mean of $z$ too, and the unit does not.)
 #
 # ## Coarse to fine
 # Every stack can be cut short: take only the first code of each position, and decode that. Will it be a picture? In training the decoder never saw an
 # unfinished sum.
 #
 # **Quantiser dropout** shows it such sums. In training an image uses only its first $r$ depths, with $r$ drawn anew for each image from $1, \dots, R$.
-# (Zeghidour et al. 2021, section III-C: they wanted one audio codec for many bit rates. Kumar et al. 2023 draw $r$ with probability $\tfrac12$ and otherwise
-# use all depths, as we do with `depth_dropout=0.5`.) Compare the rows "depth 1" of the next two pictures, with dropout and without.
+# (Zeghidour et al. 2021, for one audio codec at many bit rates. Kumar et al. 2023 draw $r$ with probability $\tfrac12$ and otherwise use all depths, as we do
+# with `depth_dropout=0.5`.) Compare "depth 1" in the next two pictures, with dropout and without.
 
 # %%
 torch.manual_seed(session.seed)
@@ -622,12 +618,12 @@ plots.show(
 )
 
 # %% [markdown]
-# Without dropout the first codes alone give a picture too, with broken strokes. With dropout they lose less, and at full depth there is hardly a difference,
-# in one run each. Five seeds in [study 06b](06b_stacks_against_codebooks.ipynb) agree on the first depth and find a price at full depth.
+# Without dropout the first code alone gives a picture too, with broken strokes. With dropout it loses less, and at full depth there is hardly a difference in
+# this run. Over five seeds there is a price ([study 06b](06b_stacks_against_codebooks.ipynb)).
 #
 # ## What a stack costs
-# "The same size" can mean as many stored vectors, comparisons, or bits. $R$ codebooks of $K$ codes are $R \cdot K$ stored vectors, and $R \cdot K$ comparisons
-# a position. But a position is described by $R$ indices, each one of $K$. That is one of $K^R$ stacks, or $R \log_2 K$ bits.
+# "The same size" can mean three things. $R$ codebooks of $K$ codes are $R \cdot K$ **stored vectors**, and $R \cdot K$ **comparisons** a position. But a
+# position is described by $R$ indices, each one of $K$. That is one of $K^R$ stacks, or $R \log_2 K$ **bits**.
 #
 # RQ 2×128 stores as many vectors as VQ 256, and spends $2 \cdot 7 = 14$ bits where VQ spends 8. Its equal *in bits* is a VQ with $128^2 = 16{,}384$ codes.
 #
@@ -673,8 +669,8 @@ session.expect("entropy_bits", rate_bits(codes, K)["entropy"])
 
 # %% [markdown]
 # The joint entropy is smaller than the sum: the codes of a stack depend on each other. A prior that guesses each code from those before it in its
-# stack can use that, and [chapter 08](08_rq_transformer.ipynb) builds one. (Joint entropies come out too small if few positions are counted
-# for the many possible stacks. In the quick profile there are over twenty times as many positions.)
+# stack can use that, and [chapter 08](08_rq_transformer.ipynb) builds one. (Joint entropies come out too small if there are few positions for the many possible
+# stacks. In the quick profile there are over twenty positions for each.)
 #
 # ## At equal bits
 # Now your predictions. One training run each would not decide them, so here are stored runs with two to five seeds: the model above at
@@ -752,13 +748,12 @@ for ours, other in (
 # 2. But it spends 14 bits on a position, and VQ spends 8.
 # 3. **As many bits** (2×16 against 256): the stack loses *more*.
 #
-# For given latents the third answer cannot come out the other way, if both have the best codebooks there are. Any 2×16 stack *is* a VQ with 256 codes, namely
-# its sums. VQ may choose its 256 codes freely, and it finds the nearest one. (Here each model trained its own
-# latents.)
+# For given latents and the best codebooks the third answer cannot come out the other way. Any 2×16 stack *is* a VQ with 256 codes, namely its sums. VQ may
+# choose its codes freely, and it finds the nearest one. (Here each model trained its own latents.)
 #
-# What does a stack buy, then? Look at 14 bits: 2×128 loses a few percent more than VQ with 16,384 codes (in the two seeds that both have; the mean of 2×128
-# in the table is over five), with 256 stored vectors and 256 comparisons a position.
-# *That* is the case for residual quantisation: many bits from small codebooks. And a prior has to choose among 128 codes at a time, not among
+# What does a stack buy, then? Look at 14 bits: 2×128 loses a few percent more than VQ with 16,384 codes, with 256 stored vectors and 256 comparisons a
+# position. (The percentages compare the two seeds that both have; the mean of 2×128 is over five.) *That* is the case for residual quantisation: many bits from
+# small codebooks. And a prior has to choose among 128 codes at a time, not among
 # 16,384. ([Study 06b](06b_stacks_against_codebooks.ipynb) has the rest: entropies, learned codebooks, one codebook shared by all depths, MNIST.)
 #
 # ## Proof: what you built is what the companion has
@@ -835,7 +830,7 @@ print("exercise 6.5, rates agree:", True)
 explorers.depth_slider(dropped, x_test[:20])
 
 # %% [markdown]
-# For readers of the printed page: one digit at each depth, and where that depth changed the picture (brighter is more; depth 1 against black).
+# For readers of the printed page: one digit at each depth, and where that depth changed the picture (bright is much).
 
 # %% tags=["hide-input"]
 steps = by_depth(dropped, x_test[1:2])
@@ -931,7 +926,7 @@ for name, attempt in attempts.items():
         print(f"{name}: {type(error).__name__}: {str(error)[:46]}")
 
 # %% [markdown]
-# The companion has no −1: a dropped depth has an ordinary index too, and `mask` in the quantizer's output says which depths each image used.
+# The companion has no −1: a dropped depth has an index too, and `mask` in the output says which depths each image used.
 #
 # ## Pen and paper
 # 1. Lee et al. 2022 code a 256 × 256 image as 8 × 8 stacks of $R = 4$ codes out of $K = 16{,}384$. How many bits are that? How many codes would a plain

@@ -344,8 +344,8 @@ for name, layers in trials.items():
 
 # %% [markdown]
 # One layer is blind to order. Two are not quite: after the exchange, positions 2 and 3 gather from other predecessors, and the second layer reads their
-# results. To make order plain, every position gets a learned vector, added to the embedding of its token. (Others add one for the row and one for the
-# column, or turn queries and keys by an angle that grows with the position: *rotary* positions, Su et al. 2021.)
+# results. To make order plain, every position gets a learned vector, added to the embedding of its **token** (the code or start that it reads). *Rotary*
+# positions turn queries and keys by an angle instead, which grows with the position (Su et al. 2021).
 #
 # ## Build: the block
 # Attention lets positions talk. A small network, the **MLP**, then works on what each has gathered. Around both runs a **residual connection** (chapter 04):
@@ -1108,8 +1108,8 @@ plots.show(
 )
 
 # %% [markdown]
-# That was the second prediction. Training teaches the model to copy, and when we draw there is nothing ahead to copy. A loss can be too good: if it is
-# close to zero, test as above which logits move.
+# That was the second prediction. Training teaches copying, and when we draw there is nothing ahead to copy. A loss can be too good: if it is close to
+# zero, test as above which logits move.
 #
 # **Code 0 is not a padding.** In texts, number 0 is often padding, and the loss leaves it out with `ignore_index=0`. In a prior this drops a code from the
 # loss, which hardly shows it. (What would such a model draw in place of code 0?)
@@ -1139,8 +1139,8 @@ touched = embedding.weight.grad.abs().sum(1).nonzero().flatten().tolist()
 print("class first:    ", wrong.tolist(), "  training it moves the vector of code", touched)
 
 # %% [markdown]
-# **Another tokenizer's decoder.** Two runs of one tokenizer number their codes differently, and a mix-up raises no error. So the companion keeps the identity of
-# the tokenizer, a hash of its weights, with codes and priors, and refuses:
+# **Another tokenizer's decoder.** Two runs of one tokenizer number their codes differently, and a mix-up raises no error. So the companion keeps the identity
+# of the tokenizer, a hash of its weights, with codes and priors, and refuses:
 
 # %%
 torch.manual_seed(1)
