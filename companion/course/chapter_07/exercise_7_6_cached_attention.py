@@ -45,12 +45,15 @@ def cases() -> Sequence[Case]:
         case("two sequences, four positions before this one, two heads of 4", 2, 4, 8, 2),
         case("the first position: nothing is kept yet", 3, 0, 6, 2),
         case("one sequence, one position before this one, three heads of 2", 1, 1, 6, 3),
-        case("one head of 5, six positions before this one, in float64", 2, 6, 5, 1, torch.float64),
+        case("one head of 5, forty-eight positions before this one, in float64", 2, 48, 5, 1, torch.float64),
     ]
 
 
 def run(implementation: Any, case: Case) -> Observed:
-    """The three results, their gradients at x, at what was kept and at the layer's weights, and the arguments after."""
+    """The arguments after, the three results, and their gradients at x, at what was kept and at the layer's weights.
+
+    Then a second call with the same layer and other inputs: nothing is remembered, and nothing given back is reused.
+    """
     layer, _ = built_alike(CausalSelfAttention, CausalSelfAttention, case)
     layer.to(case.arguments[0].dtype)
     with torch.no_grad():  # biases away from zero, so that forgetting one shows
@@ -59,17 +62,26 @@ def run(implementation: Any, case: Case) -> Observed:
     given = [tensor.detach().clone().requires_grad_() for tensor in case.arguments]
     result = implementation(given[0], layer, *given[1:])
     names = ("output", "keys", "values")
+    if result is None:
+        return {"the result": None}  # which has a hint of its own
     if not isinstance(result, tuple | list) or len(result) != len(names):
         what = f"{len(result)} results" if isinstance(result, tuple | list) else f"one {type(result).__name__}"
         return {"the result": what}
     wanted = dict(zip(case.gradient_of.values(), given, strict=True)) | dict(layer.named_parameters())
-    seen: Observed = {"the result": "three results"}
+    seen: Observed = {"the result": "three results", "layer.training, afterwards": layer.training}
+    after = dict(zip(("x", *names[1:]), given, strict=True)) | dict(layer.named_parameters())
+    seen |= {f"{name} after the call": tensor.detach().clone() for name, tensor in after.items()}
+    seen |= {f"the {name}": _cloned(part) for name, part in zip(names, result, strict=True)}
     for name, part in zip(names, result, strict=True):
-        seen[f"the {name}"] = part
-        seen |= {f"{what} from the {name}": value for what, value in gradients_of(part, wanted).items()}
-    return seen | {
-        f"the given {name}, afterwards": t.detach() for name, t in zip(("x", *names[1:]), given, strict=True)
-    }
+        found = gradients_of(part, wanted)  # a gradient of zeros counts as none: keys and values may share a buffer
+        seen |= {f"{what} from the {name}": g if g is not None and g.any() else None for what, g in found.items()}
+    again = implementation(-given[0].detach(), layer, *(-kept.detach() for kept in given[1:]))
+    seen |= {f"the {name} of a second call, with other inputs": p for name, p in zip(names, again, strict=True)}
+    return seen | {f"the {name} of the first call, after the second": p for name, p in zip(names, result, strict=True)}
+
+
+def _cloned(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor) else part
 
 
 Weigh = Callable[[Tensor], Tensor]

@@ -186,7 +186,7 @@ def _general_hint(difference: str) -> str:
         return "cross_entropy wants the K logits of a code on axis 1: flatten all other axes, in the codes as well."
     if any(words in difference for words in ('but got float"', "'float' object cannot be interpreted as an integer")):
         return "/ gives a float, and a size or a range wants a whole number: divide by //."
-    if any(words in difference for words in ("expected scalar type", "to have the same dtype", "dtypes do not match")):
+    if any(words in difference for words in ("expected scalar type", "have the same dtype", "dtypes do not match")):
         return (
             "float64 meets float32: .float(), or torch.zeros and the like without a dtype, make float32. "
             "x.new_zeros(…) and torch.zeros(…, dtype=x.dtype) have the dtype of x."
