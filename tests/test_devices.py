@@ -40,11 +40,13 @@ from companion import (
     vqvae,
 )
 from companion.course import explorers
+from companion.quantizers._codes_from_data import CodesFromData
 
 # Names of the public lists that compute nothing with tensors that a caller gives, or are run inside others' cases.
 LEFT_OUT = {
     quantizers.Quantizer: "abstract",
     quantizers.VectorwiseQuantizer: "abstract",
+    CodesFromData: "abstract",
     priors.Prior: "abstract",
     likelihoods.Likelihood: "abstract",
     metrics.distortion: "of numbers",
