@@ -44,6 +44,9 @@ class Notebook:
         self.code_cells = self.panel.locator(".jp-CodeCell")
         self.idle = page.get_by_text("Python 3 (ipykernel) | Idle")  # in the status bar
         expect(self.idle).to_be_visible(timeout=60_000)  # before there is a kernel, "restart" starts one unasked
+        self.folded = self.panel.locator(".jp-CodeCell .jp-InputPlaceholder").count()  # of cells that only plot
+        page.get_by_role("menuitem", name="View", exact=True).click()
+        page.get_by_role("menuitem", name="Expand All Code").click()
 
     def cell(self, text: str) -> Locator:
         """The code cell whose source holds ``text``."""

@@ -1,5 +1,6 @@
 """The chapters in JupyterLab in a real browser, as somebody meets them for the first time."""
 
+import json
 import re
 import subprocess
 import urllib.error
@@ -108,6 +109,11 @@ def test_nothing_but_the_chapter_asks_for_attention(untouched: Notebook) -> None
     menus = untouched.page.locator("#jp-MainMenu .lm-MenuBar-itemLabel").all_inner_texts()
     assert menus == ["File", "Edit", "View", "Run", "Kernel", "Tabs", "Settings", "Help"]  # none of nbgrader's
     assert untouched.page.get_by_text("Formgrader").count() == 0
+
+
+def test_the_code_that_only_plots_is_folded(untouched: Notebook) -> None:
+    notebook = json.loads((ROOT / "chapters" / f"{untouched.chapter}.ipynb").read_text(encoding="utf-8"))
+    assert untouched.folded == sum("hide-input" in cell["metadata"].get("tags", []) for cell in notebook["cells"])
 
 
 def test_blanks_unfilled(untouched: Notebook) -> None:
