@@ -79,8 +79,7 @@ def claims_table(section: str, *, profile: str = "quick") -> str:
     lines = ["| claim | compared | difference, 95 % interval | verdict |", "| --- | --- | --- | --- |"]
     for claim in found.claims:
         sentence = f"{claim.quoted} ({claim.source})"
-        better = f" {claim.compare.better.capitalize()} is better." if claim.compare.better else ""
-        compared = f"{claim.compare.sentence} Holds if {claim.compare.condition}.{better}"
+        compared = claim.compare.asked
         for data in cells:
             verdict = claim.verdict(data=data, cells=cells[data])
             if verdict:

@@ -71,10 +71,10 @@ def intervals(rows: Sequence[tuple[str, Decision]], name: str, folder: Path | No
     )
 
 
-def pictures(section: Section, runs: Sequence[Run], folder: Path | None) -> str:
-    """Markdown of the section's pictures; each is written into ``folder`` where one is given."""
+def pictures(names: Sequence[Picture], section: Section, runs: Sequence[Run], folder: Path | None) -> str:
+    """Markdown of these pictures of a section; each is written into ``folder`` where one is given."""
     lines = []
-    for picture in section.draw:
+    for picture in names:
         if picture == "dots":
             name, (fig, alt) = section.experiment, dots(section, runs)
         else:

@@ -4,7 +4,6 @@ import itertools
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from companion.course.claims import NO_IMAGES, SECTIONS, Section
@@ -60,10 +59,10 @@ other networks, sizes or images would.
 **Its history.** There are {claims} comparisons on this page: of that many, a few intervals miss by chance. The first
 results on real images had three seeds, and were seen; a second round brought experiment after experiment to five,
 decided or not, as far as the time went. The best of several rivals is, for each seed, the one that is best in the
-others (the luckiest of the seed itself until the glyphs and a first grid had been seen). Until
-all these results had been seen, a positive difference was one that went the way of the claim, and collapsed seeds were
-inside the intervals. Counted apart, one comparison that held is left with two seeds, and undecided (codes in use at K =
-512 against 64, on colour images); no other verdict changed.
+others (the luckiest of the seed itself until the glyphs and a first grid had been seen). Until all these results had
+been seen, a positive difference was one that went the way of the claim, "the opposite" was said only where it was as
+large as would matter, and collapsed seeds were inside the intervals. Counted apart, one comparison that held is left
+with two seeds, and undecided (codes in use at K = 512 against 64, on colour images); no other verdict changed by that.
 
 **Words.** *Distortion*: mean squared error on test images over the variance of all training pixels. *Perplexity*: exp
 of the entropy of the codes that test images use. *Codes in use*: their share. *Sharpness* or edge energy: summed
@@ -145,12 +144,9 @@ def section_parts(section: Section, runs: Sequence[Run], figures: Path | None, *
         rows = [(row_label(decision, runs), decision) for decision in decided]
         slug = re.sub(r"\W+", "_", section.title.lower()).strip("_")
         parts += [intervals(rows, f"claims_{slug}", figures, section.title), verdicts(decided)]
-        drawn, dotted = (
-            pictures(replace(section, draw=tuple(p for p in section.draw if (p == "dots") == dots)), runs, figures)
-            for dots in (False, True)
-        )
-        parts.append(drawn)
-        folded = [dotted if first else "", *(settings(run) for run in runs if first), commands(decided)]
+        parts.append(pictures([name for name in section.draw if name != "dots"], section, runs, figures))
+        dots = pictures(["dots"], section, runs, figures) if first and "dots" in section.draw else ""
+        folded = [dots, *(settings(run) for run in runs if first), commands(decided)]
         parts.append(fold("Each seed, the commands, and the settings", folded))
         parts += [cells_table(section, run) for run in runs if first]
     return parts
@@ -158,8 +154,9 @@ def section_parts(section: Section, runs: Sequence[Run], figures: Path | None, *
 
 def row_label(decision: Decision, runs: Sequence[Run]) -> str:
     """What is compared, short, in lines that fit beside a picture."""
-    what = re.split(r"[:?]", decision.claim.compare.what)[0] if "?" in decision.claim.compare.what else ""
-    what = what or decision.claim.compare.what
+    what = decision.claim.compare.what
+    if "?" in what:  # "…: a fifth lower?"
+        what = re.split(r"[:?]", what)[0]
     lines = textwrap.wrap(what, 50, max_lines=2, placeholder=" …")
     return "\n".join(lines) + (f" ({decision.run.title})" if len(runs) > 1 else "")
 
@@ -169,8 +166,7 @@ def verdicts(decided: Sequence[Decision]) -> str:
     lines = []
     for claim, of_claim in itertools.groupby(decided, key=lambda decision: decision.claim):
         sentence = f"{claim.quoted}" + (f" ({claim.source.name})" if claim.source.name else "")
-        better = f" {claim.compare.better.capitalize()} is better." if claim.compare.better else ""
-        compared = f"{claim.compare.sentence} Holds if {claim.compare.condition}.{better}"
+        compared = claim.compare.asked
         for decision in of_claim:
             verdict = decision.verdict
             lines.append([sentence, compared, decision.run.title, str(verdict), f"**{verdict.outcome}**"])

@@ -136,6 +136,12 @@ class Comparison:
             return "lower"
         return "higher" if numbers <= HIGHER_IS_BETTER else ""
 
+    @property
+    def asked(self) -> str:
+        """What is compared, when the claim holds, and which side is better, in sentences."""
+        better = f" {self.better.capitalize()} is better." if self.better else ""
+        return f"{self.sentence} Holds if {self.condition}.{better}"
+
     def uses(self, cell: Cell) -> bool:
         """Whether the comparison looks at this cell."""
         return any(side.includes(cell) for side in self.measurements)
