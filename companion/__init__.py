@@ -21,6 +21,7 @@ from companion.backbones import (
 from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
+from companion.configured import Configured, register
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
@@ -45,6 +46,7 @@ __all__ = [
     "BidirectionalMamba2Encoder",
     "Classifier",
     "CodeSet",
+    "Configured",
     "ConvNeXtDecoder",
     "ConvNeXtEncoder",
     "Decoder",
@@ -86,6 +88,7 @@ __all__ = [
     "pretrained",
     "priors",
     "quantizers",
+    "register",
     "save",
     "tokenize",
 ]

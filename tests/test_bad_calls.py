@@ -155,6 +155,10 @@ def residual() -> ResidualQuantizer:
     return ResidualQuantizer([VectorQuantizer(5, 4), VectorQuantizer(5, 4)])
 
 
+class OwnPart(Configured, nn.Module):
+    """A class of a reader."""
+
+
 QUANTIZERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], dict[str, Any]]]] = {
     "VectorQuantizer": (
         VectorQuantizer,
@@ -421,7 +425,11 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "AutoregressiveDecoder.forward": lambda: (variational(True).decoder, {"z": torch.randn(2, 3), "x": images()}),
     "checkpoint.save": lambda: (companion.save, {"model": encoder(), "path": Path(SCRATCH.name, "new.safetensors")}),
-    "checkpoint.load": lambda: (companion.load, {"path": written("encoder"), "model": encoder()}),
+    "checkpoint.load": lambda: (
+        companion.load,
+        {"path": written("encoder"), "model": None, "device": "cpu", "dtype": torch.float64},
+    ),
+    "configured.register": lambda: (companion.register, {"kind": OwnPart}),
     "Classifier": lambda: (Classifier, {"in_channels": 1, "num_classes": 3, "width": 2, "dropout": 0.1}),
     "Classifier.forward": lambda: (Classifier(width=2), {"x": images()}),
     "classifier.load_classifier": lambda: (classifier.load_classifier, {"data": "glyphs"}),
@@ -757,9 +765,9 @@ NOT_CALLED = {
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
-        "checkpoint.state_of", "checkpoint.as_path", "configured.CLASSES", "configured.unwrapped",
+        "checkpoint.state_of", "checkpoint.as_path", "checkpoint.parsed", "configured.unwrapped",
         "configured.changes_since_built", "configured.check_as_built", "configured.describe", "configured.parts_of",
-        "configured.plain_attributes", "configured.is_described", "configured.is_ours",
+        "configured.plain_attributes", "configured.is_described", "configured.is_ours", "configured.is_registered",
         "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
     ),
     "without arguments": ("History.table", "pretrained.names", "AdversarialTraining.decoders_last_layer"),
@@ -1921,6 +1929,9 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "another tokenizer's codes": ("tokenizer", lambda: codes.check_identity(tokenizer(), code_set())),
     "a model in a file of another name": ("path", lambda: companion.save(encoder(), Path(SCRATCH.name, "model.pt"))),
     "a folder for a file": ("path", lambda: companion.load(SCRATCH.name)),
+    "a device beside a model": ("device", lambda: companion.load(written("encoder"), encoder(), device="cpu")),
+    "a device without numbers": ("device", lambda: companion.load(written("encoder"), device="meta")),
+    "a class that keeps no arguments": ("kind", lambda: companion.register(nn.Linear)),
     "another model's file": ("path", lambda: companion.load(written("encoder"), decoder())),
     "codes for a model": ("path", lambda: companion.load(written("codes"))),
     "a model for codes": ("path", lambda: CodeSet.load(written("encoder"))),

@@ -547,7 +547,8 @@ def saved(device: torch.device) -> Any:
         path = Path(folder) / "model.safetensors"
         companion.save(model, path)
         assert companion.load(path).state_dict()["quantizer.codebook"].device == CPU
-        return list(companion.load(path, model).state_dict().values())
+        there = companion.load(path, device=device, dtype=torch.float16)
+        return [list(one.state_dict().values()) for one in (companion.load(path, model), there)]
 
 
 case("saving", saved, companion.save, companion.load)
