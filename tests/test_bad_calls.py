@@ -246,6 +246,12 @@ def written(what: str) -> Path:
     return path
 
 
+def pretrained_folder() -> Path:
+    path = Path(SCRATCH.name, "encoder")
+    companion.save_pretrained(encoder(), path)
+    return path
+
+
 def history() -> training.History:
     return training.History([{"epoch": 1, "step": 1, "loss": 0.5}])
 
@@ -428,6 +434,14 @@ GOOD: dict[str, Callable[[], Good]] = {
     "checkpoint.load": lambda: (
         companion.load,
         {"path": written("encoder"), "model": None, "device": "cpu", "dtype": torch.float64},
+    ),
+    "hub.save_pretrained": lambda: (
+        companion.save_pretrained,
+        {"model": encoder(), "folder": Path(SCRATCH.name, "pretrained")},
+    ),
+    "hub.from_pretrained": lambda: (
+        companion.from_pretrained,
+        {"source": pretrained_folder(), "revision": None, "device": "cpu", "dtype": torch.float64},
     ),
     "configured.register": lambda: (companion.register, {"kind": OwnPart}),
     "Classifier": lambda: (Classifier, {"in_channels": 1, "num_classes": 3, "width": 2, "dropout": 0.1}),
@@ -765,7 +779,8 @@ NOT_CALLED = {
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
-        "checkpoint.state_of", "checkpoint.as_path", "checkpoint.parsed", "configured.unwrapped",
+        "checkpoint.state_of", "checkpoint.as_path", "checkpoint.parsed", "checkpoint.differences",
+        "configured.unwrapped",
         "configured.changes_since_built", "configured.check_as_built", "configured.describe", "configured.parts_of",
         "configured.plain_attributes", "configured.is_described", "configured.is_ours", "configured.is_registered",
         "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
@@ -964,6 +979,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     # Python's own FileNotFoundError, with the path
     "checkpoint.load.path": {"missing"},
     "CodeSet.load.path": {"missing"},
+    "hub.save_pretrained.folder": {"missing"},
     # labels are names of classes; bytes are bytes
     "quantizers.restart.candidates": {"empty"},
     "CodeSet.labels": {"huge"},
@@ -1937,6 +1953,14 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a model for codes": ("path", lambda: CodeSet.load(written("encoder"))),
     "a data set that is not there": ("name", lambda: data.load("emnist")),
     "a split that is not there": ("split", lambda: data.load("glyphs", "validation")),
+    "a folder that is a file": ("folder", lambda: companion.save_pretrained(encoder(), written("encoder"))),
+    "a model of another library in a folder": (
+        "model",
+        lambda: companion.save_pretrained(nn.Linear(2, 2), Path(SCRATCH.name, "linear")),
+    ),
+    "a file in place of a folder": ("source", lambda: companion.from_pretrained(written("encoder"))),
+    "a folder without a model": ("source", lambda: companion.from_pretrained(folder())),
+    "a revision of a folder": ("revision", lambda: companion.from_pretrained(pretrained_folder(), revision="main")),
     "half an image": ("size", lambda: data.load("glyphs", size=0.5)),
     "a set of bytes in floats": (
         "images",

@@ -548,10 +548,12 @@ def saved(device: torch.device) -> Any:
         companion.save(model, path)
         assert companion.load(path).state_dict()["quantizer.codebook"].device == CPU
         there = companion.load(path, device=device, dtype=torch.float16)
-        return [list(one.state_dict().values()) for one in (companion.load(path, model), there)]
+        companion.save_pretrained(model, folder)
+        again = companion.from_pretrained(folder, device=device)
+        return [list(one.state_dict().values()) for one in (companion.load(path, model), there, again)]
 
 
-case("saving", saved, companion.save, companion.load)
+case("saving", saved, companion.save, companion.load, companion.save_pretrained, companion.from_pretrained)
 
 # --- code that is wrong on a GPU, or on one without float64: the proof that these are found
 
