@@ -722,12 +722,13 @@ for _kind, (_prior, _prior_options) in PRIORS.items():
     for _method in ("forward", "loss"):
         GOOD[f"{_kind}.{_method}"] = lambda kind=_kind, grid=_grid, method=_method: (
             getattr(prior(kind), method) if method != "forward" else prior(kind),
-            {"codes": tables(3, grid), "labels": labels()},
+            {"codes": tables(3, grid), "labels": labels(), "mask": torch.ones(3, *grid, dtype=torch.bool)},
         )
     GOOD[f"{_kind}.sample"] = lambda kind=_kind: (
         prior(kind).sample,
         {
-            "n": 2, "label": torch.tensor([0, 2]), "temperature": 0.7, "top_k": 2, "top_p": 0.9, "guidance": 1.5,
+            "n": 2, "label": torch.tensor([0, 2]), "prefix": tables(2, PRIORS[kind][1]["grid"])[:, :1],
+            "temperature": 0.7, "top_k": 2, "top_p": 0.9, "guidance": 1.5,
             "generator": drawing(), "cache": True, "batch_size": 2,
         },
     )  # fmt: skip
@@ -872,6 +873,11 @@ def wrong(value: Any) -> dict[str, Any]:
             "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value.expand(value.shape or 1)[:0],
             "scalar": torch.tensor(0.5), "number": 0.5, "sparse": value.to_sparse(),
         }  # fmt: skip
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        return other | {
+            "numbers": value.tolist(), "float": value.float(), "int64": value.long(), "empty": value[:0], "number": 3,
+            "nothing": torch.zeros_like(value), "flat": value.flatten(),
+        }  # fmt: skip
     if isinstance(value, Tensor):
         return other | {
             "numbers": value.tolist(), "float": value.float(), "bool": value > 0, "negative": value - 1,
@@ -973,13 +979,13 @@ RIGHT_THERE: dict[str, set[str]] = {
     # a folder that is to be made
     "training.fit.run": {"missing"},
     "CodeSet.save.path": {"missing"},
+    "hub.save_pretrained.folder": {"missing"},
     # rows may be given as plain numbers
     "ImageSet.batch.indices": {"numbers"},
     "CodeSet.batch.indices": {"numbers"},
     # Python's own FileNotFoundError, with the path
     "checkpoint.load.path": {"missing"},
     "CodeSet.load.path": {"missing"},
-    "hub.save_pretrained.folder": {"missing"},
     # labels are names of classes; bytes are bytes
     "quantizers.restart.candidates": {"empty"},
     "CodeSet.labels": {"huge"},
@@ -1947,12 +1953,6 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a folder for a file": ("path", lambda: companion.load(SCRATCH.name)),
     "a device beside a model": ("device", lambda: companion.load(written("encoder"), encoder(), device="cpu")),
     "a device without numbers": ("device", lambda: companion.load(written("encoder"), device="meta")),
-    "a class that keeps no arguments": ("kind", lambda: companion.register(nn.Linear)),
-    "another model's file": ("path", lambda: companion.load(written("encoder"), decoder())),
-    "codes for a model": ("path", lambda: companion.load(written("codes"))),
-    "a model for codes": ("path", lambda: CodeSet.load(written("encoder"))),
-    "a data set that is not there": ("name", lambda: data.load("emnist")),
-    "a split that is not there": ("split", lambda: data.load("glyphs", "validation")),
     "a folder that is a file": ("folder", lambda: companion.save_pretrained(encoder(), written("encoder"))),
     "a model of another library in a folder": (
         "model",
@@ -1961,6 +1961,12 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a file in place of a folder": ("source", lambda: companion.from_pretrained(written("encoder"))),
     "a folder without a model": ("source", lambda: companion.from_pretrained(folder())),
     "a revision of a folder": ("revision", lambda: companion.from_pretrained(pretrained_folder(), revision="main")),
+    "a class that keeps no arguments": ("kind", lambda: companion.register(nn.Linear)),
+    "another model's file": ("path", lambda: companion.load(written("encoder"), decoder())),
+    "codes for a model": ("path", lambda: companion.load(written("codes"))),
+    "a model for codes": ("path", lambda: CodeSet.load(written("encoder"))),
+    "a data set that is not there": ("name", lambda: data.load("emnist")),
+    "a split that is not there": ("split", lambda: data.load("glyphs", "validation")),
     "half an image": ("size", lambda: data.load("glyphs", size=0.5)),
     "a set of bytes in floats": (
         "images",
