@@ -475,7 +475,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     "CodeSet.load": lambda: (CodeSet.load, {"path": written("codes")}),
     "data.load": lambda: (
         data.load,
-        {"name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "root": SCRATCH.name},
+        {
+            "name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "fit": "crop",
+            "background": "white", "unreadable": "raise", "cache": None, "root": SCRATCH.name,
+        },
     ),
     "ImageSet": lambda: (
         data.ImageSet,
@@ -485,6 +488,7 @@ GOOD: dict[str, Callable[[], Good]] = {
         },
     ),
     "ImageSet.to": lambda: (small_set().to, {"device": "cpu"}),
+    "ImageSet.digests": lambda: (small_set().digests, {}),
     "ImageSet.subset": lambda: (small_set().subset, {"n": 2}),
     "ImageSet.batch": lambda: (small_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "Gaussian": lambda: (likelihoods.Gaussian, {"scale": 0.1, "binned": True, "learn_scale": False}),
