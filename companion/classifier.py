@@ -22,6 +22,7 @@ from companion._arguments import (
 )
 from companion._devices import as_float64
 from companion._modes import evaluating
+from companion._pytrees import pytree
 from companion.configured import Configured
 from companion.data import ImageSet
 from companion.data.images import chosen, pixel_variance, share_of_images
@@ -34,6 +35,7 @@ _ENOUGH = 50  # images, to tell a classifier from chance
 _MOST_SHARED = 0.05  # of the images of two sets; a few equal ones are found in real sets too
 
 
+@pytree
 @dataclass(frozen=True)
 class ClassifierOutput:
     """What a classifier returns: ``logits`` (B, num_classes), and the ``features`` (B, F) that they are linear in."""
