@@ -21,6 +21,7 @@ from companion.backbones import (
 from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
+from companion.diagnosis import Diagnosis, Finding, diagnose
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
@@ -48,8 +49,10 @@ __all__ = [
     "ConvNeXtDecoder",
     "ConvNeXtEncoder",
     "Decoder",
+    "Diagnosis",
     "EMAVectorQuantizer",
     "Encoder",
+    "Finding",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
@@ -76,6 +79,7 @@ __all__ = [
     "check_identity",
     "classifier",
     "data",
+    "diagnose",
     "fit",
     "identity",
     "likelihoods",

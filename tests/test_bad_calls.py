@@ -436,6 +436,13 @@ GOOD: dict[str, Callable[[], Good]] = {
         codes.tokenize,
         {"tokenizer": tokenizer(), "images": small_set(), "batch_size": 5, "progress": False},
     ),
+    "diagnosis.diagnose": lambda: (
+        companion.diagnose,
+        {
+            "model": tokenizer(), "data": small_set(), "prior": prior(), "most": 5, "batch_size": 3, "samples": 2,
+            "seed": 1,
+        },
+    ),
     "CodeSet": lambda: (CodeSet, {"codes": tables(), "labels": labels(), "num_codes": 5, "tokenizer": "abc"}),
     "CodeSet.batch": lambda: (code_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "CodeSet.to": lambda: (code_set().to, {"device": "cpu"}),
@@ -751,7 +758,8 @@ for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentTok
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "History", "MambaState", "PriorOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Finding", "History", "Look",
+        "MambaState", "PriorOutput",
         "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
@@ -963,6 +971,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "ImageSet.images": {"negative", "huge", "uint8"},
     # any whole number is a seed
     "training.fit.seed": {"huge", "vast"},
+    "diagnosis.diagnose.seed": {"huge"},
     "EMAVectorQuantizer.seed": {"huge", "vast"},
     "quantizers.k_means.seed": {"huge", "vast"},
     "quantizers.k_means.stream": {"huge", "vast", "zero"},
