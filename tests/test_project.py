@@ -277,6 +277,7 @@ ROOMS = (
     *("configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
+    "diagnosis",
 )
 
 
