@@ -107,6 +107,19 @@ for name, make in QUANTIZERS.items():
     case(f"quantizer, {name}", lambda device, make=make: quantize(make, device), type(make()))
 
 
+def in_parts(device: torch.device) -> Any:
+    """A batch in two parts, for a stack whose results hold others."""
+    quantizer = ResidualQuantizer([EMAVectorQuantizer(6, 4) for _ in range(2)]).to(device)
+    z = torch.randn(8, 4, 3, 2).to(device)
+    quantizer(z)
+    with quantizers.one_update(quantizer):
+        outs = [quantizer(part).z_q for part in z.split(4)]
+    return [*outs, *quantizer.state_dict().values()]
+
+
+case("quantizers, a batch in parts", in_parts, quantizers.one_update)
+
+
 def around_quantizers(device: torch.device) -> Any:
     z, codebook = torch.randn(20, 3).to(device), torch.randn(5, 3).to(device)
     k = quantizers.nearest_code(z, codebook)
