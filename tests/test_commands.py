@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -19,6 +20,7 @@ from PIL import Image
 import companion
 from companion.commands import COMMANDS
 from companion.commands.command_line import main, words_of
+from companion.commands.inputs import held_out
 from companion.training.states import States
 
 pytestmark = pytest.mark.cpu_only("fit chooses the device, and the numbers compared are those of one")
@@ -271,6 +273,16 @@ def test_other_options_in_the_same_folder_are_refused(place: Path, capsys: pytes
     assert "holds a result of train-tokenizer, want another folder" in capsys.readouterr().err
 
 
+def test_a_call_that_failed_at_once_does_not_hold_the_folder(empty: Path) -> None:
+    assert main(["train-tokenizer", "pictures", *SMALL["train-tokenizer"], "--batch-size", "100"]) == 2
+    assert main(["train-tokenizer", "pictures", *SMALL["train-tokenizer"]]) == 0
+    assert main(["sample"]) == 2  # there is no prior
+    assert main(["tokenize", "pictures"]) == main(["train-prior", *SMALL["train-prior"]]) == 0
+    assert main(["sample", "--top-k", "9"]) == 2
+    assert main(["sample", "--top-k", "8", "--n", "2"]) == 0
+    assert (empty / "runs/samples/samples.png").is_file()
+
+
 def test_more_steps_train_on(place: Path) -> None:
     words = ["train-tokenizer", "pictures", *SMALL["train-tokenizer"]]
     assert main([*words, "--steps", "12"]) == 0
@@ -281,7 +293,9 @@ def test_more_steps_train_on(place: Path) -> None:
     assert same(weights(place / "runs/tokenizer" / name), weights(place / "at-once" / name))
 
 
-def test_killed_it_goes_on_where_it_was(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_it_goes_on_where_it_was(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["train-tokenizer", "pictures", *SMALL["train-tokenizer"], "--steps", "12"]
     assert main([*words, "--out", "whole"]) == 0
 
@@ -300,11 +314,81 @@ def test_killed_it_goes_on_where_it_was(empty: Path, monkeypatch: pytest.MonkeyP
             main(words)
     assert sorted(file.name for file in (empty / "runs/tokenizer").iterdir()) == ["config.json", "states"]
     assert not (empty / "runs/train-tokenizer.csv").exists()
-    assert main(["tokenize", "pictures"]) == 2  # there is no model yet
+    assert main(["tokenize", "pictures"]) == 2
+    assert "runs/tokenizer is not finished: type its train-tokenizer again" in capsys.readouterr().err
     assert main(words) == 0
     name = "tokenizer.safetensors"
     assert same(weights(empty / "runs/tokenizer" / name), weights(empty / "whole" / name))
     assert len(table(empty / "runs/tokenizer/history.csv")) == 3
+
+
+def test_ctrl_c_ends_with_what_to_do_next(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train-tokenizer", "pictures", *SMALL["train-tokenizer"]]
+    save = States.save
+
+    def pressed(self: States, *parts: object) -> None:
+        save(self, *parts)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(States, "save", pressed)
+        assert main(words) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped: the same command goes on"
+    assert not (empty / "runs/tokenizer/result.json").exists()
+    assert main(words) == 0
+    assert numbers_in(empty / "runs/tokenizer")["epoch"] == 2
+
+
+def test_the_best_prior_is_kept_and_more_patience_trains_on(place: Path) -> None:
+    words = ["train-prior", *SMALL["train-prior"], "--steps", "400", "--lr", "0.03", "--out", "hasty"]
+    assert main([*words, "--patience", "2"]) == 0
+    losses = [float(row["validation_loss"]) for row in table(place / "hasty/history.csv")]
+    assert len(losses) < 100
+    assert min(losses) < min(losses[-2:])  # the last two were no better
+    assert numbers_in(place / "hasty")["best_validation_loss"] == min(losses)
+    prior, codes = (
+        companion.load(place / "hasty/prior.safetensors"),
+        companion.CodeSet.load("runs/codes/codes.safetensors"),
+    )
+    rows = held_out(len(codes))[1]
+    assert prior.loss(*codes.batch(rows)).item() == pytest.approx(min(losses), rel=1e-3)
+    assert main([*words, "--patience", "6"]) == 0
+    assert len(table(place / "hasty/history.csv")) > len(losses)
+
+
+def test_epochs_go_to_a_tracker(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[int, float]] = []
+
+    class Tracker:
+        def __init__(self, name: str, logging_dir: str) -> None:
+            assert (name, logging_dir) == ("tensorboard", "tracked")
+
+        def start(self) -> None: ...
+        def store_init_configuration(self, values: dict[str, object]) -> None:
+            assert values["width"] == 8
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            heard.append((step, values["validation_loss"]))
+
+    from accelerate import tracking
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Tracker)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    words = ["train-tokenizer", "pictures", *SMALL["train-tokenizer"], "--out", "tracked"]
+    assert main([*words, "--log", "tensorboard"]) == 0
+    rows = table(place / "tracked/history.csv")
+    assert heard == [(int(row["step"]), float(row["validation_loss"])) for row in rows]
+    assert main(words) == 0  # the same result, whoever looked on
+
+
+def test_a_tracker_that_is_absent_is_named_before_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["train-prior", "--log", "wandb", "--out", "tracked"]) == 2
+    assert capsys.readouterr().err == "error: --log wandb needs wandb: pip install wandb\n"
 
 
 def test_a_table_has_a_line_for_each_run(place: Path) -> None:
@@ -330,6 +414,9 @@ def test_a_table_has_a_line_for_each_run(place: Path) -> None:
         (["train-tokenizer", "nothing"], "name: got 'nothing', want one of glyphs, emoji"),
         (["train-tokenizer", "hollow"], "hollow has no images"),
         (["train-tokenizer", "words"], "words has no images"),
+        (["train-tokenizer", "pictures", "--limit", "1"], "got a single picture, want at least 2"),
+        (["train-tokenizer", "pictures", "--batch-size", "32"], "batch_size: got 32, want at most the 18 examples"),
+        (["train-tokenizer", "pictures", "--image-size", "30", "--batch-size", "4"], "want a multiple of the factor 4"),
         (["tokenize", "pictures", "--tokenizer", "runs/none"], "runs/none is not there, want the folder that"),
         (["tokenize", "pictures", "--tokenizer", "words/a.txt"], "words/a.txt"),
         (["tokenize", "pictures", "--tokenizer", "runs/prior"], "runs/prior has no tokenizer.safetensors"),

@@ -35,7 +35,13 @@ def open_pictures(
 
 
 def held_out(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The rows to train on, and one in ten that are held out: they show what was learnt by heart."""
+    """The rows to train on, and one in ten that are held out: they show what was learnt by heart.
+
+    Raises:
+        ValueError: there are none to train on.
+    """
+    if n < 2:
+        raise ValueError("got a single picture, want at least 2: one to train on, and one that is held out")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     few = max(1, n // _HELD_OUT)
     return order[few:].sort().values, order[:few].sort().values
@@ -98,12 +104,11 @@ def _file(path: Path, name: str, command: str) -> Path:
         ValueError: it is not there, or not finished.
     """
     if path.is_dir():
+        config = read_config(path)
+        if config is not None and config["command"] == command and not (path / NUMBERS).exists():
+            raise ValueError(f"{path} is not finished: type its {command} again, which goes on")
         if not (path / name).exists():
-            begun = read_config(path) is not None and read_config(path)["command"] == command  # type: ignore[index]
-            what = (
-                f"is not finished: type its {command} again" if begun else f"has no {name}, want a folder of {command}"
-            )
-            raise ValueError(f"{path} {what}")
+            raise ValueError(f"{path} has no {name}, want the folder that {command} wrote")
         return path / name
     if not path.exists():
         raise ValueError(f"{path} is not there, want the folder that {command} wrote")

@@ -78,8 +78,8 @@ class Result:
         options, before = options_of(self.command), None
         if self.command.again and is_main():
             self._clear()
-        elif not self.command.again:
-            before = read_config(self.folder)
+        elif not self.command.again and (config := read_config(self.folder)) and self._has_begun(config):
+            before = config
         if before is not None:
             self._check_same(before, options)
             if (self.folder / NUMBERS).exists() and before["options"] == options:
@@ -123,6 +123,12 @@ class Result:
     def write_json(self, name: str, content: Any) -> None:
         self.write(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
+    def _has_begun(self, config: dict[str, Any]) -> bool:
+        """Whether anything was made: a call that failed at once, by a wrong option, does not hold the folder."""
+        made = [self.folder / name for name in (NUMBERS, *self.command.makes)]
+        files = [file for path in made for file in ([path] if path.is_file() else path.glob("*"))]
+        return config["command"] != self.name or any(file.is_file() and file.name != "lock" for file in files)
+
     def _clear(self) -> None:
         """Delete what this command made here before, and nothing else."""
         for name in (NUMBERS, *self.command.makes, CONFIG):
@@ -152,9 +158,9 @@ class Result:
 
 
 def options_of(command: Command) -> dict[str, Any]:
-    """The options that decide what is made: all but where it goes, and whether it is made anew."""
+    """The options that decide what is made, which is not where it goes, who looks on, or whether it is made anew."""
     values = jsonable(asdict(command))
-    return {name: value for name, value in values.items() if name not in ("out", "again")}
+    return {name: value for name, value in values.items() if name not in ("out", "again", "log")}
 
 
 def jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +192,7 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
     with require("filelock", extra="cli", what="a table of runs").FileLock(path.with_name(f".{path.name}.lock")):
         rows: list[dict[str, Any]] = []
         if path.exists():
-            rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+            rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
         names = list(dict.fromkeys(name for row in [*rows, line] for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")

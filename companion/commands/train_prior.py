@@ -1,5 +1,6 @@
 """``train-prior``: learn which codes follow which."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,7 +10,7 @@ import torch
 import companion
 from companion.commands.inputs import PRIOR, codes_at, held_out, open_codes
 from companion.commands.results import Command, Numbers, Result, say
-from companion.commands.training import history_files, in_epochs, scores
+from companion.commands.training import KeepBest, Log, Tracker, in_epochs, write_history
 from companion.priors.base import Prior
 
 
@@ -40,7 +41,9 @@ class TrainPrior(Command):
     classes: bool = True
     """Learn from the classes too, so that sample can be asked for one."""
     steps: int = 1500
-    """Batches to learn from, rounded up to whole passes over the codes."""
+    """Batches to learn from at most, rounded up to whole passes over the codes."""
+    patience: int = 10
+    """Stop when so many passes made the prior no better on the tables that are held out; the best is kept."""
     batch_size: int = 32
     """Tables of codes in a batch."""
     lr: float = 1e-3
@@ -49,11 +52,13 @@ class TrainPrior(Command):
     """Of first weights, order of the tables, and which of them are held out."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
+    log: Log = "no"
+    """Give each epoch to TensorBoard (its files are in the result's folder) or Weights & Biases too."""
     again: bool = False
     """Begin anew, in place of what is in the folder."""
 
-    makes: ClassVar[tuple[str, ...]] = (PRIOR, "states", "loss.png", "history.csv")
-    may_grow: ClassVar[tuple[str, ...]] = ("steps",)
+    makes: ClassVar[tuple[str, ...]] = (PRIOR, "states", "loss.png", "history.csv", "tensorboard")
+    may_grow: ClassVar[tuple[str, ...]] = ("steps", "patience")
     joins: ClassVar[bool] = True
 
     def run(self, result: Result) -> Numbers | None:
@@ -66,6 +71,7 @@ class TrainPrior(Command):
         torch.manual_seed(self.seed)
         classes = int(codes.labels.max()) + 1 if self.classes else 0
         prior = self._prior(codes, classes if classes > 1 else 0)
+        best_so_far = KeepBest(self.patience, lambda model: result.save(model, PRIOR), Tracker(self.log, result, self))
         history = companion.fit(
             prior,
             train,
@@ -77,14 +83,19 @@ class TrainPrior(Command):
             precision=self.precision,
             run=result.path("states"),
             save_every=500,
+            clip=1.0,
+            average=0.99,  # the running mean of the weights is better than the last ones
+            after_epoch=best_so_far,  # one that sees few pictures knows them by heart in the end
         )
         if history.interrupted:
             return None
 
-        history_files(result, history, "loss")
-        result.save(prior, PRIOR)
+        last = write_history(result, history, "loss")
+        best = min(row["validation_loss"] for row in history.rows)
+        most = math.log2(codes.num_codes)
+        say(f"{result.path(PRIOR)}: {best / math.log(2):.2f} bits for a code that was held out, of {most:g}")
         say(f"next: python -m companion sample --prior {result.folder}")
-        return {"classes": opened.classes if prior.num_classes else []} | scores(history)
+        return {"classes": opened.classes if prior.num_classes else []} | {"best_validation_loss": best} | last
 
     def _prior(self, codes: companion.CodeSet, classes: int) -> Prior:
         kind = companion.RQTransformer if len(codes.grid) == 3 else companion.TransformerPrior

@@ -11,7 +11,7 @@ from companion.augment import Augment
 from companion.commands.inputs import TOKENIZER, held_out, open_pictures, pictures_at
 from companion.commands.results import Command, Numbers, Result, say
 from companion.commands.sheets import rows_sheet
-from companion.commands.training import history_files, in_epochs, scores
+from companion.commands.training import Log, Tracker, in_epochs, write_history
 from companion.quantizers import Quantizer
 
 
@@ -59,10 +59,19 @@ class TrainTokenizer(Command):
     """Of first weights, order of the pictures, and which of them are held out."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
+    log: Log = "no"
+    """Give each epoch to TensorBoard (its files are in the result's folder) or Weights & Biases too."""
     again: bool = False
     """Begin anew, in place of what is in the folder."""
 
-    makes: ClassVar[tuple[str, ...]] = (TOKENIZER, "states", "reconstructions.png", "loss.png", "history.csv")
+    makes: ClassVar[tuple[str, ...]] = (
+        TOKENIZER,
+        "states",
+        "reconstructions.png",
+        "loss.png",
+        "history.csv",
+        "tensorboard",
+    )
     may_grow: ClassVar[tuple[str, ...]] = ("steps",)
     joins: ClassVar[bool] = True
 
@@ -90,17 +99,18 @@ class TrainTokenizer(Command):
             precision=self.precision,
             run=result.path("states"),
             save_every=500,
+            after_epoch=Tracker(self.log, result, self),
         )
         if history.interrupted:
             return None
 
-        history_files(result, history, "reconstruction")
+        last = write_history(result, history, "reconstruction")
         result.save(model, TOKENIZER)
         x = validation.batch(range(min(16, len(validation))), next(model.parameters()).device)[0]
         result.write("reconstructions.png", rows_sheet([x, model.reconstruct(x)], columns=8))
         say(f"{result.path('reconstructions.png')}: held-out pictures, and below each what its codes give")
         say(f"next: python -m companion tokenize {self.folder} --tokenizer {result.folder}")
-        return {"image_size": pictures.shape[1], "classes": list(pictures.classes)} | scores(history)
+        return {"image_size": pictures.shape[1], "classes": list(pictures.classes)} | last
 
     def _quantizer(self) -> Quantizer:
         # A short run needs codes that follow quickly, and unused ones soon put to work.
