@@ -21,6 +21,8 @@ from companion.backbones import (
 from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
+from companion.configured import Configured, register
+from companion.hub import from_pretrained, save_pretrained
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
@@ -45,6 +47,7 @@ __all__ = [
     "BidirectionalMamba2Encoder",
     "Classifier",
     "CodeSet",
+    "Configured",
     "ConvNeXtDecoder",
     "ConvNeXtEncoder",
     "Decoder",
@@ -77,6 +80,7 @@ __all__ = [
     "classifier",
     "data",
     "fit",
+    "from_pretrained",
     "identity",
     "likelihoods",
     "load",
@@ -86,6 +90,8 @@ __all__ = [
     "pretrained",
     "priors",
     "quantizers",
+    "register",
     "save",
+    "save_pretrained",
     "tokenize",
 ]

@@ -128,6 +128,16 @@ def check_device(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {brief(value)}, want a torch.device or its name, such as 'cpu' or 'cuda'")
 
 
+def check_float_type(name: str, value: Any) -> None:
+    """A floating-point type of torch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, torch.dtype) or value not in _FLOATS:
+        raise ValueError(f"{name}: got {brief(value)}, want one of {', '.join(map(str, _FLOATS))}")
+
+
 def check_available(name: str, value: torch.device | str) -> None:
     """A device to which tensors can be brought on this machine.
 

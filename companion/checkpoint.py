@@ -15,10 +15,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from companion._arguments import expanded
+from companion._arguments import brief, check_available, check_float_type, check_module, expanded
 from companion._version import __version__
+from companion._warnings import warn
 from companion.configured import (
     CLASSES,
+    REGISTERED,
     check_as_built,
     describe,
     parts_of,
@@ -68,35 +70,62 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 @overload
-def load(path: str | os.PathLike[str]) -> nn.Module: ...
+def load(
+    path: str | os.PathLike[str],
+    model: None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module: ...
 @overload
-def load(path: str | os.PathLike[str], model: Model) -> Model: ...
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+def load(path: str | os.PathLike[str], model: Model, *, dtype: torch.dtype | None = None) -> Model: ...
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
     """Read a file that :func:`save` wrote.
 
-    Without ``model``, the model is rebuilt on the CPU, in eval mode and in the precision of the file; this works for
-    the classes of this library. With ``model``, any module whose state has the same names, shapes and dtypes, the
-    weights are copied into it, on its device. If file and model both have a config, the two must be equal. Reading runs
-    no code from the file, takes no more memory than its tensors need, and does not change the random generators.
+    Without ``model``, the model is rebuilt, in eval mode; this works for the classes of this library, and for those
+    that you :func:`companion.register`. With ``model``, any module whose state has the same names, shapes and dtypes,
+    the weights are copied into it, on its device. If file and model both have a config, the two must be equal. Reading
+    runs no code from the file, takes no more memory than its tensors need, and does not change the random generators.
+
+    With ``model`` the file may also be one of another program, with the names and shapes of the model's state. It has
+    no checksum and no config: that damage and a model made otherwise would go unnoticed is said in a warning.
+
+    Args:
+        device: of the rebuilt model; default: the CPU. With ``model`` None: the weights go to where the model is.
+        dtype: what the floating-point weights of the file are converted to; default: the precision of the file.
 
     Raises:
         ValueError: the file is truncated, damaged, a pickle, not written by :func:`save`, or of a newer format; names a
-            class that the library does not have, or arguments that do not give its tensors; holds NaN or infinity; or
-            does not fit ``model`` (the message says what differs, and the model is unchanged).
+            class that is not known here, or arguments that do not give its tensors; holds NaN or infinity; or does not
+            fit ``model`` (the message says what differs, and the model is unchanged). Or ``device`` is none of this
+            machine, ``dtype`` is no floating-point type, or numbers of the file are too large for it.
     """
     path = as_path(path)
-    about, tensors = read_tensors(path, "companion", "that companion.save did not write")
+    if model is not None:
+        check_module("model", model)
+    _check_target(model, device, dtype)
+    about, tensors = read_tensors(path, "companion", "that companion.save did not write", foreign=model is not None)
+    if dtype is not None:
+        tensors = _converted(path, tensors, dtype)
     target = _rebuilt(path, about, tensors) if model is None else unwrapped(model, "model")
     _check_has_numbers(target.state_dict())
     _check_fit(path, tensors, target)
-    if differ := _differences("", about, describe("model", target)):
+    if differ := differences("", about, describe("model", target)):
         raise ValueError(
             f"path: {path} is of a {type(target).__name__} made otherwise: {'; '.join(differ)}. Make the model with "
             "what the file says; its attributes can be changed afterwards"
         )
     _check_finite(path, tensors, target)
     target.load_state_dict({name: tensors[plain_name(name)] for name in target.state_dict()})
-    return target if model is None else model
+    if model is not None:
+        return model
+    return target if device is None else target.to(device)
 
 
 @contextmanager
@@ -133,11 +162,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         file.write(content)
 
 
-def read_tensors(path: Path, kind: str, otherwise: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_tensors(
+    path: Path, kind: str, otherwise: str, *, foreign: bool = False
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file that ``write_tensors`` wrote: ``about``, whose "format" has to be ``kind``, and the tensors.
 
     Args:
         otherwise: how the message describes a safetensors file of another format.
+        foreign: also read a file of another program, which says nothing of this library; then ``about`` is empty.
 
     Raises:
         ValueError: the file has another format, is damaged, or is of a newer version.
@@ -146,15 +178,22 @@ def read_tensors(path: Path, kind: str, otherwise: str) -> tuple[dict[str, Any],
         raise ValueError(f"path: {path} is {'a folder' if path.is_dir() else 'no regular file'}, want a file")
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("companion", "null")
+            header = (file.metadata() or {}).get("companion")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except OSError:
         raise
     except Exception as error:  # whatever the bytes made it stumble over
         raise ValueError(f"path: {path} {_what_instead(path)} ({error})") from error
-    about = _parsed(header)
+    if header is None and foreign:
+        warn(
+            f"{path} is of another program: it has no checksum and no config, so that neither damage is noticed nor a "
+            "model that was made otherwise; only names, shapes and types are compared"
+        )
+        return {}, tensors
+    about = parsed(header or "null")
     if not isinstance(about, dict) or about.get("format") != kind:
-        raise ValueError(f"path: {path} is a safetensors file {otherwise}")
+        way = "; load(path, model) reads the weights of another program" * (header is None and kind == "companion")
+        raise ValueError(f"path: {path} is a safetensors file {otherwise}{way}")
     version = about.get("version", 1)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
@@ -198,6 +237,28 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return expanded("path", path)
 
 
+def _check_target(model: nn.Module | None, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    if dtype is not None:
+        check_float_type("dtype", dtype)
+    if device is None:
+        return
+    check_available("device", device)
+    if torch.device(device).type == "meta":
+        raise ValueError("device: got 'meta', which holds no numbers, want a device that does")
+    if model is not None:
+        raise ValueError(f"device: got {brief(str(device))} with a model, want None: the weights go to where it is")
+
+
+def _converted(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    made = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    lost = [name for name, value in made.items() if bool((value.isinf() & ~tensors[name].isinf()).any())]
+    if lost:
+        raise ValueError(
+            f"dtype: got {dtype}, in which {', '.join(lost)} of {path} would be infinite, want a wider one"
+        )
+    return made
+
+
 def _warn_of_what_is_not_saved(model: nn.Module) -> None:
     """Code that was put onto single modules. That of torch, as weight norm and shards have it, belongs to a class."""
     found = []
@@ -230,7 +291,8 @@ _LONGEST_LIST = 1024
 _LARGEST_NUMBER = 2**24
 
 
-def _parsed(header: str) -> Any:
+def parsed(header: str) -> Any:
+    """What JSON from somewhere says; None if it is none, or too long or too deep."""
     if len(header) > _LONGEST_HEADER:
         return None
     try:
@@ -291,21 +353,24 @@ class _Blueprint:
         if config is None and isinstance(name, str):
             raise ValueError(
                 f"path: {self.path} cannot rebuild {what}: {name} is not a class of companion; give the model "
-                "to put the weights into: load(path, model)"
+                "to put the weights into: load(path, model). (If its class is registered with companion.register when "
+                "it is saved, it can be rebuilt)"
             )
         if not isinstance(name, str) or not isinstance(config, dict) or depth > _DEEPEST:
             raise ValueError(
                 f"path: {self.path} does not say how {what} was made: want a class and its config, nested at most "
                 f"{_DEEPEST} deep"
             )
-        if name not in CLASSES:
-            known = ", ".join(sorted(CLASSES))
+        known = CLASSES | REGISTERED
+        if name not in known:
             raise ValueError(
-                f"path: {self.path} names the class {name} for {what}, which is none of companion's: {known}"
+                f"path: {self.path} names the class {name} for {what}, which is none of companion's: "
+                f"{', '.join(sorted(known))}. If it is yours, import the module that registers it "
+                "(companion.register) first"
             )
         arguments = {key: self._argument(value, key, name, depth) for key, value in config.items()}
         try:
-            return cast(nn.Module, CLASSES[name](**arguments))
+            return cast(nn.Module, known[name](**arguments))
         except Exception as error:  # a hostile header can make a constructor stumble over anything
             raise ValueError(f"path: {self.path} gives {name} arguments that it does not take: {error}") from error
 
@@ -322,20 +387,21 @@ class _Blueprint:
         return value
 
 
-def _differences(name: str, there: Any, here: Any) -> list[str]:
-    """Where two descriptions of modules differ; a module without a config is not compared."""
+def differences(name: str, there: Any, here: Any, where: tuple[str, str] = ("the file", "the model")) -> list[str]:
+    """What differs in two descriptions of modules, as lines; a module without a config is not compared."""
     if isinstance(there, dict) and isinstance(here, dict):
         if not isinstance(there.get("config"), dict) or not isinstance(here.get("config"), dict):
             return []
         if there.get("class") != here.get("class"):
-            return [f"{name or 'it'} is a {there.get('class')} in the file and a {here.get('class')} in the model"]
+            kinds = [f"a {one.get('class')} in {place}" for one, place in zip((there, here), where, strict=True)]
+            return [f"{name or 'it'} is {' and '.join(kinds)}"]
         both = [key for key in here["config"] if key in there["config"]]  # an older file knows fewer arguments
         pairs = [(f"{name}.{key}".lstrip("."), there["config"][key], here["config"][key]) for key in both]
     elif isinstance(there, list) and isinstance(here, list) and any(isinstance(one, dict) for one in here):
         pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(there, here, strict=False))]  # of stacks
     else:
-        return [] if there == here else [f"{name} is {there!r} in the file and {here!r} in the model"]
-    return [difference for pair in pairs for difference in _differences(*pair)]
+        return [] if there == here else [f"{name} is {there!r} in {where[0]} and {here!r} in {where[1]}"]
+    return [difference for pair in pairs for difference in differences(*pair, where)]
 
 
 def _check_has_numbers(state: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,47 @@ def unwrapped(model: nn.Module, argument: str) -> nn.Module:
 
 
 CLASSES: dict[str, type[Configured]] = {}
+REGISTERED: dict[str, type[Configured]] = {}  # of readers, by the names that files know them by
+
+Kind = TypeVar("Kind", bound=type[Configured])
+
+
+def register(kind: Kind) -> Kind:
+    """Let ``companion.load`` rebuild a class of your own, alone and as a part of other models. A decorator:
+
+        @companion.register
+        class Pooled(companion.Configured, nn.Module):
+            def __init__(self, dim: int) -> None:
+                super().__init__()
+                ...
+
+    ``companion.save`` then writes the arguments of its ``__init__`` too, as for the library's own classes. To load such
+    a file, import the module that registers the class first: a file has its name, not its code. Loading calls its
+    ``__init__`` with what the file says, so register only classes that may be called so.
+
+    Raises:
+        ValueError: ``kind`` is no module class that is ``Configured``, or its name is that of a class of this library
+            or of another registered one.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Configured) and issubclass(kind, nn.Module)):
+        raise ValueError(
+            f"kind: got {brief(kind)}, want a class that keeps its arguments: "
+            "class Pooled(companion.Configured, nn.Module)"
+        )
+    name = kind.__name__
+    if name in CLASSES:
+        raise ValueError(f"kind: got a {name}, want another name: this library has a class of that name")
+    known = REGISTERED.setdefault(name, kind)
+    if _origin(known) != _origin(kind):
+        raise ValueError(
+            f"kind: got a {name}, want another name: {'.'.join(_origin(known))} is registered with that one"
+        )
+    REGISTERED[name] = kind  # the same class again: its cell or its module was run again
+    return kind
+
+
+def _origin(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
 
 
 def _recording(init: Callable[..., None], ours: bool) -> Callable[..., None]:
@@ -294,6 +335,10 @@ def is_ours(value: object) -> bool:
     return isinstance(value, Configured) and CLASSES.get(kind_of(value).__name__) is kind_of(value)
 
 
+def is_registered(value: object) -> bool:
+    return isinstance(value, Configured) and REGISTERED.get(kind_of(value).__name__) is kind_of(value)
+
+
 def kind_of(value: object) -> type:
     kind: type = type(value)
     return kind.__mro__[2] if kind.__module__.startswith("torch.distributed") else kind  # of fully_shard
@@ -349,28 +394,41 @@ _IDLE = {"uniform_", "normal_", "mul", "__mul__", "__rmul__", "div", "__truediv_
 def check_as_built(model: nn.Module) -> None:
     """That the config of ``model`` says how to make it as it is now.
 
+    Of a registered class only the tensors are compared, and only if it can be made without numbers in them.
+
     Raises:
         ValueError: its constructor refuses the config, or would make other tensors, parts or attributes from it.
     """
+    if isinstance(model, Configured) and is_registered(model):
+        other = _twin_or_none(model)
+        if isinstance(other, nn.Module):
+            _check_shapes(model, other)
     if not isinstance(model, Configured) or not is_ours(model):
         return
     try:
         twin = cast(nn.Module, _twin(model))
     except ValueError as error:
         raise ValueError(f"model: got one that cannot be made again, want one that can ({error})") from error
-    there, here = shapes_of(cast(nn.Module, model)), shapes_of(twin)
-    for name, shape in here.items():  # a reader may have added others, for models to which the same was added
+    same = _check_shapes(cast(nn.Module, model), twin)
+    for where, got, want in _differing_parts(model, twin, whole=same):
+        raise ValueError(
+            f"model: got {where} = {got}, want {want} as it is built with this config; a file of it would be loaded "
+            "otherwise"
+        )
+
+
+def _check_shapes(model: nn.Module, twin: nn.Module) -> bool:
+    """Every tensor of the twin is there, in its shape. Whether there are no others: a reader may have added some, for
+    models to which the same was added."""
+    there, here = shapes_of(model), shapes_of(twin)
+    for name, shape in here.items():
         if there.get(name) != shape:
             got = f"{name} of shape {there[name]}" if name in there else f"no {name}"
             raise ValueError(
                 f"model: got {got}, want shape {shape} as a {kind_of(model).__name__} is built with this config; a "
                 "file of it could not be loaded"
             )
-    for where, got, want in _differing_parts(model, twin, whole=there.keys() == here.keys()):
-        raise ValueError(
-            f"model: got {where} = {got}, want {want} as it is built with this config; a file of it would be loaded "
-            "otherwise"
-        )
+    return there.keys() == here.keys()
 
 
 def changes_since_built(model: nn.Module) -> list[str]:
@@ -452,7 +510,7 @@ def describe(name: str, value: object) -> Any:
         value = list(value)
     if isinstance(value, nn.Module):
         value = unwrapped(value, name)
-        config = cast(Configured, value).config if is_ours(value) else None
+        config = cast(Configured, value).config if is_ours(value) or is_registered(value) else None
         return {"class": kind_of(value).__name__, "config": config}
     if value is None or isinstance(value, bool | str | float):
         return value

@@ -155,6 +155,10 @@ def residual() -> ResidualQuantizer:
     return ResidualQuantizer([VectorQuantizer(5, 4), VectorQuantizer(5, 4)])
 
 
+class OwnPart(Configured, nn.Module):
+    """A class of a reader."""
+
+
 QUANTIZERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], dict[str, Any]]]] = {
     "VectorQuantizer": (
         VectorQuantizer,
@@ -239,6 +243,12 @@ def written(what: str) -> Path:
             code_set().save(path)
         else:
             companion.save(encoder(), path)
+    return path
+
+
+def pretrained_folder() -> Path:
+    path = Path(SCRATCH.name, "encoder")
+    companion.save_pretrained(encoder(), path)
     return path
 
 
@@ -431,7 +441,19 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "AutoregressiveDecoder.forward": lambda: (variational(True).decoder, {"z": torch.randn(2, 3), "x": images()}),
     "checkpoint.save": lambda: (companion.save, {"model": encoder(), "path": Path(SCRATCH.name, "new.safetensors")}),
-    "checkpoint.load": lambda: (companion.load, {"path": written("encoder"), "model": encoder()}),
+    "checkpoint.load": lambda: (
+        companion.load,
+        {"path": written("encoder"), "model": None, "device": "cpu", "dtype": torch.float64},
+    ),
+    "hub.save_pretrained": lambda: (
+        companion.save_pretrained,
+        {"model": encoder(), "folder": Path(SCRATCH.name, "pretrained")},
+    ),
+    "hub.from_pretrained": lambda: (
+        companion.from_pretrained,
+        {"source": pretrained_folder(), "revision": None, "device": "cpu", "dtype": torch.float64},
+    ),
+    "configured.register": lambda: (companion.register, {"kind": OwnPart}),
     "Classifier": lambda: (Classifier, {"in_channels": 1, "num_classes": 3, "width": 2, "dropout": 0.1}),
     "Classifier.forward": lambda: (Classifier(width=2), {"x": images()}),
     "classifier.load_classifier": lambda: (classifier.load_classifier, {"data": "glyphs"}),
@@ -716,12 +738,13 @@ for _kind, (_prior, _prior_options) in PRIORS.items():
     for _method in ("forward", "loss"):
         GOOD[f"{_kind}.{_method}"] = lambda kind=_kind, grid=_grid, method=_method: (
             getattr(prior(kind), method) if method != "forward" else prior(kind),
-            {"codes": tables(3, grid), "labels": labels()},
+            {"codes": tables(3, grid), "labels": labels(), "mask": torch.ones(3, *grid, dtype=torch.bool)},
         )
     GOOD[f"{_kind}.sample"] = lambda kind=_kind: (
         prior(kind).sample,
         {
-            "n": 2, "label": torch.tensor([0, 2]), "temperature": 0.7, "top_k": 2, "top_p": 0.9, "guidance": 1.5,
+            "n": 2, "label": torch.tensor([0, 2]), "prefix": tables(2, PRIORS[kind][1]["grid"])[:, :1],
+            "temperature": 0.7, "top_k": 2, "top_p": 0.9, "guidance": 1.5,
             "generator": drawing(), "cache": True, "batch_size": 2,
         },
     )  # fmt: skip
@@ -773,9 +796,10 @@ NOT_CALLED = {
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
-        "checkpoint.state_of", "checkpoint.as_path", "configured.CLASSES", "configured.unwrapped",
+        "checkpoint.state_of", "checkpoint.as_path", "checkpoint.parsed", "checkpoint.differences",
+        "configured.unwrapped",
         "configured.changes_since_built", "configured.check_as_built", "configured.describe", "configured.parts_of",
-        "configured.plain_attributes", "configured.is_described", "configured.is_ours",
+        "configured.plain_attributes", "configured.is_described", "configured.is_ours", "configured.is_registered",
         "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
     ),
     "without arguments": ("History.table", "pretrained.names", "AdversarialTraining.decoders_last_layer"),
@@ -864,6 +888,11 @@ def wrong(value: Any) -> dict[str, Any]:
             "numbers": value.tolist(), "int64": value.long(), "uint8": value.byte(), "complex": value.cfloat(),
             "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value.expand(value.shape or 1)[:0],
             "scalar": torch.tensor(0.5), "number": 0.5, "sparse": value.to_sparse(),
+        }  # fmt: skip
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        return other | {
+            "numbers": value.tolist(), "float": value.float(), "int64": value.long(), "empty": value[:0], "number": 3,
+            "nothing": torch.zeros_like(value), "flat": value.flatten(),
         }  # fmt: skip
     if isinstance(value, Tensor):
         return other | {
@@ -966,6 +995,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     # a folder that is to be made
     "training.fit.run": {"missing"},
     "CodeSet.save.path": {"missing"},
+    "hub.save_pretrained.folder": {"missing"},
     # rows may be given as plain numbers
     "ImageSet.batch.indices": {"numbers"},
     "CodeSet.batch.indices": {"numbers"},
@@ -1941,6 +1971,17 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "another tokenizer's codes": ("tokenizer", lambda: codes.check_identity(tokenizer(), code_set())),
     "a model in a file of another name": ("path", lambda: companion.save(encoder(), Path(SCRATCH.name, "model.pt"))),
     "a folder for a file": ("path", lambda: companion.load(SCRATCH.name)),
+    "a device beside a model": ("device", lambda: companion.load(written("encoder"), encoder(), device="cpu")),
+    "a device without numbers": ("device", lambda: companion.load(written("encoder"), device="meta")),
+    "a folder that is a file": ("folder", lambda: companion.save_pretrained(encoder(), written("encoder"))),
+    "a model of another library in a folder": (
+        "model",
+        lambda: companion.save_pretrained(nn.Linear(2, 2), Path(SCRATCH.name, "linear")),
+    ),
+    "a file in place of a folder": ("source", lambda: companion.from_pretrained(written("encoder"))),
+    "a folder without a model": ("source", lambda: companion.from_pretrained(folder())),
+    "a revision of a folder": ("revision", lambda: companion.from_pretrained(pretrained_folder(), revision="main")),
+    "a class that keeps no arguments": ("kind", lambda: companion.register(nn.Linear)),
     "another model's file": ("path", lambda: companion.load(written("encoder"), decoder())),
     "codes for a model": ("path", lambda: companion.load(written("codes"))),
     "a model for codes": ("path", lambda: CodeSet.load(written("encoder"))),

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from workers.save_worker import encoder, save_for_ever
 import companion
 import companion.checkpoint as checkpoint
 from companion.checkpoint import load, save, write_tensors
-from companion.configured import CLASSES, Configured
+from companion.configured import CLASSES, REGISTERED, Configured
 
 
 class Part(Configured, nn.Module):
@@ -150,6 +151,121 @@ def test_a_readers_class_is_never_taken_for_the_librarys_of_that_name(tmp_path: 
     save(readers(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="Part is not a class of companion"):
         load(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def own() -> Iterator[type[Configured]]:
+    """A class that its reader registered, for this test."""
+    before = dict(REGISTERED)
+    yield companion.register(Readers)
+    REGISTERED.clear()
+    REGISTERED.update(before)
+
+
+def test_a_registered_class_is_rebuilt_alone_and_as_a_part(tmp_path: Path, own: type[Configured]) -> None:
+    path = tmp_path / "model.safetensors"
+    for model in (own(width=3), Whole(Part(2), own(width=3)), Whole(Whole(own(3), own(1)), Wide())):
+        save(model, path)
+        again = load(path)
+        assert same(again, model)
+        assert again.config == model.config
+    assert type(again.first.second) is own
+    assert header(path)["config"]["first"]["config"]["second"] == {"class": "Readers", "config": {"width": 1}}
+
+
+def test_a_file_of_a_registered_class_says_what_to_do_where_it_is_not(tmp_path: Path, own: type[Configured]) -> None:
+    path, model = tmp_path / "model.safetensors", own(width=3)
+    save(model, path)
+    REGISTERED.clear()
+    with pytest.raises(ValueError, match=r"names the class Readers for the file, .* import the module that registers"):
+        load(path)
+    other = Readers(width=3)  # weights go into a model whether its class is registered or not
+    assert same(load(path, other), model)
+    save(model, path)
+    with pytest.raises(
+        ValueError, match=r"Readers is not a class of companion; .* companion.register when it is saved"
+    ):
+        load(path)
+
+
+def test_only_a_class_that_keeps_its_arguments_under_a_free_name_is_registered(own: type[Configured]) -> None:
+    namesake = type("VQVAE", (Configured, nn.Module), {"__module__": "mine"})
+    with pytest.raises(ValueError, match="kind: got a VQVAE, want another name: this library has a class"):
+        companion.register(namesake)
+    for wrong in (nn.Linear, Configured, Readers(), "Readers"):
+        with pytest.raises(ValueError, match=r"kind: got .*, want a class that keeps its arguments: class Pooled"):
+            companion.register(wrong)  # type: ignore[type-var]
+    other = type("Readers", (Configured, nn.Module), {"__module__": "mine"})
+    with pytest.raises(ValueError, match=r"kind: got a Readers, want another name: .*Readers is registered with that"):
+        companion.register(other)
+    again = type("Readers", (Readers,), {"__module__": Readers.__module__, "__qualname__": Readers.__qualname__})
+    assert companion.register(again) is again  # a cell that is run again makes the class anew
+    assert REGISTERED["Readers"] is again
+    assert own is Readers
+
+
+def test_a_registered_class_that_needs_numbers_to_be_made_is_saved_all_the_same(
+    tmp_path: Path, own: type[Configured]
+) -> None:
+    class Scaled(Configured, nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(width, width)
+            self.largest = float(self.linear.weight.detach().abs().max())  # a tensor without numbers has no largest
+            self.steps = 0
+
+    companion.register(Scaled)
+    model = Scaled(3)
+    model.steps = 7  # its own affair
+    save(Whole(Part(2), model), tmp_path / "model.safetensors")
+    assert same(load(tmp_path / "model.safetensors").second, model)
+    save(model, tmp_path / "model.safetensors")
+    assert same(load(tmp_path / "model.safetensors"), model)
+    exchanged = own(3)
+    exchanged.linear = nn.Linear(3, 5)
+    with pytest.raises(ValueError, match=r"model: got linear.weight of shape \(5, 3\), want shape \(3, 3\)"):
+        save(exchanged, tmp_path / "model.safetensors")
+
+
+def test_a_hostile_file_of_a_registered_class_costs_no_memory(tmp_path: Path, own: type[Configured]) -> None:
+    path = tmp_path / "model.safetensors"
+    save(own(width=3), path)
+    rewrite(path, config={"width": 2**33})
+    with pytest.raises(ValueError, match="width = 8589934592 for Readers, more than it has tensors for"):
+        load(path)
+    rewrite(path, config={"width": 2**24})
+    with pytest.raises(ValueError, match="they ask for larger tensors than the file has"):
+        load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_rebuilt_model_is_in_the_precision_and_on_the_device_that_was_asked_for(
+    tmp_path: Path, dtype: torch.dtype, device: torch.device
+) -> None:
+    path, model = tmp_path / "model.safetensors", whole()
+    save(model, path)
+    again = load(path, device=device, dtype=dtype)
+    assert {value.device.type for value in again.state_dict().values()} == {device.type}
+    assert again.first.linear.weight.dtype == dtype
+    assert again.first.count.dtype == torch.int64
+    assert torch.equal(again.first.linear.weight, model.first.linear.weight.to(dtype))
+    assert again.config == model.config
+    half = whole().to(dtype)
+    with pytest.raises(ValueError, match=r"does not fit Whole: first.linear.weight is torch.float32 in the file"):
+        load(path, half)
+    assert torch.equal(load(path, half, dtype=dtype).first.linear.weight, again.first.linear.weight)
+
+
+def test_what_is_too_large_for_the_precision_asked_for_is_named(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", Part(5)
+    with torch.no_grad():
+        model.linear.bias[0] = 1e5
+    save(model, path)
+    with pytest.raises(ValueError, match=r"dtype: got torch.float16, in which linear.bias of .* would be infinite"):
+        load(path, dtype=torch.float16)
+    assert load(path, dtype=torch.bfloat16).linear.bias[0] == torch.tensor(1e5).bfloat16()
+    with pytest.raises(ValueError, match=r"dtype: got torch.int64, want one of torch.float16, torch.bfloat16"):
+        load(path, dtype=torch.int64)
 
 
 @pytest.mark.cpu_only("about files: a state dict comes to the CPU before it is written")
@@ -310,10 +426,51 @@ def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
     [None, {"format": "pt"}, {"companion": "{"}, {"companion": "3"}, {"companion": '{"format": "other"}'}],
 )
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    """Without a model it cannot say what to make; with one, what claims to be ours has to be it."""
     path = tmp_path / "model.safetensors"
-    save_file(nn.Linear(2, 2).state_dict(), path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"is a safetensors file that companion.save did not write"):
-        load(path, nn.Linear(2, 2))
+    save_file(nn.Linear(2, 2).cpu().state_dict(), path, metadata=metadata)
+    claims = "companion" in (metadata or {})
+    way = "" if claims else r"; load\(path, model\) reads the weights of another program"
+    with pytest.raises(ValueError, match=rf"is a safetensors file that companion.save did not write{way}$"):
+        load(path)
+    if claims:
+        with pytest.raises(ValueError, match=r"is a safetensors file that companion.save did not write"):
+            load(path, nn.Linear(2, 2))
+
+
+def test_a_file_of_another_program_is_read_into_a_model_that_it_fits_and_said_to_be_one(tmp_path: Path) -> None:
+    path, there, here = tmp_path / "model.safetensors", Part(5), Part(5)
+    there.count += 3
+    save_file(there.cpu().state_dict(), path, metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"of another program: it has no checksum and no config") as caught:
+        assert load(path, here) is here
+    assert same(here, there)
+    assert caught[0].filename == __file__
+    with (
+        pytest.warns(UserWarning, match="of another program"),
+        pytest.raises(ValueError, match=r"linear.weight is \(5, 3\) in the file and \(6, 3\)"),
+    ):
+        load(path, Part(6))
+    save_file({"linear.weight": torch.full((5, 3), torch.nan, device="cpu")}, path)
+    with (
+        pytest.warns(UserWarning, match="of another program"),
+        pytest.raises(ValueError, match=r"missing from the file: count, linear.bias"),
+    ):
+        load(path, here)
+    broken = there.cpu().state_dict() | {"linear.bias": torch.full((5,), torch.nan, device="cpu")}
+    save_file(broken, path)
+    with (
+        pytest.warns(UserWarning, match="of another program"),
+        pytest.raises(ValueError, match=r"NaN or infinity in linear.bias"),
+    ):
+        load(path, here)
+    assert same(here, there)
+    save_file(
+        {name: value.half() if value.is_floating_point() else value for name, value in there.state_dict().items()}, path
+    )
+    with pytest.warns(UserWarning, match="of another program"):
+        load(path, here, dtype=torch.float32)
+    assert torch.equal(here.linear.weight.cpu(), there.linear.weight.half().float())
 
 
 def test_a_newer_format_an_unknown_class_and_foreign_arguments_are_refused_by_name(tmp_path: Path) -> None:

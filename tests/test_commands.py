@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import fields
@@ -506,12 +507,16 @@ def test_it_is_a_program(place: Path) -> None:
 @pytest.mark.parametrize(
     "launcher",
     [
-        ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"),
-        ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0", "-m"),
+        ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"),
+        ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "PORT", "-m"),
     ],
     ids=["torchrun", "accelerate"],
 )
 def test_two_processes_train_one_model(empty: Path, launcher: tuple[str, ...]) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    launcher = tuple(port if word == "PORT" else word for word in launcher)
     words = ("train-tokenizer", "pictures", *SMALL["train-tokenizer"])
     done = program(*words, folder=empty, launcher=launcher)
     assert done.returncode == 0, done.stderr

@@ -54,6 +54,8 @@ LEFT_OUT = {
     backbones.conv_output_size: "of numbers",
     companion.fit: "Accelerate knows real devices only: see below, with --device cuda",
     companion.pretrained: "reads a file, to the CPU",
+    companion.Configured: "a base class",
+    companion.register: "of a class",
     companion.History: "of numbers",
     classifier.SampleQuality: "what `evaluate_samples` returns",
     plots.Picture: "of bytes",

@@ -274,7 +274,7 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
 
 # From the ground up, as CONTRIBUTING shows them.
 ROOMS = (
-    *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint"),
+    *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
     *("commands", "__main__"),
@@ -412,7 +412,7 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)

@@ -106,7 +106,8 @@ class TrainTokenizer(Command):
 
         last = write_history(result, history, "reconstruction")
         result.save(model, TOKENIZER)
-        x = validation.batch(range(min(16, len(validation))), next(model.parameters()).device)[0]
+        some = torch.linspace(0, len(validation) - 1, min(16, len(validation))).long()  # of all classes
+        x, _ = validation.batch(some, next(model.parameters()).device)
         result.write("reconstructions.png", rows_sheet([x, model.reconstruct(x)], columns=8))
         say(f"{result.path('reconstructions.png')}: held-out pictures, and below each what its codes give")
         say(f"next: python -m companion tokenize {self.folder} --tokenizer {result.folder}")

@@ -5,6 +5,7 @@
 * ``objective``: from a batch to the terms of its loss; ``means`` averages them, ``history`` shows them.
 * ``states``: a run on disk; ``resume`` compares its settings with those of the call that goes on with it, also the
   ``details``.
+* ``datasets``: batches from a data set or a ``DataLoader`` of torch.
 * ``schedules``: learning rates. ``averages``: averaged weights. ``epochs``: what comes after each epoch.
 * ``accelerator``: device, precision and processes. ``randomness``: seeds. ``stop_button``: Ctrl-C.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from companion._extras import require
 from companion.training.accelerator import own_accelerator
@@ -28,6 +30,7 @@ from companion.training.checks import (
     settle_tokenizer,
     warn_of_left_out,
 )
+from companion.training.datasets import as_examples, batch_size_of
 from companion.training.epochs import AfterEpoch, EarlyStopping, Epoch
 from companion.training.history import History
 from companion.training.loop import Loop
@@ -44,12 +47,12 @@ __all__ = ["EarlyStopping", "Epoch", "Examples", "History", "WarmupCosine", "fit
 
 def fit(
     model: nn.Module,
-    train: Examples,
+    train: Examples | Dataset[Any] | DataLoader[Any],
     *,
     epochs: int,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     lr: float | None = None,
-    validation: Examples | None = None,
+    validation: Examples | Dataset[Any] | DataLoader[Any] | None = None,
     objective: Callable[..., Any] | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
@@ -73,6 +76,12 @@ def fit(
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation; what does not fill a batch
     is left out of that epoch. After it, each term is averaged over the whole of ``validation``, in eval
     mode.
+
+    Examples: an ``ImageSet``, a ``CodeSet``, or anything with ``len()`` and ``batch(indices, device)``, which gives a
+    tuple of tensors; any map-style data set of torch, whose items are put together by ``default_collate``; or a
+    ``DataLoader``, of which are taken: the data set, batch_size, collate_fn, num_workers and how these read. The order
+    is always that of ``seed``, also without shuffle. What an item draws by chance depends on ``seed``, the step and
+    the process, and not on how many workers there are, so that a run goes on exactly.
 
     The stop button (Ctrl-C) ends training after the step in hand, and what was trained so far is returned; a
     second press stops at once. With several processes a signal ends the run, which ``run`` can then continue.
@@ -127,6 +136,7 @@ def fit(
     The process group stays open for the next call.
 
     Args:
+        batch_size: 128 by default, or that of the ``DataLoader``.
         lr: Adam's learning rate, 1e-3 by default; an ``optimizer`` has its own.
         objective: ``objective(model, *batch)`` gives a dataclass whose ``loss`` is minimised and whose other
             0-dim tensors are logged by name, each a mean over the batch. Default: ``model(batch[0])``, and for a
@@ -156,11 +166,12 @@ def fit(
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("fit: got a call under torch.inference_mode(), want one outside, as nothing is learnt there")
+    examples = as_examples("train", train)
     plan = checked(
         Plan(
             model=model,
-            train=train,
-            validation=validation,
+            train=examples,
+            validation=examples if validation is train else as_examples("validation", validation),
             objective=objective,
             augment=augment,
             optimizer=optimizer,
@@ -171,7 +182,7 @@ def fit(
             average=average,
             after_epoch=after_epoch,
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=batch_size_of(train, batch_size),
             seed=seed,
             precision=precision,
             run=run,
@@ -224,7 +235,7 @@ def fit(
         if loop.averages is not None:
             loop.averages.put_into_the_model()
         history = loop.history()
-    if loop.ended_by and accelerator.is_main_process:
+    if loop.ended_by and len(loop.rows) < plan.epochs and accelerator.is_main_process:
         print(f"Ended after epoch {len(loop.rows)} of {plan.epochs} by {loop.ended_by}.")
     if history.interrupted:
         print(f"Stopped after step {loop.step} of {plan.total_steps}: going on with what was trained so far.")

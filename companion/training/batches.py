@@ -1,7 +1,7 @@
 """From the indices of a batch to the terms of its loss."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from companion._arguments import described
 from companion.configured import parts_of
 from companion.data.images import ImageSet
 from companion.training.checks import batch_of, check_augmented
+from companion.training.datasets import FromDataset
 from companion.training.means import Means
 from companion.training.objective import Terms, error_with_cause
 from companion.training.plan import Plan
@@ -22,6 +23,12 @@ class Batches:
         self.plan, self.model, self.device = plan, plan.model, device
         self.terms = Terms(plan.model, plan.objective)
         self.told_of_modes = False
+
+    def expect(self, name: str, coming: Iterable[Tensor], rank: int, first: int = 0) -> None:
+        """Say which batches will be asked for next, from number ``first`` on: a data set may read them beforehand."""
+        examples = self.plan.examples[name]
+        if isinstance(examples, FromDataset):
+            examples.expect(coming, self.plan.seed, 2, int(name == "validation"), rank, first=first)
 
     def terms_of(
         self, name: str, indices: Tensor, moment: str, before: Means, terms: nn.Module | None = None

@@ -31,6 +31,7 @@ from companion.codes import CodeSet
 from companion.configured import unwrapped
 from companion.data.images import ImageSet, share_within
 from companion.priors.base import Prior
+from companion.training.datasets import FromDataset
 from companion.training.details import parts_kept_in_eval
 from companion.training.epochs import EarlyStopping
 from companion.training.plan import Examples, Plan
@@ -282,8 +283,8 @@ def _check_kinds(plan: Plan) -> None:
         fits = hasattr(examples, "__len__") and callable(getattr(examples, "batch", None))
         if not fits and not (name == "validation" and examples is None):
             raise ValueError(
-                f"{name}: got a {type(examples).__name__}, want examples with len() and batch(indices, device), as an "
-                "ImageSet or a CodeSet has"
+                f"{name}: got a {type(examples).__name__}, want an ImageSet, a CodeSet, a data set or DataLoader "
+                "of torch (TensorDataset makes one of tensors), or examples with len() and batch(indices, device)"
             )
         if examples is not None:
             _check_call(examples.batch, f"{name}.batch", "indices and device", torch.zeros(1), CPU)
@@ -345,7 +346,7 @@ def _check_examples(plan: Plan) -> None:
 def _warn_of_shared(train: Examples, validation: Examples) -> None:
     """Validation on what was trained on says nothing about other images."""
     shared = 0.0
-    if validation is train:
+    if validation is train or _same_dataset(train, validation):
         shared = 1.0
     elif isinstance(train, ImageSet) and isinstance(validation, ImageSet):
         shared = share_within(validation.images, train.images)
@@ -361,6 +362,10 @@ def _warn_of_shared(train: Examples, validation: Examples) -> None:
             "overfitting",
             stacklevel=5,
         )
+
+
+def _same_dataset(one: Examples, other: Examples) -> bool:
+    return isinstance(one, FromDataset) and isinstance(other, FromDataset) and one.dataset is other.dataset
 
 
 def _check_codes(plan: Plan, name: str, examples: Examples) -> None:

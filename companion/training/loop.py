@@ -55,7 +55,7 @@ class Loop:
         self._begin()
         while len(self.rows) < self.plan.epochs and not self.ended_by and not stop.pressed:
             self._set_modes()
-            for indices in self._batches_left():
+            for indices in self._expected(list(self._batches_left())):
                 self.train_step.make(indices, self.step, self._moment(), self.means)
                 self.step += 1
                 if self.means.due:  # for when the bar moves next, which is tqdm's to say (TQDM_MININTERVAL)
@@ -73,7 +73,8 @@ class Loop:
         """What comes before the first step, or was left to do where a run goes on."""
         if self.step == 0:
             self._set_modes()
-            self.train_step.give_first_codes(next(self._batches_left()), self._moment())
+            (indices,) = self._expected([next(self._batches_left())])
+            self.train_step.give_first_codes(indices, self._moment())
         elif self.step == len(self.rows) * self.plan.steps_per_epoch:  # it may have been killed before it told of it
             self._tell_of_epoch()
 
@@ -89,6 +90,12 @@ class Loop:
         for i in range(self.step - epoch * plan.steps_per_epoch, plan.steps_per_epoch):
             batch = order[i * plan.batch_size : (i + 1) * plan.batch_size]
             yield batch.chunk(self.world)[self.rank]  # joined in the order of ranks they are the batch again
+
+    def _expected(self, batches: list[Tensor]) -> list[Tensor]:
+        """The batches of the next steps. A data set with worker processes begins to read them."""
+        parts = [part for indices in batches for part in self.train_step.parts_of(indices)]
+        self.batches.expect("train", parts, self.rank, first=self.step * self.plan.accumulate)
+        return batches
 
     def _moment(self) -> str:
         return f"step {self.step + 1} (epoch {len(self.rows) + 1})"
@@ -159,12 +166,13 @@ class Loop:
         plan, means = self.plan, Means()
         with random_state_kept(self.device), torch.no_grad(), self._as_validated(), self.accelerator.autocast():
             set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank, 1))  # always the same
-            for start in range(0, n, plan.batch_size):
-                indices = torch.arange(start, min(start + plan.batch_size, n), device="cpu")[self.rank :: self.world]
-                if len(indices):
-                    moment = f"validation after step {self.step}"
-                    terms = self.batches.terms_of("validation", indices, moment, self.means)
-                    means.add(terms, len(indices), moment)
+            shares = [batch[self.rank :: self.world] for batch in torch.arange(n, device="cpu").split(plan.batch_size)]
+            shares = [indices for indices in shares if len(indices)]
+            self.batches.expect("validation", shares, self.rank)
+            moment = f"validation after step {self.step}"
+            for indices in shares:
+                terms = self.batches.terms_of("validation", indices, moment, self.means)
+                means.add(terms, len(indices), moment)
         return means.over_processes()
 
     def _save(self) -> None:

@@ -57,7 +57,7 @@ class Step:
     def make(self, indices: Tensor, number: int, moment: str, means: Means) -> None:
         """The step of this ``number``, counted from 0, on the examples at ``indices``; ``means`` gets its terms."""
         self.optimizer.zero_grad()  # first, so that the memory of the gradients is free in the forward pass
-        parts = indices.tensor_split(self.plan.accumulate)  # one, unless gradients are accumulated
+        parts = self.parts_of(indices)
         terms_of_parts = []
         with one_update(self.model) if len(parts) > 1 else nullcontext():
             for part in parts:
@@ -73,9 +73,13 @@ class Step:
         for part, terms in zip(parts, terms_of_parts, strict=True):
             means.add(terms | of_the_step, len(part), moment)
 
+    def parts_of(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """One, unless gradients are accumulated."""
+        return indices.tensor_split(self.plan.accumulate)
+
     def give_first_codes(self, indices: Tensor, moment: str) -> None:
         """Before the first step on a batch in parts: k-means takes the codes from all of them together."""
-        parts = indices.tensor_split(self.plan.accumulate)
+        parts = self.parts_of(indices)
         if len(parts) == 1:
             return
 

@@ -153,6 +153,7 @@ case(
 PRIORS = {
     "transformer": lambda **options: TransformerPrior(7, (2, 3), dim=8, heads=2, layers=2, dropout=0.2, **options),
     "over stacks": lambda **options: RQTransformer(7, (2, 2, 3), dim=8, heads=2, layers=1, **options),
+    "over stacks in a row": lambda **options: RQTransformer(7, (4, 2), dim=8, heads=2, layers=1, **options),
     "mamba": lambda **options: MambaPrior(7, (2, 3), dim=8, state=3, head_dim=4, layers=2, **options),
     "convolutions": lambda **options: PixelCNN(7, (3, 2), dim=8, layers=2, **options),
 }
@@ -171,6 +172,8 @@ def draw(make: Callable[..., priors.Prior], device: torch.device) -> Any:
         prior.sample(5, 1, guidance=2.0, top_k=4, top_p=0.9, batch_size=2),
         prior.sample(9, labels, temperature=0.5, cache=False, generator=generator),
         prior.sample(4, temperature=0),
+        prior.sample(9, labels, prefix=table[:, :1], temperature=0),
+        prior.loss(table.to(device), mask=(table < 5).to(device)),
         priors.prior_bits(prior, table, labels, batch_size=4),
         priors.prior_bits(prior, table.to(device)),
     ]
@@ -560,10 +563,13 @@ def saved(device: torch.device) -> Any:
         path = Path(folder) / "model.safetensors"
         companion.save(model, path)
         assert companion.load(path).state_dict()["quantizer.codebook"].device == CPU
-        return list(companion.load(path, model).state_dict().values())
+        there = companion.load(path, device=device, dtype=torch.float16)
+        companion.save_pretrained(model, folder)
+        again = companion.from_pretrained(folder, device=device)
+        return [list(one.state_dict().values()) for one in (companion.load(path, model), there, again)]
 
 
-case("saving", saved, companion.save, companion.load)
+case("saving", saved, companion.save, companion.load, companion.save_pretrained, companion.from_pretrained)
 
 # --- code that is wrong on a GPU, or on one without float64: the proof that these are found
 
