@@ -801,9 +801,9 @@ for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentTok
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Epoch", "Finding", "History", "Look",
-        "MambaState", "PriorOutput",
-        "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Epoch", "Finding", "History",
+        "Look", "MambaState", "PriorOutput", "ProjectedQuantized", "Quantized", "ResidualQuantized",
+        "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
