@@ -410,7 +410,7 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
@@ -423,3 +423,14 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
     companion.check_identity(names["model"], names["prior"])
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
+
+
+def test_the_readmes_longer_training_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "schedule=" in block]
+    quantizer = companion.EMAVectorQuantizer(4, 2)
+    model = companion.VQVAE(companion.ResNetEncoder(1, 2, hidden=4), quantizer, companion.ResNetDecoder(1, 2, hidden=4))
+    train, test = companion.data.load("glyphs", size=192), companion.data.load("glyphs", "test", size=16)
+    exec(code, {"companion": companion, "model": model, "train": train, "test": test})
+    assert quantizer.step == 24  # of 8 epochs of 3 batches, each in 4 parts
+    assert not model.training

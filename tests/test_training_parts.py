@@ -274,7 +274,7 @@ class TwoLevels(nn.Module):
         self.first, self.second, self.idle = (companion.EMAVectorQuantizer(4, 2, seed=i) for i in range(3))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.second(z - self.first(z).z_q).z_q
+        return self.second(z=z - self.first(z).z_q).z_q
 
 
 def test_k_means_in_parts_reaches_each_quantizer_that_is_called_and_ends() -> None:

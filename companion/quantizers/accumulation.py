@@ -126,11 +126,13 @@ def _latents_at(quantizers: list[Quantizer], forward: Callable[[], Any]) -> tupl
     """The first of the quantizers that ``forward`` comes to, and the latents there; None if it comes to none."""
     reached: list[tuple[Quantizer, Tensor]] = []
 
-    def stop(quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        reached.append((cast(Quantizer, quantizer), arguments[0].detach()))
+    def stop(quantizer: nn.Module, arguments: tuple[Any, ...], by_name: dict[str, Any]) -> None:
+        z, mask = arguments[0] if arguments else by_name["z"], by_name.get("mask")
+        z = z if mask is None else z.movedim(1, -1)[mask]  # (n, D): the positions that count
+        reached.append((cast(Quantizer, quantizer), z.detach()))
         raise _Reached
 
-    handles = [quantizer.register_forward_pre_hook(stop) for quantizer in quantizers]
+    handles = [quantizer.register_forward_pre_hook(stop, with_kwargs=True) for quantizer in quantizers]
     try:
         forward()
     except _Reached:
