@@ -447,3 +447,14 @@ def test_the_readmes_script_goes_from_a_folder_of_pictures_to_new_ones(
         "prior.safetensors",
         "tokenizer.safetensors",
     ]
+
+
+def test_the_readmes_longer_training_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "schedule=" in block]
+    quantizer = companion.EMAVectorQuantizer(4, 2)
+    model = companion.VQVAE(companion.ResNetEncoder(1, 2, hidden=4), quantizer, companion.ResNetDecoder(1, 2, hidden=4))
+    train, test = companion.data.load("glyphs", size=192), companion.data.load("glyphs", "test", size=16)
+    exec(code, {"companion": companion, "model": model, "train": train, "test": test})
+    assert quantizer.step == 24  # of 8 epochs of 3 batches, each in 4 parts
+    assert not model.training
