@@ -686,7 +686,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "VQVAE.forward": lambda: (tokenizer(), {"x": images()}),
     "VQVAE.encode": lambda: (tokenizer().encode, {"x": images()}),
-    "VQVAE.decode": lambda: (tokenizer().decode, {"indices": tables()}),
+    "VQVAE.decode": lambda: (tokenizer().decode, {"indices": tables(), "depth": 1}),
     "VQVAE.reconstruct": lambda: (tokenizer().reconstruct, {"x": images()}),
 }  # fmt: skip
 
@@ -705,12 +705,15 @@ scores = importlib.import_module("companion.pretrained").scores  # the name `pre
 for _kind, (_make, _options) in QUANTIZERS.items():
     GOOD[_kind] = lambda make=_make, options=_options: (make, options())
     for _method, _given in (
-        ("forward", lambda: {"z": latents()}),
+        ("forward", lambda: {"z": latents(), "mask": torch.ones(40, 2, 2, dtype=torch.bool)}),
         ("encode", lambda: {"z": latents()}),
         ("decode", lambda: {"indices": tables(3, (2, 2)), "depth": 1}),
     ):
         if _kind == "ResidualQuantizer" and _method == "decode":
             GOOD[f"{_kind}.decode"] = lambda: (residual().decode, {"indices": tables(3, (2, 2, 2)), "depth": 1})
+            continue
+        if _kind == "ResidualQuantizer" and _method == "forward":  # its dropout takes no mask
+            GOOD[f"{_kind}.forward"] = lambda given=_given: (residual(), given())
             continue
         GOOD[f"{_kind}.{_method}"] = lambda make=_make, options=_options, method=_method, given=_given: (
             getattr(make(**options()), method) if method != "forward" else make(**options()),

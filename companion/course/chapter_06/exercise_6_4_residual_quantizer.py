@@ -99,7 +99,7 @@ def _variant(
     """The quantizer with one of its parts replaced; ``code`` has a graph to its codebook."""
 
     class Variant(ResidualQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             residual, parts, codes = z, [], []
             for quantizer in self._in_order():
                 part = quantizer(given(z, residual))
@@ -116,7 +116,7 @@ def _variant(
 
 
 class _OneLossForTheSum(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         indices = self.encode(z)
         total = self.decode(indices)
         codebook, commitment = vq_losses(z, total)
@@ -126,7 +126,7 @@ class _OneLossForTheSum(ResidualQuantizer):
 
 
 class _LooksUpOnly(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         training, self.training = self.training, False
         out = super().forward(z)
         self.training = training
@@ -137,7 +137,7 @@ def _changed(change: Callable[[Any, Quantized], tuple[Any, Any]]) -> type[Residu
     """The right result with another loss and other terms."""
 
     class Changed(ResidualQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             out = super().forward(z)
             return Quantized(out.z_q, out.indices, *change(self, out))
 
@@ -145,7 +145,7 @@ def _changed(change: Callable[[Any, Quantized], tuple[Any, Any]]) -> type[Residu
 
 
 class _OwnLosses(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         indices = self.encode(z)
         codes = codes_by_depth(indices, self._in_order())
         codebook, commitment = (terms.sum() for terms in residual_losses(z, codes))
@@ -160,7 +160,7 @@ def _learns_first(what: str) -> type[ResidualQuantizer]:
     """A quantizer learns in its call; ``what`` is looked up again afterwards, among the codes that have moved."""
 
     class Late(ResidualQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             residual, z_q, found, parts = z, torch.zeros_like(z), [], []
             for quantizer in self._in_order():
                 part = quantizer(residual)
@@ -179,7 +179,7 @@ def _learns_first(what: str) -> type[ResidualQuantizer]:
 
 
 class _ATuple(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         out = super().forward(z)
         return out.z_q, out.indices, out.loss, out.losses
 
