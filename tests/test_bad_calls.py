@@ -354,16 +354,16 @@ GOOD: dict[str, Callable[[], Good]] = {
         backbones.conv_output_size,
         {"size": 9, "kernel": 3, "stride": 2, "padding": 1},
     ),
-    "ResidualBlock": lambda: (backbones.ResidualBlock, {"channels": 2}),
+    "ResidualBlock": lambda: (backbones.ResidualBlock, {"channels": 2, "dims": 2}),
     "ResidualBlock.forward": lambda: (backbones.ResidualBlock(2), {"x": torch.randn(2, 2, 4, 4)}),
     "ResNetEncoder": lambda: (
         ResNetEncoder,
-        {"in_channels": 1, "dim": 4, "hidden": 2, "factor": (2, 4), "num_blocks": 1},
+        {"in_channels": 1, "dim": 4, "hidden": 2, "factor": (2, 4), "num_blocks": 1, "dims": 2},
     ),
     "ResNetEncoder.forward": lambda: (ResNetEncoder(1, 4, hidden=2), {"x": images()}),
     "ResNetDecoder": lambda: (
         ResNetDecoder,
-        {"out_channels": 1, "dim": 4, "hidden": 2, "factor": 4, "num_blocks": 1},
+        {"out_channels": 1, "dim": 4, "hidden": 2, "factor": 4, "num_blocks": 1, "dims": 2},
     ),
     "ResNetDecoder.forward": lambda: (ResNetDecoder(1, 4, hidden=2), {"z": latents(2)}),
     "backbones.patchify": lambda: (backbones.patchify, {"x": images(), "patch": 4}),
@@ -713,7 +713,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "VQVAE.forward": lambda: (tokenizer(), {"x": images()}),
     "VQVAE.encode": lambda: (tokenizer().encode, {"x": images()}),
-    "VQVAE.decode": lambda: (tokenizer().decode, {"indices": tables()}),
+    "VQVAE.decode": lambda: (tokenizer().decode, {"indices": tables(), "depth": 1}),
     "VQVAE.reconstruct": lambda: (tokenizer().reconstruct, {"x": images()}),
 }  # fmt: skip
 
@@ -732,12 +732,15 @@ scores = importlib.import_module("companion.pretrained").scores  # the name `pre
 for _kind, (_make, _options) in QUANTIZERS.items():
     GOOD[_kind] = lambda make=_make, options=_options: (make, options())
     for _method, _given in (
-        ("forward", lambda: {"z": latents()}),
+        ("forward", lambda: {"z": latents(), "mask": torch.ones(40, 2, 2, dtype=torch.bool)}),
         ("encode", lambda: {"z": latents()}),
         ("decode", lambda: {"indices": tables(3, (2, 2)), "depth": 1}),
     ):
         if _kind == "ResidualQuantizer" and _method == "decode":
             GOOD[f"{_kind}.decode"] = lambda: (residual().decode, {"indices": tables(3, (2, 2, 2)), "depth": 1})
+            continue
+        if _kind == "ResidualQuantizer" and _method == "forward":  # its dropout takes no mask
+            GOOD[f"{_kind}.forward"] = lambda given=_given: (residual(), given())
             continue
         GOOD[f"{_kind}.{_method}"] = lambda make=_make, options=_options, method=_method, given=_given: (
             getattr(make(**options()), method) if method != "forward" else make(**options()),

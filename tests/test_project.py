@@ -413,7 +413,7 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train, sound, video, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
@@ -426,6 +426,15 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
     companion.check_identity(names["model"], names["prior"])
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
+    exec(sound, names)
+    assert names["codes"].shape == (32, 64, 4)
+    assert names["coarse"].shape == (32, 1, 1024)
+    assert names["sounds"].shape == (2, 1, 1024)
+    assert names["loss"].isfinite()
+    exec(video, names)
+    assert names["codes"].shape == (16, 4, 4, 4)
+    assert names["clips"].shape == (2, 3, 4, 16, 16)
+    assert names["loss"].isfinite()
 
 
 def test_the_readmes_script_goes_from_a_folder_of_pictures_to_new_ones(

@@ -100,7 +100,8 @@ def quantize(make: Callable[[], quantizers.Quantizer], device: torch.device) -> 
     quantizer.eval()
     indices = quantizer.encode(z)
     learnt = list(quantizer.state_dict().values())
-    return [*fields(out), z.grad, again, *fields(quantizer(z)), indices, quantizer.decode(indices), learnt]
+    masked = fields(quantizer(z, mask=(torch.arange(2) < torch.tensor([[1], [2], [0]])).expand(5, 3, 2).to(device)))
+    return [*fields(out), z.grad, again, *fields(quantizer(z)), indices, quantizer.decode(indices), learnt, masked]
 
 
 for name, make in QUANTIZERS.items():
@@ -153,7 +154,6 @@ case(
 PRIORS = {
     "transformer": lambda **options: TransformerPrior(7, (2, 3), dim=8, heads=2, layers=2, dropout=0.2, **options),
     "over stacks": lambda **options: RQTransformer(7, (2, 2, 3), dim=8, heads=2, layers=1, **options),
-    "over stacks in a row": lambda **options: RQTransformer(7, (4, 2), dim=8, heads=2, layers=1, **options),
     "mamba": lambda **options: MambaPrior(7, (2, 3), dim=8, state=3, head_dim=4, layers=2, **options),
     "convolutions": lambda **options: PixelCNN(7, (3, 2), dim=8, layers=2, **options),
 }
