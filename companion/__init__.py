@@ -22,6 +22,7 @@ from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.diagnosis import Diagnosis, Finding, diagnose
+from companion.evaluation import RatePoint, Scores, classical_codecs, evaluate_tokenizer
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
@@ -64,9 +65,11 @@ __all__ = [
     "PixelCNN",
     "ProjectedQuantizer",
     "RQTransformer",
+    "RatePoint",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualQuantizer",
+    "Scores",
     "TransformerPrior",
     "VAEOutput",
     "VQVAEOutput",
@@ -77,9 +80,11 @@ __all__ = [
     "augment",
     "backbones",
     "check_identity",
+    "classical_codecs",
     "classifier",
     "data",
     "diagnose",
+    "evaluate_tokenizer",
     "fit",
     "identity",
     "likelihoods",

@@ -276,7 +276,7 @@ ROOMS = (
     *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
-    "diagnosis",
+    *("diagnosis", "evaluation"),
 )
 
 
