@@ -278,7 +278,7 @@ ROOMS = (
     *("configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
-    *("diagnosis", "commands", "__main__"),
+    *("diagnosis", "evaluation", "commands", "__main__"),
 )
 
 
