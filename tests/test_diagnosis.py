@@ -3,8 +3,10 @@
 import copy
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 import companion
 from companion import VQVAE, EMAVectorQuantizer, VectorQuantizer, diagnose
+from companion.diagnosis import Look
 from companion.diagnosis.remedies import MEANING_AND_REPAIR
 
 TEST = companion.data.load("glyphs", "test", size=300)
@@ -181,6 +184,13 @@ def test_a_report_says_what_was_found_and_what_was_looked_at() -> None:
     healthy = str(diagnose(vqvae(), TEST))
     assert "nothing wrong" in healthy
     assert "   dead codes (quantizer): codes 64, used 64" in healthy
+
+
+def test_a_report_is_printed_where_a_number_is_none() -> None:
+    """Of latents that ran away by orders of magnitude, a share of 0 / 0."""
+    assert "spread nan" in str(
+        replace(diagnose(vqvae(), TEST), looks=(Look("a", "b", {"spread": math.nan}, "c", False),))
+    )
 
 
 def test_a_quantizer_alone_is_looked_at_with_latents() -> None:
