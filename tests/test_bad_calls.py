@@ -268,10 +268,20 @@ def mirrored(x: Tensor) -> Tensor:
     return x.flip(-1)
 
 
+def looked_at(epoch: training.Epoch) -> None:
+    """A caller's function that does nothing."""
+
+
+def learning_once(model: nn.Module) -> None:
+    with quantizers.one_update(model):
+        model(latents())
+
+
 def training_call() -> Good:
     arguments = {
         "model": auto(), "train": small_set(), "epochs": 1, "batch_size": 4, "lr": 1e-3, "validation": small_set(),
         "objective": loss_of, "augment": mirrored, "optimizer": adam, "seed": 0, "precision": "no",
+        "schedule": training.WarmupCosine(), "clip": 1.0, "accumulate": 2, "average": 0.9, "after_epoch": looked_at,
         "run": Path(tempfile.mkdtemp(dir=SCRATCH.name)), "save_every": 1, "device": "cpu", "progress": False,
     }  # fmt: skip
     return companion.fit, arguments
@@ -458,6 +468,13 @@ GOOD: dict[str, Callable[[], Good]] = {
         codes.tokenize,
         {"tokenizer": tokenizer(), "images": small_set(), "batch_size": 5, "progress": False},
     ),
+    "diagnosis.diagnose": lambda: (
+        companion.diagnose,
+        {
+            "model": tokenizer(), "data": small_set(), "prior": prior(), "most": 5, "batch_size": 3, "samples": 2,
+            "seed": 1,
+        },
+    ),
     "CodeSet": lambda: (CodeSet, {"codes": tables(), "labels": labels(), "num_codes": 5, "tokenizer": "abc"}),
     "CodeSet.batch": lambda: (code_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "CodeSet.to": lambda: (code_set().to, {"device": "cpu"}),
@@ -465,7 +482,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     "CodeSet.load": lambda: (CodeSet.load, {"path": written("codes")}),
     "data.load": lambda: (
         data.load,
-        {"name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "root": SCRATCH.name},
+        {
+            "name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "fit": "crop",
+            "background": "white", "unreadable": "raise", "cache": None, "root": SCRATCH.name,
+        },
     ),
     "ImageSet": lambda: (
         data.ImageSet,
@@ -475,6 +495,7 @@ GOOD: dict[str, Callable[[], Good]] = {
         },
     ),
     "ImageSet.to": lambda: (small_set().to, {"device": "cpu"}),
+    "ImageSet.digests": lambda: (small_set().digests, {}),
     "ImageSet.subset": lambda: (small_set().subset, {"n": 2}),
     "ImageSet.batch": lambda: (small_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "Gaussian": lambda: (likelihoods.Gaussian, {"scale": 0.1, "binned": True, "learn_scale": False}),
@@ -636,6 +657,7 @@ GOOD: dict[str, Callable[[], Good]] = {
         {"codebook": vectors(5), "counts": torch.ones(5)},
     ),
     "quantizers.nearest_code": lambda: (quantizers.nearest_code, {"z": vectors(), "codebook": vectors(5)}),
+    "quantizers.one_update": lambda: (learning_once, {"model": ema()}),
     "quantizers.vq_losses": lambda: (quantizers.vq_losses, {"z": vectors(), "z_q": vectors()}),
     "quantizers.rate_bits": lambda: (
         quantizers.rate_bits,
@@ -651,6 +673,11 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "training.train_step": train_step_call,
     "training.fit": training_call,
+    "WarmupCosine": lambda: (training.WarmupCosine, {"warmup": 2, "floor": 0.1}),
+    "EarlyStopping": lambda: (
+        training.EarlyStopping,
+        {"column": "validation_loss", "patience": 2, "smallest_change": 0.1, "maximize": False},
+    ),
     "History.plot": lambda: (history().plot, {"term": "loss", "width": 2.0, "height": 1.0}),
     "vae.reparameterize": lambda: (
         vae.reparameterize,
@@ -777,8 +804,9 @@ for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentTok
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "History", "MambaState", "PriorOutput",
-        "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Epoch", "Finding", "History",
+        "Look", "MambaState", "PriorOutput", "ProjectedQuantized", "Quantized", "ResidualQuantized",
+        "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -996,6 +1024,11 @@ RIGHT_THERE: dict[str, set[str]] = {
     "ImageSet.images": {"negative", "huge", "uint8"},
     # any whole number is a seed
     "training.fit.seed": {"huge", "vast"},
+    # training may be longer than that, and have as much patience
+    "WarmupCosine.warmup": {"zero", "huge", "vast"},
+    "EarlyStopping.patience": {"huge", "vast"},
+    "EarlyStopping.column": {"other"},
+    "diagnosis.diagnose.seed": {"huge"},
     "EMAVectorQuantizer.seed": {"huge", "vast"},
     "quantizers.k_means.seed": {"huge", "vast"},
     "quantizers.k_means.stream": {"huge", "vast", "zero"},

@@ -108,6 +108,19 @@ for name, make in QUANTIZERS.items():
     case(f"quantizer, {name}", lambda device, make=make: quantize(make, device), type(make()))
 
 
+def in_parts(device: torch.device) -> Any:
+    """A batch in two parts, for a stack whose results hold others."""
+    quantizer = ResidualQuantizer([EMAVectorQuantizer(6, 4) for _ in range(2)]).to(device)
+    z = torch.randn(8, 4, 3, 2).to(device)
+    quantizer(z)
+    with quantizers.one_update(quantizer):
+        outs = [quantizer(part).z_q for part in z.split(4)]
+    return [*outs, *quantizer.state_dict().values()]
+
+
+case("quantizers, a batch in parts", in_parts, quantizers.one_update)
+
+
 def around_quantizers(device: torch.device) -> Any:
     z, codebook = torch.randn(20, 3).to(device), torch.randn(5, 3).to(device)
     k = quantizers.nearest_code(z, codebook)
@@ -389,6 +402,26 @@ case(
         classifier.nearest_distances,
     ),
 )
+
+
+def diagnosed(device: torch.device) -> Any:
+    """What is measured of tokenizers that were trained for a step, of their priors, a VAE, and a quantizer alone."""
+    looks: list[Any] = []
+    x = images(device, 12)
+    held = data.ImageSet("noise", "train", (x * 255).byte().cpu(), torch.arange(12) % 2, ("a", "b"))
+    for kind, grid in (("moving", (2, 2)), ("residual, moving", (2, 2, 2))):
+        model = small_vqvae(QUANTIZERS[kind]()).to(device)
+        model(x)
+        prior = TransformerPrior(6, grid, dim=8, layers=1, heads=2, num_classes=2).to(device)
+        looks += companion.diagnose(model, held, prior, batch_size=5, samples=3).looks
+    likelihood = likelihoods.Gaussian()
+    variational = VAE(Encoder(6, hidden=4, image_size=8), Decoder(3, hidden=4, image_size=8), likelihood).to(device)
+    looks += companion.diagnose(variational, x).looks
+    looks += companion.diagnose(QUANTIZERS["learnt"]().to(device), torch.randn(5, 4, 3, 2).to(device)).looks
+    return torch.tensor([value for look in looks for value in look.measured.values()]).to(device)
+
+
+case("a diagnosis", diagnosed, companion.diagnose)
 
 
 case("augmented images", lambda device: Augment(sharpness=1, autocontrast=1)(images(device)), Augment)
