@@ -411,7 +411,7 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train, diagnose, evaluate = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
@@ -424,3 +424,5 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
     companion.check_identity(names["model"], names["prior"])
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
+    exec(diagnose + evaluate, names)
+    assert {point.name for point in names["points"]} == {"VQVAE", "JPEG", "WebP", "PNG"}
