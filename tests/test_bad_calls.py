@@ -54,6 +54,7 @@ from companion import (
     classifier,
     codes,
     data,
+    evaluation,
     likelihoods,
     losses,
     metrics,
@@ -468,6 +469,28 @@ GOOD: dict[str, Callable[[], Good]] = {
         codes.tokenize,
         {"tokenizer": tokenizer(), "images": small_set(), "batch_size": 5, "progress": False},
     ),
+    "diagnosis.diagnose": lambda: (
+        companion.diagnose,
+        {
+            "model": tokenizer(), "data": small_set(), "prior": prior(), "most": 5, "batch_size": 3, "samples": 2,
+            "seed": 1,
+        },
+    ),
+    "evaluation.evaluate_tokenizer": lambda: (
+        companion.evaluate_tokenizer,
+        {
+            "model": tokenizer(), "data": small_set(), "prior": prior(), "features": "glyphs", "variance": 0.5,
+            "most": 5, "batch_size": 3,
+        },
+    ),
+    "evaluation.classical_codecs": lambda: (
+        companion.classical_codecs,
+        {
+            "data": small_set(), "codecs": ["JPEG", "PNG"], "qualities": [50, 90], "variance": 0.5, "most": 5,
+            "tiles": 4,
+        },
+    ),
+    "evaluation.psnr": lambda: (evaluation.psnr, {"mse": 0.01}),
     "CodeSet": lambda: (CodeSet, {"codes": tables(), "labels": labels(), "num_codes": 5, "tokenizer": "abc"}),
     "CodeSet.batch": lambda: (code_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "CodeSet.to": lambda: (code_set().to, {"device": "cpu"}),
@@ -519,6 +542,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "FeatureDistance.forward": lambda: (distance(), {"x_hat": images(), "x": images()}),
     "FeatureDistance.per_image": lambda: (distance().per_image, {"x_hat": images(), "x": images()}),
+    "FeatureDistance.pooled": lambda: (distance().pooled, {"x": images()}),
     "FeatureDistance.train": lambda: (distance().train, {"mode": True}),
     "losses.feature_distance": lambda: (
         losses.feature_distance,
@@ -608,6 +632,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     "plots.draw_cells": lambda: (
         plots.draw_cells,
         {"ax": axes(), "codebook": torch.rand(3, 2), "points": torch.rand(4, 2), "numbers": False, "border": 0.1},
+    ),
+    "plots.rate_distortion": lambda: (
+        plots.rate_distortion,
+        {"curves": {"JPEG": [(1.0, 0.1), (2.0, 0.05)]}, "title": "some", "loss": "distortion"},
     ),
     "plots.draw_gradient_flow": lambda: (
         plots.draw_gradient_flow,
@@ -790,7 +818,8 @@ for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentTok
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Epoch", "History", "MambaState", "PriorOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Epoch", "Finding", "History",
+        "Look", "MambaState", "PriorOutput", "RatePoint", "Scores",
         "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
@@ -1013,6 +1042,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "WarmupCosine.warmup": {"zero", "huge", "vast"},
     "EarlyStopping.patience": {"huge", "vast"},
     "EarlyStopping.column": {"other"},
+    "diagnosis.diagnose.seed": {"huge"},
     "EMAVectorQuantizer.seed": {"huge", "vast"},
     "quantizers.k_means.seed": {"huge", "vast"},
     "quantizers.k_means.stream": {"huge", "vast", "zero"},
@@ -1069,6 +1099,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "Picture.alt": {"other"},
     "plots.show.alt": {"other"},
     "*.title": {"other"},
+    "plots.rate_distortion.loss": {"other"},
     "*.tokenizer": {"other"},
     "ImageSet.name": {"other"},
     "ImageSet.split": {"other"},

@@ -277,7 +277,7 @@ ROOMS = (
     *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
-    *("commands", "__main__"),
+    *("diagnosis", "evaluation", "commands", "__main__"),
 )
 
 
