@@ -144,7 +144,7 @@ class _WritesIntoZ(VectorQuantizer):
 
 
 class _LatentsDetached(VectorQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         return super().forward(z.detach())
 
 
