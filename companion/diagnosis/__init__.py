@@ -218,8 +218,8 @@ def _looks(
     if not isinstance(model, Quantizer):
         yield rules.of_range(seen.pictures.least, seen.pictures.most, seen.pictures.variance)
     if quantizer is not None:
-        yield from rules.of_codes(seen, quantizer)
         yield from rules.of_searches(seen)
+        yield from rules.of_codes(seen, quantizer)
         yield from rules.of_depths(seen, quantizer)
     if isinstance(model, VAE):
         yield rules.of_posterior(seen)
