@@ -17,6 +17,7 @@ from companion.quantizers import Quantized, VectorQuantizer, nearest_code, strai
 def cases() -> Sequence[Case]:
     g = torch.Generator().manual_seed(33)
     turned = torch.randn(2, 5, 4, 3, generator=g).transpose(1, 3)
+    far = 0.5 * torch.randn(2, 3, 4, generator=g) + 3000
     z = {0: "z"}
     return [
         Case("a grid of latents, 2×3×4×5", (torch.randn(2, 3, 4, 5, generator=g),), {"num_codes": 7, "dim": 3}, z),
@@ -35,12 +36,16 @@ def cases() -> Sequence[Case]:
             seed=2,
         ),
         Case("one image, not contiguous in memory", (turned[:1],), {"num_codes": 6, "dim": 3}, z, seed=3),
+        Case("latents and codes far from the origin", (far,), {"num_codes": 5, "dim": 3}, z, seed=4),
     ]
 
 
 def run(implementation: Any, case: Case) -> Observed:
     """The fields of the result; of z_q and each loss also where the gradient goes."""
-    quantizer, seen = built_alike(implementation, VectorQuantizer, case)
+    place = case.arguments[0].mean().round(decimals=-2)  # the codes lie where the latents lie
+    quantizer, seen = built_alike(
+        implementation, VectorQuantizer, case, lambda own: {n: w + place for n, w in own.items()}
+    )
     z = case.arguments[0].detach().clone().requires_grad_()
     result = quantizer(z)
     if not isinstance(result, Quantized):
@@ -127,6 +132,11 @@ class _WritesIntoZ(VectorQuantizer):
         right = super().forward(z)
         z.data.copy_(right.z_q)
         return replace(right, z_q=z)
+
+
+class _LatentsDetached(VectorQuantizer):
+    def forward(self, z: Tensor) -> Any:
+        return super().forward(z.detach())
 
 
 def _cut_across(z: Tensor) -> Tensor:
@@ -340,6 +350,27 @@ MISTAKES = (
         "the indices transposed",
         _variant(positions=lambda indices, z: _positions(indices, z).mT if z.ndim == 4 else _positions(indices, z)),
         "height and width of indices are exchanged. The rows came in the order (B, *spatial): reshape gives that back.",
+    ),
+    Mistake(
+        "search not centred",
+        _variant(search=lambda z, codebook: (codebook.square().sum(1) - 2 * z @ codebook.T).argmin(1)),
+        "the search is right near the origin only: use nearest_code, which centres first.",
+    ),
+    Mistake(
+        "loss detached",
+        _variant(weigh=lambda codebook, commitment, beta: (codebook + beta * commitment).detach()),
+        "loss is detached, and nothing learns from it.",
+    ),
+    Mistake(
+        "no stop-gradients in the losses",
+        _variant(losses=lambda z, codes: ((z - codes).square().mean(),) * 2),
+        "nothing is detached in your losses, so each moves both sides: vq_losses has the stop-gradients.",
+    ),
+    Mistake(
+        "latents detached",
+        _LatentsDetached,
+        "z is detached at the start, so the encoder learns nothing. The stop-gradients are inside the losses and "
+        "straight_through.",
     ),
 )
 
