@@ -312,12 +312,6 @@ MISTAKES = (
         )
     ),
     Mistake(
-        "1 − exp",
-        lambda x, m, s: _product(x, m, s, width=lambda t: 1 - torch.exp(t)),
-        "1 − exp(A − B) loses its digits where the bin is narrow beside the scale: e^(A−B) is nearly 1 there. "
-        "−torch.expm1(A − B) keeps them.",
-    ),
-    Mistake(
         "sigmoid(−B)",
         lambda x, m, s: _product(x, m, s, upper=lambda b: functional.logsigmoid(-b)),
         "the first factor is sigmoid(B), what lies below the upper edge. Yours is sigmoid(−B).",

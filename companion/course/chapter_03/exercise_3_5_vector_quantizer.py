@@ -144,7 +144,7 @@ class _WritesIntoZ(VectorQuantizer):
 
 
 class _LatentsDetached(VectorQuantizer):
-    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
+    def forward(self, z: Tensor) -> Any:
         return super().forward(z.detach())
 
 
@@ -359,12 +359,6 @@ MISTAKES = (
         "the indices transposed",
         _variant(positions=lambda indices, z: _positions(indices, z).mT if z.ndim == 4 else _positions(indices, z)),
         "height and width of indices are exchanged. The rows came in the order (B, *spatial): reshape gives that back.",
-    ),
-    Mistake(
-        "only up to rounding",
-        _variant(estimate=lambda z, codes: z + (codes - z).detach()),
-        "z_q is the codes only up to rounding: z + (codes − z) is rounded twice. straight_through gives them to the "
-        "bit.",
     ),
     Mistake(
         "search not centred",
