@@ -34,7 +34,6 @@ def cases() -> Sequence[Case]:
         Case("far above the mean, with a small scale", (far, -0.5 * one, -5.0 * one), gradient_of=wanted),
         # The gradient at the mean nearly cancels here, and rounding is as large.
         Case("a scale of e²", (far, 0.5 * one, 2.0 * one), gradient_of={2: "log_scale"}),
-        Case("a scale of e⁶", (far, 0.5 * one, 6.0 * one), gradient_of={2: "log_scale"}),
         Case("a scale of e⁻⁹, one step above the mean", (far, far - 1 / 255, -9.0 * one), gradient_of=wanted),
         Case(
             "x smaller than the shape that the three broadcast to",
