@@ -4,7 +4,7 @@ The wrong versions, which must fail: a value that is read while torch traces, an
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,16 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "mamba": lambda: MambaPrior(5, (3, 4), layers=2, state=4, head_dim=8, **SMALL),
     "pixelcnn": lambda: PixelCNN(5, (3, 4), layers=2, kernel=3, **SMALL),
 }
-every_quantizer = pytest.mark.parametrize("kind", QUANTIZERS)
-every_prior = pytest.mark.parametrize("kind", PRIORS)
+# Tracing takes seconds a kind: `make test` takes those with code of their own, and `make test-full` all.
+ALWAYS = {"vector", "ema with restarts", "finite scalar", "gumbel", "residual ema", "projected", "transformer"}
+
+
+def of_all(kinds: Iterable[str]) -> pytest.MarkDecorator:
+    marks = {True: (), False: pytest.mark.long}
+    return pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks[kind in ALWAYS]) for kind in kinds])
+
+
+every_quantizer, every_prior = of_all(QUANTIZERS), of_all(PRIORS)
 
 
 def quantizer(kind: str) -> Quantizer:
@@ -169,7 +177,7 @@ def test_a_quantizer_is_exported(kind: str) -> None:
         assert_same(exported(model, x)(*more), model(*more))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in QUANTIZERS if kind != "depth dropout"])
+@of_all(kind for kind in QUANTIZERS if kind != "depth dropout")
 def test_a_quantizer_trains_compiled_without_graph_breaks_as_it_trains_otherwise(kind: str) -> None:
     """Gradients, moving averages and restarts of two steps. (Which images depth dropout cuts is in the data.)"""
     ends = []
