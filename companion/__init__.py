@@ -22,6 +22,7 @@ from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.configured import Configured, register
+from companion.hub import from_pretrained, save_pretrained
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
 from companion.quantizers import (
@@ -79,6 +80,7 @@ __all__ = [
     "classifier",
     "data",
     "fit",
+    "from_pretrained",
     "identity",
     "likelihoods",
     "load",
@@ -90,5 +92,6 @@ __all__ = [
     "quantizers",
     "register",
     "save",
+    "save_pretrained",
     "tokenize",
 ]

@@ -116,7 +116,7 @@ def load(
     target = _rebuilt(path, about, tensors) if model is None else unwrapped(model, "model")
     _check_has_numbers(target.state_dict())
     _check_fit(path, tensors, target)
-    if differ := _differences("", about, describe("model", target)):
+    if differ := differences("", about, describe("model", target)):
         raise ValueError(
             f"path: {path} is of a {type(target).__name__} made otherwise: {'; '.join(differ)}. Make the model with "
             "what the file says; its attributes can be changed afterwards"
@@ -387,20 +387,21 @@ class _Blueprint:
         return value
 
 
-def _differences(name: str, there: Any, here: Any) -> list[str]:
-    """Where two descriptions of modules differ; a module without a config is not compared."""
+def differences(name: str, there: Any, here: Any, where: tuple[str, str] = ("the file", "the model")) -> list[str]:
+    """What differs in two descriptions of modules, as lines; a module without a config is not compared."""
     if isinstance(there, dict) and isinstance(here, dict):
         if not isinstance(there.get("config"), dict) or not isinstance(here.get("config"), dict):
             return []
         if there.get("class") != here.get("class"):
-            return [f"{name or 'it'} is a {there.get('class')} in the file and a {here.get('class')} in the model"]
+            kinds = [f"a {one.get('class')} in {place}" for one, place in zip((there, here), where, strict=True)]
+            return [f"{name or 'it'} is {' and '.join(kinds)}"]
         both = [key for key in here["config"] if key in there["config"]]  # an older file knows fewer arguments
         pairs = [(f"{name}.{key}".lstrip("."), there["config"][key], here["config"][key]) for key in both]
     elif isinstance(there, list) and isinstance(here, list) and any(isinstance(one, dict) for one in here):
         pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(there, here, strict=False))]  # of stacks
     else:
-        return [] if there == here else [f"{name} is {there!r} in the file and {here!r} in the model"]
-    return [difference for pair in pairs for difference in _differences(*pair)]
+        return [] if there == here else [f"{name} is {there!r} in {where[0]} and {here!r} in {where[1]}"]
+    return [difference for pair in pairs for difference in differences(*pair, where)]
 
 
 def _check_has_numbers(state: Mapping[str, Any]) -> None:

@@ -178,8 +178,8 @@ for name in candidates:
     )
 
 # %% [markdown]
-# Why does the grey image not score 1 here? Because these are *test* images, and the unit comes from the training images. The fonts of
-# the glyphs' test set are a little thinner, so their pixels vary less:
+# Why does the grey image not score 1 here? Because these are *test* images, and the unit comes from the training images. The glyphs' test
+# set has less ink, and its pixels vary less:
 
 # %%
 print(
@@ -211,9 +211,9 @@ for part, number in results["notebook"].items():  # the last digits are the proc
 # Here is where the course goes, with the simplest parts that do the job. They are poor on purpose: each
 # is replaced by a learnt one in the chapter named below.
 #
-# 1. **Encoder** (chapter 01): cut the image into 7 × 7 patches of 4 × 4 pixels, each a vector $z_e$ of 16 numbers.
-# 2. **Quantizer** (03): keep a *codebook* $e$ of $K = 64$ patches, and replace each vector by the index $k$ of the nearest one. The image is now a 7 ×
-#    7 grid of whole numbers, its **codes**.
+# 1. **Encoder** (learnt in chapter 01): cut the image into 7 × 7 patches of 4 × 4 pixels, each a vector $z_e$ of 16 numbers.
+# 2. **Quantizer** (03): keep a *codebook* $e$ of $K = 64$ patches, here drawn at random from the training images, and replace each vector by the
+#    index $k$ of the nearest one. The image is now a 7 × 7 grid of whole numbers, its **codes**.
 # 3. **Decoder** (01, 04): look the codes up in the codebook and paste the patches back together.
 # 4. **Prior** (07): learn which codes occur, and sample new ones; the decoder turns them into a new image.
 #
@@ -257,8 +257,8 @@ print(
 )
 
 # %% [markdown]
-# The simplest prior there is: at each of the 49 positions, draw a code as often as it occurred *there*, without looking at the
-# other positions.
+# The simplest prior there is: at each of the 49 positions, draw a code with the frequency that it has *there* in the training images, without
+# looking at the other positions.
 
 # %%
 drawn = torch.randint(len(codes), (8, *codes.shape[1:]), generator=generator)
@@ -282,7 +282,7 @@ plots.show(
     ),
     alt="Three rows of eight images: original digits, their rebuilt versions made of "
     "coarse patches but readable, and samples of the simplest prior, which are "
-    "strokes that do not form digits.",
+    "strokes that seldom form a digit.",
 )
 
 # %%
@@ -294,7 +294,7 @@ session.expect("patches_distortion", mse(rebuilt, grey).item() / variance)
 # next one falls 99 times out of 100, if such numbers follow a normal distribution. From so few runs that is a rough guide, and a chapter prints a dozen
 # of these lines. So do not worry when a number lies outside once. If it does so again with another seed (`COMPANION_SEED=1`), look for a mistake.
 #
-# Most of the rebuilt digits can be read, although each is described by 294 bits instead of 6,272. The samples cannot be read: the strokes are right,
+# Most of the rebuilt digits can be read, although each is described by 294 bits instead of 6,272. Few of the samples can be read: the strokes are right,
 # one by one, but each position ignores its neighbours. Chapters 01 to 06 make the upper road better, and chapters 07 and 08 the lower one. [Chapter
 # 09](09_sharper_pictures.ipynb) makes the pictures sharper, and [chapter 10](10_backbones.ipynb) tries other networks as encoder and decoder.
 #
@@ -321,7 +321,7 @@ plots.show(
 )
 
 # %% [markdown]
-# That is one digit. Over all test images, beside the mean image and the explorer's blur:
+# That is one digit. Over all test images, beside the mean image and the explorer's blur (a Gaussian of 2 pixels standard deviation):
 
 # %%
 answers = {
@@ -334,8 +334,8 @@ for name, answer in answers.items():
     print(f"{name:<22} distortion {mse(answer, x_test).item() / variance:.2f}")
 
 # %% [markdown]
-# Two pixels to the right cost more than answering with the mean image. A blur of width 2, which you notice at once, costs less than one pixel does. The
-# squared error compares pixels at the same position and knows nothing of shapes.
+# On average, two pixels to the right cost more than answering with the mean image. A blur of width 2, which you notice at once, costs less than one
+# pixel does. The squared error compares pixels at the same position and knows nothing of shapes.
 #
 # ## What breaks, and why
 # **Bytes wrap around.** The images are stored as bytes. Subtract two bytes and the result is a byte again: −1 becomes 255.
@@ -362,14 +362,15 @@ except ValueError as error:
 # ## Where the course comes from, and what it tests
 # The course grew out of five student reports and blog posts, on the VQ-VAE, its gradients, residual quantisation, the prior and the networks around the
 # codes. The chapters call them the **source reports**. They explain the models well. Like most reports, they also say what makes the models work, often
-# without a test: larger codebooks help only a little, a discriminator makes pictures sharp. Such sentences are passed on from text to text, and some of
+# without a test: larger codebooks help only a little, a discriminator (a second
+# network that judges the pictures) makes them sharp. Such sentences are passed on from text to text, and some of
 # them are wrong.
 #
 # So the course tests them. For each sentence we wrote down what to compare, and how large a difference would matter, before the experiments on real
 # images ran (the page says where it was later). We trained with several seeds and looked at the 95 % interval of the difference. The sentence **holds**
-# if the whole interval lies beyond that size. The difference is **smaller than claimed** if the interval lies wholly below it, and **the opposite** is
-# true if it lies on the other side of zero. Otherwise the sentence is **undecided**, which is common with few seeds. Networks and trainings are smaller
-# than in the reports, so a verdict says what holds *here*.
+# if the whole interval lies beyond that size. The difference is **smaller than claimed** if the interval lies wholly below it. If the interval even
+# lies wholly on the other side of zero, **the opposite** is true. Otherwise the sentence is **undecided**, which is common with few seeds. Networks and
+# trainings are smaller than in the reports, so a verdict says what holds *here*.
 #
 # A chapter shows such a test where you learn something from it, sometimes in a box "Often written, not so". More stands in its **study**, where it has
 # one: a notebook with a b in its name (02b beside 02), with sweeps and derivations that the next chapter does not need. All tests, with

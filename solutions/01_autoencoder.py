@@ -139,8 +139,8 @@ for layer in range(3):
 print(f"after layer 3: {s} × {s}")
 
 # %% [markdown]
-# Two layers halve 28 twice, to 7. A third would give 4. On the way back a layer that doubles makes 8 of that, not 7, so it would need other settings
-# than the others (the last question of this chapter). So the encoder has two strided layers.
+# Two layers halve 28 twice, to 7. A third would give 4. On the way back a layer that doubles makes 8 of that, not 7: it would need other settings
+# than the rest (the last question of this chapter). We therefore take two strided layers.
 #
 # ## Build: the encoder
 # Step by step, with the shapes:
@@ -160,7 +160,8 @@ z = nn.Linear(64 * 7 * 7, 2)(h)
 print("latent z:    ", tuple(z.shape))
 
 # %% [markdown]
-# 784 pixels became 14 × 14 positions with 32 numbers each, then 7 × 7 with 64, then 2 numbers. The nonlinearity (ReLU)
+# 784 pixels became 14 × 14 positions with 32 numbers each, then 7 × 7 with 64, then 2 numbers. Only the last layer squeezes: the others give more
+# numbers than the image has. The nonlinearity (ReLU)
 # stands after each convolution, and none after the linear layer: a latent may be any real number.
 #
 # ### Exercise 1.2 · the encoder  (easy, 10 minutes)
@@ -266,7 +267,7 @@ def new_autoencoder(d: int) -> Autoencoder:
 # 1. run the model and get the loss,
 # 2. clear the gradients of the step before,
 # 3. `backward()`: compute the gradient of the loss at every weight,
-# 4. let the optimizer move the weights a little against it.
+# 4. let the optimizer move the weights a little against the gradient.
 #
 # ### Exercise 1.3 · one training step  (easy, 5 minutes)
 # `model(x)` gives a result whose `.loss` is to be minimised. Return the loss **detached**, so that nobody who keeps
@@ -399,8 +400,8 @@ plots.show(
 )
 
 # %% [markdown]
-# At first the validation loss lies *below* the training loss. The two are not measured alike: the training loss is an average over the whole epoch,
-# from its worst step to its best, and the validation loss is taken at the end.
+# At first the validation loss (that of the test images) lies *below* the training loss. The two are not measured alike: the training loss is an average
+# over the whole epoch, from its worst step to its best, and the validation loss is taken at the end of the epoch.
 #
 # **PCA** is the best *linear* autoencoder: project each image onto the $d$ directions in which the training images vary most, and project back. No
 # training loop is needed. With the pixels of an image as a row of $F$ numbers:
@@ -497,7 +498,8 @@ plots.show(
 # first of the further experiments).
 #
 # ## The latent plane
-# With $d = 2$ every image is a point that can be drawn. The model was never told a class, and yet:
+# With $d = 2$ every image is a point that can be drawn. (The black frame is the part over which the decoder draws its grid on the right.) The model was
+# never told a class, and yet:
 
 # %% tags=["hide-input", "cover"]
 with torch.no_grad():
@@ -595,9 +597,9 @@ plots.show(
 # (To draw from a mixture is to choose one of the 30 by its weight, and then to draw from that one. To draw from a Gaussian with covariance $\Sigma$,
 # multiply standard normal numbers by a matrix $L$ with $L L^\top = \Sigma$, which the Cholesky decomposition gives.)
 #
-# And a yardstick: how far is each new image from the *nearest training image*, in units of distortion? Decoded images are a little blurred, and a
-# blurred image lies nearer to others: below, held-out images come nearer by being rebuilt. So the fair comparison is with held-out images *after* they
-# went through the same autoencoder.
+# And a yardstick: how far is each new image from the *nearest training image*, in units of distortion? The decoder itself brings
+# images nearer: below, held-out images come nearer by being rebuilt. So the fair comparison is with held-out images *after* they went through the same
+# autoencoder.
 
 # %%
 n = min(1000, len(test))
@@ -656,7 +658,7 @@ plots.show(
 # %% [markdown]
 # $\mathcal{N}(0, I)$ misses the latents, which have another mean, other spreads and correlations. What it decodes to is on average farther from any
 # training image than a black picture is. One Gaussian has the right mean and covariance, and still many of its pictures are broken: it is one cloud,
-# while the latents lie in clumps (you saw them in the plane). A mixture can follow the clumps, and its pictures are as near to training images as
+# while the latents lie in clumps (as you saw them in the plane of $d = 2$). A mixture can follow the clumps, and its pictures are as near to training images as
 # rebuilt real ones are.
 #
 # **Often written, not so.** "Autoencoders cannot generate new samples because their latent space is unstructured", says one of the [source
@@ -854,13 +856,13 @@ for d, model in models.items():
 #    be put after the encoder and its inverse before the decoder.
 # 2. With kernel $m$, padding $p$ and output padding $o$ the result has $(4 - 1) \cdot 2 - 2p + m + o = 6 + m + o - 2p$ pixels. For 7 without output
 #    padding: kernel 3 with padding 1, kernel 5 with padding 2, and so on. These kernels are odd and so have the uneven cover shown above. With $o = 1$:
-#    kernel 4 with padding 2, and its cover is even, as the stride divides the kernel.
+#    kernel 2 with padding 1, kernel 4 with padding 2, and so on, and their cover is even, as the stride divides the kernel.
 # </details>
 # <!-- ### END SOLUTION -->
 #
 # ## Summary
 # * An encoder of strided convolutions squeezes an image into d numbers, a decoder of transposed convolutions rebuilds it, and the MSE trains both.
-# * With few numbers the learnt bottleneck loses less than PCA; with 64, after these few epochs, the two are close.
+# * With few numbers the learnt bottleneck loses less than PCA with as many; with 64, after these few epochs, the two are close.
 # * What the bottleneck does not hold, the squared error makes the decoder average.
 # * The decoder makes good images of points where the training latents lie. Drawing from $\mathcal{N}(0, I)$ misses them; drawing
 #   from a mixture fitted to them mostly does not. Chapter 02 makes the latents follow a known density from the start.

@@ -5,7 +5,7 @@
 # *beforehand* where the latents will lie, so that anyone can draw a new one and decode it? You derive the loss that does this, term by term, and end with
 # this map:
 #
-# ![Left: the latent plane of a variational autoencoder with the training images as points inside the circles of a standard normal distribution. Right: the decoder on a grid of equally probable points.](../chapters/pictures/02_vae.png)
+# ![Left: the latent plane of a variational autoencoder with the training images as points inside the circles of a standard normal distribution. Right: the decoder on a grid of points with the same share of the prior between neighbours.](../chapters/pictures/02_vae.png)
 #
 # **Afterwards you can** derive the evidence lower bound and say what it lacks; write a variational autoencoder; make new images with it, and say with two
 # numbers what is wrong with them.
@@ -65,7 +65,7 @@ pixels = x_train[0].numel()
 # $e \approx 2.7$ times as probable.
 #
 # Let us do it once where everything can be computed. The image has a single pixel, $x = 2$, the latent is a single number, and the likelihood is
-# $\mathcal N(e^z, 0.5^2)$. Then the integral is a sum over a fine grid:
+# $\mathcal N(e^z, 0.5^2)$, as if the decoder were the function $e^z$. Then the integral is a sum over a fine grid:
 
 
 # %%
@@ -125,7 +125,7 @@ plots.show(
 # $$\mathrm{KL}(q \,\|\, p) = \mathbb{E}_{q}\left[\log \frac{q(z)}{p(z)}\right].$$
 #
 # It is zero if the two are the same. It is never negative, and the proof takes one line. The curve of the logarithm lies below its tangent at 1, so
-# $\log u \le u - 1$ for every $u$, and therefore
+# $\log u \le u - 1$ for every $u > 0$, and therefore
 #
 # $$
 # -\mathrm{KL}(q \,\|\, p) = \mathbb{E}_{q}\left[\log \frac{p(z)}{q(z)}\right] \le \mathbb{E}_{q}\left[\frac{p(z)}{q(z)} - 1\right]
@@ -196,7 +196,7 @@ for mean, scale in ((0.0, 1.0), (0.0, 0.3), (0.5, 0.3)):
 # ## Build: a draw that lets the gradient pass
 # Let $q(z \mid x)$ be normal, with independent latent numbers: for each, the encoder gives a mean $\mu$ and a *log-variance* $\log \sigma^2$, which may be
 # any real number. We need the gradient of the reconstruction term, a mean over $z \sim \mathcal N(\mu, \sigma^2)$, with respect to $\mu$ and
-# $\log\sigma^2$. But a drawn number has none:
+# $\log\sigma^2$. But a number that was merely drawn carries no gradient:
 
 # %% tags=["nbval-check-output"]
 mean = torch.tensor([0.5], requires_grad=True)
@@ -247,7 +247,7 @@ print(
 print(f"score function      {score.mean():.3f}, single draws scatter by {score.std():.2f}")
 
 # %% [markdown]
-# So the score function needs nine times as many draws.
+# The score function scatters three times as much, so it needs nine times as many draws for the same precision.
 #
 # ## Build: the KL term
 # $q(z \mid x)$ and the prior are normal, so their KL has a closed form. For one latent number, with $z = \mu + \sigma\varepsilon$:
@@ -316,7 +316,7 @@ elbo = check(elbo)
 # $$\log p(x \mid z) = -\frac{\lVert x - \hat x \rVert^2}{2\sigma_x^2} - n\log\sigma_x - \tfrac n2\log 2\pi \qquad (n \text{ pixels}).$$
 #
 # Look at the first term: $2\sigma_x^2$ units of squared error are worth one nat. So $\sigma_x$ is the *exchange rate* between the two terms of the ELBO.
-# What is the error of a decoder worth that always answers with the mean image?
+# How many nats is the error of the mean image worth?
 
 # %%
 unexplained = (x_test - x_train.mean(0)).square().flatten(1).sum(1).mean()
@@ -470,8 +470,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Now the map. On the left each training image is a point, at the mean of its $q(z \mid x)$. On the right the decoder draws 14 × 14 points, with the same share
-# of the prior between any two neighbouring rows or columns.
+# Now the map. On the left each training image is a point, at the mean of its $q(z \mid x)$; the circles hold 50 % and 95 % of the prior. On the right the
+# decoder draws 14 × 14 points, with the same share of the prior between any two neighbouring rows or columns.
 
 # %% tags=["hide-input", "cover"]
 with torch.no_grad():
@@ -496,13 +496,13 @@ for radius, share in (
 left.set(
     xlabel="$z_1$",
     ylabel="$z_2$",
-    title="The latents fill the prior's circles",
+    title="Most latents lie in the prior's circles",
     xlim=(-3.5, 3.5),
     ylim=(-3.5, 3.5),
     aspect="equal",
 )
 plots.draw_image(right, sheet)
-right.set_title("The decoder on equally probable points")
+right.set_title("The decoder, at even shares of the prior")
 plots.show(
     fig,
     alt="Left: the latent plane with every training image as a point at its posterior mean,"
@@ -612,7 +612,7 @@ for name, values in edges.items():
     print(line)
 
 # %% [markdown]
-# Compare with your first guess. Both models lose about 40 of 100 units of edge energy, and both intervals contain zero. Whether $z$ is drawn or not makes no
+# Compare with your first guess. In all three rows about 40 % of the edge energy is lost, and both intervals contain zero. Whether $z$ is drawn or not makes no
 # difference you could see.
 #
 # One often reads that a VAE's reconstructions are blurry *because* its latents are drawn. Not with $\sigma_x$ near 0.1: the autoencoder, which draws nothing,
@@ -713,7 +713,7 @@ print(f"σ_x of the VAE with d = 16: {vae_16.likelihood.scale.item():.3f}")
 # * From $\mathcal N(0, I)$ the images are much blurrier than reconstructions, or fainter. One Gaussian with the right mean and covariance brings the edges
 #   back. So this *blur* was a misfit of mean and covariance.
 # * The images from that Gaussian are still as far from training images as a black one. The mixture, which can leave the gaps between clumps of latents empty,
-#   mends that too. So the rest of the fault was *broken shapes*, from draws that fall into gaps.
+#   mends that too. So the rest of the fault was *broken shapes*, most likely from draws that fall into gaps.
 #
 # The decoder was the same in all four rows: what was wrong was where we drew. There are two cures. Make the KL more expensive, by a larger $\sigma_x$, and
 # pay with details ([study 02b](02b_likelihoods_and_collapse.ipynb) does this until the latents collapse). Or learn the prior afterwards, as the mixture did,
@@ -858,8 +858,8 @@ print(f"a right model, same steps:   {reference.elbo:9.1f} nats")
 # What the model reports is no bound at all, and yet it looks like a right model's.
 #
 # **One noise for the whole batch**, `torch.randn(d)` in place of `torch.randn(B, d)`: broadcasting hides it. Each image still sees the right distribution, so
-# the gradient is right on average. But the images of a batch err together. If they erred equally, the variance would grow by a factor of the batch size. Over
-# 40 draws:
+# the gradient is right on average. But the images of a batch err together. If they erred equally, the variance would grow by a factor of the batch size (128
+# in `quick`). Over 40 draws:
 
 # %%
 x = x_train[: settings.batch_size]
@@ -881,8 +881,8 @@ print(f"one noise for all is {ratio:.0f} times as noisy")
 # ## Pen and paper
 # 1. The gap of the ELBO is $\mathrm{KL}(q \,\|\, p(z \mid x))$. For a decoder that ignores $z$, $p(x \mid z) = p(x)$: what is the posterior, what is the best
 #    $q$, and what is the gap? Why is that not good news?
-# 2. Weight the KL term, as β-VAE does: $-\log p(x \mid z) + \beta_{\mathrm{KL}} \cdot \mathrm{KL}$. A Gaussian likelihood has the scale $\sigma_x$. With which
-#    other scale does $\beta_{\mathrm{KL}} = 1$ have the same minimum?
+# 2. Weight the KL term, as β-VAE does: $-\log p(x \mid z) + \beta_{\mathrm{KL}} \cdot \mathrm{KL}$. A Gaussian likelihood has the fixed scale
+#    $\sigma_x$. With which other fixed scale does $\beta_{\mathrm{KL}} = 1$ have the same minimum?
 #
 # <!-- ### BEGIN SOLUTION -->
 # <details><summary>Answers</summary>
@@ -898,8 +898,8 @@ print(f"one noise for all is {ratio:.0f} times as noisy")
 # * A KL divergence is never negative. The ELBO is reconstruction minus KL, and it lacks exactly the KL from $q(z \mid x)$ to the posterior.
 # * The noise is an input (reparameterisation), the KL has a closed form, and both terms are nats per image: sums within an image, a mean over the batch.
 # * $\sigma_x$ is the exchange rate between squared error and nats.
-# * With $\sigma_x$ near 0.1, reconstructions are as blurry as an autoencoder's. New images are blurrier: $\mathcal N(0, I)$ is not where the latents lie, and a
-#   density fitted to them mends much of it.
+# * With $\sigma_x$ near 0.1, reconstructions are about as blurry as an autoencoder's. New images from sixteen numbers are blurrier: $\mathcal N(0, I)$ is not
+#   where the latents lie, and a density fitted to them mends much of it.
 #
 # **Further experiments.** Train the plane with $\sigma_x = 0.1$, then with 1: do the points still fill the circles? Fit the mixture with 5 and with 100
 # Gaussians: which of the two numbers moves?

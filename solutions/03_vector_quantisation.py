@@ -222,9 +222,8 @@ nearest_code = check(nearest_code)
 # 1. codes fixed: each latent chooses its nearest code;
 # 2. choices fixed: each code moves to the **mean** of the latents that chose it.
 #
-# Neither step can raise $J$.
-#
-# Why the mean? Look at the gradient. If $n_k$ latents with the mean $m_k$ chose code $k$, then
+# Neither step can raise $J$: nothing has a smaller sum of squared distances than the mean (chapter 00, pen and paper). The gradient says so, too.
+# If $n_k$ latents with the mean $m_k$ chose code $k$, then
 #
 # $$\frac{\partial J}{\partial e_k} = \sum_{i:\,k(i)=k} 2\,(e_k - z_i) = 2\, n_k\,(e_k - m_k),$$
 #
@@ -301,14 +300,14 @@ plots.show(
 )
 
 # %% [markdown]
-# The *smallest distance* is continuous. *Which* code is nearest jumps. The staircase has to be climbed, and its slope says nothing: we have to put something else in
-# the place of its gradient. The tool for that comes first.
+# The *smallest distance* is continuous. The *index* of the nearest code jumps. The encoder has to learn to climb this staircase, whose slope is 0: we have to
+# put something else in the place of its gradient. The tool for that comes first.
 #
 # ## The stop-gradient
 # $\mathrm{sg}[u]$, the **stop-gradient**, has the value of $u$, and for the gradient it is a constant. In PyTorch it is `u.detach()`.
 #
-# It looks harmless. What does it do to a loss? Take $r = y - \theta x + \mathrm{sg}[\theta^2 x]$ and the loss $L = \|r\|^2$. The bracket counts as a constant,
-# so $\partial r/\partial\theta = -x$, and
+# It looks harmless. What does it do to a loss? An example without codes: take vectors $x$, $y$, a number $\theta$,
+# $r = y - \theta x + \mathrm{sg}[\theta^2 x]$ and the loss $L = \|r\|^2$. The bracket counts as a constant, so $\partial r/\partial\theta = -x$, and
 #
 # $$\frac{\partial L}{\partial\theta} = -2\, x\cdot r .$$
 #
@@ -334,7 +333,7 @@ for value in (0.0, 0.5, 1.0):
 
 # %% [markdown]
 # At θ = 1 the two gradients have opposite signs. The true minimum of $L$ is at θ = ½. But $-2\,x\cdot r$ is negative for every θ, so a descent with the
-# stop-gradient never stops there:
+# stop-gradient never stops:
 
 # %%
 theta = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
@@ -808,11 +807,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Most patches are black and share one code. (The 49 in the last title are 7 × 7 positions.)
+# About two thirds of the patches share one code, that of black. (The 49 in the last title are 7 × 7 positions.)
 #
 # ### Is that good?
-# What could K codes do at best? Here each code stands for one patch in the end, whatever encoder and decoder do. So k-means on the patches themselves, with no
-# network in between, is a fair measure. Beside it: the same model with latents of 8 numbers, and with wider networks.
+# What could K codes do at best? Here each code stands for one patch in the end, whatever encoder and decoder do. So k-means on the training patches
+# themselves, with no network in between, is a fair measure. Beside it: the same model with latents of 8 numbers, and with wider networks.
 
 
 # %%
@@ -851,10 +850,11 @@ for D in sweep.settings("dim"):
     print(f"the networks of chapter 04, 64 codes, D = {D:<3} distortion {value:.3f}")
 
 # %% [markdown]
-# The plane costs a lot: with 8 numbers the small networks lose far less. Four times as wide, they lay out the patches on a sheet better, but they gain with 8
-# numbers too. (Over three seeds, in [study 03b](03b_past_the_argmin.ipynb), the price of the plane falls with the width.) And the networks of
-# [chapter 04](04_vq_vae.ipynb), which are deeper and see beyond the patch, lose *least* with D = 2, and beat k-means on patches. So D alone does not decide. We
-# stay in the plane because it can be drawn, and here is the picture promised at the top:
+# The plane costs a lot: with 8 numbers the small networks lose far less. Four times as wide, they lose less in the plane, but with 8 numbers
+# too. (Over three seeds, in [study 03b](03b_past_the_argmin.ipynb), the price of the plane falls with the width.) And the networks of
+# [chapter 04](04_vq_vae.ipynb), which are deeper and see beyond the patch, lose *least* with D = 2, and less than k-means on patches. (They saw 10,000 training
+# images, more than here.) So D alone does not decide. We stay in the plane because it can be drawn, and here is the picture promised
+# at the top:
 
 # %% tags=["hide-input", "cover"]
 fig, (left, right) = plots.figure(9.5, 4, columns=2, width_ratios=(1, 1.35))
@@ -961,9 +961,9 @@ glue("proof.vector_quantizer", numbers["notebook"], display=False)
 
 # %% [markdown]
 # ## Play: one step a click
-# Each latent (dot) has a **home** (ring, at the other end of a grey line), where the decoder (the identity) would like to have its *code*. Orange: the codes'
-# paths. Three forces act: straight-through, commitment, and the codes' pull to their latents. Click into the slider *steps* and press → for
-# one step. Try β = 0 and watch where the dots go; then a learning rate of 0.08, too large for a code with many latents.
+# Each latent (dot) has a **home** (ring, at the other end of a grey line), where the decoder (the identity) would like to have its *code*. A green
+# dotted line joins it to its code. Orange: the codes' paths. Three forces act: straight-through, commitment, and the codes' pull to their latents. Click
+# into the slider *steps* and press → for one step. Try β = 0 and watch where the dots go; then a learning rate of 0.08, too large for a code with many latents.
 
 # %%
 homes = cloud[::5]  # 60 latents
@@ -987,8 +987,8 @@ plots.show(
 
 # %% [markdown]
 # As long as the code is not where the decoder wants it, the copied gradient goes on pushing the latent, the same way at every step. With β = 0 nothing stops it
-# but the border of the cell. With β > 0 it comes to rest (pen and paper, question 2), with β = 1 exactly at home. Roaming has its use: with a small β some
-# latents came across the code that began far out, and put it to work. With β = 1 that code stays.
+# within the cell, and beyond the border another code takes over. With β > 0 it comes to rest (pen and paper, question 2), with β = 1 exactly at home.
+# Roaming has its use: with a small β some latents came across the code that began far out, and put it to work. With β = 1 that code stays.
 #
 # ## What breaks, and why
 # **Losses taken after straight-through.** An easy mistake to make: `z_q` is overwritten by the straight-through version, and only then compared with z.

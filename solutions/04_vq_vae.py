@@ -148,7 +148,7 @@ plots.show(
 # A VAE maximises $\mathbb{E}_q[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))$. Take the same two distributions here, for a table $k = (k_1, \dots, k_T)$:
 #
 # * $q(k|x)$ puts all its mass on one table, that of the nearest codes.
-# * $p(k)$ is not learned yet. Let it be uniform: each of the $K^T$ tables has probability $K^{-T}$.
+# * $p(k)$ is not learnt yet. Let it be uniform: each of the $K^T$ tables has probability $K^{-T}$.
 #
 # The KL is then a sum with a single term:
 #
@@ -168,7 +168,8 @@ print(f"= {T * math.log2(K):.0f} bits")
 
 # %% [markdown]
 # In bits this number is a **rate**: what it takes to tell the decoder which table it is, if nothing is known about tables. What remains of the ELBO is
-# $\log p(x|z_q)$, and for a Gaussian of fixed width that is minus the squared error, up to constants (chapter 02). This is the reconstruction term.
+# $\log p(x|z_q)$, and for a Gaussian of fixed width that is minus the squared error, up to a factor and a constant (chapter 02). This is the
+# reconstruction term.
 #
 # The codebook and commitment terms come from no bound. They are there since argmin passes no gradient (chapter 03): the first moves the codes to the latents,
 # the second holds the latents near their codes.
@@ -207,7 +208,7 @@ print("after 20 blocks the output is the input:", torch.equal(deep, x))
 print("and the gradient arrives as it was sent:", torch.equal(arrived, wish))
 
 # %% [markdown]
-# So a deep stack can start as no stack at all, and add what it needs. (Ours start with random weights.)
+# So a deep stack can start as no stack at all, and add what it needs. (Ours start with random weights; this was to show the path of the gradient.)
 #
 # ### Exercise 4.1 · the residual block  (easy, 5 minutes)
 # `__init__` builds the branch, the four operations inside the outer brackets. Write `forward`, the sum above: one line, and `x` itself must stay as it came.
@@ -270,8 +271,8 @@ print("terms of the quantizer:", list(quantized.losses))
 # %% [markdown]
 # `quantized.loss` is codebook loss + $\beta$ · commitment loss (chapter 03). A second weight, $\alpha$, stands before the whole of it:
 #
-# $$L = \underbrace{\text{MSE}(\hat x, x)}_{\text{mean over pixels}} + \alpha\,\bigl(\underbrace{\|\mathrm{sg}[z_e]-e\|^2}_{\text{codebook}} + \beta\,
-# \underbrace{\|z_e-\mathrm{sg}[e]\|^2}_{\text{commitment}}\bigr).$$
+# $$L = \underbrace{\text{MSE}(\hat x, x)}_{\text{mean over pixels}} + \alpha\,\bigl(\underbrace{\|\mathrm{sg}[z_e]-z_q\|^2}_{\text{codebook}} + \beta\,
+# \underbrace{\|z_e-\mathrm{sg}[z_q]\|^2}_{\text{commitment}}\bigr).$$
 #
 # Who learns from what? The reconstruction term moves the decoder and, through the straight-through gradient, the encoder; the codebook term moves the codes;
 # the commitment term moves the encoder. (That was the routing table of chapter 03.)
@@ -377,10 +378,10 @@ with tempfile.TemporaryDirectory() as folder:
 history
 
 # %% tags=["hide-input"]
+after = {n: f"after {n} epoch{'s' * (n > 1)}" if n else "before training" for n in stages}
 plots.show(
     plots.image_rows(
-        {"x": x_test[:12]}
-        | {f"after {n} epoch{'s' * (n != 1)}": images for n, images in stages.items()},
+        {"x": x_test[:12]} | {after[n]: images for n, images in stages.items()},
         title="First where the ink is, then the strokes, then their edges",
     ),
     alt="Twelve test digits above their reconstructions before training and after "
@@ -580,7 +581,7 @@ session.expect("per_position_bits", bits["per_position"])
 #
 # ## Beside an autoencoder and a VAE of the same size
 # Now the first guess. The same encoder and decoder with nothing between them make an AE, with a grid of 7 · 7 · 8 = 392 real numbers. With the Gaussian latents
-# of chapter 02 they make a VAE (its likelihood is a Gaussian of width 0.1).
+# of chapter 02 they make a VAE (its likelihood is a Gaussian with $\sigma_x = 0.1$).
 
 # %%
 encoder, decoder = new_pair()
@@ -704,15 +705,15 @@ plots.show(
 # %% [markdown]
 # Read it row by row. The AE loses least and is the sharpest. Rounding to 8 bits changes nothing. Rounding to **one** bit ruins it, although its 392 bits are
 # still more than the VQ-VAE's table takes. (Its edge energy is above one: noise has edges, too. Sharpness alone means little.) Nobody told the AE
-# that its numbers would be rounded. The VQ-VAE learned its codes *with* the rounding.
+# that its numbers would be rounded. The VQ-VAE learnt its codes *with* the rounding.
 #
 # The VAE loses less than the VQ-VAE, and its KL is smaller than the table's nominal bits. Both keep about the same edge energy. So "a
-# VQ-VAE is sharper than a VAE" is *not* what this comparison shows. (It is one training of each, at one width of the VAE.
+# VQ-VAE is sharper than a VAE" is *not* what this comparison shows. (It is one training of each, at one $\sigma_x$ of the VAE.
 # [Study 04b](04b_how_many_codes.ipynb) puts more models into the plane.)
 #
-# Now look at the three blue marks. They are one table, written down in three ways. Counting codes brings its rate below the VAE's here, at a higher
-# distortion; counting them at each position saves more than half of the nominal bits. That is what codes offer: not a better picture, but a row of *symbols*,
-# whose distribution can be learned by counting, or by a model that predicts the next one. (A VAE's prior can be learned, too; ours is fixed.)
+# Now look at the three blue marks. They are one table, written down in three ways. Counting codes brings its rate below the VAE's here, but its distortion
+# is higher; counting them at each position saves more than half of the nominal bits. That is what codes offer: not a better picture, but a row of *symbols*,
+# whose distribution can be learnt by counting, or by a model that predicts the next one. (A VAE's prior can be learnt, too; ours is fixed.)
 #
 # ## Random codes decode to tangles
 # A VAE can be asked for new images: draw $z$ from N(0, I), decode. What does the VQ-VAE give if we draw the codes? We try it in two ways. First, every code is
@@ -770,7 +771,7 @@ session.expect("distance_black", nearest_training(torch.zeros_like(x_test[:n])))
 # Rebuilt test images lie nearer to a training image than a black picture does, and images drawn by position lie farther: misplaced ink costs more than no
 # ink. (For random codes the number differs much between trainings.) What makes a digit is which codes stand *next to each other*, and here nothing knows that.
 #
-# So a VQ-VAE is only half of a generative model. The other half is a **prior**: a model of $p(k)$ that has learned which codes go together. **How can one learn
+# So a VQ-VAE is only half of a generative model. The other half is a **prior**: a model of $p(k)$ that has learnt which codes go together. **How can one learn
 # a distribution over tables of 49 whole numbers, and draw from it?** That is the question of [chapter 07](07_transformer_prior.ipynb). (Chapters 05 and 06 make
 # the codes better first.)
 #
@@ -906,8 +907,8 @@ for block in (ResidualBlock(3), InPlaceBlock(3)):
     print(f"negative numbers left in it: {bool((given < 0).any())}")
 
 # %% [markdown]
-# **A perplexity averaged over batches.** One image uses only some of the codes, so its perplexity is low (and never above 49). The average over batches
-# depends on their size. The perplexity of the summed counts does not:
+# **A perplexity averaged over batches.** One image uses only some of the codes, so its perplexity is low (and never above 49, the number of its
+# positions). The average over batches depends on their size. The perplexity of the summed counts does not:
 
 # %%
 indices = vqvae.encode(x_test)
@@ -974,8 +975,8 @@ session.expect("runaway_log10", math.log10(ratio))
 
 # %% [markdown]
 # The last number is how many powers of ten larger the distance is at the end. And the two lines above the figure say who ran away: the latents. The codes kept
-# their size. Only those that are chosen are pulled at all, and Adam takes steps of about the learning rate, however strong the pull. (The encoder takes
-# such steps, too; we did not test why its output grows so far.)
+# their size. We did not test why. Only the codes that are chosen are pulled at all, and Adam takes steps of about the learning rate, however strong the
+# pull; but the encoder takes such steps, too, and its output grows.
 #
 # ## Pen and paper
 # 1. A VQ-VAE on 256 × 256 colour images with f = 8 and K = 8,192. How many bits does an image take nominally, how many per pixel, and how many times more does
@@ -994,11 +995,11 @@ session.expect("runaway_log10", math.log10(ratio))
 #
 # ## Summary
 # * A VQ-VAE is an encoder, a quantizer and a decoder in a row. Its loss is the reconstruction error plus $\alpha$ times what the quantizer adds.
-# * With a one-hot $q$ and a uniform $p$ the KL is the constant $T \log K$. Training drops it; a learned prior puts it back, smaller.
+# * With a one-hot $q$ and a uniform $p$ the KL is the constant $T \log K$. Training drops it; a learnt prior puts it back, smaller.
 # * An image is a table of codes. Its rate has names: nominal bits, entropy bits, bits by position, and soon those of a prior.
 # * Perplexity is counted over the whole set. Here a codebook that learns by gradient left most of its codes dead; chapter 05 revives them.
-# * Beside an AE and a VAE of the same size the VQ-VAE loses most here. But its rate is that of a file, and its latent is a table of symbols, which a prior can
-#   learn.
+# * Beside an unrounded AE and a VAE of the same size the VQ-VAE loses most here. But its rate is that of a file, and its latent is a table of symbols, which
+#   a prior can learn.
 # * Random codes decode to tangles. Chapters 07 and 08 learn to write tables that decode to digits.
 #
 # **Further experiments.** [Study 04b](04b_how_many_codes.ipynb) varies K, D, $\alpha$, $\beta$, the quantizer, the depth and the length of training. By

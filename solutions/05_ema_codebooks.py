@@ -8,7 +8,7 @@
 # ![Three maps of latents as grey dots, with the paths of the codes over training. Moved by gradients, many codes end as rings that nothing uses; by averages with
 # a long memory all are used, but crowd in the middle; with a short memory they spread over all the dots.](../chapters/pictures/05_ema_codebooks.png)
 #
-# **Afterwards you can** derive the EMA update, and say of which gradient step it is the same; choose how long a code remembers; smooth its counts without
+# **Afterwards you can** derive the EMA update, and say which gradient step it equals; choose how long a code remembers; smooth its counts without
 # doing harm; and revive dead codes.
 #
 # **Needed:** [chapter 03](03_vector_quantisation.ipynb) (nearest code, the two losses, k-means) and [chapter 04](04_vq_vae.ipynb) (the VQ-VAE, perplexity).
@@ -52,7 +52,7 @@ K, D = settings.num_codes, settings.dim
 # %% [markdown]
 # ## Predict
 # Three things usually go together under the name "EMA". The codes follow **moving averages** instead of gradients. They start from **k-means** on the first
-# batch. And codes that hardly anything chooses are **restarted** somewhere else. With gradients, 64 codes reach a perplexity of 11 on average. Guess it with
+# batch. And codes that hardly anything chooses are **restarted** elsewhere. With gradients, 64 codes reach a perplexity of 11 on average. Guess it for
 #
 # 1. moving averages alone;
 # 2. averages and k-means;
@@ -179,7 +179,7 @@ print(f"counts and sums: {needed:.1f} MiB")
 # numbers (the check watches for one). A code that nothing chose has count 0 and sum 0.
 #
 # <details><summary>Hint 1</summary><code>torch.bincount(…, minlength=…)</code> counts how often each whole number occurs.</details>
-# <details><summary>Hint 2</summary><code>sums[indices] += vectors</code> looks right, and is wrong: where an index repeats, the last one wins. What adds
+# <details><summary>Hint 2</summary><code>sums[indices] += vectors</code> looks right, and is wrong: where an index repeats, only one vector is kept. What adds
 # them all up is
 # <code>sums.index_add_(0, indices, vectors)</code>.</details>
 
@@ -369,9 +369,8 @@ for step in range(1, 2001):
 # <details><summary>Hint 1</summary>s/n is 0/0 where n is 0: divide by <code>n.clamp(min=1)</code>, and let <code>torch.where(n[:, None] &gt; 0, …,
 # codebook)</code> choose. (ρ of such a code may be 0/0, too.)</details>
 # <details><summary>Hint 2</summary><code>rho[:, None]</code> has shape (K, 1) and goes with (K, D).</details>
-# <details><summary>Hint 3</summary>Why "never more than 1"? Ñ is smaller than N′ for codes with more than an even share; with a small γ the step would then
-# shoot past the mean:
-# <code>.clamp(max=1)</code>.</details>
+# <details><summary>Hint 3</summary>Why "never more than 1"? Ñ is smaller than N′ for codes with more than an even share; at the first step, or with a small γ,
+# such a code would then shoot past the mean: <code>.clamp(max=1)</code>.</details>
 
 
 # %%
@@ -435,7 +434,8 @@ print("code 0 at", [round(number) for number in codes[0].tolist()], "  moved:", 
 # latent, and in the next batch for its like. Two questions:
 #
 # * *What is dead?* A code whose count is below a small share of an even one: $N_k$ < `restart_below` · $\sum_j N_j / K$.
-# * *With which count does it start again?* With that threshold: just not dead. If the next batch brings it fewer latents than that, it is moved again.
+# * *With which count does it start again?* With that threshold: just not dead. If the next batch brings it fewer latents than that, its average falls below,
+#   and it is moved again.
 #
 # ### Exercise 5.3 · restart  (medium, 10 minutes)
 # The latents to be used are passed in: `candidates`, at least as many as codes are dead. The first dead code goes onto the first candidate, the second onto
@@ -723,16 +723,16 @@ plots.show(
 )
 
 # %% [markdown]
-# * **Gradients.** Codes that are chosen travel far. The rings, hardly ever chosen, hardly have a line.
+# * **Gradients.** Codes that are chosen travel far. The rings are dead codes: nearly always left out, they hardly have a line.
 # * **γ = 0.99** forgets half in 69 steps, and in profile `quick` the training has 468. k-means gave every code a count, and one with an even share needs
-#   390 steps without a latent until it counts as dead. So the restarts come at the end, where the perplexity rises.
+#   390 steps without a latent until it counts as dead. So most restarts come at the end, where the perplexity rises.
 # * **γ = 0.9** forgets half in seven steps, and revives a code after 38. The codes keep up with the latents.
 #
 # [The study](05b_what_does_the_work.ipynb) follows the restarts and the lag step by step.
 #
 # ## Which part does the work?
-# One training proves little: that with gradients reached 17, not 11. Here are five seeds of each way (the command makes them again). Distortion is lower for
-# better pictures; behind each ± is the standard deviation over the seeds.
+# One training proves little: the one with gradients above reached 17, not 11. Here are five seeds of each way; the command makes them again. (γ = 0.9 is not
+# among them.) Distortion is lower for better pictures; behind each ± is the standard deviation over the seeds.
 
 # %% tags=["hide-input"]
 table = results("ema_codebooks")
@@ -756,11 +756,11 @@ for kind, words in kinds.items():
     print(f"{words:<25}{cells[0]:<16}{cells[1]}")
 
 # %% [markdown]
-# How were your four guesses? Averages alone use no more codes than gradients do. It is the helpers that fill the codebook, and of the two it is mostly the
-# restarts. (k-means alone does not even lower the distortion.)
+# How were your four guesses? Averages alone use no more codes than gradients do. It is the helpers that fill the codebook, and of the two, with γ = 0.99, it
+# is mostly the restarts. (k-means lowers the distortion neither alone nor beside the restarts, which its counts delay.)
 #
 # Then look at the last row. With γ = 0 there is *no* moving average: each code is set to the mean of what the last batch sent to it. By the distortion,
-# the memory that gave the method its name is best left out here!
+# the memory that gave the method its name is best left out here! (Not by the perplexity: more even use need not mean better pictures.)
 #
 # How can that be? A batch has 128 · 49 = 6,272 latents, 98 for each code, so there is little noise that a memory could average away. And a long memory lags.
 # [The study](05b_what_does_the_work.ipynb) measures by how much: with γ = 0.99, a third of the squared error in the first epoch comes from codes off their
@@ -957,8 +957,8 @@ print(f"your step, then your restart: {codes[1].item():.1f}, count {counts[1]:.2
 
 # %% [markdown]
 # ## Pen and paper
-# 1. A code had an even share ($N_k = \sum_j N_j/K$), and from now on nothing chooses it. After how many steps is it restarted with `restart_below` = 0.02,
-#    for γ = 0.99 and for γ = 0.95? What follows for a run of 468 steps?
+# 1. A code had an even share ($N_k = \sum_j N_j/K$), and from now on nothing chooses it. With `restart_below` = 0.02 and γ = 0.99 it is restarted after 390
+#    steps, as said above. Why? How many are they for γ = 0.95? Such a code is left behind in the first epoch of a run of 468 steps: when is it back?
 # 2. Memory allows only half of a batch at a time, so every optimizer step is made of two forwards, and each of them is an EMA update. Which decay γ′ forgets
 #    as fast, per optimizer step, as γ did before? What is still different?
 #

@@ -40,7 +40,8 @@ C = len(train.classes)
 # %% [markdown]
 # ## Predict
 # 1. An image is 49 codes of 6 bits each, 294 bits. How many bits will be left once a model has learned which codes follow which?
-# 2. A causal mask that is off by one lets each position see one step too far. What happens to the training loss? To the samples?
+# 2. A *causal mask* hides from each position the codes that it has yet to guess. Suppose it shows one too many. What happens to the training loss? To the
+#    samples?
 # 3. Keeping what has been computed once saves work when we draw 49 codes one after the other. How many times fewer multiplications?
 #
 # ## An image as a row of numbers
@@ -94,7 +95,7 @@ plots.show(
 # $$p(k_1, \dots, k_T) = p(k_1)\; p(k_2 \mid k_1) \cdots p(k_T \mid k_1, \dots, k_{T-1}) = \prod_{t=1}^{T} p(k_t \mid k_{<t}) .$$
 #
 # Each factor is a distribution over only K codes. So we need **one** network: it reads the beginning of a row and guesses the next code. Multiply its guesses:
-# the probability of a whole image. Guess, draw a code, append it, guess again: a new image. Such a model is called *autoregressive*.
+# the probability of a whole table. Guess, draw a code, append it, guess again: a new table. Such a model is called *autoregressive*.
 #
 # How good is a guess? Take the probability that the model gave to the code that really came. Its negative logarithm is the **cross-entropy**, and the mean over
 # held-out codes is our loss. With the natural logarithm it is in nats; divide by $\log 2$ for bits, multiply by T for an image. Bits have a meaning
@@ -348,8 +349,9 @@ for name, layers in trials.items():
 # positions turn queries and keys by an angle instead, which grows with the position (Su et al. 2021).
 #
 # ## Build: the block
-# Attention lets positions talk. A small network, the **MLP**, then works on what each has gathered. Around both runs a **residual connection** (chapter 04):
-# their output is *added* to x. And each reads a normalised copy of x (`LayerNorm`: at each position mean 0 and variance 1, then a learned scale and shift):
+# Attention lets positions talk. A small network, the **MLP**, then works on what each has gathered: two linear layers with a GELU, a smooth ReLU, between
+# them. Around both runs a **residual connection** (chapter 04): their output is *added* to x. And each reads a normalised copy of x (`LayerNorm`: at each
+# position mean 0 and variance 1, then a learned scale and shift):
 #
 # $$x \leftarrow x + \text{attention}(\text{norm}_1(x)), \qquad x \leftarrow x + \text{MLP}(\text{norm}_2(x)) .$$
 #
@@ -628,7 +630,7 @@ plots.show(
 
 # %% [markdown]
 # The inputs are shifted by one, so the code above the one to be predicted stands 6 steps back: on the maps, one up and one to the right. There is the peak of
-# every head, or right beside it. Nobody told the network that a row of 49 is a square.
+# every head, or right beside it. (Head 4's dark corner is the start: the class.) Nobody told the network that a row of 49 is a square.
 #
 # ## Build: temperature, top-k, top-p
 # To draw a table: read the start, get K probabilities, draw a code, append it, read again, T times. Three knobs change what is drawn from, in this order.
@@ -860,8 +862,8 @@ for name, draw_with in {"without a cache": sample, "with a cache": sample_cached
 print(f"without / with: {work['without a cache'] / work['with a cache']:.1f} times")
 
 # %% [markdown]
-# The third prediction: without a cache a position is computed at its own step and at every later one, $(T + 1)/2 = 25$ times on average. (Seconds fall much
-# less. [Study 07b](07b_judging_samples.ipynb) lets T grow.)
+# The third prediction: without a cache a position is computed at its own step and at every later one, $(T + 1)/2 = 25$ times on average. (The seconds hardly
+# fall in so small a model. [Study 07b](07b_judging_samples.ipynb) lets T grow.)
 #
 # ## How good are they?
 # Your code drew every digit on this sheet from the shipped weights, at temperature 1, with nothing cut off and nothing selected. The class is what the first
@@ -886,7 +888,7 @@ plots.show(
 #
 # * **accuracy**: the share of samples recognised as the class that was asked for. Reconstructions, which only the tokenizer has touched, set the **ceiling**.
 # * **Fréchet distance**: how far the classifier's features of the samples are from those of held-out images, each set described by a Gaussian. Low is
-#   good. As many *training* images set the **floor**.
+#   good. The same number of *training* images sets the **floor**.
 #
 # <details><summary>The formula</summary>With means $\mu_1, \mu_2$ and covariances $\Sigma_1, \Sigma_2$ of the features of two sets of images:
 # $\|\mu_1 - \mu_2\|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})$ (Heusel et al. 2017, equation 6). Equal Gaussians are at distance
@@ -919,7 +921,8 @@ session.expect("accuracy", qualities["shipped weights"].accuracy)
 session.expect("accuracy_quick", qualities["your prior"].accuracy)
 
 # %% [markdown]
-# The shipped weights are at the ceiling, and at the floor or below it. (The floor is no bound: in profile quick it is the distance between two sets of fonts.)
+# The shipped weights are at the ceiling, and at the floor or below it. (The floor is no bound: in profile quick it is the distance between two sets of fonts.
+# Reconstructions are below it because they are held-out images themselves.)
 # Yours were trained for a minute or less and are behind in both. Are the samples copies? Which knobs cost variety? Does a single start lose classes?
 # [Study 07b, judging samples](07b_judging_samples.ipynb), asks.
 #

@@ -246,6 +246,12 @@ def written(what: str) -> Path:
     return path
 
 
+def pretrained_folder() -> Path:
+    path = Path(SCRATCH.name, "encoder")
+    companion.save_pretrained(encoder(), path)
+    return path
+
+
 def history() -> training.History:
     return training.History([{"epoch": 1, "step": 1, "loss": 0.5}])
 
@@ -262,10 +268,20 @@ def mirrored(x: Tensor) -> Tensor:
     return x.flip(-1)
 
 
+def looked_at(epoch: training.Epoch) -> None:
+    """A caller's function that does nothing."""
+
+
+def learning_once(model: nn.Module) -> None:
+    with quantizers.one_update(model):
+        model(latents())
+
+
 def training_call() -> Good:
     arguments = {
         "model": auto(), "train": small_set(), "epochs": 1, "batch_size": 4, "lr": 1e-3, "validation": small_set(),
         "objective": loss_of, "augment": mirrored, "optimizer": adam, "seed": 0, "precision": "no",
+        "schedule": training.WarmupCosine(), "clip": 1.0, "accumulate": 2, "average": 0.9, "after_epoch": looked_at,
         "run": Path(tempfile.mkdtemp(dir=SCRATCH.name)), "save_every": 1, "device": "cpu", "progress": False,
     }  # fmt: skip
     return companion.fit, arguments
@@ -428,6 +444,14 @@ GOOD: dict[str, Callable[[], Good]] = {
     "checkpoint.load": lambda: (
         companion.load,
         {"path": written("encoder"), "model": None, "device": "cpu", "dtype": torch.float64},
+    ),
+    "hub.save_pretrained": lambda: (
+        companion.save_pretrained,
+        {"model": encoder(), "folder": Path(SCRATCH.name, "pretrained")},
+    ),
+    "hub.from_pretrained": lambda: (
+        companion.from_pretrained,
+        {"source": pretrained_folder(), "revision": None, "device": "cpu", "dtype": torch.float64},
     ),
     "configured.register": lambda: (companion.register, {"kind": OwnPart}),
     "Classifier": lambda: (Classifier, {"in_channels": 1, "num_classes": 3, "width": 2, "dropout": 0.1}),
@@ -622,6 +646,7 @@ GOOD: dict[str, Callable[[], Good]] = {
         {"codebook": vectors(5), "counts": torch.ones(5)},
     ),
     "quantizers.nearest_code": lambda: (quantizers.nearest_code, {"z": vectors(), "codebook": vectors(5)}),
+    "quantizers.one_update": lambda: (learning_once, {"model": ema()}),
     "quantizers.vq_losses": lambda: (quantizers.vq_losses, {"z": vectors(), "z_q": vectors()}),
     "quantizers.rate_bits": lambda: (
         quantizers.rate_bits,
@@ -637,6 +662,11 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "training.train_step": train_step_call,
     "training.fit": training_call,
+    "WarmupCosine": lambda: (training.WarmupCosine, {"warmup": 2, "floor": 0.1}),
+    "EarlyStopping": lambda: (
+        training.EarlyStopping,
+        {"column": "validation_loss", "patience": 2, "smallest_change": 0.1, "maximize": False},
+    ),
     "History.plot": lambda: (history().plot, {"term": "loss", "width": 2.0, "height": 1.0}),
     "vae.reparameterize": lambda: (
         vae.reparameterize,
@@ -708,12 +738,13 @@ for _kind, (_prior, _prior_options) in PRIORS.items():
     for _method in ("forward", "loss"):
         GOOD[f"{_kind}.{_method}"] = lambda kind=_kind, grid=_grid, method=_method: (
             getattr(prior(kind), method) if method != "forward" else prior(kind),
-            {"codes": tables(3, grid), "labels": labels()},
+            {"codes": tables(3, grid), "labels": labels(), "mask": torch.ones(3, *grid, dtype=torch.bool)},
         )
     GOOD[f"{_kind}.sample"] = lambda kind=_kind: (
         prior(kind).sample,
         {
-            "n": 2, "label": torch.tensor([0, 2]), "temperature": 0.7, "top_k": 2, "top_p": 0.9, "guidance": 1.5,
+            "n": 2, "label": torch.tensor([0, 2]), "prefix": tables(2, PRIORS[kind][1]["grid"])[:, :1],
+            "temperature": 0.7, "top_k": 2, "top_p": 0.9, "guidance": 1.5,
             "generator": drawing(), "cache": True, "batch_size": 2,
         },
     )  # fmt: skip
@@ -759,13 +790,14 @@ for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentTok
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "History", "MambaState", "PriorOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Epoch", "History", "MambaState", "PriorOutput",
         "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
         "checkpoint.written_whole", "checkpoint.write_tensors", "checkpoint.read_tensors", "checkpoint.add_to_digest",
-        "checkpoint.state_of", "checkpoint.as_path", "checkpoint.parsed", "configured.unwrapped",
+        "checkpoint.state_of", "checkpoint.as_path", "checkpoint.parsed", "checkpoint.differences",
+        "configured.unwrapped",
         "configured.changes_since_built", "configured.check_as_built", "configured.describe", "configured.parts_of",
         "configured.plain_attributes", "configured.is_described", "configured.is_ours", "configured.is_registered",
         "configured.kind_of", "configured.plain_name", "configured.shapes_of", "configured.without_memory",
@@ -856,6 +888,11 @@ def wrong(value: Any) -> dict[str, Any]:
             "numbers": value.tolist(), "int64": value.long(), "uint8": value.byte(), "complex": value.cfloat(),
             "bool": value > 0, "nan": broken, "infinite": infinite, "empty": value.expand(value.shape or 1)[:0],
             "scalar": torch.tensor(0.5), "number": 0.5, "sparse": value.to_sparse(),
+        }  # fmt: skip
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        return other | {
+            "numbers": value.tolist(), "float": value.float(), "int64": value.long(), "empty": value[:0], "number": 3,
+            "nothing": torch.zeros_like(value), "flat": value.flatten(),
         }  # fmt: skip
     if isinstance(value, Tensor):
         return other | {
@@ -958,6 +995,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     # a folder that is to be made
     "training.fit.run": {"missing"},
     "CodeSet.save.path": {"missing"},
+    "hub.save_pretrained.folder": {"missing"},
     # rows may be given as plain numbers
     "ImageSet.batch.indices": {"numbers"},
     "CodeSet.batch.indices": {"numbers"},
@@ -971,6 +1009,10 @@ RIGHT_THERE: dict[str, set[str]] = {
     "ImageSet.images": {"negative", "huge", "uint8"},
     # any whole number is a seed
     "training.fit.seed": {"huge", "vast"},
+    # training may be longer than that, and have as much patience
+    "WarmupCosine.warmup": {"zero", "huge", "vast"},
+    "EarlyStopping.patience": {"huge", "vast"},
+    "EarlyStopping.column": {"other"},
     "EMAVectorQuantizer.seed": {"huge", "vast"},
     "quantizers.k_means.seed": {"huge", "vast"},
     "quantizers.k_means.stream": {"huge", "vast", "zero"},
@@ -1931,6 +1973,14 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a folder for a file": ("path", lambda: companion.load(SCRATCH.name)),
     "a device beside a model": ("device", lambda: companion.load(written("encoder"), encoder(), device="cpu")),
     "a device without numbers": ("device", lambda: companion.load(written("encoder"), device="meta")),
+    "a folder that is a file": ("folder", lambda: companion.save_pretrained(encoder(), written("encoder"))),
+    "a model of another library in a folder": (
+        "model",
+        lambda: companion.save_pretrained(nn.Linear(2, 2), Path(SCRATCH.name, "linear")),
+    ),
+    "a file in place of a folder": ("source", lambda: companion.from_pretrained(written("encoder"))),
+    "a folder without a model": ("source", lambda: companion.from_pretrained(folder())),
+    "a revision of a folder": ("revision", lambda: companion.from_pretrained(pretrained_folder(), revision="main")),
     "a class that keeps no arguments": ("kind", lambda: companion.register(nn.Linear)),
     "another model's file": ("path", lambda: companion.load(written("encoder"), decoder())),
     "codes for a model": ("path", lambda: companion.load(written("codes"))),

@@ -218,6 +218,47 @@ def test_two_processes_augment_their_shares_by_streams_of_their_own_and_go_on_to
     assert results == whole
 
 
+def test_killed_with_schedule_clip_accumulation_and_averages_it_ends_as_if_it_had_never_stopped(
+    processes: Any, one_process: dict[str, Any], tmp_path: Path
+) -> None:
+    code, whole = run_one(processes, tmp_path / "whole", parts="yes")
+    assert (code, len(whole["rows"]), whole["rows"][-1]["step"]) == (0, 2, 12)  # it ended early
+    assert {"lr", "gradient_norm"} <= whole["rows"][0].keys()
+    assert whole["bits"] != one_process["bits"]
+    options: dict[str, Any] = {"run": str(tmp_path / "run"), "parts": "yes"}
+    for point in ("step:9", "write:2", "rename:3", "step:8"):
+        assert run_one(processes, tmp_path / "out", **options, kill=point) == (-SIGKILL, {})
+    assert run_one(processes, tmp_path / "out", **options) == (0, whole)
+    assert run_one(processes, tmp_path / "out", **options, kill="step:1") == (0, whole)  # it trains no more
+
+
+@pytest.mark.parametrize("kind", ["noisy", "residual"])
+def test_two_processes_accumulate_clip_and_average_as_one(processes: Any, tmp_path: Path, kind: str) -> None:
+    options = {"kind_of_model": kind, "noise": "0", "validation": "9", "parts": "yes"}
+    codes, (first, second) = run_two(processes, tmp_path / "two", **options)
+    code, alone = run_one(processes, tmp_path / "one", **options)
+    assert (codes, code) == ([0, 0], 0)
+    assert first == second
+    assert (first["world"], len(first["rows"]), len(alone["rows"])) == (2, 2, 2)  # both ended early, as the first said
+    for row, other in zip(first["rows"], alone["rows"], strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    for name, values in alone["state"].items():
+        torch.testing.assert_close(torch.tensor(first["state"][name]), torch.tensor(values), rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_with_all_parts_killed_go_on_to_the_bit(processes: Any, tmp_path: Path) -> None:
+    codes, whole = run_two(processes, tmp_path / "whole", parts="yes", kind_of_model="ema")
+    assert codes == [0, 0]
+    assert whole[0] == whole[1]
+    options = {"run": str(tmp_path / "run"), "parts": "yes", "kind_of_model": "ema"}
+    for point in ("step:11", "write:2"):
+        codes, _ = run_two(processes, tmp_path / "out", **options, kill=point)
+        assert codes[0] == -SIGKILL
+    codes, results = run_two(processes, tmp_path / "out", **options)
+    assert codes == [0, 0]
+    assert results == whole
+
+
 @contextlib.contextmanager
 def torchrun(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Two workers under torchrun, each ended by its id in any case."""

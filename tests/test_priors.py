@@ -29,6 +29,9 @@ MAKE = {
     "flattened": lambda **o: TransformerPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
     "rq-transformer": lambda **o: RQTransformer(7, (2, 3, 2), **SMALL | {"layers": 2, "heads": 2} | o),
     "deep stack": lambda **o: RQTransformer(5, (2, 2, 4), **SMALL | {"layers": 1, "depth_layers": 1, "heads": 4} | o),
+    "audio": lambda **o: RQTransformer(7, (6, 2), **SMALL | {"layers": 2, "heads": 2} | o),
+    "video": lambda **o: RQTransformer(5, (2, 1, 3, 2), **SMALL | {"layers": 1, "depth_layers": 1, "heads": 2} | o),
+    "flattened video": lambda **o: TransformerPrior(7, (2, 1, 3, 2), **SMALL | {"layers": 1, "heads": 2} | o),
     "a row": lambda **o: TransformerPrior(7, (12,), **SMALL | {"layers": 2, "heads": 2} | o),
     "mamba": lambda **o: MambaPrior(7, (3, 4), **SMALL | {"layers": 2, "state": 5, "head_dim": 8} | o),
     "flattened mamba": lambda **o: MambaPrior(7, (2, 3, 2), **SMALL | {"layers": 2, "state": 3, "head_dim": 4} | o),
@@ -285,6 +288,165 @@ def test_guidance_of_one_is_the_conditional_and_more_moves_away_from_the_uncondi
     assert torch.equal(strong, again)
 
 
+# A prefix ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("cache", [True, False])
+def test_after_a_prefix_comes_what_would_come_after_these_codes(kind, cache):
+    """Exactly: the codes of a sample, given back in part, bring the rest of the sample."""
+    made = prior(kind, label_dropout=0.1)
+    label = torch.arange(5) % 3
+
+    def drawn(**more) -> Tensor:
+        generator = torch.Generator().manual_seed(5)
+        return made.sample(5, label, generator=generator, guidance=1.5, cache=cache, **more)
+
+    whole = drawn()
+    prefixes = [whole[:, :1], whole[:, : made.grid[0]]]  # rows, frames or positions, and the whole table
+    if isinstance(made, RQTransformer):
+        stacks = whole.flatten(1, -2)  # (5, positions, R)
+        prefixes += [stacks[:, :1], stacks[:, :3]]
+    else:
+        prefixes += [whole.flatten(1)[:, :1], whole.flatten(1)[:, :5]]
+    for prefix in prefixes:
+        assert torch.equal(drawn(prefix=prefix), whole)
+        assert torch.equal(drawn(prefix=prefix, batch_size=2), whole)
+    other = (whole[:, :1] + 1) % made.num_codes
+    assert torch.equal(drawn(prefix=other)[:, :1], other)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_the_likeliest_codes_after_a_prefix_are_those_of_teacher_forcing(kind):
+    made = prior(kind)
+    prefix = codes_of(made, 4)[:, :1]
+    drawn = made.sample(4, 1, prefix=prefix, temperature=0)
+    assert torch.equal(drawn[:, :1], prefix)
+    likeliest = made.all_logits(drawn, torch.ones(4, dtype=torch.int64)).argmax(-1)
+    assert torch.equal(likeliest[:, 1:], drawn[:, 1:])
+
+
+@pytest.mark.parametrize(("kind", "network"), [("transformer", "transformer"), ("audio", "spatial")])
+def test_a_prefix_is_read_in_one_pass(kind, network, monkeypatch):
+    made = prior(kind)
+    positions = made.length // (2 if kind == "audio" else 1)
+    calls = []
+    forward = Transformer.forward
+    monkeypatch.setattr(
+        Transformer,
+        "forward",
+        lambda self, x, caches=None: calls.append((self, x.shape[1])) or forward(self, x, caches),
+    )
+    made.sample(2, 1, prefix=codes_of(made).flatten(1, -2 if kind == "audio" else -1)[:, :4])
+    seen = [length for one, length in calls if one is getattr(made, network)]
+    assert seen == [4] + [1] * (positions - 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "says"),
+    [
+        (
+            "transformer",
+            torch.zeros(3, 2, dtype=torch.int64),
+            r"\(4, P\) or \(4, P, 4\), the first codes of .*\(4, 3, 4\)",
+        ),
+        ("transformer", torch.zeros(4, 13, dtype=torch.int64), r"prefix: got int64 of shape \(4, 13\)"),
+        ("transformer", torch.zeros(4, 0, dtype=torch.int64), r"prefix: got int64 of shape \(4, 0\)"),
+        ("transformer", torch.zeros(4, 2, 3, dtype=torch.int64), r"prefix: got int64 of shape \(4, 2, 3\)"),
+        ("transformer", torch.zeros(4, dtype=torch.int64), r"prefix: got int64 of shape \(4,\)"),
+        ("transformer", torch.zeros(4, 2), "prefix: got float32"),
+        ("transformer", torch.full((4, 2), 7), "prefix: got 7 to 7, want 0 to 6"),
+        ("transformer", [[1], [2], [3], [4]], r"prefix: got \[\[1\], .*, want a tensor"),
+        ("audio", torch.zeros(4, 3, dtype=torch.int64), r"prefix: .* want int64 of shape \(4, P, 2\), the first codes"),
+        (
+            "video",
+            torch.zeros(4, 3, dtype=torch.int64),
+            r"want .* \(4, P, 2\) or \(4, P, 3, 2\) or \(4, P, 1, 3, 2\), the",
+        ),
+    ],
+)
+def test_a_prefix_that_is_none_is_refused(kind, prefix, says):
+    with pytest.raises(ValueError, match=says):
+        prior(kind).sample(4, 1, prefix=prefix)
+
+
+# Padding -------------------------------------------------------------------------------------------------------------
+
+
+def lengths_mask(made: Prior, n: int) -> Tensor:
+    """(n, *grid): the first image has all its codes, each other fewer, in whole positions."""
+    r = made.grid[-1] if isinstance(made, RQTransformer) else 1
+    positions = made.length // r
+    lengths = positions - torch.arange(n) % positions
+    mask = torch.arange(positions) < lengths[:, None]
+    return mask[..., None].expand(-1, -1, r).reshape(n, *made.grid)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_padding_plays_no_part_in_the_loss_and_its_gradients(kind):
+    made = prior(kind)
+    codes, labels = codes_of(made, 4), torch.arange(4) % 3
+    mask = lengths_mask(made, 4)
+
+    def loss_and_gradients(codes: Tensor) -> tuple[Tensor, list[Tensor]]:
+        made.zero_grad()
+        loss = made.loss(codes, labels, mask=mask)
+        loss.backward()
+        return loss.detach(), [weight.grad.clone() for weight in made.parameters()]
+
+    loss, gradients = loss_and_gradients(codes)
+    log_p = made(codes, labels).logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
+    torch.testing.assert_close(loss, -log_p[mask].mean().detach())
+    assert not torch.allclose(loss, -log_p.mean())  # the wrong version: padding is learnt too
+    for padding in (-1, 0, made.num_codes - 1, 10**9):
+        other_loss, other = loss_and_gradients(codes.where(mask, padding))
+        torch.testing.assert_close(other_loss, loss, rtol=0, atol=1e-12)
+        for one, two in zip(gradients, other, strict=True):
+            torch.testing.assert_close(two, one, rtol=0, atol=1e-12)
+
+
+def test_the_embedding_of_padding_gets_no_gradient():
+    made = prior("a row")
+    codes = torch.tensor([[3, 4, 5] + [6] * 9])
+    made.loss(codes.where(codes < 6, 6), torch.tensor([0]), mask=codes < 6).backward()
+    moved = made.codes.weight.grad.abs().sum(1) > 0
+    assert moved.tolist() == [False, False, False, True, True, False, False]  # nothing is predicted after 5
+    made.zero_grad()
+    made.loss(codes, torch.tensor([0])).backward()  # the wrong version
+    assert bool(made.codes.weight.grad[6].any())
+
+
+def test_a_mask_of_positions_is_one_of_all_their_codes_and_code_0_counts_like_others():
+    made = prior("audio")
+    codes = codes_of(made, 3)
+    positions = torch.arange(6) < torch.tensor([6, 2, 4])[:, None]
+    wide = positions[..., None].expand(-1, -1, 2)
+    torch.testing.assert_close(made.loss(codes, mask=positions[..., None]), made.loss(codes, mask=wide))
+    zeros = torch.zeros_like(codes)
+    log_p = made(zeros).logits.log_softmax(-1)[..., 0]
+    torch.testing.assert_close(made.loss(zeros, mask=wide), -log_p[wide].mean())
+    everything = torch.ones(3, 6, 2, dtype=torch.bool)
+    torch.testing.assert_close(made.loss(codes, mask=everything), made.loss(codes))
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (torch.ones(2, 3, 4), r"mask: got float32 of shape \(2, 3, 4\), want bool of shape \(2, 3, 4\)"),
+        (torch.ones(2, 12, dtype=torch.bool), r"mask: got bool of shape \(2, 12\)"),
+        (torch.ones(1, 3, 4, dtype=torch.bool), r"mask: got bool of shape \(1, 3, 4\)"),
+        (torch.zeros(2, 3, 4, dtype=torch.bool), "mask: got False everywhere, want True for at least one code"),
+        ([True], r"mask: got \[True\], want a tensor"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused(mask, says):
+    made = prior("transformer")
+    with pytest.raises(ValueError, match=says):
+        made.loss(codes_of(made), torch.tensor([0, 1]), mask=mask)
+    with pytest.raises(ValueError, match="codes: got -1"):  # a code that counts is looked at all the same
+        made.loss(codes_of(made) * 0 - 1, torch.tensor([0, 1]), mask=torch.ones(2, 3, 4, dtype=torch.bool))
+
+
 # Filters -----------------------------------------------------------------------------------------------------------
 
 
@@ -416,11 +578,14 @@ def test_codes_that_are_none_are_refused(codes, says):
         (lambda: TransformerPrior(0, (2, 2)), "num_codes"),
         (lambda: TransformerPrior(4, ()), "grid"),
         (lambda: PixelCNN(4, (7,)), r"grid: got \(7,\), want \(h, w\)"),
-        (lambda: TransformerPrior(4, (7, 7, 2, 2)), r"grid: got \(7, 7, 2, 2\), want \(h, w\), \(h, w, R\), or"),
+        (
+            lambda: TransformerPrior(4, (7, 7, 2, 2, 2)),
+            r"grid: got \(7, 7, 2, 2, 2\), want \(T,\), \(h, w\) or \(t, h, w\)",
+        ),
         (lambda: TransformerPrior(4, (2, 2), dim=10, heads=3), "heads: got 3"),
         (lambda: TransformerPrior(4, (2, 2), label_dropout=1.0), "label_dropout"),
         (lambda: TransformerPrior(4, (2, 2), label_dropout=0.1), r"label_dropout: got 0\.1, want 0 without classes"),
-        (lambda: RQTransformer(4, (2, 2)), r"grid: got \(2, 2\), want \(h, w, R\)"),
+        (lambda: RQTransformer(4, (7,)), r"grid: got \(7,\), want \(T, R\), \(h, w, R\) or \(t, h, w, R\)"),
         (lambda: PixelCNN(4, (2, 2, 2)), r"grid: got \(2, 2, 2\), want \(h, w\)"),
         (lambda: PixelCNN(4, (2, 2), kernel=4), "kernel: got 4"),
         (lambda: TransformerPrior(4, (1, 1)).loss(torch.tensor([[[0]]]), torch.tensor([0])), "labels: got one"),

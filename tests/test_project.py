@@ -273,7 +273,7 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
 
 # From the ground up, as CONTRIBUTING shows them.
 ROOMS = (
-    *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint"),
+    *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
 )

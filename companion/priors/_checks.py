@@ -1,5 +1,6 @@
 """Checks of what a prior is called with."""
 
+import math
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from companion._arguments import (
     check_size,
     check_tensor,
     check_weights,
+    checks_values,
+    described,
 )
 from companion._warnings import warn
 
@@ -31,6 +34,19 @@ def check_batch(prior: "Prior", codes: Tensor, labels: Tensor | None) -> None:
     check_between("codes", codes, 0, prior.num_codes - 1)
     if labels is not None:
         _check_labels(prior, "labels", labels, len(codes))
+
+
+def without_padding(prior: "Prior", codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (B, *grid) with 0 where they do not count, and the ``mask`` of ``Prior.forward`` as (B, *grid)."""
+    check_tensor("codes", codes, shape=("B", *prior.grid), dtype=torch.int64)
+    wide = isinstance(mask, Tensor) and mask.ndim == codes.ndim > 2 and mask.shape[-1] == 1  # (B, *positions, 1)
+    shape = (*codes.shape[:-1], 1) if wide else tuple(codes.shape)
+    check_tensor("mask", mask, shape=shape, dtype=torch.bool)
+    check_place("mask", mask, codes.device)
+    if checks_values(mask) and not bool(mask.any()):
+        raise ValueError("mask: got False everywhere, want True for at least one code")
+    mask = mask.expand_as(codes)
+    return codes.masked_fill(~mask, 0), mask
 
 
 def check_inputs(prior: "Prior", codes: Tensor, classes: Tensor) -> None:
@@ -75,6 +91,30 @@ def labels_of(prior: "Prior", label: int | Tensor | None, n: int, guidance: floa
         )
     warn_of_no_class("label", labels, prior)
     return labels
+
+
+def prefix_of(prior: "Prior", prefix: Tensor | None, n: int) -> Tensor:
+    """The ``prefix`` of ``sample`` in raster order, (n, first); (n, 0) without one."""
+    if prefix is None:
+        return torch.zeros(n, 0, dtype=torch.int64)
+    check_tensor("prefix", prefix, dtype=torch.int64)
+    axes = len(prior.grid)
+    whole = prefix.ndim - 2  # axes of the grid, at its end, that are given whole
+    if prior._axes_in_position <= whole < axes:
+        before, after = prior.grid[: axes - whole], prior.grid[axes - whole :]
+        fits = len(prefix) == n and tuple(prefix.shape[2:]) == after and 1 <= prefix.shape[1] <= math.prod(before)
+    else:
+        fits = False
+    if not fits:
+        ends = [prior.grid[axes - k :] for k in range(prior._axes_in_position, axes)]
+        shapes = " or ".join(f"({', '.join(map(str, (n, 'P', *end)))})" for end in ends)
+        raise ValueError(
+            f"prefix: got {described(prefix)}, want int64 of shape {shapes}, the first codes of tables "
+            f"{(n, *prior.grid)}"
+        )
+    check_place("prefix", prefix, device_of(prior, prefix), movable=True)
+    check_codes("prefix", prefix, prior.num_codes)
+    return prefix.flatten(1)
 
 
 def _each(label: int | Tensor | None, n: int) -> Tensor | None:

@@ -22,8 +22,18 @@ from companion._arguments import (
 from companion._devices import at_least_float32, place_of, widest_float
 from companion._modes import evaluating
 from companion.configured import Configured
-from companion.priors._checks import check_batch, check_sample, device_of, labels_of, warn_of_no_class
+from companion.priors._checks import (
+    check_batch,
+    check_sample,
+    device_of,
+    labels_of,
+    prefix_of,
+    warn_of_no_class,
+    without_padding,
+)
 from companion.priors.sampling import check_sampling, draw, filtered_probabilities, guided
+
+_IGNORED = -100  # in place of a code that does not count; no code, so that code 0 stays one like the others
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,20 @@ class Steps(ABC):
             codes: (n, N) int64 in raster order. The first ``step`` of them are drawn; the others must not be used.
         """
 
+    def start_after(self, codes: Tensor, given: int) -> None:
+        """The first ``given`` codes are not drawn: keep of them what later steps need. The next step is then ``given``.
+
+        By default their logits are computed, one after the other, and not used.
+        """
+        for step in range(given):
+            self.logits(codes, step)
+
 
 class Prior(Configured, nn.Module, ABC):
     """A distribution over tables of codes: p(k₁, …, k_N) = Π p(k_i | k₁ … k_{i−1}).
 
     A code is an integer, an index into the codebook of a tokenizer (``Quantized.indices``). The order is raster order:
-    row by row; with R codes per position, all R of one position before those of the next.
+    frame by frame, row by row; with R codes per position, all R of one position before those of the next.
 
     Each sequence starts with ``<sos>``, a learned vector. There is one for each class, and one for "no class".
     ``labels`` are what the user gives: a class 0…num_classes − 1 for each table, or None for "no class". ``classes``
@@ -64,7 +82,8 @@ class Prior(Configured, nn.Module, ABC):
 
     Args:
         num_codes: K.
-        grid: (h, w), or (h, w, R) with R codes per position; or (T,), for T codes in a row, of latents without a grid.
+        grid: (T,) for codes in a row, as of audio or of latents without a grid; (h, w) for images; (t, h, w) for video;
+            or one of these with R at the end, for R codes per position.
         num_classes: 0 for a prior without classes.
         label_dropout: in training, the probability that a label is replaced by "no class". Guidance needs it.
         tokenizer: the identity of the tokenizer whose codes the prior learns (``CodeSet.tokenizer``). It is saved with
@@ -73,6 +92,8 @@ class Prior(Configured, nn.Module, ABC):
     Raises:
         ValueError: an argument is out of range.
     """
+
+    _axes_in_position = 0  # of the grid, at its end: those whose codes a prefix can only give together
 
     def __init__(
         self,
@@ -87,8 +108,10 @@ class Prior(Configured, nn.Module, ABC):
         check_size("num_codes", num_codes)
         check_sizes("grid", grid)
         check_size("num_classes", num_classes, least=0)
-        if len(grid) not in (1, 2, 3):
-            raise ValueError(f"grid: got {tuple(grid)}, want (h, w), (h, w, R), or (T,) for latents without a grid")
+        if len(grid) > 4:
+            raise ValueError(
+                f"grid: got {tuple(grid)}, want (T,), (h, w) or (t, h, w), or one of these with R codes per position"
+            )
         check_number("label_dropout", label_dropout, least=0, below=1)
         if label_dropout and not num_classes:
             raise ValueError(f"label_dropout: got {label_dropout}, want 0 without classes: there is no label to drop")
@@ -97,12 +120,20 @@ class Prior(Configured, nn.Module, ABC):
         self.num_codes, self.grid, self.length = num_codes, tuple(grid), math.prod(grid)
         self.num_classes, self.label_dropout = num_classes, label_dropout
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> PriorOutput:
+    def forward(self, codes: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None) -> PriorOutput:
         """Codes (B, *grid) int64, labels (B,) int64 or None ("no class") → :class:`PriorOutput`.
 
+        Args:
+            mask: which codes count, (B, *grid) bool, or (B, *positions, 1) for all R codes of a position; for rows of
+                several lengths, ``torch.arange(T) < lengths[:, None]``. The loss is the mean over those. The others are
+                padding: they may be any whole number, since they are read as code 0. (Padding at the end of a table
+                plays no part at all; of codes in front of others, code 0 is what these see.)
+
         Raises:
-            ValueError: codes or labels of another shape or type, or out of range.
+            ValueError: codes, labels or mask of another shape or type, or out of range; or no code counts.
         """
+        if mask is not None:
+            codes, mask = without_padding(self, codes, mask)
         check_batch(self, codes, labels)
         check_place("codes", codes, device_of(self, codes))
         if self.training:
@@ -113,12 +144,15 @@ class Prior(Configured, nn.Module, ABC):
             classes = classes.masked_fill(dropped, self.num_classes)
         with unchecked_values():  # they were checked above
             logits = self.all_logits(codes, classes)
-        loss = functional.cross_entropy(at_least_float32(logits.reshape(-1, self.num_codes)), codes.flatten())
+        wanted = codes if mask is None else codes.masked_fill(~mask, _IGNORED)
+        loss = functional.cross_entropy(
+            at_least_float32(logits.reshape(-1, self.num_codes)), wanted.flatten(), ignore_index=_IGNORED
+        )
         return PriorOutput(logits, loss)
 
-    def loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Nats per code, 0-dim."""
-        return self(codes, labels).loss
+    def loss(self, codes: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+        """Nats per code, 0-dim; with a ``mask``, per code that counts (:meth:`forward`)."""
+        return self(codes, labels).loss if mask is None else self(codes, labels, mask=mask).loss
 
     @abstractmethod
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
@@ -143,6 +177,7 @@ class Prior(Configured, nn.Module, ABC):
         n: int,
         label: int | Tensor | None = None,
         *,
+        prefix: Tensor | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -165,6 +200,9 @@ class Prior(Configured, nn.Module, ABC):
             n: how many.
             label: one class for all, a tensor (n,) int64 of classes, or None for "no class". None warns where the prior
                 has classes and ``label_dropout`` is 0: training with labels does not train that start vector then.
+            prefix: the first codes of each table, which are given and not drawn: (n, P) in raster order; or whole
+                rows, frames or positions, such as ``codes[:, :P]`` of tables (n, *grid). An ``RQTransformer`` takes
+                whole positions. What is drawn after them is what would be drawn after the same codes without a prefix.
             temperature, top_k, top_p: see :func:`filtered_probabilities`.
             guidance: weight of classifier-free guidance, see :func:`guided`; 1 is no guidance. Other values need a
                 label, and a prior that was trained with ``label_dropout``.
@@ -177,34 +215,47 @@ class Prior(Configured, nn.Module, ABC):
         check_sampling(self.num_codes, temperature, top_k, top_p)
         check_sample(self, n, guidance, generator, cache, batch_size)
         labels = labels_of(self, label, n, guidance)  # (n,), or None
+        given = prefix_of(self, prefix, n)  # (n, first)
         device = next(self.parameters()).device
         classes = self._or_no_class(labels, n, device)  # (n,)
         place = place_of(generator, torch.device("cpu"))
         uniform = torch.rand(n, self.length, generator=generator, dtype=torch.float64, device=place)
         uniform = uniform.to(device, widest_float(device))  # (n, N)
         filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        batches = zip(classes.split(batch_size), uniform.split(batch_size), strict=True)
+        codes = torch.zeros(n, self.length, dtype=torch.int64, device=device)  # (n, N)
+        codes[:, : given.shape[1]] = given.to(device)
+        batches = zip(*(part.split(batch_size) for part in (codes, classes, uniform)), strict=True)
         with evaluating(self), unchecked_values():  # checking values would wait for the device at every code
-            parts = [self._sample(*batch, filters, guidance, cache) for batch in batches]
-        return torch.cat(parts).reshape(n, *self.grid)
+            for part in batches:
+                self._sample(*part, first=given.shape[1], filters=filters, guidance=guidance, cache=cache)
+        return codes.reshape(n, *self.grid)
 
     def _sample(
-        self, classes: Tensor, uniform: Tensor, filters: dict[str, Any], guidance: float, cache: bool
-    ) -> Tensor:
-        """The loop of :meth:`sample` for one batch: classes (n,), uniform (n, N) → codes (n, N)."""
-        codes = torch.zeros(len(classes), self.length, dtype=torch.int64, device=classes.device)  # (n, N)
+        self,
+        codes: Tensor,
+        classes: Tensor,
+        uniform: Tensor,
+        *,
+        first: int,
+        filters: dict[str, Any],
+        guidance: float,
+        cache: bool,
+    ) -> None:
+        """The loop of :meth:`sample` for one batch: fills in codes (n, N) from ``first`` on; classes (n,), uniform
+        (n, N)."""
         use_guidance = guidance != 1
         if use_guidance:  # twice the same codes: n rows with their class, then n rows with "no class"
             classes = torch.cat([classes, torch.full_like(classes, self.num_classes)])
         steps = self.steps(classes, cache=cache)
-        for i in range(self.length):
+        if 0 < first < self.length:
+            steps.start_after(codes.repeat(2, 1) if use_guidance else codes, first)
+        for i in range(first, self.length):
             logits = steps.logits(codes.repeat(2, 1) if use_guidance else codes, i)  # (n, K), or (2n, K)
             if use_guidance:
                 conditional, unconditional = logits.chunk(2)
                 logits = guided(conditional, unconditional, guidance)
             p = filtered_probabilities(logits, **filters)  # (n, K)
             codes[:, i] = draw(p, uniform[:, i])  # (n,)
-        return codes
 
     def _or_no_class(self, labels: Tensor | None, n: int, device: torch.device) -> Tensor:
         """Labels (n,) → classes (n,); without labels, n times "no class"."""

@@ -86,6 +86,10 @@ class _MambaSteps(Steps):
         self.blocks = cast(Sequence[Mamba2Block], prior.blocks)
         self.states = [block.mixer.new_state(len(classes)) for block in self.blocks] if cache else None
 
+    def start_after(self, codes: Tensor, given: int) -> None:
+        if self.states is not None:  # the states are those after all given codes, step by step
+            super().start_after(codes, given)
+
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
         if self.states is None:

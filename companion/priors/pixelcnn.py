@@ -104,6 +104,9 @@ class _PixelCNNSteps(Steps):
     def __init__(self, prior: PixelCNN, classes: Tensor) -> None:
         self.prior, self.classes = prior, classes
 
+    def start_after(self, codes: Tensor, given: int) -> None:
+        pass  # nothing is kept between steps
+
     def logits(self, codes: Tensor, step: int) -> Tensor:
         rows = step // self.prior.grid[1] + 1  # the rows below are not drawn yet
         table = codes.reshape(len(codes), *self.prior.grid)[:, :rows]

@@ -1,5 +1,6 @@
 """The RQ-Transformer (chapter 08): one transformer over positions, a small one over the codes of a position."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +23,8 @@ class RQTransformer(Prior):
     of one position, where the flattened transformer attends over T·R codes.
 
     Args:
-        num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`; grid is (h, w, R).
+        num_codes, grid, num_classes, label_dropout, tokenizer: see :class:`Prior`; grid is (T, R), (h, w, R) or
+            (t, h, w, R), as of audio, images and video: the last axis is that of the R codes of a position.
         dim: width of both.
         layers, depth_layers: of the spatial and of the depth transformer.
         heads, dropout: of both.
@@ -30,6 +32,8 @@ class RQTransformer(Prior):
     Raises:
         ValueError: an argument is out of range.
     """
+
+    _axes_in_position = 1  # the R codes of a position
 
     def __init__(
         self,
@@ -46,11 +50,11 @@ class RQTransformer(Prior):
         tokenizer: str = "",
     ) -> None:
         super().__init__(num_codes, grid, num_classes=num_classes, label_dropout=label_dropout, tokenizer=tokenizer)
-        if len(grid) != 3:
-            raise ValueError(f"grid: got {tuple(grid)}, want (h, w, R): R codes per position")
+        if len(grid) == 1:
+            raise ValueError(f"grid: got {tuple(grid)}, want (T, R), (h, w, R) or (t, h, w, R): R codes per position")
         check_transformer(dim, layers, heads, dropout)
         check_size("depth_layers", depth_layers, most=DEEPEST)
-        self.depth, self.positions_count = grid[2], grid[0] * grid[1]
+        self.depth, self.positions_count = self.grid[-1], math.prod(self.grid[:-1])
         self.codes = nn.Parameter(0.02 * torch.randn(self.depth, num_codes, dim))  # one table for each depth
         self.sos = nn.Embedding(num_classes + 1, dim)
         nn.init.normal_(self.sos.weight, std=0.02)
@@ -72,14 +76,19 @@ class RQTransformer(Prior):
     def _stack_logits(self, stacks: Tensor, classes: Tensor) -> Tensor:
         """The stacks of the first T positions, (B, T, R) → (B, T, R, K)."""
         embedded = self._embed(stacks)  # (B, T, R, dim)
-        before = torch.cat([self.sos(classes)[:, None], embedded[:, :-1].sum(2)], dim=1)  # (B, T, dim)
-        h = self.spatial(before + self.positions[: stacks.shape[1]])
+        h = self.spatial(self._before(embedded, classes))  # (B, T, dim)
         partial = embedded[:, :, :-1].cumsum(2)  # (B, T, R − 1, dim): k₁, k₁ + k₂, …
         sequence = torch.cat([h[:, :, None], partial], dim=2) + self.depths  # (B, T, R, dim)
         with sdpa_kernel(SDPBackend.MATH):  # B·T sequences of length R; fused kernels are for fewer and longer ones
             out = self.depthwise(sequence.flatten(0, 1))
         logits: Tensor = self.to_logits(out)
         return logits.reshape(*stacks.shape, self.num_codes)
+
+    def _before(self, embedded: Tensor, classes: Tensor) -> Tensor:
+        """What the spatial transformer reads for T positions, of which each gets what comes before it: <sos>, then the
+        sum of each stack but the last; (B, T, R, dim) → (B, T, dim)."""
+        before = torch.cat([self.sos(classes)[:, None], embedded[:, :-1].sum(2)], dim=1)
+        return before + self.positions[: embedded.shape[1]]
 
     def _embed(self, stacks: Tensor) -> Tensor:
         """Codes (…, R) → embeddings (…, R, dim); each depth has a table of its own."""
@@ -92,6 +101,9 @@ class _PlainSteps(Steps):
 
     def __init__(self, prior: RQTransformer, classes: Tensor) -> None:
         self.prior, self.classes = prior, classes
+
+    def start_after(self, codes: Tensor, given: int) -> None:
+        pass  # nothing is kept
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         t, r = divmod(step, self.prior.depth)
@@ -107,6 +119,12 @@ class _CachedSteps(Steps):
         n, like = len(classes), prior.positions
         self.spatial = prior.spatial.new_caches(n, prior.positions_count, like)
         self.depthwise = prior.depthwise.new_caches(n, prior.depth, like)
+
+    def start_after(self, codes: Tensor, given: int) -> None:
+        """Keys and values of all given positions in one pass of the spatial transformer."""
+        prior, positions = self.prior, given // self.prior.depth
+        stacks = codes[:, :given].reshape(len(codes), positions, prior.depth)
+        prior.spatial(prior._before(prior._embed(stacks), self.classes), self.spatial)
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior

@@ -207,6 +207,11 @@ class _TransformerSteps(Steps):
         h = prior.transformer((newest + prior.positions[step])[:, None], self.caches)
         return prior.to_logits(h[:, 0])
 
+    def start_after(self, codes: Tensor, given: int) -> None:
+        """Keys and values of all given positions in one pass."""
+        if self.caches is not None:
+            self.prior.transformer(self.prior._inputs(codes, self.classes)[:, :given], self.caches)
+
 
 # The cache, and checks ----------------------------------------------------------------------------------------------
 

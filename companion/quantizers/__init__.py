@@ -4,6 +4,7 @@ A quantizer takes ``z`` (B, D, *spatial) and gives :class:`Quantized`; ``encode(
 ``decode(indices)`` the codes of such indices. ``num_codes`` is K, ``dim`` is D.
 """
 
+from companion.quantizers.accumulation import one_update
 from companion.quantizers.base import Quantized, Quantizer, VectorwiseQuantizer
 from companion.quantizers.ema import EMAVectorQuantizer, ema_step
 from companion.quantizers.estimators import rotation_trick, straight_through
@@ -40,6 +41,7 @@ __all__ = [
     "ema_step",
     "k_means",
     "nearest_code",
+    "one_update",
     "rate_bits",
     "residual_encode",
     "restart",

@@ -1,6 +1,7 @@
 """The contract of all quantizers: what goes in, what comes out, and in which order a training step does things."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -50,6 +51,9 @@ class Quantizer(Configured, nn.Module, ABC):
     num_codes: int
     dim: int
     depth: int = 1
+    _hold: Callable[[Tensor, Quantized], None] | None = (
+        None  # called instead of ``update`` in a block of ``one_update``
+    )
 
     def forward(self, z: Tensor) -> Quantized:
         """Latents (B, D, *spatial) → :class:`Quantized`.
@@ -63,7 +67,8 @@ class Quantizer(Configured, nn.Module, ABC):
             self.initialise(z.detach())
         quantized = self.quantize(z)
         if self.training:
-            self.update(z.detach(), quantized)
+            learn = self.update if self._hold is None else self._hold
+            learn(z.detach(), quantized)
         if quantized.code_counts is None:
             stacked = quantized.indices.ndim == z.ndim  # (B, h, w, R) beside (B, D, h, w): R codes per position
             counts = count_codes(quantized.indices, self.num_codes, stacked=stacked)

@@ -62,8 +62,9 @@ class EMAVectorQuantizer(CodesFromData):
 
     The running sum of a code is not stored: it is N_k e_k.
 
-    One forward in training mode is one update, after the lookup; with gradient accumulation, each micro-batch is one. A
-    forward that is computed again for checkpointed activations would count twice. A code that no vector of the batch
+    One forward in training mode is one update, after the lookup. With gradient accumulation, put the forwards of a step
+    into ``with one_update(model):`` (:func:`one_update`), and they are one. A forward that is computed again for
+    checkpointed activations would count twice. A code that no vector of the batch
     chose stays as it is, to the bit, unless it is restarted. With several processes (``torch.distributed``) the
     statistics are those of all of them together, and all have the same codebook.
 

@@ -31,9 +31,12 @@ from companion.codes import CodeSet
 from companion.configured import unwrapped
 from companion.data.images import ImageSet, share_within
 from companion.priors.base import Prior
+from companion.training.datasets import FromDataset
 from companion.training.details import parts_kept_in_eval
+from companion.training.epochs import EarlyStopping
 from companion.training.plan import Examples, Plan
 from companion.training.randomness import epoch_order, random_state_kept
+from companion.training.schedules import factor_of
 
 CPU = torch.device("cpu")
 
@@ -57,6 +60,11 @@ def checked(plan: Plan) -> Plan:
                 f"there, as in functools.partial(torch.optim.AdamW, lr={plan.lr}))",
                 stacklevel=3,
             )
+    if plan.clip is not None:
+        check_number("clip", plan.clip, above=0)
+    check_size("accumulate", plan.accumulate)
+    if plan.average is not None:
+        check_number("average", plan.average, least=0, below=1)
     check_flag("progress", plan.progress)
     check_choice("precision", plan.precision, ("no", "bf16", "fp16"))
     if plan.save_every is not None:
@@ -66,8 +74,18 @@ def checked(plan: Plan) -> Plan:
     if plan.batch_size > len(plan.train):
         raise ValueError(f"batch_size: got {plan.batch_size}, want at most the {len(plan.train)} examples of train")
     _check_examples(plan)
+    if plan.schedule is not None:
+        _check_call(plan.schedule, "schedule", "step and total_steps", 0, plan.total_steps)
+        for step in (0, plan.total_steps // 2, plan.total_steps - 1):
+            factor_of(plan.schedule, step, plan.total_steps)
+    if plan.after_epoch is not None:
+        _check_call(plan.after_epoch, "after_epoch", "an Epoch", None)
+    column = plan.after_epoch.column if isinstance(plan.after_epoch, EarlyStopping) else ""
+    if column.startswith("validation_") and plan.validation is None:
+        raise ValueError(f"after_epoch: got EarlyStopping by {column!r} without validation, want examples for that")
     run = None if plan.run is None else expanded("run", plan.run)
-    return replace(plan, epochs=int(plan.epochs), batch_size=int(plan.batch_size), seed=int(plan.seed), run=run)
+    whole: Any = {name: int(getattr(plan, name)) for name in ("epochs", "batch_size", "accumulate", "seed")}
+    return replace(plan, **whole, run=run)
 
 
 def settle_tokenizer(plan: Plan) -> Callable[[], None]:
@@ -161,18 +179,35 @@ def loss_of(result: Any) -> Tensor:
     return loss
 
 
-def check_schedule(optimizer: torch.optim.Optimizer, run: str | os.PathLike[str] | None) -> None:
-    """That a run can be continued as if it had not stopped.
+def check_optimizers_schedule(optimizer: torch.optim.Optimizer, plan: Plan) -> None:
+    """That a run can be continued as if it had not stopped, and that learning rates come from one side only.
 
     Raises:
-        ValueError: there is a folder ``run``, and the optimizer has a learning-rate schedule.
+        ValueError: the optimizer has a learning-rate schedule, and there is a folder ``run`` or another schedule.
     """
     scheduled = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave that
-    if run is not None and scheduled:
+    if scheduled and plan.schedule is not None:
+        raise ValueError("optimizer: got one with a learning-rate schedule of its own beside schedule, want one of two")
+    if scheduled and plan.run is not None:
         raise ValueError(
             "optimizer: got one with a learning-rate schedule, want one without, as the folder run cannot keep the "
-            "schedule's state: continued, it would begin anew. Leave out run, or the schedule"
+            "schedule's state: continued, it would begin anew. fit(…, schedule=WarmupCosine(…)) goes on exactly. Leave "
+            "out run, or the schedule"
         )
+    if plan.schedule is not None and any("lr" not in group for group in optimizer.param_groups):
+        raise ValueError("schedule: got one beside an optimizer without a learning rate, want none")
+
+
+def check_parts(plan: Plan, processes: int) -> None:
+    """That each process can cut its share of a batch into the parts that are wanted.
+
+    Raises:
+        ValueError: it has fewer examples than parts.
+    """
+    share = plan.batch_size // processes
+    if plan.accumulate > share:
+        of = "batch" if processes == 1 else f"batch in each of {processes} processes"
+        raise ValueError(f"accumulate: got {plan.accumulate}, want at most the {share} examples of a {of}")
 
 
 def batch_of(name: str, examples: Examples, indices: Tensor, device: torch.device) -> tuple[Tensor, ...]:
@@ -248,8 +283,8 @@ def _check_kinds(plan: Plan) -> None:
         fits = hasattr(examples, "__len__") and callable(getattr(examples, "batch", None))
         if not fits and not (name == "validation" and examples is None):
             raise ValueError(
-                f"{name}: got a {type(examples).__name__}, want examples with len() and batch(indices, device), as an "
-                "ImageSet or a CodeSet has"
+                f"{name}: got a {type(examples).__name__}, want an ImageSet, a CodeSet, a data set or DataLoader "
+                "of torch (TensorDataset makes one of tensors), or examples with len() and batch(indices, device)"
             )
         if examples is not None:
             _check_call(examples.batch, f"{name}.batch", "indices and device", torch.zeros(1), CPU)
@@ -259,6 +294,8 @@ def _check_kinds(plan: Plan) -> None:
         ("objective", plan.objective),
         ("augment", plan.augment),
         ("optimizer", plan.optimizer),
+        ("schedule", plan.schedule),
+        ("after_epoch", plan.after_epoch),
     ):
         if function is not None and not callable(function):
             raise ValueError(f"{name}: got a {type(function).__name__}, want a function, or None")
@@ -309,7 +346,7 @@ def _check_examples(plan: Plan) -> None:
 def _warn_of_shared(train: Examples, validation: Examples) -> None:
     """Validation on what was trained on says nothing about other images."""
     shared = 0.0
-    if validation is train:
+    if validation is train or _same_dataset(train, validation):
         shared = 1.0
     elif isinstance(train, ImageSet) and isinstance(validation, ImageSet):
         shared = share_within(validation.images, train.images)
@@ -325,6 +362,10 @@ def _warn_of_shared(train: Examples, validation: Examples) -> None:
             "overfitting",
             stacklevel=5,
         )
+
+
+def _same_dataset(one: Examples, other: Examples) -> bool:
+    return isinstance(one, FromDataset) and isinstance(other, FromDataset) and one.dataset is other.dataset
 
 
 def _check_codes(plan: Plan, name: str, examples: Examples) -> None:

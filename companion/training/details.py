@@ -20,10 +20,14 @@ _LIBRARIES = ("torch", "companion")  # whose modules keep no counters in attribu
 
 
 def details(
-    model: nn.Module, objective: Callable[..., Any] | None, augment: Callable[..., Any] | None = None
+    model: nn.Module,
+    objective: Callable[..., Any] | None,
+    augment: Callable[..., Any] | None = None,
+    schedule: Callable[..., Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """By group: "parts" (the class of each module, and which stay in eval mode), "attributes" of these, "parameters"
-    (which are trained), "objective" and "augment", and "own modes" (of what a model keeps in eval mode by itself).
+    (which are trained), "objective" and "augment", "own modes" (of what a model keeps in eval mode by itself), and
+    "schedule", if there is one.
     """
     parts: dict[str, str] = {}
     attributes: dict[str, str] = {}
@@ -42,6 +46,7 @@ def details(
         "objective": dict(_of_function("objective", objective)),
         "augment": dict(_of_function("augment", augment)),
         "own modes": {f"mode of {name}": "eval" for name in parts_always_in_eval(model)},
+        **({} if schedule is None else {"schedule": dict(_of_function("schedule", schedule))}),
     }
 
 
@@ -74,7 +79,7 @@ def differing_details(saved: dict[str, Any], current: dict[str, Any]) -> list[tu
     found = []
     for group, now in current.items():
         before = saved.get(group, {})
-        common = group in ("attributes", "objective", "augment", "own modes")
+        common = group in ("attributes", "objective", "augment", "own modes", "schedule")
         for name in [name for name in now if name in before] if common else now | before:
             if now.get(name) != before.get(name) and name not in current.get("own modes", {}):
                 found.append((name, before.get(name, "absent"), now.get(name, "absent")))
@@ -121,7 +126,7 @@ def _owner_and_function(called: Any) -> tuple[Any, Any]:
 
 def _of_owner(name: str, owner: Any) -> Iterator[tuple[str, str]]:
     """The fixed attributes of an object that is called, without those that its own methods set, such as counters."""
-    if name == "augment" and " at 0x" not in repr(owner):
+    if name in ("augment", "schedule") and " at 0x" not in repr(owner):
         return  # it shows its settings, and all of what it shows is compared
     methods = [
         value.__code__ for kind in type(owner).__mro__ for value in vars(kind).values() if hasattr(value, "__code__")

@@ -1,21 +1,19 @@
-"""A step of training as chapter 01 writes it out, and the loop of ``fit``, which is this step, repeated."""
+"""The loop of ``fit``, which is the loop of chapter 01: epochs of batches, and a step on each."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from companion._arguments import described
 from companion._extras import require
-from companion.configured import parts_of
-from companion.data.images import ImageSet
-from companion.training.checks import batch_of, check_augmented, check_gradient, check_step, loss_of
+from companion.training.batches import Batches
 from companion.training.details import parts_kept_in_eval
+from companion.training.epochs import Epoch, checked_verdict
 from companion.training.history import History, Row
 from companion.training.means import Means
-from companion.training.objective import Terms, backward_error_with_cause, error_with_cause, own_backward
 from companion.training.plan import Plan
 from companion.training.randomness import (
     epoch_order,
@@ -24,31 +22,11 @@ from companion.training.randomness import (
     random_state_kept,
     set_random_state,
 )
+from companion.training.resume import shown
+from companion.training.schedules import same_so_far
 from companion.training.states import States
+from companion.training.step import Step
 from companion.training.stop_button import StopButton
-
-
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
-    """One step of gradient descent on a batch, as chapter 01 writes it out; :func:`fit` is this, repeated.
-
-    Args:
-        model: ``model(x)`` gives a result whose ``loss`` is to be minimised.
-
-    Returns:
-        The loss that the step was made from, detached.
-
-    Raises:
-        ValueError: ``optimizer`` has none of the model's parameters or needs a closure, or the loss has no gradient.
-    """
-    check_step(model, optimizer)
-    if not model.training:
-        raise ValueError("model: got it in eval mode, in which a codebook learns nothing, want model.train() first")
-    loss = loss_of(model(x))
-    check_gradient("model", loss)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
 
 
 class Loop:
@@ -62,26 +40,24 @@ class Loop:
     ) -> None:
         self.plan, self.model, self.accelerator, self.states = plan, plan.model, accelerator, states
         self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
-        self.terms = Terms(plan.model, plan.objective)
-        self.training_terms, self.optimizer = accelerator.prepare(self.terms, optimizer)
+        self.batches = Batches(plan, self.device)
+        self.train_step = Step(plan, self.batches, optimizer, accelerator)
+        self.optimizer, self.averages = self.train_step.optimizer, self.train_step.averages
         self.step, self.means, self.rows = 0, Means(), list[Row]()
-        self.trainable = {name for name, p in plan.model.named_parameters() if p.requires_grad}
-        self.without_gradient = set(self.trainable)  # so far
+        self.ended_by = ""  # what of the caller's ended training after an epoch
         self.kept_in_eval = parts_kept_in_eval(plan.model)
-        self.told_of_modes = False
         set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank))
         if states and (saved := states.newest()):
             self._restore(saved)
-        self.began_at = self.step
 
     def run(self, stop: StopButton, bar: Any) -> None:
         """The loop of chapter 01: in each epoch a new order of the examples, cut into batches, and a step on each."""
-        while len(self.rows) < self.plan.epochs and not stop.pressed:
-            self.model.train()
-            for part in self.kept_in_eval.values():
-                part.training = False
-            for indices in self._batches_left():
-                self._train_step(indices)
+        self._begin()
+        while len(self.rows) < self.plan.epochs and not self.ended_by and not stop.pressed:
+            self._set_modes()
+            for indices in self._expected(list(self._batches_left())):
+                self.train_step.make(indices, self.step, self._moment(), self.means)
+                self.step += 1
                 if self.means.due:  # for when the bar moves next, which is tqdm's to say (TQDM_MININTERVAL)
                     bar.set_postfix_str(self._progress(), refresh=False)
                 bar.update()
@@ -93,26 +69,19 @@ class Loop:
             if self.step == (len(self.rows) + 1) * self.plan.steps_per_epoch:
                 self._close_epoch()
 
-    def _train_step(self, indices: Tensor) -> None:
-        """``train_step`` from above, on the terms of the objective and by way of Accelerate."""
-        moment = f"step {self.step + 1} (epoch {len(self.rows) + 1})"
-        self.optimizer.zero_grad()  # first, so that the memory of the gradients is free in the forward pass
-        weights, gradients = self._versions()
-        terms = self._terms(self.training_terms, "train", indices, moment)
-        weights_now, gradients_now = self._versions()
-        if gradients_now != gradients:
-            raise own_backward(self.terms.argument)
-        try:
-            self.accelerator.backward(terms["loss"])
-        except RuntimeError as error:
-            first, stepped = self.step == self.began_at, weights_now != weights
-            if known := backward_error_with_cause(error, argument=self.terms.argument, stepped=stepped, first=first):
-                raise known from error
-            raise
-        self._check_learns()
-        self.optimizer.step()
-        self.step += 1
-        self.means.add(terms, len(indices), moment)
+    def _begin(self) -> None:
+        """What comes before the first step, or was left to do where a run goes on."""
+        if self.step == 0:
+            self._set_modes()
+            (indices,) = self._expected([next(self._batches_left())])
+            self.train_step.give_first_codes(indices, self._moment())
+        elif self.step == len(self.rows) * self.plan.steps_per_epoch:  # it may have been killed before it told of it
+            self._tell_of_epoch()
+
+    def _set_modes(self) -> None:
+        self.model.train()
+        for part in self.kept_in_eval.values():
+            part.training = False
 
     def _batches_left(self) -> Iterator[Tensor]:
         """The indices of this process in the batches that the epoch under way still has."""
@@ -122,82 +91,58 @@ class Loop:
             batch = order[i * plan.batch_size : (i + 1) * plan.batch_size]
             yield batch.chunk(self.world)[self.rank]  # joined in the order of ranks they are the batch again
 
-    def _terms(self, terms: nn.Module, name: str, indices: Tensor, moment: str) -> dict[str, Tensor]:
-        """The terms of a batch of the examples called ``name``, or an error that names the cause if it is known."""
-        batch = batch_of(name, self.plan.examples[name], indices, self.device)
-        if name == "train" and self.plan.augment is not None:
-            batch = (self._augmented(self.plan.augment, batch[0]), *batch[1:])
-        called, modes = self.terms.argument, {part: part.training for part in self.model.modules()}
-        try:
-            made = terms(*batch)
-        except (ValueError, RuntimeError, IndexError, TypeError) as error:
-            self.means.read()  # where a step before this one was not finite, that comes first
-            if known := error_with_cause(error, self.model, name, batch, moment, argument=called):
-                raise known from error
-            if name == "train" and self.plan.augment is not None and "no multiples of" in str(error):
-                raise ValueError(f"augment: the model does not take the images after it ({error})") from error
-            raise
-        if self.plan.objective is not None:
-            self._warn_of_modes(name, modes)
-        return made
+    def _expected(self, batches: list[Tensor]) -> list[Tensor]:
+        """The batches of the next steps. A data set with worker processes begins to read them."""
+        parts = [part for indices in batches for part in self.train_step.parts_of(indices)]
+        self.batches.expect("train", parts, self.rank, first=self.step * self.plan.accumulate)
+        return batches
 
-    def _warn_of_modes(self, name: str, before: dict[nn.Module, bool]) -> None:
-        """An objective that calls ``model.eval()`` trains another model than the caller has in mind."""
-        changed = [
-            path or "the model" for path, part in parts_of(self.model) if before.get(part) == (not part.training)
-        ]
-        if changed and not self.told_of_modes:
-            self.told_of_modes = True
-            warnings.warn(
-                f"objective: changed the mode of {', '.join(changed[:3])}{', …' * (len(changed) > 3)} on a batch of "
-                f"{name}, want the modes left as they are: fit trains in training mode and validates in eval mode",
-                stacklevel=5,
-            )
-
-    def _versions(self) -> tuple[list[int], list[tuple[int, int] | None]]:
-        """What tells whether somebody changes the parameters or their gradients."""
-        parameters = list(self.model.parameters())
-        gradients = [p.grad for p in parameters]
-        return [p._version for p in parameters], [None if g is None else (id(g), g._version) for g in gradients]
-
-    def _augmented(self, augment: Callable[[Tensor], Tensor], first: Tensor) -> Tensor:
-        """What ``augment`` makes of the first tensor of a batch."""
-        with torch.no_grad():  # it is no part of the model
-            try:
-                augmented = augment(first)
-            except (TypeError, AttributeError, IndexError) as error:  # as of transforms of one image, or of pillow's
-                raise ValueError(
-                    f"augment: called with a batch, here {described(first)}, it fails; want one that takes "
-                    f"images (B, C, H, W) as a tensor ({type(error).__name__}: {error})"
-                ) from error
-        check_augmented(augmented, first, images=isinstance(self.plan.train, ImageSet))
-        return augmented
-
-    def _check_learns(self) -> None:
-        if not self.without_gradient:
-            return
-        self.without_gradient -= {name for name, p in self.model.named_parameters() if p.grad is not None}
-        if self.without_gradient == self.trainable:
-            raise ValueError("objective: got a loss of another model, want one of the model that it is called with")
+    def _moment(self) -> str:
+        return f"step {self.step + 1} (epoch {len(self.rows) + 1})"
 
     def _progress(self) -> str:
         return f"epoch {len(self.rows) + 1}, loss {self.means.read():.4g}"
 
     def _close_epoch(self) -> None:
-        if not self.rows and self.without_gradient:
-            some = ", ".join(sorted(self.without_gradient)[:3])
+        without = self.train_step.without_gradient
+        if not self.rows and without:
+            some = ", ".join(sorted(without)[:3])
             warnings.warn(
-                f"model: no gradient reached {len(self.without_gradient)} of its parameters in the first epoch ({some}"
+                f"model: no gradient reached {len(without)} of its parameters in the first epoch ({some}"
                 "): detached, or not used?",
                 stacklevel=4,
             )
         self.rows.append(self._row())
         self.means = Means()
         self._save()
+        self._tell_of_epoch()
+
+    def _tell_of_epoch(self) -> None:
+        """Call the caller's ``after_epoch`` in the main process; all processes do what it answers."""
+        if self.plan.after_epoch is None or self.ended_by:
+            return
+        goes_on = True
+        if self.accelerator.is_main_process:
+            rows = [dict(row) for row in self.rows]
+            epoch = Epoch(len(rows), self.step, dict(rows[-1]), History(rows), self.model)
+            with random_state_kept(self.device), torch.no_grad(), self._as_validated():
+                set_random_state(self.device, fresh_random_state(self.device, self.plan.seed, self.rank, 2))
+                goes_on = checked_verdict(self.plan.after_epoch(epoch))
+        goes_on = require("accelerate.utils", extra="train", what="fit").broadcast_object_list([goes_on])[0]
+        if not goes_on:
+            self.ended_by = shown(self.plan.after_epoch)
+            self._save()
+
+    @contextmanager
+    def _as_validated(self) -> Iterator[None]:
+        """The model in eval mode, with the averaged weights if there are any."""
+        self.model.eval()
+        with nullcontext() if self.averages is None else self.averages.in_the_model():
+            yield
 
     def history(self) -> History:
         """The rows of whole epochs, and one of the part of an epoch that was done where training was stopped."""
-        history = History(list(self.rows), interrupted=self.step < self.plan.total_steps)
+        history = History(list(self.rows), interrupted=self.step < self.plan.total_steps and not self.ended_by)
         self.means.read()
         if self.means.weight:
             history.rows.append(self._row())  # the caller's alone: the run goes on with this epoch
@@ -206,6 +151,8 @@ class Loop:
     def _row(self) -> Row:
         """The row of the epoch under way: its means, and validation with the weights as they are."""
         row: Row = {"epoch": len(self.rows) + 1, "step": self.step, **self.means.over_processes()}
+        if self.plan.schedule is not None:
+            row["lr"] = float(self.optimizer.param_groups[0]["lr"])  # of the last step
         if self.world > 1:  # the next training step would do this to the buffers; validation comes before it
             broadcast = require("accelerate.utils", extra="train", what="fit").broadcast
             for buffer in self.model.buffers():
@@ -217,14 +164,15 @@ class Loop:
     def _validate(self, n: int) -> Row:
         """The mean of each term over all ``n`` examples, shared out among the processes."""
         plan, means = self.plan, Means()
-        self.model.eval()
-        with random_state_kept(self.device), torch.no_grad(), self.accelerator.autocast():
+        with random_state_kept(self.device), torch.no_grad(), self._as_validated(), self.accelerator.autocast():
             set_random_state(self.device, fresh_random_state(self.device, plan.seed, self.rank, 1))  # always the same
-            for start in range(0, n, plan.batch_size):
-                indices = torch.arange(start, min(start + plan.batch_size, n), device="cpu")[self.rank :: self.world]
-                if len(indices):
-                    moment = f"validation after step {self.step}"
-                    means.add(self._terms(self.terms, "validation", indices, moment), len(indices), moment)
+            shares = [batch[self.rank :: self.world] for batch in torch.arange(n, device="cpu").split(plan.batch_size)]
+            shares = [indices for indices in shares if len(indices)]
+            self.batches.expect("validation", shares, self.rank)
+            moment = f"validation after step {self.step}"
+            for indices in shares:
+                terms = self.batches.terms_of("validation", indices, moment, self.means)
+                means.add(terms, len(indices), moment)
         return means.over_processes()
 
     def _save(self) -> None:
@@ -239,12 +187,19 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
         }
+        if self.plan.schedule is not None:
+            common["total_steps"] = self.plan.total_steps
+        if self.averages is not None:
+            common["averages"] = self.averages.averages
+        if self.ended_by:
+            common["ended_by"] = self.ended_by
         self.states.save(common, {"means": self.means.state(), "random": random_state(self.device)})
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """All parts of a state; the model last, so that it stays as it is where another part does not fit."""
         of_process = saved["processes"][self.rank]
         means = Means(**of_process["means"])
+        self._check_rates_so_far(saved)
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
         except ValueError as error:
@@ -253,6 +208,19 @@ class Loop:
             ) from error
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
+        if self.averages is not None:
+            self.averages.restore(saved["averages"])
         self.model.load_state_dict(saved["model"])
         self.step, self.rows, self.means = saved["step"], saved["rows"], means
         set_random_state(self.device, of_process["random"])
+        if self.plan.after_epoch is not None and saved.get("ended_by") == shown(self.plan.after_epoch):
+            self.ended_by = saved["ended_by"]  # by another one it is not ended
+
+    def _check_rates_so_far(self, saved: dict[str, Any]) -> None:
+        """A schedule that ends with the training has other rates from the first step on where that gets longer."""
+        schedule, before, now = self.plan.schedule, saved.get("total_steps"), self.plan.total_steps
+        if schedule is not None and before and not same_so_far(schedule, saved["step"], before, now):
+            raise ValueError(
+                f"epochs: got {self.plan.epochs}, want {before // self.plan.steps_per_epoch} as the run has: with this "
+                "schedule the steps that are done would have had other learning rates in a training of another length"
+            )

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from companion.training.epochs import AfterEpoch
+from companion.training.schedules import Schedule
+
 
 class Examples(Protocol):
     """What ``fit`` trains on: ``companion.data.ImageSet`` and ``companion.CodeSet`` are two."""
@@ -27,6 +30,11 @@ class Plan:
     augment: Callable[[Tensor], Tensor] | None
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None
     lr: float | None
+    schedule: Schedule | None
+    clip: float | None
+    accumulate: int
+    average: float | None
+    after_epoch: AfterEpoch | None
     epochs: int
     batch_size: int
     seed: int

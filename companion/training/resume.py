@@ -33,7 +33,7 @@ def run_settings(plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any)
     return {
         "settings": _settings(plan, optimizer, accelerator),
         "origin": _origin(plan, optimizer),
-        "details": details(plan.model, plan.objective, plan.augment),
+        "details": details(plan.model, plan.objective, plan.augment, plan.schedule),
     }
 
 
@@ -50,8 +50,9 @@ def check_same_run(folder: Path, saved: dict[str, Any], current: dict[str, Setti
     if "origin" in saved:
         before |= saved["origin"]  # in which "optimizer" is the class alone: its settings have entries of their own
         now |= current["origin"]
-    else:  # the first version, which had no augment
-        now |= {name: value for name, value in current["origin"].items() if name == "augment"}
+    else:  # the first version, which had none of these
+        later = ("augment", "schedule", "clip", "accumulate", "average")
+        now |= {name: value for name, value in current["origin"].items() if name in later}
         if announce:
             print("run: an earlier version began it and noted no configuration and no sample of the data to compare")
     differences = [
@@ -68,6 +69,13 @@ def check_same_run(folder: Path, saved: dict[str, Any], current: dict[str, Setti
         more = [f"  and {left_out} more"] if left_out > 0 else []
         lines = "\n".join([*differences[:MOST_LINES], *more])
         raise ValueError(f"run: {folder} holds a run with other settings:\n{lines}\nUse those, or another folder")
+
+
+def shown(function: Callable[..., Any]) -> str:
+    """Its name; of an object that shows its settings, as a dataclass or a transform of torchvision does, all of it."""
+    function = _called(function)
+    text = " ".join(repr(function).split())
+    return _name(function) if hasattr(function, "__qualname__") or " at 0x" in text else text
 
 
 def fingerprint(examples: Any) -> str:
@@ -109,12 +117,21 @@ def _settings(plan: Plan, optimizer: torch.optim.Optimizer, accelerator: Any) ->
 
 
 def _origin(plan: Plan, optimizer: torch.optim.Optimizer) -> Settings:
-    """The configuration of the model, the names of objective, augment and optimizer, and a sample of the data."""
+    """The configuration of the model, the names of the functions, how steps are made, and a sample of the data."""
     origin: Settings = {"model": type(unwrapped(plan.model, "model")).__qualname__}
     origin |= _configuration(plan.model)
     origin["objective"] = DEFAULT_OBJECTIVE if plan.objective is None else _name(plan.objective)
     if plan.augment is not None:  # without one there is no entry, as in the states of earlier versions
-        origin["augment"] = _shown(plan.augment)
+        origin["augment"] = shown(plan.augment)
+    if plan.schedule is not None:  # nor for what came later still
+        origin["schedule"] = shown(plan.schedule)
+    for name, value, default in (
+        ("clip", plan.clip, None),
+        ("accumulate", plan.accumulate, 1),
+        ("average", plan.average, None),
+    ):
+        if value != default:
+            origin[name] = value
     origin["optimizer"] = type(optimizer).__qualname__
     for i, group in enumerate(optimizer.param_groups):
         origin |= {f"optimizer.{i}.{key}": repr(value) for key, value in group.items() if key != "params"}
@@ -144,13 +161,6 @@ def _name(function: Callable[..., Any]) -> str:
     """Of a function its name, of another object that of its class; a partial has that of what it calls."""
     function = _called(function)
     return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _shown(augment: Callable[..., Any]) -> str:
-    """Its name; of an object that shows its settings, as a dataclass or a transform of torchvision does, all of it."""
-    augment = _called(augment)
-    shown = " ".join(repr(augment).split())
-    return _name(augment) if hasattr(augment, "__qualname__") or " at 0x" in shown else shown
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -107,6 +107,19 @@ for name, make in QUANTIZERS.items():
     case(f"quantizer, {name}", lambda device, make=make: quantize(make, device), type(make()))
 
 
+def in_parts(device: torch.device) -> Any:
+    """A batch in two parts, for a stack whose results hold others."""
+    quantizer = ResidualQuantizer([EMAVectorQuantizer(6, 4) for _ in range(2)]).to(device)
+    z = torch.randn(8, 4, 3, 2).to(device)
+    quantizer(z)
+    with quantizers.one_update(quantizer):
+        outs = [quantizer(part).z_q for part in z.split(4)]
+    return [*outs, *quantizer.state_dict().values()]
+
+
+case("quantizers, a batch in parts", in_parts, quantizers.one_update)
+
+
 def around_quantizers(device: torch.device) -> Any:
     z, codebook = torch.randn(20, 3).to(device), torch.randn(5, 3).to(device)
     k = quantizers.nearest_code(z, codebook)
@@ -140,6 +153,7 @@ case(
 PRIORS = {
     "transformer": lambda **options: TransformerPrior(7, (2, 3), dim=8, heads=2, layers=2, dropout=0.2, **options),
     "over stacks": lambda **options: RQTransformer(7, (2, 2, 3), dim=8, heads=2, layers=1, **options),
+    "over stacks in a row": lambda **options: RQTransformer(7, (4, 2), dim=8, heads=2, layers=1, **options),
     "mamba": lambda **options: MambaPrior(7, (2, 3), dim=8, state=3, head_dim=4, layers=2, **options),
     "convolutions": lambda **options: PixelCNN(7, (3, 2), dim=8, layers=2, **options),
 }
@@ -158,6 +172,8 @@ def draw(make: Callable[..., priors.Prior], device: torch.device) -> Any:
         prior.sample(5, 1, guidance=2.0, top_k=4, top_p=0.9, batch_size=2),
         prior.sample(9, labels, temperature=0.5, cache=False, generator=generator),
         prior.sample(4, temperature=0),
+        prior.sample(9, labels, prefix=table[:, :1], temperature=0),
+        prior.loss(table.to(device), mask=(table < 5).to(device)),
         priors.prior_bits(prior, table, labels, batch_size=4),
         priors.prior_bits(prior, table.to(device)),
     ]
@@ -548,10 +564,12 @@ def saved(device: torch.device) -> Any:
         companion.save(model, path)
         assert companion.load(path).state_dict()["quantizer.codebook"].device == CPU
         there = companion.load(path, device=device, dtype=torch.float16)
-        return [list(one.state_dict().values()) for one in (companion.load(path, model), there)]
+        companion.save_pretrained(model, folder)
+        again = companion.from_pretrained(folder, device=device)
+        return [list(one.state_dict().values()) for one in (companion.load(path, model), there, again)]
 
 
-case("saving", saved, companion.save, companion.load)
+case("saving", saved, companion.save, companion.load, companion.save_pretrained, companion.from_pretrained)
 
 # --- code that is wrong on a GPU, or on one without float64: the proof that these are found
 

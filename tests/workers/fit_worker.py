@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import companion.checkpoint
 from companion import VQVAE, Autoencoder, EMAVectorQuantizer, ResidualQuantizer, ResNetDecoder, ResNetEncoder
 from companion.losses import AdversarialTraining, FeatureDistance
-from companion.training import fit
+from companion.training import EarlyStopping, WarmupCosine, fit
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as bluntly
 
@@ -78,6 +78,15 @@ class Noisy(nn.Module):
         return Output(out, out.abs().mean(), loss)
 
 
+PARTS: dict[str, Any] = {
+    "schedule": WarmupCosine(warmup=3),
+    "clip": 0.3,
+    "accumulate": 2,
+    "average": 0.9,
+    "after_epoch": EarlyStopping("loss", patience=1, smallest_change=100.0),
+}
+
+
 def objective(model: nn.Module, x: Tensor, y: Tensor) -> Any:
     return model(x, y) if isinstance(model, Noisy) else model(x)
 
@@ -129,9 +138,14 @@ def main(
     kind_of_model: str = "noisy",
     validation: str = "11",
     augmented: str = "",
+    parts: str = "",
     tell: Connection | None = None,
 ) -> None:
-    """kill: "step:7" (in its 7th step), "write:2" (2nd state half written), "rename:2" (not yet renamed)."""
+    """kill: "step:7" (in its 7th step), "write:2" (2nd state half written), "rename:2" (not yet renamed).
+
+    With ``parts``, each batch goes through the model in two, which count as steps here, and training ends after the
+    second epoch of three.
+    """
     torch.set_num_threads(1)
     with Path(f"{out}.pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -171,6 +185,7 @@ def main(
         validation=Digits(int(validation), 2),
         objective=watched,
         augment=seen if augmented else None,
+        **(PARTS if parts else {}),
         run=run,
         save_every=2 if run else None,
         device="cpu",

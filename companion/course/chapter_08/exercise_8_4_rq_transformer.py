@@ -77,7 +77,7 @@ def _variant(
     """The model with one of its parts replaced."""
 
     class Variant(RQTransformer):
-        def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:
+        def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:  # type: ignore[override]  # without mask
             stacks = codes.reshape(len(codes), -1, codes.shape[-1])
             h = spatial(self, spatial_inputs(stacks, self.codes, start(self, codes, labels), self.positions))
             out = deep(self, depth_inputs(h, stacks, self.codes, self.depths))
@@ -90,7 +90,7 @@ def _variant(
 class _ShiftedLabels(RQTransformer):
     """As the published package has it: R + 1 logits a position, cut to the length of the labels."""
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:  # type: ignore[override]  # without mask
         stacks = codes.reshape(len(codes), -1, self.depth)
         starts = self._or_no_class(labels, len(codes), codes.device)
         h = self.spatial(spatial_inputs(stacks, self.codes, self.sos(starts), self.positions))
@@ -105,7 +105,7 @@ class _ShiftedLabels(RQTransformer):
 class _DepthBeforeSpace(RQTransformer):
     """Reads the depth transformer's input as if depth came before position."""
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:  # type: ignore[override]  # without mask
         stacks = codes.reshape(len(codes), self.depth, -1).transpose(1, 2)
         starts = self._or_no_class(labels, len(codes), codes.device)
         h = self.spatial(spatial_inputs(stacks, self.codes, self.sos(starts), self.positions))
