@@ -86,8 +86,8 @@ plots.show(
 # ## Predict
 #
 # 1. A pixel has 3 × 8 = 24 bits. How many does PNG need for these pictures, which it stores exactly?
-# 2. Our tokenizer will write 8 × 8 positions of 2 codes of 6 bits, or 0.75 bits a pixel. JPEG can be asked for as few. Which of the two will be closer to the
-#    picture?
+# 2. Our tokenizer will write 4 × 4 positions of 3 codes of 6 bits, or 0.28 bits a pixel. JPEG at its lowest quality needs about as many. Which of the two will be
+#    closer to the picture?
 # 3. In a class of 24 learners, each trains on pictures of their own, and ten runs go wrong. Which fault do you expect most often?
 #
 # ## A tokenizer
@@ -98,15 +98,15 @@ plots.show(
 
 # %%
 def new_tokenizer() -> companion.VQVAE:
-    """Two EMA codebooks of 64 codes between small residual networks."""
+    """Three EMA codebooks of 64 codes between small residual networks; 32 × 32 become 4 × 4."""
     torch.manual_seed(session.seed)
     codebooks = [
-        companion.EMAVectorQuantizer(64, 32, decay=0.9, restart_below=0.2) for _ in range(2)
+        companion.EMAVectorQuantizer(64, 32, decay=0.9, restart_below=0.2) for _ in range(3)
     ]
     return companion.VQVAE(
-        companion.ResNetEncoder(3, 32, hidden=settings.width),
+        companion.ResNetEncoder(3, 32, hidden=settings.width, factor=8),
         companion.ResidualQuantizer(codebooks),
-        companion.ResNetDecoder(3, 32, hidden=settings.width),
+        companion.ResNetDecoder(3, 32, hidden=settings.width, factor=8),
     ).to(device)
 
 
@@ -127,7 +127,7 @@ session.expect("mse", mse(rebuilt, x_test).item())
 
 # %% tags=["hide-input"]
 last = history.rows[-1]
-for depth in (1, 2):
+for depth in (1, 2, 3):
     print(
         f"depth {depth}: {last[f'perplexity_{depth}']:.0f} of 64 codes effectively in use"
     )
@@ -155,7 +155,7 @@ def drawn(stacks: Tensor, depth: int) -> Tensor:
         )
 
 
-everywhere = torch.arange(64, device=device)[:, None, None, None].expand(64, 8, 8, 2)
+everywhere = torch.arange(64, device=device)[:, None, None, None].expand(64, 4, 4, 3)
 meaning = drawn(everywhere, depth=1)
 order = meaning.mean((1, 2, 3)).argsort()
 
@@ -171,7 +171,7 @@ plots.show(
 )
 
 # %% [markdown]
-# The codes of depth 1 are a palette: colours, and a few patterns. If many of these squares were alike, the codebook would be wasted; if one of them were the
+# The codes of depth 1 are a palette. If many of these squares were alike, the codebook would be wasted; if one of them were the
 # mean picture, one code would do all the work. Both faults come back below.
 #
 # ## What does a picture cost?
@@ -208,9 +208,9 @@ code_length = check(code_length)
 # %%
 codes, held_out = (companion.tokenize(tokenizer, images) for images in (train, test))
 pixels = 32 * 32
-by_depth = [code_length(codes.codes[..., r], held_out.codes[..., r], 64) for r in range(2)]
+by_depth = [code_length(codes.codes[..., r], held_out.codes[..., r], 64) for r in range(3)]
 bits = sum(by_depth)
-nominal = 8 * 8 * 2 * math.log2(64)
+nominal = 4 * 4 * 3 * math.log2(64)
 print(f"nominal:   {nominal / pixels:.3f} bits a pixel")
 print(f"histogram: {bits.mean() / pixels:.3f} bits a pixel; the cheapest picture")
 print(f"           {bits.min() / pixels:.3f}, the dearest {bits.max() / pixels:.3f}")
@@ -344,7 +344,7 @@ def new_prior() -> companion.RQTransformer:
     """The same one each time."""
     torch.manual_seed(session.seed)
     return companion.RQTransformer(
-        64, codes.grid, dim=settings.dim, layers=settings.layers, depth_layers=2, heads=4,
+        64, codes.grid, dim=settings.dim, layers=settings.layers, depth_layers=settings.depth_layers, heads=4,
         dropout=0.2, num_classes=len(train.classes), label_dropout=0.1, tokenizer=codes.tokenizer,
     ).to(device)  # fmt: skip
 
@@ -404,15 +404,15 @@ plots.show(
 # harm. `companion.fit` has both, and what else long runs want: `accumulate` (a large batch in parts), `average` (of the weights over time) and
 # `after_epoch` (for early stopping, or anything of yours).
 #
-# And now the pictures: a class in each row, at temperature 0.9 and top-p 0.95 (chapter 07).
+# And now the pictures: a class in each row, at temperature 1.
 
 # %% tags=["hide-input", "cover"]
 prior = priors["warm-up and cosine"].eval()
-rows, columns = min(8, len(train.classes)), 12
+rows, columns = min(9, len(train.classes)), 12
 labels = torch.arange(rows, device=device).repeat_interleave(columns)
 with torch.no_grad():
     sampled = prior.sample(
-        len(labels), label=labels, temperature=0.9, top_p=0.95,
+        len(labels), label=labels, temperature=1.0,
         generator=torch.Generator(device).manual_seed(session.seed),
     )  # fmt: skip
     sheet = tokenizer.decode(sampled).clamp(0, 1)
@@ -491,7 +491,7 @@ looks = {
     "ours": ("^", "train"), "shipped": ("*", "train"),
 }  # fmt: skip
 names = {
-    "ours": "ours: depth 1; both depths by prior, histogram, nominal",
+    "ours": "ours: depth 1; all depths by prior, histogram, nominal",
     "shipped": "shipped: 64 codes, trained longer, histogram",
 }
 for name, (style, colour) in looks.items():
@@ -640,7 +640,7 @@ print("run C:", companion.diagnose(tokenizer, test, prior=deaf), sep="\n")
 #
 # ## What it costs
 #
-# Your pictures may be larger. What grows with what? One step of each network, for sides of 32, 64 and 128 pixels; the tokenizer always shrinks each side to a quarter:
+# Your pictures may be larger. What grows with what? One step of each network, for sides of 32, 64 and 128 pixels; the tokenizer always shrinks each side to an eighth:
 
 
 # %%
@@ -659,7 +659,7 @@ def seconds_of(step: Callable[[], object]) -> float:
 costs = []
 for side in settings.sides:
     x = torch.rand(8, 3, side, side, device=device)
-    stacks = torch.randint(0, 64, (8, side // 4, side // 4, 2), device=device)
+    stacks = torch.randint(0, 64, (8, side // 8, side // 8, 3), device=device)
     larger = new_tokenizer()
     longer = companion.RQTransformer(64, stacks.shape[1:], dim=settings.dim).to(device)
     costs.append(
@@ -673,7 +673,7 @@ for side in settings.sides:
 first = costs[0]
 print(" side  positions   tokenizer's step   prior's step   entries of one attention table")
 for side, (of_tokenizer, of_prior) in zip(settings.sides, costs, strict=True):
-    positions = (side // 4) ** 2
+    positions = (side // 8) ** 2
     print(
         f"{side:>5}{positions:>11,}{of_tokenizer / first[0]:>17.1f} ×{of_prior / first[1]:>13.1f} ×"
         f"{positions**2:>24,}"
@@ -697,15 +697,17 @@ print(f"at 10^11 a second (two cores): {operations / 1e11 / 3600 / 24 / 365:.0f}
 #
 # ## One command each
 #
-# All of this is also on the command line, for when the notebook has done its work. Each writes its settings beside its result, goes on where it was killed, and takes
-# `--help`:
+# All of this is also on the command line, for when the notebook has done its work:
 #
 # ```
-# python -m companion train-tokenizer my-pictures --out runs/tokenizer
-# python -m companion train-prior my-pictures --tokenizer runs/tokenizer --out runs/prior
-# python -m companion sample runs/prior --out samples.png
-# python -m companion diagnose my-pictures --tokenizer runs/tokenizer --prior runs/prior
+# python -m companion train-tokenizer my-pictures
+# python -m companion tokenize my-pictures
+# python -m companion train-prior
+# python -m companion sample
 # ```
+#
+# Each writes a folder under `runs/`, with sheets of pictures and the settings from which it can be run again, and goes on where it was killed. `reconstruct`,
+# `evaluate` and `diagnose` are there, too, and each says with `--help` what it can do.
 #
 # ## Proof: what you built is what the companion has
 
@@ -768,7 +770,7 @@ with torch.no_grad():
     redrawn = tokenizer(strange).reconstruction.clamp(0, 1)
 strange_codes = tokenizer.encode(strange)
 there = sum(
-    code_length(codes.codes[..., r], strange_codes[..., r], 64).mean() for r in range(2)
+    code_length(codes.codes[..., r], strange_codes[..., r], 64).mean() for r in range(3)
 )
 print(f"MSE {mse(redrawn, strange):.4f}, on its own kind {mse(rebuilt, x_test):.4f}")
 print(f"bits a pixel {there / pixels:.3f}, on its own kind {bits.mean() / pixels:.3f}")
@@ -829,7 +831,7 @@ for n in (1, 10, 100):
 #
 # 1. Put your own folder in, and read `companion.diagnose` before the sheet.
 # 2. `companion.EMAVectorQuantizer(…, decay=0.99, restart_below=0.02)`: how many epochs until depth 1 uses its codes?
-# 3. Three depths, or latents of 16 × 16: where do they lie on the plane?
+# 3. One depth, or latents of 8 × 8: where do they lie on the plane, and what becomes of the sheet?
 # 4. The perceptual loss of chapter 09 in this tokenizer. What happens to the error, and to the sheet?
 #
 # ## References
