@@ -22,6 +22,7 @@ from companion.checkpoint import load, save
 from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.configured import Configured, register
+from companion.diagnosis import Diagnosis, Finding, diagnose
 from companion.hub import from_pretrained, save_pretrained
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
@@ -51,8 +52,10 @@ __all__ = [
     "ConvNeXtDecoder",
     "ConvNeXtEncoder",
     "Decoder",
+    "Diagnosis",
     "EMAVectorQuantizer",
     "Encoder",
+    "Finding",
     "FiniteScalarQuantizer",
     "GumbelQuantizer",
     "History",
@@ -79,6 +82,7 @@ __all__ = [
     "check_identity",
     "classifier",
     "data",
+    "diagnose",
     "fit",
     "from_pretrained",
     "identity",

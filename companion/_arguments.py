@@ -258,18 +258,25 @@ def check_tensor(
     Raises:
         ValueError: it is none, or another.
     """
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    fits = dense and (value.dtype in _FLOATS if dtype is None else value.dtype == dtype)
+    if not fits or (shape is not None and not _has_shape(value, shape)):
+        raise ValueError(_not_that_tensor(name, value, shape, dtype))  # apart: sizes that are traced cannot be shown
+    if finite:
+        check_finite(name, value)
+
+
+def _not_that_tensor(name: str, value: Any, shape: tuple[int | str, ...] | None, dtype: torch.dtype | None) -> str:
+    """What :func:`check_tensor` says."""
     kind = "floating point" if dtype is None else _short(dtype)
     want = kind if shape is None else f"{kind} of shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: got {brief(value)}, want a tensor, {want}")
+        return f"{name}: got {brief(value)}, want a tensor, {want}"
     if value.layout != torch.strided or value.is_nested:
-        raise ValueError(f"{name}: got a sparse or nested tensor, want a dense one, {want}")
+        return f"{name}: got a sparse or nested tensor, want a dense one, {want}"
     fits = value.dtype in _FLOATS if dtype is None else value.dtype == dtype
-    if not fits or (shape is not None and not _has_shape(value, shape)):
-        least = _too_short(value, shape) if fits and shape is not None else ""
-        raise ValueError(f"{name}: got {described(value)}, want {want}{least}")
-    if finite:
-        check_finite(name, value)
+    least = _too_short(value, shape) if fits and shape is not None else ""
+    return f"{name}: got {described(value)}, want {want}{least}"
 
 
 def check_same_shape(name: str, value: Any, of: str, other: Tensor) -> None:
@@ -429,7 +436,7 @@ def encoded(encode: Callable[..., Any], x: Tensor) -> Any:
             f"({error})"
         ) from error
     check_given("encoder", z, "latents (B, D, …)")
-    if z.ndim < 2 or len(z) != len(x):
+    if z.ndim < 2 or z.shape[0] != x.shape[0]:
         raise ValueError(f"encoder: gave shape {tuple(z.shape)}, want latents (B, D, …) with B = {len(x)}")
     return z
 
@@ -449,7 +456,7 @@ def judged(discriminate: Callable[..., Any], x: Tensor) -> Tensor:
         raise ValueError(f"discriminator: does not take images of shape {tuple(x.shape)} ({error})") from error
     if not isinstance(logits, Tensor):
         raise ValueError(f"discriminator: gave {brief_kind(logits)}, want logits (B, …), a tensor")
-    if logits.ndim < 1 or len(logits) != len(x):
+    if logits.ndim < 1 or logits.shape[0] != x.shape[0]:
         raise ValueError(f"discriminator: gave shape {tuple(logits.shape)}, want logits (B, …) with B = {len(x)}")
     return logits
 

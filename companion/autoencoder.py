@@ -20,6 +20,7 @@ from companion._arguments import (
     encoded,
 )
 from companion._devices import widest_float
+from companion._pytrees import pytree
 from companion.configured import Configured
 
 
@@ -81,6 +82,7 @@ class Decoder(Configured, nn.Module):
         return self.conv2(h)  # (B, out_channels, S, S)
 
 
+@pytree
 @dataclass(frozen=True)
 class AutoencoderOutput:
     """What an autoencoder returns.

@@ -22,9 +22,10 @@ from companion._arguments import (
 )
 from companion._devices import as_float64
 from companion._modes import evaluating
+from companion._pytrees import pytree
 from companion.configured import Configured
 from companion.data import ImageSet
-from companion.data.images import chosen, share_within
+from companion.data.images import chosen, pixel_variance, share_of_images
 from companion.metrics import frechet_distance
 from companion.pretrained import names, pretrained
 from companion.quantizers import nearest_code
@@ -34,6 +35,7 @@ _ENOUGH = 50  # images, to tell a classifier from chance
 _MOST_SHARED = 0.05  # of the images of two sets; a few equal ones are found in real sets too
 
 
+@pytree
 @dataclass(frozen=True)
 class ClassifierOutput:
     """What a classifier returns: ``logits`` (B, num_classes), and the ``features`` (B, F) that they are linear in."""
@@ -210,7 +212,7 @@ def evaluate_samples(
         )
     if held_out is train:
         raise ValueError("held_out: got the set that is train, want images that the generator has not seen")
-    shared = max(share_within(held_out.images, train.images), share_within(train.images, held_out.images))
+    shared = max(share_of_images(held_out, train), share_of_images(train, held_out))
     if shared > _MOST_SHARED:
         raise ValueError(
             f"held_out: got a set that shares {shared:.0%} of its images, or of train's, with train, want images that "
@@ -234,7 +236,7 @@ def evaluate_samples(
     seen, unseen = (part.batch(_some(n, len(part)))[0] for part in (train, held_out))  # (n, C, H, W) each
     of_seen, of_unseen = (recognise(classifier, x, batch_size=batch_size) for x in (seen, unseen))
     _warn_of_a_stranger(of_unseen.logits.argmax(1).cpu(), held_out.labels.cpu()[_some(n, len(held_out))])
-    variance = as_float64(train.images).div(255).var(correction=0).item()
+    variance = pixel_variance(train.images)
     if variance == 0:
         raise ValueError("train: got images that are all of one grey value, want some to measure distances by")
     return SampleQuality(

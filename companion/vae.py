@@ -29,6 +29,7 @@ from companion._arguments import (
     unchecked_values,
 )
 from companion._devices import as_float64, place_of
+from companion._pytrees import pytree
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.configured import Configured
 from companion.likelihoods import Likelihood
@@ -153,6 +154,7 @@ def bits_per_dimension(log_prob: Tensor, dimensions: int) -> Tensor:
     return -log_prob / (dimensions * math.log(2))
 
 
+@pytree
 @dataclass(frozen=True)
 class VAEOutput:
     """What a VAE returns. The 0-dim terms are nats per image, averaged over the batch."""

@@ -18,6 +18,7 @@ from companion._arguments import (
     encoded,
     is_about_shapes,
 )
+from companion._pytrees import pytree
 from companion.backbones.masked import AutoregressiveDecoder
 from companion.configured import Configured
 from companion.quantizers import Quantizer
@@ -26,6 +27,7 @@ from companion.quantizers.base import count_codes
 _IMAGES = ("B", "C", "*spatial")
 
 
+@pytree
 @dataclass(frozen=True)
 class VQVAEOutput:
     """What a VQ-VAE returns.

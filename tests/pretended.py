@@ -138,6 +138,12 @@ class _Module(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
+    def get_rng_state(self, device: object = None) -> torch.Tensor:  # it draws on the CPU
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
+
+    def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
+        pass
+
 
 class _Hook(backend_registration._DummyPrivateUse1Hook):
     def is_available(self) -> bool:

@@ -468,6 +468,13 @@ GOOD: dict[str, Callable[[], Good]] = {
         codes.tokenize,
         {"tokenizer": tokenizer(), "images": small_set(), "batch_size": 5, "progress": False},
     ),
+    "diagnosis.diagnose": lambda: (
+        companion.diagnose,
+        {
+            "model": tokenizer(), "data": small_set(), "prior": prior(), "most": 5, "batch_size": 3, "samples": 2,
+            "seed": 1,
+        },
+    ),
     "CodeSet": lambda: (CodeSet, {"codes": tables(), "labels": labels(), "num_codes": 5, "tokenizer": "abc"}),
     "CodeSet.batch": lambda: (code_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "CodeSet.to": lambda: (code_set().to, {"device": "cpu"}),
@@ -475,7 +482,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     "CodeSet.load": lambda: (CodeSet.load, {"path": written("codes")}),
     "data.load": lambda: (
         data.load,
-        {"name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "root": SCRATCH.name},
+        {
+            "name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "fit": "crop",
+            "background": "white", "unreadable": "raise", "cache": None, "root": SCRATCH.name,
+        },
     ),
     "ImageSet": lambda: (
         data.ImageSet,
@@ -485,6 +495,7 @@ GOOD: dict[str, Callable[[], Good]] = {
         },
     ),
     "ImageSet.to": lambda: (small_set().to, {"device": "cpu"}),
+    "ImageSet.digests": lambda: (small_set().digests, {}),
     "ImageSet.subset": lambda: (small_set().subset, {"n": 2}),
     "ImageSet.batch": lambda: (small_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "Gaussian": lambda: (likelihoods.Gaussian, {"scale": 0.1, "binned": True, "learn_scale": False}),
@@ -790,8 +801,9 @@ for _kind, _latents in (("ConvNeXt", (4, 2, 2)), ("ViT", (4, 2, 2)), ("LatentTok
 # What is public by its name and is not called by users.
 NOT_CALLED = {
     "a result, made by the library": (
-        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Epoch", "History", "MambaState", "PriorOutput",
-        "ProjectedQuantized", "Quantized", "ResidualQuantized", "SampleQuality", "VAEOutput", "VQVAEOutput",
+        "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Epoch", "Finding", "History",
+        "Look", "MambaState", "PriorOutput", "ProjectedQuantized", "Quantized", "ResidualQuantized",
+        "SampleQuality", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -1013,6 +1025,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "WarmupCosine.warmup": {"zero", "huge", "vast"},
     "EarlyStopping.patience": {"huge", "vast"},
     "EarlyStopping.column": {"other"},
+    "diagnosis.diagnose.seed": {"huge"},
     "EMAVectorQuantizer.seed": {"huge", "vast"},
     "quantizers.k_means.seed": {"huge", "vast"},
     "quantizers.k_means.stream": {"huge", "vast", "zero"},

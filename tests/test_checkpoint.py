@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from workers import shard_worker
 from workers.save_worker import encoder, save_for_ever
 
 import companion
@@ -593,6 +594,26 @@ print("saved")
     arguments = [(tmp_path / "store").as_uri(), tmp_path / "m.safetensors"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.stdout == "saved\n", done.stderr
+
+
+@pytest.mark.cpu_only("several processes, joined by gloo")
+def test_a_model_that_two_processes_train_in_shards_is_saved_as_one_process_trains_it(tmp_path: Path) -> None:
+    """One process has the whole batch, each of the two a half. Both codebooks and all weights moved."""
+    world, out, worker = 2, tmp_path / "model", Path(shard_worker.__file__)
+    environment = os.environ | {"PYTHONPATH": str(worker.parents[2]), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, worker, out, str(rank), str(world)], env=environment) for rank in range(world)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0] * world
+    first, second = (load(f"{out}.{rank}.safetensors") for rank in range(world))
+    alone = shard_worker.tokenizer()
+    shard_worker.train(alone, 0, 1)
+    assert type(first) is type(alone)
+    assert same(first, second)
+    untrained = shard_worker.tokenizer().state_dict()
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(first.state_dict()[name], value)
+        assert not torch.equal(value, untrained[name]), name
 
 
 def test_a_folder_or_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ LEFT_OUT = {
     companion.register: "of a class",
     companion.History: "of numbers",
     classifier.SampleQuality: "what `evaluate_samples` returns",
+    companion.Diagnosis: "what `diagnose` returns",
+    companion.Finding: "a part of it",
     plots.Picture: "of bytes",
     plots.show: "of a figure",
     plots.to_png: "of a figure",

@@ -19,6 +19,7 @@ import yaml
 from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 import companion
 from companion.course import bootstrap
@@ -273,9 +274,11 @@ def test_the_library_does_not_import_the_course(path: Path) -> None:
 
 # From the ground up, as CONTRIBUTING shows them.
 ROOMS = (
-    *("_arguments", "_devices", "_extras", "_modes", "_version", "_warnings", "configured", "checkpoint", "hub"),
+    *("_arguments", "_devices", "_extras", "_modes", "_pytrees", "_version", "_warnings"),
+    *("configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
+    *("diagnosis", "commands", "__main__"),
 )
 
 
@@ -410,7 +413,7 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
@@ -423,3 +426,24 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
     companion.check_identity(names["model"], names["prior"])
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
+
+
+def test_the_readmes_script_goes_from_a_folder_of_pictures_to_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, script = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(script.splitlines()) <= 30
+    short, replaced = re.subn(r"epochs=\d+", "epochs=1, progress=False", script)
+    assert replaced == 2
+    for i in range(40):
+        (tmp_path / f"pictures/{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 36), (6 * i, 100, 50)).save(tmp_path / f"pictures/{i % 2}/{i}.png")
+    monkeypatch.chdir(tmp_path)
+    exec(short, {})
+    with Image.open("samples.png") as picture:
+        picture.load()
+        assert picture.width > 8 * 32
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "prior.safetensors",
+        "tokenizer.safetensors",
+    ]

@@ -29,6 +29,7 @@ from companion._arguments import (
     unchecked_values,
 )
 from companion._devices import at_least_float32
+from companion._pytrees import pytree
 from companion.backbones.blocks import RMSNorm, SwiGLU
 from companion.backbones.patches import PatchDecoder, PatchEncoder
 from companion.backbones.ssd import ssd_chunked, ssd_step
@@ -41,6 +42,7 @@ _HEAD_DIM = 64
 _EPSILON = 1e-5  # of the gated norm, as in the authors' code
 
 
+@pytree
 @dataclass(frozen=True)
 class MambaState:
     """What a mixer keeps of the positions so far; its size does not depend on their number.
@@ -119,7 +121,7 @@ class Mamba2Mixer(nn.Module):
         """
         check_tensor("x", x, shape=("B", self.hidden))
         check_fits("x", x, self.to_out.weight)
-        self._check_state(state, len(x))
+        self._check_state(state, x.shape[0])
         z, inputs, delta = self._project(x)  # (64, 256), (64, 384), (64, 4)
         window = torch.cat([state.window, inputs[..., None]], dim=2)  # (64, 384, 4): the last four positions
         values, b, c = self._split(self.convolution(window)[..., 0])  # (64, 4, 64), (64, 64), (64, 64)

@@ -188,7 +188,7 @@ def _check_others(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor) -> None:
 
 
 def _check_state(state: Tensor, x: Tensor, b: Tensor) -> None:
-    check_tensor("state", state, shape=(len(x), *x.shape[-2:], b.shape[-1]))
+    check_tensor("state", state, shape=(x.shape[0], *x.shape[-2:], b.shape[-1]))
     check_fits("state", state, x, of="x")
 
 

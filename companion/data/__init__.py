@@ -15,6 +15,10 @@ def load(
     size: int | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    fit: str = "crop",
+    background: str = "white",
+    unreadable: str = "raise",
+    cache: bool | str | Path | None = None,
     root: str | Path | None = None,
 ) -> ImageSet:
     """Load a set of images. A set that is not available raises an error; no other set is given in its place.
@@ -31,8 +35,18 @@ def load(
         image_size: crop each image to its middle square and resize it to this side. By default images keep their size,
             except those of celeba (64). Emoji are not resized: 16, 64 and 128 are read from a file that a command makes
             from the font.
-        root: the folder of published sets, where they are looked for and downloaded to, and of emoji in other sizes;
-            default: the environment variable ``COMPANION_DATA``, or else ``companion`` in the user's cache folder.
+        fit: how images of a folder come to ``image_size``: "crop" to the middle square; "resize", which changes their
+            proportions; or "pad" to a square, with ``background`` around them.
+        background: of a folder's images, a colour as pillow names it ("white", "#808080"): transparent ones are laid on
+            it.
+        unreadable: "raise" an error on the first file of a folder that cannot be read, or "skip" such files, which are
+            named in a warning.
+        cache: where the images of a folder are held. False: in memory. True, or the path of a folder for such files: in
+            a file, of which only the rows in use are read (see ``companion.data.cache``). By default in memory up to a
+            GiB, and else in a file.
+        root: the folder of published sets, where they are looked for and downloaded to, of emoji in other sizes, and of
+            caches; default: the environment variable ``COMPANION_DATA``, or else ``companion`` in the user's cache
+            folder.
 
     Shapes:
         → ``ImageSet`` with images (N, C, H, W) uint8 and labels (N,) int64.
@@ -41,26 +55,33 @@ def load(
         ValueError: an argument is wrong, or a file is damaged; the message names it.
         FileNotFoundError: a published set is missing and cannot be downloaded, or emoji of that size were not made.
         PermissionError: a published set has to be extracted into a folder that cannot be written to.
+        OSError: a cache cannot be written.
         ImportError: torchvision or pillow is missing (glyphs need neither, emoji pillow only).
     """
     # Imported here, so that ``python -m companion.data.glyphs`` finds its module not yet loaded.
-    from companion.data import emoji, folder, glyphs, real
+    from companion.data import emoji, folder, glyphs, pictures, real
 
     if size is not None:
         check_size("size", size)
-    if image_size is not None:
-        check_size("image_size", image_size, most=folder.LARGEST_SIDE)
     check_whole("seed", seed, least=0)
     for argument, value, kinds, want in (
         ("name", name, (str, Path), "a string or a path"),
         ("split", split, (str,), "a string"),
         ("root", root, (str, Path, type(None)), "a string or a path"),
+        ("cache", cache, (bool, str, Path, type(None)), "True, False, a path or None"),
     ):
         check_instance(argument, value, kinds, want)
+    reading = pictures.Reading(image_size, fit, background, unreadable)
     built_in = ("glyphs", "emoji")
     published = name in (*built_in, *real.NAMES)
     if published and split not in ("train", "test"):
         raise ValueError(f"split: got {split!r}, want 'train' or 'test', which {name} has")
+    usual = {"fit": "crop", "background": "white", "unreadable": "raise", "cache": None}
+    given = {"fit": fit, "background": background, "unreadable": unreadable, "cache": cache}
+    if published and (other := [argument for argument in usual if given[argument] != usual[argument]]):
+        raise ValueError(
+            f"{other[0]}: got {given[other[0]]!r}, want {usual[other[0]]!r} for {name}: it is for folders of your own"
+        )
     if name == "glyphs":
         if image_size not in (None, glyphs.SIZE):
             raise ValueError(f"image_size: got {image_size}, want {glyphs.SIZE}, the size of glyphs, or none")
@@ -73,4 +94,5 @@ def load(
     if name == "" or not folder_path.is_dir():  # Path("") is the working directory
         names = ", ".join((*built_in, *real.NAMES))
         raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
-    return folder.folder(folder_path, split, size=size, seed=seed, image_size=image_size)
+    place = expanded("cache", cache) if isinstance(cache, str | Path) else cache
+    return folder.folder(folder_path, split, size=size, seed=seed, reading=reading, cache=place, root=root)

@@ -5,25 +5,25 @@ own name. The folder may be divided into ``train/`` and ``test/``; the classes o
 Images are read in the order of their names. Files are left out if their name begins with a dot or has no suffix of an
 image; if it has that of an image format that is not read, with a warning.
 
-The images are grey, (1, H, W), if all of them are, and RGB, (3, H, W), otherwise. Transparency is dropped, and
-photographs are turned upright by their EXIF orientation.
+The images are grey, (1, H, W), if all of them are, and RGB, (3, H, W), otherwise. ``companion.data.pictures`` says how
+each kind of file is read. A set that takes more than ``IN_MEMORY`` bytes is held in a file, see
+``companion.data.cache``.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from companion._extras import require
-from companion.data._progress import progress
+from companion.data.cache import CachedImageSet, cached, row_shape
 from companion.data.images import ImageSet, chosen
+from companion.data.pictures import Reading, channels_of, read_images
+from companion.data.real import data_folder
 
-LARGEST_SIDE = 2**13  # of an image, in pixels: more is a mistake
+IN_MEMORY = 2**30  # bytes: a larger set is held in a file, if nothing else is asked for
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 _OTHER_PICTURES = (
     *(".apng", ".avif", ".cr2", ".dng", ".exr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".pbm"),
@@ -34,12 +34,22 @@ _SPLITS = {"train", "val", "valid", "validation", "test"}
 _OTHER_SPELLINGS = {"training": "train", "testing": "test"}
 
 
-def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: int | None) -> ImageSet:
+def folder(
+    path: Path,
+    split: str,
+    *,
+    size: int | None,
+    seed: int,
+    reading: Reading,
+    cache: bool | Path | None,
+    root: str | Path | None,
+) -> ImageSet:
     """The images under ``path``; the arguments are those of ``companion.data.load``.
 
     Raises:
         ValueError: there is no such split, images stand beside sub-folders, a class of the split is not in train or has
             no images, ``size`` is more than there are, or an image cannot be read.
+        OSError: a cache cannot be written.
     """
     top = _split_folder(path, split)
     classes = _folders(top) or [top]
@@ -64,13 +74,36 @@ def folder(path: Path, split: str, *, size: int | None, seed: int, image_size: i
             stacklevel=3,
         )
     kept = chosen(len(files), size, seed, str(top))
-    return ImageSet(
-        path.resolve().name,
-        split,
-        read_images([files[i] for i in kept], image_size),
-        torch.tensor(labels, device="cpu")[list(kept)],
-        tuple(known),
-    )
+    files, of_files = [files[i] for i in kept], torch.tensor(labels, device="cpu")[list(kept)]
+    name, caches = path.resolve().name, _cache_folder(cache, files, reading, data_folder(root) / "folders", top)
+    read: ImageSet
+    if caches is None:
+        images, rows, report = read_images(files, reading)
+        read = ImageSet(name, split, images, of_files[rows], tuple(known))
+    else:
+        held = cached(files, top, reading, caches, f"{name}-{split}")
+        read, report = CachedImageSet(name, split, held.images, of_files[held.files], tuple(known), held), held.report
+    if line := report.line(reading):
+        warnings.warn(f"{top}: of {len(files):,} images {line}", stacklevel=3)
+    return read
+
+
+def _cache_folder(
+    cache: bool | Path | None, files: Sequence[Path], reading: Reading, usual: Path, top: Path
+) -> Path | None:
+    """Where the cache of a set is or shall be; None if it is held in memory.
+
+    Raises:
+        ValueError: the folder is inside that of the images, where it would be taken for a class.
+    """
+    if cache is None:
+        cache = len(files) * math.prod(row_shape(files, reading, channels_of(files))) > IN_MEMORY
+    if cache is False:
+        return None
+    place = (usual if cache is True else cache).resolve()
+    if top.resolve() in (place, *place.parents):
+        raise ValueError(f"cache: got {place}, inside the folder of images {top}, want one elsewhere")
+    return place
 
 
 def _warn_of_one_level_too_high(classes: list[Path], top: Path) -> None:
@@ -84,75 +117,6 @@ def _warn_of_one_level_too_high(classes: list[Path], top: Path) -> None:
             f"{', …' * (len(inner) > 3)}: want {classes[0]} if those are the classes",
             stacklevel=4,
         )
-
-
-def read_images(files: Sequence[Path], image_size: int | None) -> Tensor:
-    """Decode image files, each cropped and resized to ``image_size`` if that is given.
-
-    Shapes:
-        N files → (N, C, H, W) uint8.
-
-    Raises:
-        ValueError: a file is damaged or cut short, has more than 8 bits a channel or several frames, or differs in size
-            from the first one while ``image_size`` is None.
-    """
-    image_file = require("PIL.ImageFile", extra="data", what="reading image files")
-    images, colour = np.empty((0, 3, 0, 0), np.uint8), False
-    lenient = image_file.LOAD_TRUNCATED_IMAGES
-    image_file.LOAD_TRUNCATED_IMAGES = False  # half an image is an error
-    try:
-        for i, file in enumerate(progress(files, "reading images")):
-            image = _decode(file)
-            if image_size is not None:
-                image = middle_square(image, image_size)
-            colour = colour or image.mode not in ("1", "L", "LA")
-            if i == 0:
-                images = np.empty((len(files), 3, image.height, image.width), np.uint8)
-            height, width = images.shape[2:]
-            if (image.height, image.width) != (height, width):
-                raise ValueError(
-                    f"{file} is {image.width}×{image.height}, the images before it {width}×{height}: "
-                    f"crop and resize them all, for example with image_size={min(width, height)}"
-                )
-            images[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    finally:
-        image_file.LOAD_TRUNCATED_IMAGES = lenient
-    return torch.from_numpy(images if colour else images[:, :1].copy())
-
-
-def middle_square(image: Any, side: int) -> Any:
-    """The largest square in the middle of a pillow image, resized to ``side`` × ``side`` pixels."""
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    return image.crop((left, top, left + short, top + short)).resize((side, side))  # bicubic, pillow's default
-
-
-def _decode(file: Path) -> Any:
-    pil = require("PIL.Image", extra="data", what="reading image files")
-    ops = require("PIL.ImageOps", extra="data", what="reading image files")
-    try:
-        with pil.open(file) as opened:
-            frames = getattr(opened, "n_frames", 1) if opened.format in ("GIF", "PNG", "WEBP") else 1
-            deep = _is_deep(opened)  # asked before decoding, which loses it
-            image = ops.exif_transpose(opened)
-    except Exception as error:  # pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise ValueError(f"{file} does not decode ({error}): replace it by a whole copy, or delete it") from error
-    if frames > 1:
-        raise ValueError(f"{file} has {frames} frames, want one picture a file: save the frames as files of their own")
-    if deep:
-        raise ValueError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits first")
-    if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "PA"):
-        image = image.convert("RGB")  # before resizing: palette numbers cannot be averaged
-    return image
-
-
-def _is_deep(opened: Any) -> bool:
-    """Whether an image has more than 8 bits a channel. Pillow drops the lower byte of colours without a warning."""
-    raw = [argument for tile in opened.tile for argument in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
-    names = [argument for argument in raw if isinstance(argument, str)]
-    if opened.format == "PPM" and any(isinstance(argument, int) and argument > 255 for argument in raw):
-        return True
-    return opened.mode.startswith(("I", "F")) or any(re.search(";16[BLNRS]", name) for name in names)
 
 
 def _split_folder(path: Path, split: str) -> Path:
@@ -203,14 +167,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _images(path: Path, pattern: str) -> list[Path]:
-    """
-    Raises:
-        ValueError: a name with the suffix of an image belongs to no file that can be read: a pipe, a broken link.
-    """
-    found = _named(path, pattern, SUFFIXES)
-    if odd := [file for file in found if not file.is_file()]:  # opening a pipe would wait for ever
-        raise ValueError(f"{odd[0]} is no file that can be read, though its name is an image's: remove it")
-    return found
+    return _named(path, pattern, SUFFIXES)
 
 
 def _named(path: Path, pattern: str, suffixes: Sequence[str]) -> list[Path]:

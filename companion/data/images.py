@@ -1,5 +1,6 @@
 """A set of images, held as one tensor."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from companion._arguments import (
@@ -64,7 +66,7 @@ class ImageSet:
         if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
             raise ValueError(f"classes: got {twice[0]!r} more than once, want another name for each class")
         check_codes("labels", self.labels, len(self.classes))
-        if len(self) >= 8 and checks_values(self.images) and (most := int(self.images.max())) <= _DARK:
+        if len(self) >= 8 and checks_values(self.images) and (most := int(self._looked_at().max())) <= _DARK:
             got = ("that are all 0", "of 0 and 1 only")[most] if most <= 1 else f"of at most {most}"
             warnings.warn(
                 f"images: got bytes {got}, want 0 … 255: (255 * x).round().to(torch.uint8) of x in [0, 1]",
@@ -153,8 +155,20 @@ class ImageSet:
             check_available("device", device)
         rows = as_indices(indices, len(self)).to(self.device)
         target = self.device if device is None else torch.device(device)
-        x = self.images[rows].to(target)  # copied as bytes, a quarter of the size
+        x = self.images.index_select(0, rows).to(target)  # copied as bytes, a quarter of the size
         return x.float().div_(255), self.labels[rows].to(target)
+
+    def digests(self) -> NDArray[np.uint64]:
+        """Of each image a hash of its bytes, the same for the same bytes everywhere.
+
+        Shapes:
+            → (N,) uint64.
+        """
+        return np.array([digest(row) for row in self.images.cpu().numpy()], np.uint64)
+
+    def _looked_at(self) -> Tensor:
+        """The images whose range is checked."""
+        return self.images
 
 
 def as_indices(indices: Any, n: int) -> Tensor:
@@ -174,6 +188,34 @@ def as_indices(indices: Any, n: int) -> Tensor:
         raise ValueError(f"indices: got {described(rows)}, want int64 of shape (B,), with B at least 1")
     check_between("indices", rows, 0, n - 1)
     return rows
+
+
+def digest(pixels: NDArray[np.uint8]) -> int:
+    """64 bits of a hash of an image's bytes."""
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little")
+
+
+def share_of_images(some: ImageSet, others: ImageSet) -> float:
+    """Which share of the images of one set are in the other, byte by byte, 0 … 1. Hashes are compared."""
+    if some.shape != others.shape:
+        return 0.0
+    return float(np.isin(some.digests(), others.digests()).mean())
+
+
+def pixel_variance(images: Tensor) -> float:
+    """The variance of all pixels, as numbers in [0, 1]. It is exact, and takes the memory of one piece of the images.
+
+    Shapes:
+        images: (N, C, H, W) uint8.
+    """
+    step = max(1, 2**24 // max(1, images[:1].numel()))
+    counts = sum(
+        torch.bincount(images[start : start + step].flatten(), minlength=256).cpu().double()
+        for start in range(0, len(images), step)
+    )
+    values = torch.arange(256, dtype=torch.float64, device="cpu") / 255
+    share = counts / images.numel()
+    return float((share * (values - (share * values).sum()).square()).sum())
 
 
 def share_within(some: Tensor, others: Tensor) -> float:

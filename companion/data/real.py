@@ -14,8 +14,8 @@ from torch import Tensor
 
 from companion._extras import require
 from companion.data._progress import progress
-from companion.data.folder import middle_square, read_images
 from companion.data.images import ImageSet, chosen
+from companion.data.pictures import Reading, fitted, read_images
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "celeba")
 
@@ -53,7 +53,7 @@ def real(
         if name == "celeba":
             files, labels = _celeba(tv.CelebA, top, split)
             kept = list(chosen(len(files), size, seed, f"{name}/{split}"))
-            images = read_images([files[i] for i in kept], image_size or 64)
+            images, _, _ = read_images([files[i] for i in kept], Reading(image_size or 64))
             return ImageSet(name, split, images, labels[kept], ("not smiling", "smiling"))
         if name == "cifar10":
             pixels, labels, classes = _cifar10(tv.CIFAR10, top, split)
@@ -133,7 +133,7 @@ def _channels_first(pixels: Any, image_size: int | None) -> Tensor:
     if image_size is not None and pixels.shape[1:3] != (image_size, image_size):
         pil = require("PIL.Image", extra="data", what="image_size")
         resize = progress(pixels, "resizing images")
-        pixels = np.stack([np.asarray(middle_square(pil.fromarray(image), image_size)) for image in resize])
+        pixels = np.stack([np.asarray(fitted(pil.fromarray(image), image_size)) for image in resize])
     images = torch.from_numpy(pixels)
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 

@@ -25,6 +25,7 @@ from companion._arguments import (
     check_whole,
     judged,
 )
+from companion._pytrees import pytree
 from companion.autoencoder import Autoencoder
 from companion.classifier import Classifier
 from companion.configured import Configured, unwrapped
@@ -42,6 +43,7 @@ from companion.vae import VAE
 from companion.vqvae import VQVAE
 
 
+@pytree
 @dataclass(frozen=True)
 class AdversarialOutput:
     """What :class:`AdversarialTraining` returns.

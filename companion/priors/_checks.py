@@ -33,7 +33,7 @@ def check_batch(prior: "Prior", codes: Tensor, labels: Tensor | None) -> None:
     check_place("codes", codes, device_of(prior, codes), movable=True)
     check_between("codes", codes, 0, prior.num_codes - 1)
     if labels is not None:
-        _check_labels(prior, "labels", labels, len(codes))
+        _check_labels(prior, "labels", labels, codes.shape[0])
 
 
 def without_padding(prior: "Prior", codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def check_inputs(prior: "Prior", codes: Tensor, classes: Tensor) -> None:
     """The arguments of ``all_logits``."""
     check_tensor("codes", codes, shape=("B", *prior.grid), dtype=torch.int64)
     check_codes("codes", codes, prior.num_codes)
-    check_tensor("classes", classes, shape=(len(codes),), dtype=torch.int64)
+    check_tensor("classes", classes, shape=(codes.shape[0],), dtype=torch.int64)
     check_classes(prior, classes)
 
 

@@ -21,6 +21,7 @@ from companion._arguments import (
 )
 from companion._devices import at_least_float32, place_of, widest_float
 from companion._modes import evaluating
+from companion._pytrees import pytree
 from companion.configured import Configured
 from companion.priors._checks import (
     check_batch,
@@ -36,6 +37,7 @@ from companion.priors.sampling import check_sampling, draw, filtered_probabiliti
 _IGNORED = -100  # in place of a code that does not count; no code, so that code 0 stays one like the others
 
 
+@pytree
 @dataclass(frozen=True)
 class PriorOutput:
     """What a prior returns.
@@ -138,9 +140,9 @@ class Prior(Configured, nn.Module, ABC):
         check_place("codes", codes, device_of(self, codes))
         if self.training:
             warn_of_no_class("labels", labels, self)
-        classes = self._or_no_class(labels, len(codes), codes.device)
+        classes = self._or_no_class(labels, codes.shape[0], codes.device)
         if self.training and self.label_dropout and self.num_classes:
-            dropped = torch.rand(len(codes), device=codes.device) < self.label_dropout
+            dropped = torch.rand(codes.shape[0], device=codes.device) < self.label_dropout
             classes = classes.masked_fill(dropped, self.num_classes)
         with unchecked_values():  # they were checked above
             logits = self.all_logits(codes, classes)

@@ -109,5 +109,5 @@ class _PixelCNNSteps(Steps):
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         rows = step // self.prior.grid[1] + 1  # the rows below are not drawn yet
-        table = codes.reshape(len(codes), *self.prior.grid)[:, :rows]
+        table = codes.reshape(codes.shape[0], *self.prior.grid)[:, :rows]
         return self.prior._logits_of_rows(table, self.classes).flatten(1, 2)[:, step]

@@ -66,7 +66,7 @@ class RQTransformer(Prior):
 
     def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
         check_inputs(self, codes, classes)
-        stacks = codes.reshape(len(codes), self.positions_count, self.depth)
+        stacks = codes.reshape(codes.shape[0], self.positions_count, self.depth)
         return self._stack_logits(stacks, classes).reshape(*codes.shape, self.num_codes)
 
     def steps(self, classes: Tensor, *, cache: bool) -> Steps:
@@ -107,7 +107,7 @@ class _PlainSteps(Steps):
 
     def logits(self, codes: Tensor, step: int) -> Tensor:
         t, r = divmod(step, self.prior.depth)
-        stacks = codes.reshape(len(codes), self.prior.positions_count, self.prior.depth)
+        stacks = codes.reshape(codes.shape[0], self.prior.positions_count, self.prior.depth)
         return self.prior._stack_logits(stacks[:, : t + 1], self.classes)[:, t, r]
 
 
@@ -129,7 +129,7 @@ class _CachedSteps(Steps):
     def logits(self, codes: Tensor, step: int) -> Tensor:
         prior = self.prior
         t, r = divmod(step, prior.depth)
-        stacks = codes.reshape(len(codes), prior.positions_count, prior.depth)
+        stacks = codes.reshape(codes.shape[0], prior.positions_count, prior.depth)
         if r == 0:
             before = prior._embed(stacks[:, t - 1]).sum(1) if t else prior.sos(self.classes)  # (n, dim)
             newest = prior.spatial((before + prior.positions[t])[:, None], self.spatial)[:, 0]

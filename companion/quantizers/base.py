@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from companion._arguments import check_codes, check_finite, check_place, check_size, check_tensor, check_whole
 from companion._devices import at_least_float32
+from companion._pytrees import pytree
 from companion.configured import Configured
 
 
+@pytree
 @dataclass(frozen=True)
 class Quantized:
     """What a quantizer returns.

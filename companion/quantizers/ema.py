@@ -38,7 +38,7 @@ from companion.quantizers._codes_from_data import CodesFromData
 from companion.quantizers.base import Quantized, looked_up, to_latents, to_positions, to_vectors
 from companion.quantizers.estimators import ESTIMATORS
 from companion.quantizers.k_means import code_statistics
-from companion.quantizers.restarts import number_of_dead, restart
+from companion.quantizers.restarts import restart_dead
 from companion.quantizers.search import cosine_lookup, nearest_code
 from companion.quantizers.vector import first_codes
 
@@ -172,7 +172,7 @@ class EMAVectorQuantizer(CodesFromData):
             codebook, counts = ema_step(self.codebook, self.counts, n, s, self.decay, self.smoothing)
             if self.cosine:
                 codebook = self._of_length_one(codebook, n)
-            codebook, counts = self._restart_dead(codebook, counts, vectors)  # last, so that the step does not undo it
+            codebook, counts = self._restarted(codebook, counts, vectors)  # last, so that the step does not undo it
         self.codebook.copy_(codebook)
         self.counts.copy_(counts)
         self.step.add_(1)
@@ -197,17 +197,9 @@ class EMAVectorQuantizer(CodesFromData):
         moved = (n > 0) & codebook.any(1)
         return torch.where(moved[:, None], functional.normalize(codebook, dim=1), self.codebook)
 
-    def _restart_dead(self, codebook: Tensor, counts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        number = number_of_dead(counts, self.restart_below)
-        if number == 0:
-            return codebook, counts
-        if self.cosine:  # a vector of length 0 has no direction
-            vectors = vectors[vectors.any(1)]
-            if _processes.total_number(len(vectors), vectors.device) == 0:
-                return codebook, counts
-        step = 1 + int(self.step)
-        candidates = _processes.draw(vectors, number, seed=self.seed, stream=self.stream, step=step)
-        return restart(codebook, counts, candidates, self.restart_below)
+    def _restarted(self, codebook: Tensor, counts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        draw = self.seed, self.stream, self.step
+        return restart_dead(codebook, counts, vectors, self.restart_below, self.cosine, *draw)
 
 
 def ema_step(

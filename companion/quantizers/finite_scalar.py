@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from companion._arguments import check_codes, check_sizes
+from companion._devices import at_least_float32
 from companion.quantizers.base import Quantized, VectorwiseQuantizer, to_latents, to_positions, to_vectors
 from companion.quantizers.estimators import straight_through
 
@@ -30,6 +31,7 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
             NaN or infinity.
     """
 
+    _like: Tensor
     _as_built = ("levels",)  # their order says which point of the grid an index is
 
     def __init__(self, levels: Sequence[int]) -> None:
@@ -39,6 +41,8 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
             raise ValueError(f"levels: got a grid of {prod(levels):.1e} points, want fewer than 2**63, as int64 counts")
         self.levels = tuple(int(number) for number in levels)
         self.num_codes, self.dim = prod(levels), len(levels)
+        # Of no numbers: it goes where the model goes, and says in which type ``decode`` gives its codes.
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     def quantize(self, z: Tensor) -> Quantized:
         """Shapes beside the lines are those of levels (8, 6, 5) and z (16, 3, 8, 8)."""
@@ -52,12 +56,12 @@ class FiniteScalarQuantizer(VectorwiseQuantizer):
 
     def lookup(self, indices: Tensor) -> Tensor:
         check_codes("indices", indices, self.num_codes)
-        return self._points(indices)
+        return self._points(indices).to(self._like.dtype)
 
     def _points(self, indices: Tensor) -> Tensor:
         levels, strides = self._levels_and_strides(indices.device)
         digits = indices[..., None] // strides % levels  # (*shape, D)
-        return 2 * digits / (levels - 1) - 1
+        return 2 * digits.to(at_least_float32(self._like).dtype) / (levels - 1) - 1
 
     def _nearest(self, squashed: Tensor) -> Tensor:
         """Numbers in [−1, 1] (N, D) → the index of the nearest point of the grid, (N,)."""

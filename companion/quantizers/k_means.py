@@ -7,6 +7,7 @@ from torch.nn import functional
 from companion._arguments import check_codes, check_flag, check_size, check_tensor, check_whole
 from companion._warnings import warn
 from companion.quantizers import _processes
+from companion.quantizers.base import count_codes
 from companion.quantizers.search import check_directions, nearest_code
 
 
@@ -74,6 +75,6 @@ def code_statistics(vectors: Tensor, indices: Tensor, num_codes: int) -> tuple[T
         raise ValueError(f"vectors: got shape {tuple(vectors.shape)}, want (N, D)")
     check_tensor("indices", indices, shape=(len(vectors),), dtype=torch.int64)
     check_codes("indices", indices, num_codes)
-    counts = torch.bincount(indices, minlength=num_codes).to(vectors.dtype)
+    counts = count_codes(indices, num_codes, stacked=False).to(vectors.dtype)
     sums = vectors.new_zeros(num_codes, vectors.shape[1]).index_add_(0, indices, vectors)
     return _processes.total(counts), _processes.total(sums)

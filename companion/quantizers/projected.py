@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from companion._arguments import check_finite, check_fits, check_size
+from companion._pytrees import pytree
 from companion.quantizers.base import Quantized, Quantizer, check_latents
 from companion.quantizers.estimators import straight_through
 
 
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class ProjectedQuantized(Quantized):
     """What a projected quantizer returns; ``inner`` is what the quantizer inside made of the projected latents (with

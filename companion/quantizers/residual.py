@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from companion._arguments import check_codes, check_number, check_tensor, check_whole
 from companion._devices import at_least_float32
+from companion._pytrees import pytree
 from companion.quantizers._members import check_member, check_quantizers, checked_members, number_streams
 from companion.quantizers.base import Quantized, Quantizer, check_latents, count_codes
 from companion.quantizers.depth_dropout import draw_mask, quantize_with_dropout
@@ -70,6 +71,7 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     return torch.stack(codes).sum(0)
 
 
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class ResidualQuantized(Quantized):
     """What a residual quantizer returns. Besides the fields of :class:`Quantized`, with ``indices`` (B, *spatial, R):
@@ -147,7 +149,7 @@ class ResidualQuantizer(Quantizer):
             z_q = z_q + codes
             residual = residual - codes.detach()  # constants: no deeper loss moves this depth's codes
         indices = torch.stack([out.indices for out in results], dim=-1)  # (16, 8, 8, 4)
-        mask = torch.ones(len(z), self.depth, dtype=torch.bool, device=z.device)  # every image uses every depth
+        mask = torch.ones(z.shape[0], self.depth, dtype=torch.bool, device=z.device)  # every image uses every depth
         return self._result(z, z_q, indices, results, residuals, mask)
 
     @torch.no_grad()

@@ -2,9 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor
 
-from companion._arguments import NotFiniteError, check_between, check_number, check_tensor
+from companion._arguments import NotFiniteError, check_between, check_number, check_tensor, unchecked_values
+from companion.quantizers import _processes
 
 
 def restart(codebook: Tensor, counts: Tensor, candidates: Tensor, restart_below: float) -> tuple[Tensor, Tensor]:
@@ -55,3 +57,60 @@ def number_of_dead(counts: Tensor, restart_below: float) -> int:
     if number < 0:
         raise NotFiniteError("counts: got negative, NaN or infinite ones, want finite ones; the codebook is unchanged")
     return number
+
+
+def restart_dead(
+    codebook: Tensor,
+    counts: Tensor,
+    vectors: Tensor,
+    restart_below: float,
+    directions: bool,
+    seed: int,
+    stream: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`restart` onto random vectors of the batch, of all processes, if there are dead codes and vectors.
+
+    Args:
+        directions: leave out vectors of length 0, which have no direction.
+        seed, stream, step: they decide the draw. ``step`` is the number of updates before this one.
+
+    Shapes:
+        codebook (K, D), counts (K,), vectors (N, D), step () → codebook (K, D), counts (K,).
+
+    Raises:
+        ValueError: a count is negative, NaN or infinite.
+    """
+    if torch.compiler.is_compiling():
+        return _as_one_operation(codebook, counts, vectors, restart_below, directions, seed % 2**63, stream, step)
+    number = number_of_dead(counts, restart_below)
+    if number == 0:
+        return codebook, counts
+    if directions:
+        vectors = vectors[vectors.any(1)]
+        if _processes.total_number(len(vectors), vectors.device) == 0:
+            return codebook, counts
+    candidates = _processes.draw(vectors, number, seed=seed, stream=stream, step=1 + int(step))
+    return restart(codebook, counts, candidates, restart_below)
+
+
+# How many codes are dead is in the data. So torch's compiler takes all of it as one operation, without looking inside.
+@torch.library.custom_op("companion::restart_dead", mutates_args=())
+def _as_one_operation(
+    codebook: Tensor,
+    counts: Tensor,
+    vectors: Tensor,
+    restart_below: float,
+    directions: bool,
+    seed: int,
+    stream: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    with unchecked_values():  # as where it is called
+        after = restart_dead(codebook, counts, vectors, restart_below, directions, seed, stream, step)
+    return after[0].clone(), after[1].clone()  # an operation gives new tensors
+
+
+@_as_one_operation.register_fake
+def _(codebook: Tensor, counts: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(codebook), torch.empty_like(counts)

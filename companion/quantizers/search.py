@@ -26,7 +26,9 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     the two terms of the score are large and nearly cancel, and rounding leaves no digits of the distance. (So it does
     where the codes themselves are in two clouds, far apart and each narrow.) The middle is the median in each dimension
     of some of the codes, which a few codes that ran away do not move. Computed in float32 (float64 where either input
-    is), also under autocast and where TF32 is allowed, in a few megabytes (32 on a GPU).
+    is), also under autocast and where TF32 is allowed, in a few megabytes (32 on a GPU). So it is under
+    ``torch.compile`` too. What ``torch.export`` makes has the whole (N, K) table, and multiplies as the program that
+    runs it allows.
 
     Shapes:
         z: (N, D), codebook: (K, D), floating point → (N,) int64.
@@ -41,13 +43,23 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     check_place("z", z, codebook.device)
     check_finite("codebook", codebook)
     check_finite("z", z)
+    if torch.compiler.is_exporting():
+        return _search_in_one_table(z, codebook)
+    return _search_as_one_operation(z, codebook) if torch.compiler.is_compiling() else _search(z, codebook)
+
+
+def _search(z: Tensor, codebook: Tensor) -> Tensor:
     with torch.autocast(z.device.type, enabled=False), _exact_products():
-        dtype = torch.promote_types(*(at_least_float32(part[:0]).dtype for part in (z, codebook)))  # [:0]: no copy
-        some = codebook[:: -(-len(codebook) // _SOME)].to(dtype)
-        centre = some.sort(0).values[len(some) // 2]  # (D,)
-        codes = codebook.to(dtype) - centre  # (K, D)
-        bias = codes.square().sum(1).div_(-2)  # (K,): −‖e‖²/2
-        return _largest_score(z, centre, codes, bias)
+        return _largest_score(z, *_centred(z, codebook))
+
+
+def _centred(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The middle of the codes (D,), the codes relative to it (K, D), and −‖e‖²/2 of each (K,)."""
+    dtype = torch.promote_types(*(at_least_float32(part[:0]).dtype for part in (z, codebook)))  # [:0]: no copy
+    some = codebook[:: -(-len(codebook) // _SOME)].to(dtype)
+    centre = some.sort(0).values[len(some) // 2]  # (D,)
+    codes = codebook.to(dtype) - centre  # (K, D)
+    return centre, codes, codes.square().sum(1).div_(-2)
 
 
 def _largest_score(z: Tensor, centre: Tensor, codes: Tensor, bias: Tensor) -> Tensor:
@@ -73,6 +85,28 @@ def _largest_score(z: Tensor, centre: Tensor, codes: Tensor, bias: Tensor) -> Te
                 best = torch.maximum(score, best)
             nearest[row : row + rows] = index
     return nearest
+
+
+# What torch traces. Its compiler takes the search as one operation of our own, into which it does not look: it stays
+# exact there, and in bounded memory. An exported graph must run without this library, so it holds operations of torch.
+
+
+@torch.library.custom_op("companion::nearest_code", mutates_args=())
+def _search_as_one_operation(z: Tensor, codebook: Tensor) -> Tensor:
+    return _search(z, codebook)
+
+
+@_search_as_one_operation.register_fake
+def _(z: Tensor, codebook: Tensor) -> Tensor:
+    """The shape and type of the result, which is all that the compiler has to know."""
+    return torch.empty(z.shape[0], dtype=torch.int64, device=z.device)
+
+
+def _search_in_one_table(z: Tensor, codebook: Tensor) -> Tensor:
+    """Without loops, writing in place, and the precision switch, none of which can be exported."""
+    with torch.autocast(z.device.type, enabled=False):
+        centre, codes, bias = _centred(z, codebook)
+        return ((z.to(codes.dtype) - centre) @ codes.T + bias).argmax(1)  # (N, K) → (N,)
 
 
 def cosine_lookup(z: Tensor, codebook: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from companion._arguments import (
 )
 from companion.codes import CodeSet
 from companion.configured import unwrapped
-from companion.data.images import ImageSet, share_within
+from companion.data.images import ImageSet, share_of_images, share_within
 from companion.priors.base import Prior
 from companion.training.datasets import FromDataset
 from companion.training.details import parts_kept_in_eval
@@ -349,7 +349,7 @@ def _warn_of_shared(train: Examples, validation: Examples) -> None:
     if validation is train or _same_dataset(train, validation):
         shared = 1.0
     elif isinstance(train, ImageSet) and isinstance(validation, ImageSet):
-        shared = share_within(validation.images, train.images)
+        shared = share_of_images(validation, train)
     elif isinstance(train, CodeSet) and isinstance(validation, CodeSet):
         shared = share_within(validation.codes, train.codes)
         half = len(train) // 2

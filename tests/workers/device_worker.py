@@ -404,6 +404,26 @@ case(
 )
 
 
+def diagnosed(device: torch.device) -> Any:
+    """What is measured of tokenizers that were trained for a step, of their priors, a VAE, and a quantizer alone."""
+    looks: list[Any] = []
+    x = images(device, 12)
+    held = data.ImageSet("noise", "train", (x * 255).byte().cpu(), torch.arange(12) % 2, ("a", "b"))
+    for kind, grid in (("moving", (2, 2)), ("residual, moving", (2, 2, 2))):
+        model = small_vqvae(QUANTIZERS[kind]()).to(device)
+        model(x)
+        prior = TransformerPrior(6, grid, dim=8, layers=1, heads=2, num_classes=2).to(device)
+        looks += companion.diagnose(model, held, prior, batch_size=5, samples=3).looks
+    likelihood = likelihoods.Gaussian()
+    variational = VAE(Encoder(6, hidden=4, image_size=8), Decoder(3, hidden=4, image_size=8), likelihood).to(device)
+    looks += companion.diagnose(variational, x).looks
+    looks += companion.diagnose(QUANTIZERS["learnt"]().to(device), torch.randn(5, 4, 3, 2).to(device)).looks
+    return torch.tensor([value for look in looks for value in look.measured.values()]).to(device)
+
+
+case("a diagnosis", diagnosed, companion.diagnose)
+
+
 case("augmented images", lambda device: Augment(sharpness=1, autocontrast=1)(images(device)), Augment)
 
 

@@ -166,6 +166,47 @@ MISTAKES = (
         "float64 vectors are added up in float32, and the digits that float64 had are lost. Make the tensor of sums "
         "in the vectors' dtype: vectors.new_zeros(…).",
     ),
+    Mistake(
+        "at least one",
+        lambda z, k, num_codes: ((n := code_statistics(z, k, num_codes))[0].clamp(min=1), n[1]),
+        "codes that nothing chose have the count 1 here. It is 0; whoever divides by a count later takes care of that.",
+    ),
+    Mistake(
+        "first column only",
+        lambda z, k, num_codes: (
+            code_statistics(z, k, num_codes)[0],
+            z.new_zeros(num_codes, z.shape[1]).scatter_add(0, k[:, None], z),
+        ),
+        "only the first column is added up: scatter_add takes as many numbers as the index has. Make it as "
+        "wide as the vectors, indices[:, None].expand_as(vectors), or take index_add_.",
+    ),
+    Mistake(
+        "indices sorted, vectors not",
+        lambda z, k, num_codes: code_statistics(z, k.sort().values, num_codes),
+        "the counts are right, but each vector goes to another one's code: the indices were put in order and "
+        "the vectors were not.",
+    ),
+    Mistake(
+        "means times counts",
+        lambda z, k, num_codes: (
+            (n := code_statistics(z, k, num_codes))[0],
+            n[1] / n[0][:, None] * n[0][:, None],
+        ),
+        "the sums of codes that nothing chose are NaN, a mean of nothing (0/0). Take sums from the start: "
+        "then they are 0.",
+    ),
+    Mistake(
+        "sums start at one",
+        lambda z, k, num_codes: ((n := code_statistics(z, k, num_codes))[0], n[1] + 1),
+        "every sum is one too large: begin with zeros.",
+    ),
+    Mistake(
+        "last code left out",
+        lambda z, k, num_codes: tuple(
+            torch.cat([part[:-1], torch.zeros_like(part[-1:])]) for part in code_statistics(z, k, num_codes)
+        ),
+        "the last code is empty, whatever chose it: codes are numbered from 0 to K − 1, range(num_codes).",
+    ),
 )
 
 EXERCISE = Exercise(

@@ -174,7 +174,7 @@ MISTAKES = (
     Mistake(
         "K left out",
         _variant(smooth=lambda N, eps: (N + eps) / (N.sum() + eps) * N.sum()),
-        "in Ñ the sum grows by ε for each of the K codes: divide by ΣN′ + Kε.",
+        "in Ñ the sum grows by ε for each of the K codes: divide by ΣN′ + Kε, with K = len(counts).",
     ),
     Mistake(
         "the sum of the old counts",
@@ -186,7 +186,8 @@ MISTAKES = (
     Mistake(
         "shares",
         _variant(smooth=lambda N, eps: (N + eps) / (N.sum() + len(N) * eps)),
-        "the smoothed counts add up to 1: multiply them by ΣN′ again, else every code jumps the whole way.",
+        "every chosen code jumps the whole way, as the rate is 1 everywhere. Do the smoothed counts add up to 1? "
+        "(Multiply them by ΣN′ again.) Or is the rate cut off from below (it is .clamp(max=1))?",
     ),
     Mistake(
         "beyond the mean",
@@ -250,6 +251,82 @@ MISTAKES = (
         "always float32",
         lambda e, N, n, s, decay, eps=1e-5: tuple(part.float() for part in ema_step(e, N, n, s, decay, eps)),
         "float64 comes in and float32 goes out (.float()): stay in the dtype that came.",
+    ),
+    Mistake(
+        "old count counts",
+        lambda e, N, n, s, decay, eps=1e-5: (
+            torch.where(N[:, None] > 0, ema_step(e, N, n, s, decay, eps)[0], e),
+            decay * N + (1 - decay) * n,
+        ),
+        "codes stay where their *old* count is 0, also those that were chosen now. What decides is this batch: n > 0.",
+    ),
+    Mistake(
+        "the sum of the batch",
+        lambda e, N, n, s, decay, eps=1e-5: _variant(
+            smooth=lambda new, eps: (new + eps) / (n.sum() + len(n) * eps) * n.sum()
+        )(e, N, n, s, decay, eps),
+        "Ñ is scaled by Σn, the sum of the batch; it keeps the sum of the new counts, ΣN′.",
+    ),
+    Mistake(
+        "γ written in",
+        lambda e, N, n, s, decay, eps=1e-5: ema_step(e, N, n, s, 0.99, eps),
+        "γ is 0.99 here, whatever is given: use `decay`.",
+    ),
+    Mistake(
+        "D in place of K",
+        lambda e, N, n, s, decay, eps=1e-5: _variant(
+            smooth=lambda new, eps: (new + eps) / (new.sum() + e.shape[1] * eps) * new.sum()
+        )(e, N, n, s, decay, eps),
+        "ε is counted D times in the denominator of Ñ, once for each dimension. It is there once for each "
+        "code: K = len(counts).",
+    ),
+    Mistake(
+        "unchosen do not fade",
+        _variant(
+            new_counts=lambda N, n, decay: torch.where(n > 0, decay * N + (1 - decay) * n, N),
+        ),
+        "the counts of codes that nothing chose stay as they were. Codes stay, counts fade: N′ = γN + (1 − "
+        "γ)n with n = 0.",
+        also=(
+            lambda e, N, n, s, decay, eps=1e-5: (
+                ema_step(e, N, n, s, decay, eps)[0],
+                torch.where(n > 0, decay * N + (1 - decay) * n, N),
+            ),
+        ),
+    ),
+    Mistake(
+        "batch in full",
+        _variant(new_counts=lambda N, n, decay: decay * N + n),
+        "in N′ the batch counts in full. It is γN + (1 − γ)n, else the counts grow beyond those of any batch.",
+    ),
+    Mistake(
+        "unchosen at the origin",
+        lambda e, N, n, s, decay, eps=1e-5: (
+            torch.where(n[:, None] > 0, ema_step(e, N, n, s, decay, eps)[0], 0),
+            decay * N + (1 - decay) * n,
+        ),
+        "codes that nothing chose are set to 0. They stay: the third argument of torch.where is the old codebook.",
+    ),
+    Mistake(
+        "ε in the mean",
+        _variant(move=lambda e, n, s, rate: e + rate[:, None] * (s / (n + 0.5)[:, None] - e)),
+        "s is divided by a number that is larger than n. ε belongs into Ñ alone; the code goes towards s/n.",
+        also=(
+            lambda e, N, n, s, decay, eps=1e-5: _variant(
+                move=lambda e, n, s, rate: e + rate[:, None] * (s / (n + eps)[:, None] - e)
+            )(e, N, n, s, decay, eps),
+        ),
+    ),
+    Mistake(
+        "cut off at 1 − γ",
+        lambda e, N, n, s, decay, eps=1e-5: _variant(limit=1 - decay)(e, N, n, s, decay, eps),
+        "the rate is cut off at 1 − γ. It may be larger than that, for codes chosen more often than before; "
+        "only beyond 1 is it cut off.",
+    ),
+    Mistake(
+        "counts first",
+        lambda e, N, n, s, decay, eps=1e-5: ema_step(e, N, n, s, decay, eps)[::-1],
+        "the two results are in the other order: codebook first, then counts.",
     ),
 )
 

@@ -174,6 +174,87 @@ MISTAKES = (
         "only codes with a count of exactly 0 are dead in yours. A moving average hardly ever gets there: dead is what "
         "lies below the threshold.",
     ),
+    Mistake(
+        "candidates reversed",
+        _variant(pick=lambda candidates, dead: candidates[: int(dead.sum())].flip(0)),
+        "the candidates are taken in the reverse order: the first dead code gets the first one, the second the second.",
+    ),
+    Mistake(
+        "from the second candidate on",
+        _variant(pick=lambda candidates, dead: candidates.roll(-1, 0)[: int(dead.sum())]),
+        "the first candidate is left out; the first dead code gets candidates[0].",
+        also=(_variant(pick=lambda candidates, dead: candidates[1 : int(dead.sum()) + 1]),),
+    ),
+    Mistake(
+        "of the median",
+        _variant(threshold=lambda counts, share: share * counts.median()),
+        "the threshold is measured from the median of the counts; it is to be from their mean, ΣN / K.",
+    ),
+    Mistake(
+        "divided by D",
+        lambda codebook, counts, candidates, share: _variant(
+            threshold=lambda counts, share: share * counts.sum() / codebook.shape[1]
+        )(codebook, counts, candidates, share),
+        "you divide by the number of dimensions, D. An even count is ΣN / K: K = len(counts).",
+    ),
+    Mistake(
+        "of the living",
+        _variant(threshold=lambda counts, share: share * counts.sum() / (counts > 0).sum()),
+        "you divide by the number of codes that have a count. An even count is ΣN / K, with all K codes.",
+    ),
+    Mistake(
+        "added",
+        _variant(put=lambda old, new: old + new),
+        "the candidate is added to the dead code. Put the code onto it: codebook[dead] = ….",
+    ),
+    Mistake(
+        "first dead code only",
+        _variant(is_dead=lambda counts, t: (counts < t) & ((counts < t).cumsum(0) == 1)),
+        "only the first dead code is restarted; it is to be all of them.",
+    ),
+    Mistake(
+        "share written in",
+        lambda codebook, counts, candidates, share: restart(codebook, counts, candidates, 0.02),
+        "the share is 0.02 here, whatever is given: use `restart_below`.",
+    ),
+    Mistake(
+        "rounded down",
+        _variant(threshold=lambda counts, share: share * counts.sum() // len(counts)),
+        "the threshold is rounded to a whole number (// or int). Counts are moving averages; leave it as it is.",
+        also=(_variant(threshold=lambda counts, share: int(share * counts.sum() / len(counts))),),
+    ),
+    Mistake(
+        "rarest first",
+        lambda codebook, counts, candidates, share: (
+            codebook.index_copy(
+                0,
+                counts.argsort()[: (dead := int((counts < share * counts.sum() / len(counts)).sum()))],
+                candidates[:dead],
+            ),
+            restart(codebook, counts, candidates, share)[1],
+        ),
+        "the dead code with the smallest count gets the first candidate. Take dead codes by their number.",
+    ),
+    Mistake(
+        "threshold of what is left",
+        _variant(count=lambda counts, t: t * counts[counts >= t].sum() / counts.sum()),
+        "the count of a restarted code is a share of what is left without the dead. The threshold is computed"
+        " once, from the counts that came in.",
+    ),
+    Mistake(
+        "counts alone",
+        lambda codebook, counts, candidates, share: (
+            codebook.clone(),
+            restart(codebook, counts, candidates, share)[1],
+        ),
+        "the counts are right, but no code has moved: codebook[dead] = … on a copy, and give that back.",
+    ),
+    Mistake(
+        "the candidates' mean",
+        _variant(pick=lambda candidates, dead: candidates.mean(0)),
+        "all dead codes are put onto the mean of the candidates, where there may be no vector at all. Each "
+        "gets a candidate of its own.",
+    ),
 )
 
 EXERCISE = Exercise(

@@ -37,6 +37,7 @@ def cases() -> Sequence[Case]:
         case("2,000 latents, some at nearly the same angle to two of 60 codes", 2000, 60, 3, gap=5e-5),
         Case("latents that point exactly away from a code", (-3 * opposite[clear], opposite)),
         Case("latents that are not contiguous in memory", (turned.T.contiguous().T, codes)),
+        Case("every code points away from every latent", (-3 * opposite[clear].abs(), opposite.abs())),
     ]
 
 
@@ -75,7 +76,7 @@ MISTAKES = (
     Mistake(
         "the largest angle",
         lambda z, e: _cosines(z, e).argmin(1),
-        "argmin of a cosine is the largest angle: the cosine is largest where the angle is smallest.",
+        "this is the code at the *largest* angle. The cosine is largest where angle and distance are smallest.",
     ),
     Mistake(
         "sign lost",
@@ -117,13 +118,14 @@ MISTAKES = (
     Mistake(
         "columns of length 1",
         lambda z, e: (_unit(z) @ functional.normalize(e.T, dim=1)).argmax(1),
-        "codebook.T is scaled over dim=1, which are the codes there, not the dimensions. Scale first, then transpose: "
+        "the columns of the codebook are scaled to length 1, not the codes. Scale its rows, and only then transpose: "
         "normalize(codebook, dim=1).T.",
     ),
     Mistake(
         "short codes left short",
         lambda z, e: (_unit(z) @ functional.normalize(e, dim=1, eps=0.1).T).argmax(1),
         "codes shorter than your eps do not get the length 1, and so never win. Leave eps at its default.",
+        also=(lambda z, e: (_unit(z) @ functional.normalize(e, dim=1, eps=1.0).T).argmax(1),),
     ),
     Mistake(
         "angles without a clamp",
@@ -136,6 +138,40 @@ MISTAKES = (
         lambda z, e: (_unit(z).bfloat16() @ _unit(e).bfloat16().T).argmax(1),
         "the product is computed in half precision, which has too few digits for codes at nearly the same angle. Stay "
         "in the dtype that came in.",
+    ),
+    Mistake(
+        "negative cosines cut off",
+        lambda z, e: _cosines(z, e).clamp(min=0).argmax(1),
+        "negative cosines are set to 0: where all codes point away from a latent they tie, and the first one wins.",
+    ),
+    Mistake(
+        "L1",
+        lambda z, e: (_unit(z) @ functional.normalize(e, p=1, dim=1).T).argmax(1),
+        "the codes are divided by the sum of their absolute values. The length is the root of the sum of "
+        "squares (p=2, the default).",
+    ),
+    Mistake(
+        "largest coordinate 1",
+        lambda z, e: (_unit(z) @ (e / e.abs().amax(1, keepdim=True)).T).argmax(1),
+        "the codes are divided by their largest coordinate, not by their length.",
+    ),
+    Mistake(
+        "added to the length",
+        lambda z, e: (_unit(z) @ (e / (e.norm(dim=1, keepdim=True) + 1)).T).argmax(1),
+        "something is added to the lengths before you divide by them, so that short codes lose.",
+        also=(lambda z, e: (_unit(z) @ (e / (e.norm(dim=1, keepdim=True) + 0.01)).T).argmax(1),),
+    ),
+    Mistake(
+        "correlation",
+        lambda z, e: _cosines(z - z.mean(1, keepdim=True), e - e.mean(1, keepdim=True)).argmax(1),
+        "the mean of each vector is taken away first: that makes a correlation. The angle is that of the "
+        "vectors as they are.",
+    ),
+    Mistake(
+        "rounded",
+        lambda z, e: _cosines(z, e).round(decimals=2).argmax(1),
+        "the cosines are rounded, so that codes at nearly the same angle tie.",
+        also=(lambda z, e: _cosines(z, e).round(decimals=3).argmax(1),),
     ),
 )
 

@@ -93,6 +93,20 @@ def _empties_the_list(z: Tensor, quantizers: list[Quantizer]) -> Tensor:
     return indices
 
 
+def _empties_it_whole(z: Tensor, quantizers: list[Quantizer]) -> Tensor:
+    indices = residual_encode(z, quantizers)
+    quantizers.clear()
+    return indices
+
+
+def _looks_up_once_more(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
+    residual, found = z, []
+    for quantizer in quantizers:
+        residual = residual - quantizer.decode(quantizer.encode(residual)).detach()
+        found.append(quantizer.encode(residual))
+    return torch.stack(found, -1)
+
+
 def _best_stack_of_all(z: Tensor, quantizers: Sequence[Quantizer]) -> Tensor:
     vectors = z.movedim(1, -1)  # (B, *spatial, D)
     stacks = list(itertools.product(*(range(q.num_codes) for q in quantizers)))
@@ -175,6 +189,7 @@ MISTAKES = (
         "from the last quantizer to the first",
         _from_the_last_to_the_first,
         "the quantizers are gone through from the last to the first. The first is the coarse one: begin there.",
+        also=(lambda z, q: residual_encode(z, list(q)[::-1]),),
     ),
     Mistake(
         "z is written over",
@@ -191,7 +206,8 @@ MISTAKES = (
     Mistake(
         "squeezed",
         lambda z, q: residual_encode(z, q).squeeze(0),
-        "squeeze(0) drops the batch axis when there is one image: leave it out.",
+        "squeeze drops axes of length 1: the batch of one image, or the depth of one quantizer. Leave it out.",
+        also=(lambda z, q: residual_encode(z, q).squeeze(), lambda z, q: residual_encode(z, q).squeeze(-1)),
     ),
     Mistake(
         "the quantizers are called",
@@ -204,6 +220,19 @@ MISTAKES = (
         _empties_the_list,
         "the result is right, but the caller's list of quantizers has become shorter (pop, remove, del). Go through it "
         "with for.",
+        also=(_empties_it_whole,),
+    ),
+    Mistake(
+        "depths in reverse",
+        _variant(finish=lambda found: torch.stack(found[::-1], -1)),
+        "the indices are in reverse, the last depth first. Stack them in the order in which they were found.",
+    ),
+    Mistake(
+        "looked up after the subtraction",
+        _variant(look_up=lambda z, left, q, r: q[r].encode(left - q[r].decode(q[r].encode(left)))),
+        "the index that you keep is looked up after the code was subtracted, in what it left. Keep the index "
+        "that the code came from.",
+        also=(_looks_up_once_more,),
     ),
 )
 

@@ -16,15 +16,15 @@ from companion.quantizers.residual import decode_to_depth
 
 def cases() -> Sequence[Case]:
     g = torch.Generator().manual_seed(61)
-    three, shared = shrinking_quantizers(3, 5, 4, 5), shrinking_quantizers(1, 6, 2, 6)
+    four, shared = shrinking_quantizers(4, 5, 4, 5), shrinking_quantizers(1, 6, 2, 6)
 
     def indices(*shape: int, k: int) -> Tensor:
         return torch.randint(0, k, shape, generator=g)
 
     return [
-        Case("two of three depths, a grid of 3 × 2", (indices(2, 3, 2, 3, k=5), three, 2)),
-        Case("the first depth only", (indices(2, 3, 2, 3, k=5), three, 1)),
-        Case("all three depths", (indices(4, 3, 3, k=5), three, 3)),
+        Case("two of four depths, a grid of 3 × 2", (indices(2, 3, 2, 4, k=5), four, 2)),
+        Case("the first depth only", (indices(2, 3, 2, 3, k=5), four[:3], 1)),
+        Case("all three depths", (indices(4, 3, 3, k=5), four[:3], 3)),
         Case("a shared codebook, three of four depths", (indices(5, 2, 4, k=6), 4 * shared, 3)),
     ]
 
@@ -126,6 +126,47 @@ MISTAKES = (
         lambda i, q, d: sum_of_codes(codes_by_depth(i, q)[1:d]) if d > 1 else torch.zeros_like(q[0].decode(i[..., 0])),
         "the first code is missing: range(1, depth) begins at the second. Depths are counted from 0 in Python: "
         "range(depth).",
+    ),
+    Mistake(
+        "two depths written in",
+        lambda i, q, d: sum_of_codes(codes_by_depth(i, q)[:2]),
+        "two depths are in the sum, whatever `depth` says.",
+    ),
+    Mistake(
+        "first depth only",
+        lambda i, q, d: codes_by_depth(i, q)[0],
+        "only the first code is there, whatever `depth` says. Does the function return inside its loop?",
+    ),
+    Mistake(
+        "indices from the end",
+        lambda i, q, d: sum_of_codes([q[r].decode(i[..., -1 - r]) for r in range(d)]),
+        "the indices are read from the last depth to the first; depth r + 1 has indices[..., r].",
+    ),
+    Mistake(
+        "quantizers from the end",
+        lambda i, q, d: sum_of_codes([q[-1 - r].decode(i[..., r]) for r in range(d)]),
+        "the quantizers are taken from the last to the first; depth r + 1 has quantizers[r].",
+    ),
+    Mistake(
+        "the index of that depth for all",
+        lambda i, q, d: sum_of_codes([q[r].decode(i[..., d - 1]) for r in range(d)]),
+        "every quantizer decodes the index of depth `depth`; each depth has its own, indices[..., r].",
+    ),
+    Mistake(
+        "all but",
+        lambda i, q, d: sum(codes_by_depth(i, q)[: d - len(q)]),
+        "a slice [:depth − R] counts from the end, and at depth = R it is empty: [:0]. [:depth] counts from the start.",
+        also=(lambda i, q, d: sum(codes_by_depth(i, q)[: -(len(q) - d)]),),
+    ),
+    Mistake(
+        "subtracted",
+        lambda i, q, d: -sum_of_codes(codes_by_depth(i, q)[:d]),
+        "the sum has the wrong sign: the codes are added. (Subtracting them is for the residual.)",
+    ),
+    Mistake(
+        "multiplied",
+        lambda i, q, d: torch.stack(codes_by_depth(i, q)[:d]).prod(0),
+        "the codes are multiplied; z_q is their sum.",
     ),
 )
 

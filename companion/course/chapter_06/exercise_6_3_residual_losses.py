@@ -127,8 +127,9 @@ MISTAKES = (
     Mistake(
         "residual cut off from z",
         _variant(rest=lambda residual, code: (residual - code).detach()),
-        "the values agree, but from the second depth on no gradient reaches z: the whole residual is detached. Only "
-        "the code is to be held fixed: residual − code.detach().",
+        "the values agree, but from the second depth on no gradient reaches z: the whole residual is detached, or "
+        "computed without gradients, or a straight-through code was subtracted (1 − 1 = 0). Only the code is to be "
+        "held fixed: residual − code.detach().",
     ),
     Mistake(
         "z detached before the loop",
@@ -228,6 +229,76 @@ MISTAKES = (
         _takes_the_codes,
         "the result is right, but the caller's list of codes has become shorter (pop, remove, del). Go through it with "
         "for.",
+    ),
+    Mistake(
+        "other side detached",
+        _variant(rest=lambda residual, code: residual.detach() - code),
+        "the values agree, but the wrong one of the two is detached: hold the code fixed, and leave the "
+        "residual its way to z.",
+    ),
+    Mistake(
+        "codebook loss moves z",
+        _variant(term=lambda z, code: ((z - code).square().mean(), vq_losses(z, code)[1])),
+        "the values agree, but the codebook loss moves z as well. In it the residual is held fixed.",
+    ),
+    Mistake(
+        "commitment moves codes",
+        _variant(term=lambda z, code: (vq_losses(z, code)[0], (z - code).square().mean())),
+        "the values agree, but the commitment loss moves its codes as well. In it the code is held fixed.",
+    ),
+    Mistake(
+        "codebook loss twice",
+        _variant(term=lambda z, code: 2 * vq_losses(z, code)[:1]),
+        "the values agree, but both results are codebook losses: the second of vq_losses is the commitment "
+        "loss, which moves z.",
+    ),
+    Mistake(
+        "commitment loss twice",
+        _variant(term=lambda z, code: 2 * vq_losses(z, code)[1:]),
+        "the values agree, but both results are commitment losses: the first of vq_losses is the codebook "
+        "loss, which moves codes.",
+    ),
+    Mistake(
+        "codes detached",
+        lambda z, codes: residual_losses(z, [code.detach() for code in codes]),
+        "the values agree, but no codebook loss reaches its codes: they are detached before their losses are "
+        "taken. Detach only what is subtracted from the residual.",
+    ),
+    Mistake(
+        "sum over dimensions",
+        _variant(
+            term=lambda z, code: (
+                (z.detach() - code).square().sum(1).mean(),
+                (z - code.detach()).square().sum(1).mean(),
+            )
+        ),
+        "each term is D times too large: a sum over the dimensions, and a mean over positions only. It is the"
+        " mean over both.",
+    ),
+    Mistake(
+        "not squared",
+        _variant(term=lambda z, code: ((z.detach() - code).abs().mean(), (z - code.detach()).abs().mean())),
+        "these are means of absolute values; the losses are squared.",
+    ),
+    Mistake(
+        "root",
+        _variant(term=lambda z, code: (vq_losses(z, code)[0].sqrt(), vq_losses(z, code)[1].sqrt())),
+        "a root is taken of each term: leave the mean of squares as it is.",
+    ),
+    Mistake(
+        "added",
+        _variant(rest=lambda residual, code: residual + code.detach()),
+        "the code is added to the residual; what is left after it is residual − code.detach().",
+    ),
+    Mistake(
+        "reversed",
+        _variant(finish=lambda a, b: (a.flip(0), b.flip(0))),
+        "the numbers are in reverse, the last depth first.",
+    ),
+    Mistake(
+        "running totals",
+        _variant(finish=lambda a, b: (a.cumsum(0), b.cumsum(0))),
+        "each number holds those of the depths before it as well: one depth's loss each is wanted.",
     ),
 )
 

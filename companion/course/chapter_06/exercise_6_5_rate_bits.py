@@ -20,12 +20,15 @@ def cases() -> Sequence[Case]:
     second = (first + torch.randint(0, 2, first.shape, generator=g)) % 6
     third = torch.randint(0, 3, first.shape, generator=g)
     many = torch.randint(0, 16, (60, 5, 3), generator=g)
+    deep = torch.randint(0, 64, (1, 1, 8), generator=g).repeat(10, 6, 1)  # stacks that differ in one code only
+    deep[:5, :, 0], deep[5:, :, -1] = torch.arange(30).reshape(5, 6), torch.arange(30).reshape(5, 6)
     return [
         Case("three depths that know of each other, K = 6", (torch.stack([first, second, third], -1), 6)),
         Case("two depths, K = 8", (torch.stack([first, (5 * first) % 7], -1), 8)),
         Case("one depth, K = 5", (first[..., None], 5)),
         Case("one image, one position, four depths", (torch.tensor([[[[3, 0, 3, 3]]]]), 4)),
         Case("sequences in place of grids, three depths, K = 16", (many, 16)),
+        Case("eight depths, K = 64: more than 2⁴⁷ stacks", (deep, 64)),
     ]
 
 
@@ -40,7 +43,9 @@ def run(implementation: Any, case: Case) -> Observed:
     numbers["the kind of its numbers"] = "tensors" if tensors else "Python's own"
     for name, value in result.items():
         single = isinstance(value, Tensor) and value.numel() == 1
-        numbers[f'result["{name}"]'] = float(value) if single else value
+        number = float(value) if single else value
+        nothing = isinstance(number, float) and abs(number) < 1e-9  # of one stack: 0 but for rounding
+        numbers[f'result["{name}"]'] = 0.0 if nothing else number
     return numbers | seen
 
 
@@ -78,6 +83,19 @@ def _nats(indices: Tensor, num_codes: int) -> dict[str, float]:
     return {name: value * math.log(2) for name, value in rate_bits(indices, num_codes).items()}
 
 
+def _logarithms_of(base: int) -> Callable[[Tensor, int], dict[str, float]]:
+    def rates(indices: Tensor, num_codes: int) -> dict[str, float]:
+        right = rate_bits(indices, num_codes)
+        return {name: value if name == "nominal" else value / math.log2(base) for name, value in right.items()}
+
+    return rates
+
+
+def _positions_apart(indices: Tensor, num_codes: int) -> dict[str, float]:
+    rates = [rate_bits(place, num_codes) for place in indices.flatten(1, -2).unbind(1)]
+    return {name: math.fsum(one[name] for one in rates) / len(rates) for name in rates[0]}
+
+
 def _per_image(indices: Tensor, num_codes: int) -> dict[str, float]:
     positions = math.prod(indices.shape[1:-1])
     return {name: positions * value for name, value in rate_bits(indices, num_codes).items()}
@@ -97,7 +115,11 @@ MISTAKES = (
     Mistake(
         "nats",
         _nats,
-        "these are nats; divide by log 2, or take log2, to get bits.",
+        "some or all of these are nats; divide by log 2, or take log2, to get bits.",
+        also=(
+            _variant(nominal=lambda stacks, k: stacks.shape[1] * math.log(k)),
+            lambda indices, k: _nats(indices, k) | {"nominal": rate_bits(indices, k)["nominal"]},
+        ),
     ),
     Mistake(
         "perplexities",
@@ -123,6 +145,7 @@ MISTAKES = (
         _variant(entropy=lambda stacks, k: stacks.shape[1] * _entropy(stacks.reshape(-1, 1))),
         "`entropy` uses one table of shares for all depths together. Each depth has a codebook of its own, and so "
         "shares of its own: add up R entropies.",
+        also=(_variant(entropy=lambda stacks, k: _entropy(stacks.reshape(-1, 1))),),
     ),
     Mistake(
         "entropies averaged",
@@ -161,12 +184,23 @@ MISTAKES = (
             nominal=lambda stacks, k: math.fsum(math.log2(len(torch.unique(codes))) for codes in stacks.unbind(1))
         ),
         "`nominal` is to know nothing of how often codes occur, not even which never do: R·log₂K.",
+        also=(
+            _variant(nominal=lambda stacks, k: stacks.shape[1] * math.log2(len(stacks.unique()))),
+            _variant(nominal=lambda stacks, k: stacks.shape[1] * math.log2(int(stacks.max()) + 1)),
+        ),
     ),
     Mistake(
         "stacks numbered with 10",
         _variant(joint=lambda stacks, k: _entropy(sum(10**r * one for r, one in enumerate(stacks.unbind(1)))[:, None])),
         "you number the stacks as k₁ + 10·k₂ + …: with more than 10 codes different stacks get the same number. "
         "k₁ + K·k₂ + …, or torch.unique with dim=0.",
+        also=(
+            _variant(
+                joint=lambda stacks, k: _entropy(
+                    sum(10**r * one for r, one in enumerate(stacks.flip(1).unbind(1)))[:, None]
+                )
+            ),
+        ),
     ),
     Mistake(
         "grids only",
@@ -184,6 +218,121 @@ MISTAKES = (
         lambda indices, k: rate_bits(indices.reshape(indices.shape[-1], -1).T, k),
         "your rows are no stacks: reshape(R, -1) cuts the numbers in other places. The depth is the last axis already: "
         "reshape(-1, R).",
+    ),
+    Mistake(
+        "base 10",
+        _logarithms_of(10),
+        "the logarithm of the entropies is to base 10; bits have base 2.",
+    ),
+    Mistake(
+        "number of stacks",
+        _variant(nominal=lambda stacks, k: k ** stacks.shape[1]),
+        "K^R is the number of stacks; the bits are its logarithm, R·log₂K.",
+    ),
+    Mistake(
+        "rounded up",
+        _variant(nominal=lambda stacks, k: stacks.shape[1] * math.ceil(math.log2(k))),
+        "`nominal` is rounded up to whole bits for each code. R·log₂K need not be whole.",
+    ),
+    Mistake(
+        "joint of single codes",
+        _variant(joint=lambda stacks, k: _entropy(stacks.reshape(-1, 1))),
+        "`joint` counts single codes, not stacks: torch.unique(rows, dim=0, …) counts rows.",
+    ),
+    Mistake(
+        "order lost",
+        _variant(joint=lambda stacks, k: _entropy(stacks.sort(1).values)),
+        "`joint` takes stacks with the same codes in another order for equal. Which depth has which code matters.",
+    ),
+    Mistake(
+        "joint of columns",
+        _variant(joint=lambda stacks, k: _entropy(stacks.T)),
+        "`joint` counts columns; a stack is a row: dim=0.",
+    ),
+    Mistake(
+        "neighbours",
+        _variant(
+            joint=lambda stacks, k: math.log2(
+                perplexity(torch.unique_consecutive(stacks, dim=0, return_counts=True)[1])
+            )
+        ),
+        "unique_consecutive counts runs of equal neighbours; torch.unique counts all that are equal.",
+    ),
+    Mistake(
+        "joint is nominal",
+        _variant(joint=lambda stacks, k: stacks.shape[1] * math.log2(k)),
+        "`joint` is the nominal rate once more. Count how often each whole stack occurs, and take the entropy of that.",
+    ),
+    Mistake(
+        "joint of two depths",
+        _variant(joint=lambda stacks, k: _entropy(stacks[:, :2])),
+        "`joint` looks at the first two depths only; a stack has R codes.",
+    ),
+    Mistake(
+        "first depth R times",
+        _variant(entropy=lambda stacks, k: stacks.shape[1] * _entropy(stacks[:, :1])),
+        "`entropy` is that of the first depth, R times. Each depth has shares of its own.",
+    ),
+    Mistake(
+        "names exchanged",
+        lambda indices, k: (right := rate_bits(indices, k)) | {"entropy": right["joint"], "joint": right["entropy"]},
+        "`entropy` and `joint` are exchanged: `joint` is the one of whole stacks.",
+    ),
+    Mistake(
+        "rounded",
+        lambda indices, k: {name: round(value, 2) for name, value in rate_bits(indices, k).items()},
+        "the numbers are rounded. Give them as they are; rounding is for printing.",
+        also=(
+            lambda indices, k: (
+                {name: round(value, 2) for name, value in rate_bits(indices, k).items()}
+                | {"nominal": rate_bits(indices, k)["nominal"]}
+            ),
+        ),
+    ),
+    Mistake(
+        "counts from one",
+        _variant(
+            entropy=lambda stacks, k: sum(
+                math.log2(perplexity(1 + torch.bincount(codes, minlength=k))) for codes in stacks.unbind(1)
+            )
+        ),
+        "every code is counted once too often. Rates are those of the counts as they are; adding one is for "
+        "predicting codes not seen yet.",
+    ),
+    Mistake(
+        "codes in use",
+        _variant(entropy=lambda stacks, k: sum(math.log2(len(codes.unique())) for codes in stacks.unbind(1))),
+        "`entropy` takes the codes in use as if all were equally frequent; take the entropy of their shares.",
+    ),
+    Mistake(
+        "first image only",
+        lambda indices, k: rate_bits(indices[:1], k),
+        "only the first image is counted: reshape(-1, R) has the positions of all.",
+    ),
+    Mistake(
+        "positions apart",
+        _positions_apart,
+        "each position has shares of its own here, and the entropies are averaged. All positions share one "
+        "table of shares.",
+    ),
+    Mistake(
+        "numbered in float32",
+        _variant(
+            joint=lambda stacks, k: _entropy(
+                (stacks.float() * float(k) ** torch.arange(stacks.shape[1])).sum(1, keepdim=True)
+            )
+        ),
+        "the stacks' numbers, k₁ + K·k₂ + …, are float32, which holds whole numbers up to 2²⁴ only. Stay with"
+        " int64, or use torch.unique with dim=0.",
+    ),
+    Mistake(
+        "numbered with R",
+        _variant(
+            joint=lambda stacks, k: _entropy(
+                (stacks * stacks.shape[1] ** torch.arange(stacks.shape[1])).sum(1, keepdim=True)
+            )
+        ),
+        "you number the stacks in base R, and different ones get the same number: the base is K.",
     ),
 )
 

@@ -132,6 +132,7 @@ MISTAKES = (
         _same_memory,
         "inputs and targets are one tensor: flatten makes no copy where it need not, and writing into it changes the "
         "codes. torch.cat makes a new one.",
+        also=(lambda codes, k: (_shifted(codes, k), _shifted(codes, k)),),
     ),
     Mistake(
         "not flattened",
@@ -151,6 +152,72 @@ MISTAKES = (
         ),
         "the inputs are the codes and the targets the codes one position on, as in a language model that is given the "
         "beginning of a text. Here nothing is given: the inputs begin with <sos>, and the targets are all T codes.",
+    ),
+    Mistake(
+        "sos is K + 1",
+        lambda codes, k: (_shifted(codes, k + 1), codes.flatten(1)),
+        "<sos> has the number K + 1, and K belongs to nothing. Codes are 0 to K − 1; the first free number is K.",
+    ),
+    Mistake(
+        "sos from the codes that occur",
+        lambda codes, k: (_shifted(codes, int(codes.max()) + 1), codes.flatten(1)),
+        "<sos> is one more than the largest code *of this batch*, and so another number, perhaps a code, in "
+        "the next one. It is K, which is given.",
+    ),
+    Mistake(
+        "K written in",
+        lambda codes, k: (_shifted(codes, 64), codes.flatten(1)),
+        "<sos> is 64 here, whatever K is: use num_codes.",
+    ),
+    Mistake(
+        "sos at the end",
+        lambda codes, k: (_shifted(codes, k).roll(-1, 1), codes.flatten(1)),
+        "<sos> stands at the end of the inputs; it comes first, and everything else moves one position to the right.",
+        also=(
+            lambda codes, k: (
+                torch.cat([codes.flatten(1)[:, :-1], torch.full_like(codes.flatten(1)[:, :1], k)], 1),
+                codes.flatten(1),
+            ),
+        ),
+    ),
+    Mistake(
+        "a start for each line",
+        lambda codes, k: (
+            torch.cat([torch.full_like(codes[:, :, :1], k), codes[:, :, :-1]], 2).flatten(1),
+            codes.flatten(1),
+        ),
+        "every line of the table begins with <sos>. A table is one row of h·w codes, and <sos> stands once, "
+        "before the first.",
+    ),
+    Mistake(
+        "shifted by two",
+        lambda codes, k: (_shifted(_shifted(codes, k)[:, None], k), codes.flatten(1)),
+        "the inputs are shifted by two: position t is to read the code just before it.",
+    ),
+    Mistake(
+        "every second line backwards",
+        lambda codes, k: shift(torch.where(torch.arange(codes.shape[1])[:, None] % 2 == 1, codes.flip(2), codes), k),
+        "every second line is read backwards. Raster order reads each line from left to right: codes.flatten(1).",
+    ),
+    Mistake(
+        "shifted across images",
+        lambda codes, k: (
+            torch.cat([torch.full_like(codes.flatten()[:1], k), codes.flatten()[:-1]]).reshape(len(codes), -1),
+            codes.flatten(1),
+        ),
+        "the shift runs through all images in one row: the second begins with the last code of the first. "
+        "Each begins with <sos>.",
+    ),
+    Mistake(
+        "codes raised by one",
+        lambda codes, k: (_shifted(codes + 1, 0), codes.flatten(1)),
+        "<sos> is 0 here, and all codes are raised by one to make room. Codes keep their numbers, 0 to K − 1,"
+        " and <sos> is K.",
+    ),
+    Mistake(
+        "code 0 ignored",
+        lambda codes, k: (_shifted(codes, k), codes.flatten(1).masked_fill(codes.flatten(1) == 0, -100)),
+        "code 0 is marked as a target to be ignored (−100), as padding is. It is a code like the others.",
     ),
 )
 

@@ -55,6 +55,11 @@ def _later(scores: Tensor, diagonal: int = 1) -> Tensor:
     return torch.ones_like(scores, dtype=torch.bool).triu(diagonal)
 
 
+def _after_the_first(scores: Tensor) -> Tensor:
+    """All pairs but that of the first position with itself."""
+    return torch.arange(scores.shape[-1] ** 2).reshape(scores.shape[-2:]) > 0
+
+
 def _weights_masked(scores: Tensor) -> Tensor:
     return scores.softmax(-1).masked_fill(_later(scores), 0.0)
 
@@ -91,6 +96,16 @@ class _TrueForbids(CausalSelfAttention):
         return self.to_out(out.transpose(1, 2).reshape(b, t, dim))
 
 
+class _EveryThird(CausalSelfAttention):
+    """Every third number a query, a key, a value."""
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        parts = self.to_qkv(x).unflatten(-1, (-1, 3)).unbind(-1)
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        out = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return self.to_out(out.transpose(1, 2).reshape(x.shape))
+
+
 class _HeadsInterleaved(CausalSelfAttention):
     """Queries, keys and values of each head beside each other: another order of the same rows."""
 
@@ -106,7 +121,7 @@ MISTAKES = (
     Mistake(
         "no mask",
         _variant(mask=lambda scores: scores),
-        "there is no mask: each position gathers from those after it, among them the code that it is to predict.",
+        "nothing is masked: each position gathers from those after it, among them the code that it is to predict.",
     ),
     Mistake(
         "mask one off",
@@ -120,6 +135,13 @@ MISTAKES = (
         _variant(mask=lambda scores: scores.masked_fill(_later(scores, 0), -torch.inf)),
         "each position is forbidden to see itself, and the first is left with nothing at all (0/0 = NaN). Its own "
         "input is the code *before* the one to be predicted: it may see it.",
+        also=(
+            _variant(
+                mask=lambda scores: scores.masked_fill(_later(scores, 0), -torch.inf),
+                weigh=lambda scores: scores.softmax(-1).nan_to_num(0.0),
+            ),
+            _variant(mask=lambda scores: scores.masked_fill(_later(scores, 0) & _after_the_first(scores), -torch.inf)),
+        ),
     ),
     Mistake(
         "other side masked",
@@ -157,7 +179,8 @@ MISTAKES = (
     Mistake(
         "divided by d",
         _variant(scale=lambda head_dim, dim: 1 / head_dim),
-        "the scores are divided by d; the standard deviation of a sum of d products is √d.",
+        "the scores are divided by d; the standard deviation of a sum of d products is √d. "
+        "(scaled_dot_product_attention divides by √d already.)",
     ),
     Mistake(
         "scaled by the whole width",
@@ -175,6 +198,12 @@ MISTAKES = (
         _variant(split=lambda x, heads: x.reshape(len(x), heads, x.shape[1], -1)),
         "(B, T, dim) is reshaped to (B, heads, T, d) at once: that cuts the row of numbers in other places and mixes "
         "the positions. First unflatten the last axis to (heads, d), then transpose.",
+        also=(
+            _variant(
+                split=lambda x, heads: x.reshape(len(x), heads, x.shape[1], -1),
+                join=lambda x: x.reshape(len(x), x.shape[2], -1),
+            ),
+        ),
     ),
     Mistake(
         "over the heads",
@@ -223,6 +252,7 @@ MISTAKES = (
         _variant(mask=lambda scores: scores.masked_fill(_later(scores), -10.0)),
         "the forbidden scores are set to a number such as −10, and e⁻¹⁰ is not 0: a little of the future gets through, "
         "and large scores let more of it. Set them to −∞.",
+        also=(_variant(mask=lambda scores: scores.masked_fill(_later(scores), -1.0)),),
     ),
     Mistake(
         "a skip inside",
@@ -240,6 +270,78 @@ MISTAKES = (
         _KeepsItsMask,
         "your mask is saved with the weights, so that weights without one no longer load. Say "
         "register_buffer(…, persistent=False), or make the mask in forward.",
+    ),
+    Mistake(
+        "multiplied by the root",
+        _variant(scale=lambda head_dim, dim: head_dim**0.5),
+        "the scores are multiplied by √d: they are to be divided by it.",
+    ),
+    Mistake(
+        "root of the heads",
+        _variant(scale=lambda head_dim, dim: (dim // head_dim) ** -0.5),
+        "the scores are divided by the root of the number of heads. d is the width of a head, dim / heads.",
+    ),
+    Mistake(
+        "root of the length",
+        _variant(
+            mask=lambda scores: (scores / scores.shape[-1] ** 0.5).masked_fill(_later(scores), -torch.inf),
+            scale=lambda head_dim, dim: 1.0,
+        ),
+        "the scores are divided by the root of the length T. d is the width of a head, queries.shape[-1].",
+    ),
+    Mistake(
+        "softmax over the heads",
+        _variant(weigh=lambda scores: scores.softmax(1)),
+        "the softmax runs over the heads. Each *query* shares one unit of weight among the keys: the last axis.",
+    ),
+    Mistake(
+        "numbers dealt to the heads in turn",
+        _variant(
+            split=lambda x, heads: x.unflatten(-1, (-1, heads)).movedim(-1, 1),
+            join=lambda x: x.movedim(1, -1).flatten(2),
+        ),
+        "head i gets every heads-th number. It gets d numbers that lie together: unflatten(-1, (heads, -1)), "
+        "not (-1, heads).",
+    ),
+    Mistake(
+        "the mask added as ones",
+        _variant(mask=lambda scores: scores - _later(scores).to(scores.dtype)),
+        "the mask is added to the scores as ones, which only makes the future a little less likely. Its "
+        "scores are to be −∞.",
+        also=(_variant(mask=lambda scores: scores + _later(scores).to(scores.dtype)),),
+    ),
+    Mistake(
+        "two heads written in",
+        _variant(
+            split=lambda x, heads: x.reshape(*x.shape[:2], 2, -1).transpose(1, 2),
+            scale=lambda head_dim, dim: (dim // 2) ** -0.5,
+        ),
+        "there are two heads here, whatever is given: use self.heads.",
+    ),
+    Mistake(
+        "every third number",
+        _EveryThird,
+        "every third number is taken for a query. The three lie behind each other, dim numbers each: chunk(3, -1).",
+    ),
+    Mistake(
+        "logarithms",
+        _variant(weigh=lambda scores: scores.log_softmax(-1)),
+        "the weights are logarithms, negative and without a sum of 1: softmax, not log_softmax.",
+    ),
+    Mistake(
+        "sigmoid",
+        _variant(weigh=lambda scores: scores.sigmoid()),
+        "each weight is a sigmoid of its own score, so that a row does not sum to 1: softmax over the last axis.",
+    ),
+    Mistake(
+        "keys gathered",
+        _variant(order=(0, 1, 1)),
+        "keys are gathered; what a position hands over are its values, the last third of to_qkv.",
+    ),
+    Mistake(
+        "half precision",
+        _variant(weigh=lambda scores: scores.bfloat16().softmax(-1).to(scores.dtype)),
+        "the weights are computed in half precision: stay in the dtype of x.",
     ),
 )
 

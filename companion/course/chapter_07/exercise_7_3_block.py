@@ -116,7 +116,7 @@ MISTAKES = (
     Mistake(
         "attention only",
         _variant(_attended),
-        "the MLP is missing.",
+        "the MLP is missing from what you return.",
     ),
     Mistake(
         "MLP only",
@@ -133,6 +133,90 @@ MISTAKES = (
         "norms exchanged",
         _variant(_norms_exchanged),
         "the two norms are exchanged: norm1 goes before the attention, norm2 before the MLP.",
+    ),
+    Mistake(
+        "norm of each result",
+        _variant(lambda b, x: (y := x + b.norm1(b.attention(x))) + b.norm2(b.mlp(y))),
+        "the norms read the results of attention and MLP. They come before: attention(norm1(x)), mlp(norm2(x)).",
+    ),
+    Mistake(
+        "norm2 of the result",
+        _variant(lambda b, x: (y := _attended(b, x)) + b.norm2(b.mlp(y))),
+        "norm2 reads the MLP's result; it comes before the MLP: mlp(norm2(x)).",
+    ),
+    Mistake(
+        "no norm",
+        _variant(lambda b, x: (y := x + b.attention(x)) + b.mlp(y)),
+        "neither norm is used: attention(norm1(x)), mlp(norm2(x)).",
+    ),
+    Mistake(
+        "no skip",
+        _variant(lambda b, x: b.mlp(b.norm2(b.attention(b.norm1(x))))),
+        "both results replace x; each is to be added to it.",
+    ),
+    Mistake(
+        "side by side, one norm",
+        _variant(lambda b, x: x + b.attention(b.norm1(x)) + b.mlp(b.norm1(x))),
+        "attention and MLP both read norm1 of the block's input. The MLP comes second: it reads norm2 of the "
+        "sum of x and the attention.",
+    ),
+    Mistake(
+        "first skip from the norm",
+        _variant(lambda b, x: _then_mlp(b, (h := b.norm1(x)) + b.attention(h))),
+        "the attention is added to norm1(x). Add it to x itself: only the branch reads the norm.",
+    ),
+    Mistake(
+        "second skip from the norm",
+        _variant(lambda b, x: (h := b.norm2(_attended(b, x))) + b.mlp(h)),
+        "the MLP is added to norm2(x). Add it to x itself: only the branch reads the norm.",
+    ),
+    Mistake(
+        "second norm for both",
+        _variant(lambda b, x: _then_mlp(b, x + b.attention(b.norm2(x)))),
+        "norm2 is used twice; the attention has a norm of its own, norm1.",
+    ),
+    Mistake(
+        "attention twice",
+        _variant(lambda b, x: _then_mlp(b, _attended(b, _attended(b, x)))),
+        "the attention comes twice.",
+    ),
+    Mistake(
+        "attention alone to the MLP",
+        _variant(lambda b, x: x + b.mlp(b.norm2(b.attention(b.norm1(x))))),
+        "the MLP reads the attention's result alone, and that is not in the sum: first x = x + "
+        "attention(norm1(x)), then the MLP on that.",
+    ),
+    Mistake(
+        "attention alone to the MLP, both added",
+        _variant(lambda b, x: x + (y := b.attention(b.norm1(x))) + b.mlp(b.norm2(y))),
+        "the MLP reads the attention's result alone; it is to read norm2 of the sum, x + attention(norm1(x)).",
+    ),
+    Mistake(
+        "subtracted",
+        _variant(lambda b, x: _then_mlp(b, x - b.attention(b.norm1(x)))),
+        "the attention is subtracted from x; it is added to it.",
+    ),
+    Mistake(
+        "halved",
+        _variant(lambda b, x: ((y := _attended(b, x) / 2) + b.mlp(b.norm2(y))) / 2),
+        "the sums are scaled down (/ 2 or / √2); they are sums.",
+        also=(_variant(lambda b, x: ((y := _attended(b, x) * 0.5**0.5) + b.mlp(b.norm2(y))) * 0.5**0.5),),
+    ),
+    Mistake(
+        "x twice",
+        _variant(lambda b, x: x + _then_mlp(b, _attended(b, x))),
+        "the block's input is added once too often: the first sum has it already.",
+    ),
+    Mistake(
+        "a norm at the end",
+        _variant(lambda b, x: b.norm1(_then_mlp(b, _attended(b, x)))),
+        "a norm stands after the last sum as well: return the sum itself.",
+        also=(_variant(lambda b, x: b.norm2(_then_mlp(b, _attended(b, x)))),),
+    ),
+    Mistake(
+        "MLP beside the attention's norm",
+        _variant(lambda b, x: _attended(b, x) + b.mlp(b.norm2(b.norm1(x)))),
+        "the MLP reads norm2 of norm1(x): it is to read norm2 of the first sum.",
     ),
 )
 

@@ -39,6 +39,7 @@ def cases() -> Sequence[Case]:
         Case("two of four labels dropped", (codes(4, 2, 2, k=9), labels, 9, 3, dropped)),
         Case("a prior without classes", (codes(2, 1, 3, k=5), None, 5, 0, None)),
         Case("no labels, and two of four dropped", (codes(4, 2, 2, k=6), None, 6, 3, dropped)),
+        Case("two tables of class 0", (codes(2, 2, 2, k=6), torch.tensor([0, 0]), 6, 3)),
         Case("a single code, ten classes", (codes(1, 1, 1, k=4), torch.tensor([9]), 4, 10, torch.tensor([False]))),
     ]
 
@@ -105,7 +106,8 @@ MISTAKES = (
     Mistake(
         "drop ignored",
         _variant(drop=lambda start, dropped, none: start),
-        '`dropped` is not used: where it is True, the label is replaced by "no class".',
+        'labels that are dropped are still there: where `dropped` is True, for each image by itself, "no class" takes '
+        "the place of its label.",
     ),
     Mistake(
         "drop the others",
@@ -132,6 +134,7 @@ MISTAKES = (
         "class at the end",
         _variant(finish=lambda start, row: torch.cat([row[:, :-1], start[:, None]], 1)),
         "the class stands at the end, where only the last position sees it. It comes first.",
+        also=(_variant(finish=lambda start, row: torch.cat([row[:, 1:], start[:, None]], 1)),),
     ),
     Mistake(
         "added to the codes",
@@ -147,6 +150,98 @@ MISTAKES = (
         ),
         "`labels` may be None also where `dropped` is given (the prior calls you so): then all images have no class. "
         "Make the row of starts first, and drop from that.",
+    ),
+    Mistake(
+        "no class is one further",
+        _variant(nothing=lambda k, c: k + c + 1),
+        '"no class" is number K + C + 1, and K + C belongs to nothing. Classes are K to K + C − 1; the next is K + C.',
+    ),
+    Mistake(
+        "no class is -1",
+        _variant(nothing=lambda k, c: -1),
+        '"no class" is number −1: an embedding has no row of that number. It is K + C, after all classes.',
+        also=(
+            _variant(nothing=lambda k, c: -100),
+            _variant(drop=lambda start, dropped, none: start.masked_fill(dropped, -100)),
+        ),
+    ),
+    Mistake(
+        "no class is C",
+        _variant(nothing=lambda k, c: c),
+        '"no class" is number C, which is a code. It is K + C: all starts come after the K codes.',
+    ),
+    Mistake(
+        "labels 0 count as none",
+        lambda codes, labels, k, c, dropped=None: conditional_inputs(
+            codes, labels if labels is not None and bool(labels.any()) else None, k, c, dropped
+        ),
+        "a batch in which every label is 0 gets no class: 0 is a label like the others. Ask whether labels is None.",
+    ),
+    Mistake(
+        "number of classes for number of codes",
+        _variant(of_label=lambda labels, k, c: c + labels),
+        "class y is C + y here; it is K + y, as the K codes come first.",
+    ),
+    Mistake(
+        "label times K",
+        _variant(of_label=lambda labels, k, c: k * labels),
+        "class y is K · y here; it is K + y.",
+    ),
+    Mistake(
+        "C written in",
+        lambda codes, labels, k, c, dropped=None: conditional_inputs(codes, labels, k, 10, dropped),
+        "there are ten classes here, whatever is given: use num_classes.",
+        also=(lambda codes, labels, k, c, dropped=None: conditional_inputs(codes, labels, 64, 10, dropped),),
+    ),
+    Mistake(
+        "by columns",
+        lambda codes, labels, k, c, dropped=None: conditional_inputs(codes.mT, labels, k, c, dropped),
+        "the codes are in the order of columns; raster order is row by row: codes.flatten(1).",
+    ),
+    Mistake(
+        "label added to the codes",
+        lambda codes, labels, k, c, dropped=None: torch.cat(
+            [
+                (right := conditional_inputs(codes, labels, k, c, dropped))[:, :1],
+                right[:, 1:] + (0 if labels is None else labels[:, None]),
+            ],
+            1,
+        ),
+        "the label is added to every code. Only the start knows the class; codes keep their own numbers.",
+    ),
+    Mistake(
+        "a start before the start",
+        _variant(
+            finish=lambda start, row: torch.cat([start[:, None], torch.full_like(row[:, :2], 0), row[:, :-2]], 1)[
+                :, : row.shape[1]
+            ]
+        ),
+        "two starts stand before the codes, and the codes are shifted by two. The start of the class takes "
+        "the place of <sos>.",
+        also=(
+            lambda codes, labels, k, c, dropped=None: torch.cat(
+                [
+                    conditional_inputs(codes, labels, k, c, dropped)[:, :1],
+                    torch.full_like(codes.flatten(1)[:, :1], k),
+                    codes.flatten(1)[:, :-2],
+                ],
+                1,
+            )[:, : codes[0].numel()],
+        ),
+    ),
+    Mistake(
+        "first start for all",
+        _variant(finish=lambda start, row: torch.cat([start[:1, None].expand(len(row), 1), row[:, :-1]], 1)),
+        "every image has the start of the first one; each has that of its own class.",
+    ),
+    Mistake(
+        "codes dropped too",
+        lambda codes, labels, k, c, dropped=None: (
+            conditional_inputs(codes, labels, k, c)
+            if dropped is None
+            else torch.where(dropped[:, None], k + c, conditional_inputs(codes, labels, k, c))
+        ),
+        "of dropped images the codes are replaced as well. Only the label is dropped: the first number.",
     ),
 )
 

@@ -38,6 +38,7 @@ def cases() -> Sequence[Case]:
         case("k = K, p = 1: nothing is cut", uneven, 1.0, 5, 1.0),
         case("large logits, p = 0.9", torch.tensor([[300.0, 299.0, 297.5], [-200.0, -201.0, -203.0]]), p=0.9),
         case("in float64, k = 3", uneven.double(), k=3),
+        case("k = 3, p = 0.8, logits of 2 × 3 positions", torch.randn(2, 3, 7, generator=g), k=3, p=0.8),
     ]
 
 
@@ -142,6 +143,15 @@ def _in_place(logits: Tensor, *, temperature: float = 1.0, top_k: Any = None, to
     return filtered_probabilities(logits, top_k=top_k, top_p=top_p)
 
 
+def _zero_logits(logits: Tensor, *, temperature: float = 1.0, top_k: Any = None, top_p: Any = None) -> Tensor:
+    if temperature == 0:
+        return filtered_probabilities(logits, temperature=0)
+    x = logits / temperature
+    if top_k is not None:
+        x = x.where(_best_k(x.softmax(-1), top_k) > 0, 0)
+    return filtered_probabilities(x, top_p=top_p)
+
+
 def _last_of_ascending(p: Tensor, top_p: float) -> Tensor:
     ranked = p.sort(-1).values
     inside = ranked.cumsum(-1) - ranked < top_p
@@ -180,6 +190,7 @@ MISTAKES = (
         "temperature 0 shared among equals",
         _variant(cold=lambda logits: _only(logits.softmax(-1), logits == logits.amax(-1, keepdim=True))),
         "at temperature 0 equals share the probability; it is to be the arg-max: of equals the first.",
+        also=(_variant(cold=lambda logits: (logits == logits.amax(-1, keepdim=True)).to(logits.dtype)),),
     ),
     Mistake(
         "temperature 0 as a number",
@@ -203,7 +214,7 @@ MISTAKES = (
     Mistake(
         "k the least likely",
         _variant(by_k=lambda p, k: _only(p, p <= p.topk(k, -1, largest=False).values[..., -1:])),
-        "these are the k *least* likely codes.",
+        "these are the k *least* likely codes: largest=False, or a sign that got lost?",
     ),
     Mistake(
         "one too few",
@@ -218,13 +229,13 @@ MISTAKES = (
     Mistake(
         "top-k ignored",
         _variant(by_k=lambda p, k: p),
-        "`top_k` is not used.",
+        "`top_k` cuts nothing here. Is it used, also where top_p is given, and along the last axis?",
     ),
     Mistake(
         "top-p ignored",
         _variant(by_p=lambda p, q: p),
-        "`top_p` is not used, or cuts nothing: sort() without descending=True begins with the least likely code, and a "
-        "threshold taken from there lets all pass.",
+        "`top_p` is not used, or cuts nothing. Is it sorted downwards (descending=True), summed along the last axis, "
+        "with a threshold for each row?",
     ),
     Mistake(
         "top-p first",
@@ -243,6 +254,11 @@ MISTAKES = (
         _variant(by_p=lambda p, q: _only(p, p >= torch.minimum(p.amax(-1, keepdim=True), torch.tensor(q)))),
         "top_p is compared with single probabilities. It is a *sum*: keep the fewest likeliest codes that together "
         "reach it.",
+        also=(
+            _variant(by_p=lambda p, q: _only(p, p >= q)),
+            _variant(by_p=lambda p, q: _only(p, p >= 1 - q)),
+            _variant(by_p=lambda p, q: _only(p, p >= (1 - q) * p.amax(-1, keepdim=True))),
+        ),
     ),
     Mistake(
         "the crossing code left out",
@@ -283,6 +299,7 @@ MISTAKES = (
             by_p=lambda p, q: (kept := p.where(_nucleus(p, q) > 0, 0)) / kept.sum(),
         ),
         "you divide by .sum() of the whole tensor. Each row sums to 1 by itself: sum(-1, keepdim=True).",
+        also=(_variant(by_k=lambda p, k: (kept := p.where(_best_k(p, k) > 0, 0)) / kept.sum()),),
     ),
     Mistake(
         "left in order",
@@ -295,6 +312,80 @@ MISTAKES = (
         _variant(by_p=_cut_upwards),
         "your sum begins with the least likely code, and ends where it reaches top_p: few codes are left above that. "
         "Sort from the likeliest down, descending=True.",
+    ),
+    Mistake(
+        "the last of equals",
+        _variant(cold=lambda logits: filtered_probabilities(logits.flip(-1), temperature=0).flip(-1)),
+        "at temperature 0 the *last* of equals is taken; it is the first.",
+    ),
+    Mistake(
+        "temperature 0 is 1",
+        _variant(cold=lambda logits: logits.softmax(-1)),
+        "at temperature 0 nothing happens to the logits. It stands for the limit: all of the probability on "
+        "the likeliest code.",
+    ),
+    Mistake(
+        "one argmax for all",
+        _variant(cold=lambda logits: torch.zeros_like(logits).index_fill_(-1, logits.argmax() % logits.shape[-1], 1.0)),
+        "at temperature 0 one arg-max is taken over all rows; each has its own: argmax(-1).",
+    ),
+    Mistake(
+        "power not divided",
+        _variant(heat=lambda logits, t: logits.softmax(-1) ** (1 / t)),
+        "p to the power 1/τ does not sum to one. Divide by the sum, or divide the logits before the softmax.",
+    ),
+    Mistake(
+        "softmax over another axis",
+        _variant(heat=lambda logits, t: (logits / t).softmax(0)),
+        "the softmax runs over another axis. The codes are on the last one: softmax(-1).",
+        also=(_variant(heat=lambda logits, t: (logits / t).softmax(1)),),
+    ),
+    Mistake(
+        "cut logits are 0",
+        _variant(by_k=lambda p, k: p.log().where(_best_k(p, k) > 0, 0).softmax(-1)),
+        "the logits of what is cut are set to 0, and e⁰ = 1: they still get a probability. Set them to −∞, or"
+        " the probabilities to 0.",
+        also=(_zero_logits,),
+    ),
+    Mistake(
+        "one threshold for all rows",
+        _variant(
+            by_k=lambda p, k: _only(p, p >= p.topk(k, -1).values[..., -1:].min()),
+            by_p=lambda p, q: _only(p, p >= p.where(_nucleus(p, q) > 0, torch.inf).min()),
+        ),
+        "one threshold serves all rows; each has its own: values[..., -1:], amin(-1, keepdim=True).",
+        also=(
+            _variant(by_k=lambda p, k: _only(p, p >= p.topk(k, -1).values[..., -1:].min())),
+            _variant(by_p=lambda p, q: _only(p, p >= p.where(_nucleus(p, q) > 0, torch.inf).min())),
+        ),
+    ),
+    Mistake(
+        "ranks for codes",
+        _variant(by_p=lambda p, q: _only(p, (r := p.sort(-1, descending=True).values).cumsum(-1) - r < q)),
+        "the cut is found in sorted order and made in the order of the codes: it hits others. Turn it into a "
+        "threshold, or sort back.",
+        also=(_variant(by_p=lambda p, q: p.where((r := p.sort(-1, descending=True).values).cumsum(-1) - r < q, 0)),),
+    ),
+    Mistake(
+        "softmax once more",
+        _variant(by_k=lambda p, k: p.where(_best_k(p, k) > 0, 0).softmax(-1)),
+        "a softmax of probabilities makes them nearly equal, and those that are 0 come back. Divide by the sum.",
+    ),
+    Mistake(
+        "divided by the largest",
+        _variant(by_k=lambda p, k: (b := _best_k(p, k)) / b.amax(-1, keepdim=True)),
+        "you divide by the largest probability; divide by the sum.",
+        also=(
+            _variant(
+                by_k=lambda p, k: (b := _best_k(p, k)) / b.amax(-1, keepdim=True),
+                by_p=lambda p, q: (b := _nucleus(p, q)) / b.amax(-1, keepdim=True),
+            ),
+        ),
+    ),
+    Mistake(
+        "a share of the codes",
+        _variant(by_p=lambda p, q: _best_k(p, max(1, int(q * p.shape[-1])))),
+        "top_p is taken as a share of the K codes. It is a sum of probabilities: few codes where the model is sure.",
     ),
 )
 

@@ -1,0 +1,115 @@
+"""What commands read: pictures, and the results of earlier commands."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import companion
+from companion._devices import default_device
+from companion.checkpoint import load
+from companion.codes import CodeSet
+from companion.commands.results import NUMBERS, read_config
+from companion.data import ImageSet
+from companion.priors.base import Prior
+from companion.vqvae import VQVAE
+
+TOKENIZER, CODES, PRIOR = "tokenizer.safetensors", "codes.safetensors", "prior.safetensors"
+BUILT_IN = ("glyphs", "emoji")  # which keep their own size
+_FOLDER_SIDE = 32
+_HELD_OUT = 10  # one picture in so many
+
+
+def open_pictures(
+    folder: str, split: str = "train", *, image_size: int | None = None, limit: int | None = None, seed: int = 0
+) -> ImageSet:
+    """The pictures of a folder, in 32×32 pixels if nothing else is asked for, or a set by name."""
+    if image_size is None and Path(folder).expanduser().is_dir():
+        image_size = _FOLDER_SIDE
+    if folder in BUILT_IN:
+        image_size = None
+    return companion.data.load(folder, split, size=limit, seed=seed, image_size=image_size)
+
+
+def held_out(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The rows to train on, and one in ten that are held out: they show what was learnt by heart.
+
+    Raises:
+        ValueError: there are none to train on.
+    """
+    if n < 2:
+        raise ValueError("got a single picture, want at least 2: one to train on, and one that is held out")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    few = max(1, n // _HELD_OUT)
+    return order[few:].sort().values, order[:few].sort().values
+
+
+def pictures_at(pictures: ImageSet, rows: Tensor) -> ImageSet:
+    return replace(pictures, images=pictures.images[rows], labels=pictures.labels[rows])
+
+
+def codes_at(codes: CodeSet, rows: Tensor) -> CodeSet:
+    return replace(codes, codes=codes.codes[rows], labels=codes.labels[rows])
+
+
+@dataclass
+class Opened:
+    """A model from a file, and what the command noted that made it."""
+
+    model: Any
+    notes: dict[str, Any]
+
+    @property
+    def image_size(self) -> int | None:
+        return self.notes.get("image_size")
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.notes.get("classes", ()))
+
+
+def open_tokenizer(path: Path) -> Opened:
+    """The tokenizer in the folder of a result, or in a file."""
+    model = load(_file(path, TOKENIZER, "train-tokenizer"))
+    if not isinstance(model, VQVAE):
+        raise ValueError(f"tokenizer: {path} holds a {type(model).__name__}, want a tokenizer, of train-tokenizer")
+    return Opened(model.to(default_device()), notes_of(path))
+
+
+def open_prior(path: Path) -> Opened:
+    """The prior in the folder of a result, or in a file."""
+    model = load(_file(path, PRIOR, "train-prior"))
+    if not isinstance(model, Prior):
+        raise ValueError(f"prior: {path} holds a {type(model).__name__}, want a prior, of train-prior")
+    return Opened(model.to(default_device()), notes_of(path))
+
+
+def open_codes(path: Path) -> Opened:
+    """The codes in the folder of a result, or in a file."""
+    return Opened(CodeSet.load(_file(path, CODES, "tokenize")), notes_of(path))
+
+
+def notes_of(path: Path) -> dict[str, Any]:
+    """What stands in ``result.json`` of a folder, or beside a file."""
+    file = (path if path.is_dir() else path.parent) / NUMBERS
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def _file(path: Path, name: str, command: str) -> Path:
+    """
+    Raises:
+        ValueError: it is not there, or not finished.
+    """
+    if path.is_dir():
+        config = read_config(path)
+        if config is not None and config["command"] == command and not (path / NUMBERS).exists():
+            raise ValueError(f"{path} is not finished: type its {command} again, which goes on")
+        if not (path / name).exists():
+            raise ValueError(f"{path} has no {name}, want the folder that {command} wrote")
+        return path / name
+    if not path.exists():
+        raise ValueError(f"{path} is not there, want the folder that {command} wrote")
+    return path
