@@ -23,6 +23,7 @@ from companion.classifier import Classifier
 from companion.codes import CodeSet, check_identity, identity, tokenize
 from companion.configured import Configured, register
 from companion.diagnosis import Diagnosis, Finding, diagnose
+from companion.evaluation import RatePoint, Scores, classical_codecs, evaluate_tokenizer
 from companion.hub import from_pretrained, save_pretrained
 from companion.pretrained import pretrained
 from companion.priors import MambaPrior, PixelCNN, RQTransformer, TransformerPrior
@@ -67,9 +68,11 @@ __all__ = [
     "PixelCNN",
     "ProjectedQuantizer",
     "RQTransformer",
+    "RatePoint",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualQuantizer",
+    "Scores",
     "TransformerPrior",
     "VAEOutput",
     "VQVAEOutput",
@@ -80,9 +83,11 @@ __all__ = [
     "augment",
     "backbones",
     "check_identity",
+    "classical_codecs",
     "classifier",
     "data",
     "diagnose",
+    "evaluate_tokenizer",
     "fit",
     "from_pretrained",
     "identity",

@@ -441,6 +441,42 @@ def draw_cells(
     ax.set(xlim=(left, right), ylim=(bottom, top))
 
 
+def rate_distortion(
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", loss: str = "distortion"
+) -> "Figure":
+    """Loss against rate, both on logarithmic scales: a line for each codec, a mark for a single point.
+
+    Args:
+        curves: for each name, pairs of bits per pixel and loss, both positive. What loses nothing has no place here.
+        loss: the name of what is lost, on the axis.
+
+    Raises:
+        ValueError: there is no curve, a pair is none, or a number is not positive.
+    """
+    if not isinstance(curves, Mapping) or not curves:
+        raise ValueError(f"curves: got {brief(curves)}, want pairs of bits per pixel and loss, by name")
+    check_instance("title", title, str, "a text")
+    check_instance("loss", loss, str, "a text")
+    for name, pairs in curves.items():
+        check_instance("curves", name, str, "names")
+        if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
+            raise ValueError(f"curves[{name!r}]: got {brief(pairs)}, want pairs of bits per pixel and loss")
+        for pair in pairs:
+            if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"curves[{name!r}]: got {brief(pair)}, want a pair of bits per pixel and loss")
+            for number in pair:
+                check_number(f"curves[{name!r}]", number, above=0)
+    fig, ax = figure(6.5, 4)
+    for i, (name, pairs) in enumerate(curves.items()):
+        bits, lost = zip(*sorted(pairs), strict=True)
+        style = "o-sD^vP*X<>"  # a mark of its own, so that the figure can be read in grey
+        mark = style.replace("-", "")[i % 10]
+        ax.plot(bits, lost, f"{mark}-" if len(bits) > 1 else mark, label=name, color=CLASS_COLOURS[i % 10])
+    ax.set(xscale="log", yscale="log", xlabel="rate, bits per pixel", ylabel=loss, title=title)
+    ax.legend(fontsize=8)
+    return fig
+
+
 def draw_gradient_flow(ax: "Axes", table: Mapping[str, Mapping[str, float]]) -> None:
     """Draw which loss has a gradient in which part of a model: a row for each loss, an arrow to each part it reaches.
 

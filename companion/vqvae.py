@@ -134,20 +134,25 @@ class VQVAE(Configured, nn.Module):
         return self.quantizer.encode(z_e)
 
     @torch.no_grad()
-    def decode(self, indices: Tensor) -> Tensor:
+    def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         """The images of code indices, clamped to [0, 1].
+
+        Args:
+            depth: of R codes a position, use the first ``depth`` only, from coarse (1) to fine (R). The indices may
+                then be cut to these: ``decode(indices[..., :2], depth=2)``.
 
         Shapes:
             indices: (B, h, w) or (B, h, w, R) int64 → (B, C, H, W).
 
         Raises:
-            ValueError: the indices have another type or shape, or one is outside 0…K − 1; or codebook or decoder are
-                no longer finite.
+            ValueError: the indices have another type or shape, or one is outside 0…K − 1; ``depth`` is not between 1
+                and R; or codebook or decoder are no longer finite.
         """
         check_tensor("indices", indices, dtype=torch.int64)
         if indices.numel() == 0:
             raise ValueError(f"indices: got shape {tuple(indices.shape)}, want those of at least one image")
-        images = self._decoded(self.quantizer.decode(indices), "indices", tuple(indices.shape))
+        z_q = self.quantizer.decode(indices) if depth is None else self.quantizer.decode(indices, depth=depth)
+        images = self._decoded(z_q, "indices", tuple(indices.shape))
         check_finite("decoder", images)
         return images.clamp(0, 1)
 

@@ -98,6 +98,7 @@ def test_a_backbone_is_exchanged_by_its_name_alone(pair):
     """The arguments of the ResNet pair mean the same to all others, with the same defaults."""
     for kind, like in ((pair.encoder, ResNetEncoder), (pair.decoder, ResNetDecoder)):
         arguments, first = inspect.signature(kind).parameters, inspect.signature(like).parameters
+        first = {name: argument for name, argument in first.items() if name != "dims"}  # the others are for images
         assert list(arguments)[:5] == list(first)
         assert all(arguments[name].default == first[name].default for name in first)
         assert all(arguments[name].default is not inspect.Parameter.empty for name in arguments)
@@ -265,6 +266,65 @@ def test_a_residual_block_leaves_its_input_unchanged():
         with torch.no_grad():
             right = before + block.branch(before.clone())
         assert torch.allclose(y, right) == unchanged
+
+
+@pytest.mark.parametrize(
+    ("dims", "factor", "size", "grid"),
+    [(1, 4, (24,), (6,)), (1, (6,), (12,), (2,)), (3, 2, (4, 6, 8), (2, 3, 4)), (3, (1, 4, 2), (3, 8, 4), (3, 2, 2))],
+)
+def test_sounds_and_video_are_coded_and_come_back(dims, factor, size, grid, tmp_path):
+    torch.manual_seed(0)
+    parts = {"hidden": 8, "factor": factor, "num_blocks": 1, "dims": dims}
+    encoder, decoder = ResNetEncoder(2, 4, **parts), ResNetDecoder(2, 4, **parts)
+    model, x = VQVAE(encoder, VectorQuantizer(16, 4), decoder), torch.rand(8, 2, *size)
+    assert encoder(x).shape == (8, 4, *grid)
+    adam, losses = torch.optim.Adam(model.parameters(), 1e-2), []
+    for _ in range(40):
+        out = model(x)
+        adam.zero_grad()
+        out.loss.backward()
+        adam.step()
+        losses.append(out.losses["reconstruction"].item())
+    assert out.indices.shape == (8, *grid)
+    assert losses[-1] < 0.7 * losses[0]
+    companion.save(model.eval(), tmp_path / "model.safetensors")
+    again = companion.load(tmp_path / "model.safetensors").to(x.device)
+    assert torch.equal(again.reconstruct(x), model.decode(model.encode(x)))
+
+
+def test_the_convolution_over_one_axis_is_that_over_two_with_a_height_of_one():
+    """The weights of a sound's encoder, put into an image's: on an image of one row they give the same numbers."""
+    torch.manual_seed(0)
+    row = ResNetEncoder(1, 4, hidden=8, factor=(4,), dims=1).double()
+    flat = ResNetEncoder(1, 4, hidden=8, factor=(1, 4)).double()
+    state = {}
+    for name, value in flat.state_dict().items():
+        value.zero_()
+        there = row.state_dict()[name]
+        if value.ndim == 4:
+            value[:, :, value.shape[2] // 2] = there  # the middle row of each window; the others see zeros
+        else:
+            value.copy_(there)
+        state[name] = value
+    flat.load_state_dict(state)
+    x = torch.rand(2, 1, 16, dtype=torch.float64)
+    torch.testing.assert_close(flat(x[:, :, None])[:, :, 0], row(x))
+
+
+def test_other_shapes_and_sizes_of_sounds_and_video_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"x: got float32 of shape \(2, 1, 8, 8\), want .* \(B, 1, T\)"):
+        ResNetEncoder(1, 4, hidden=4, dims=1)(torch.rand(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="x: got length 10, want a multiple of the factor 4; the nearest: 8 or 12"):
+        ResNetEncoder(1, 4, hidden=4, dims=1)(torch.rand(2, 1, 10))
+    with pytest.raises(ValueError, match="x: got time 3, want a multiple of the factor 4; the nearest: 4"):
+        ResNetEncoder(1, 4, hidden=4, dims=3)(torch.rand(2, 1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"z: got float32 of shape \(2, 4, 3, 3\), want .* \(B, 4, t, h, w\)"):
+        ResNetDecoder(1, 4, hidden=4, dims=3)(torch.rand(2, 4, 3, 3))
+    for dims in (0, 4, True, "2"):
+        with pytest.raises(ValueError, match=r"dims: got .*, want a whole number from 1 to 3"):
+            ResNetEncoder(1, 4, dims=dims)
+    with pytest.raises(ValueError, match=r"factor: got \(2, 2\), want a sequence of 3 whole numbers"):
+        ResNetEncoder(1, 4, factor=(2, 2), dims=3)
 
 
 def test_no_relu_of_the_backbones_is_in_place():

@@ -54,6 +54,7 @@ from companion import (
     classifier,
     codes,
     data,
+    evaluation,
     likelihoods,
     losses,
     metrics,
@@ -354,16 +355,16 @@ GOOD: dict[str, Callable[[], Good]] = {
         backbones.conv_output_size,
         {"size": 9, "kernel": 3, "stride": 2, "padding": 1},
     ),
-    "ResidualBlock": lambda: (backbones.ResidualBlock, {"channels": 2}),
+    "ResidualBlock": lambda: (backbones.ResidualBlock, {"channels": 2, "dims": 2}),
     "ResidualBlock.forward": lambda: (backbones.ResidualBlock(2), {"x": torch.randn(2, 2, 4, 4)}),
     "ResNetEncoder": lambda: (
         ResNetEncoder,
-        {"in_channels": 1, "dim": 4, "hidden": 2, "factor": (2, 4), "num_blocks": 1},
+        {"in_channels": 1, "dim": 4, "hidden": 2, "factor": (2, 4), "num_blocks": 1, "dims": 2},
     ),
     "ResNetEncoder.forward": lambda: (ResNetEncoder(1, 4, hidden=2), {"x": images()}),
     "ResNetDecoder": lambda: (
         ResNetDecoder,
-        {"out_channels": 1, "dim": 4, "hidden": 2, "factor": 4, "num_blocks": 1},
+        {"out_channels": 1, "dim": 4, "hidden": 2, "factor": 4, "num_blocks": 1, "dims": 2},
     ),
     "ResNetDecoder.forward": lambda: (ResNetDecoder(1, 4, hidden=2), {"z": latents(2)}),
     "backbones.patchify": lambda: (backbones.patchify, {"x": images(), "patch": 4}),
@@ -475,6 +476,21 @@ GOOD: dict[str, Callable[[], Good]] = {
             "seed": 1,
         },
     ),
+    "evaluation.evaluate_tokenizer": lambda: (
+        companion.evaluate_tokenizer,
+        {
+            "model": tokenizer(), "data": small_set(), "prior": prior(), "features": "glyphs", "variance": 0.5,
+            "most": 5, "batch_size": 3,
+        },
+    ),
+    "evaluation.classical_codecs": lambda: (
+        companion.classical_codecs,
+        {
+            "data": small_set(), "codecs": ["JPEG", "PNG"], "qualities": [50, 90], "variance": 0.5, "most": 5,
+            "tiles": 4,
+        },
+    ),
+    "evaluation.psnr": lambda: (evaluation.psnr, {"mse": 0.01}),
     "CodeSet": lambda: (CodeSet, {"codes": tables(), "labels": labels(), "num_codes": 5, "tokenizer": "abc"}),
     "CodeSet.batch": lambda: (code_set().batch, {"indices": torch.tensor([0, 2]), "device": "cpu"}),
     "CodeSet.to": lambda: (code_set().to, {"device": "cpu"}),
@@ -530,6 +546,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "FeatureDistance.forward": lambda: (distance(), {"x_hat": images(), "x": images()}),
     "FeatureDistance.per_image": lambda: (distance().per_image, {"x_hat": images(), "x": images()}),
+    "FeatureDistance.pooled": lambda: (distance().pooled, {"x": images()}),
     "FeatureDistance.train": lambda: (distance().train, {"mode": True}),
     "losses.feature_distance": lambda: (
         losses.feature_distance,
@@ -619,6 +636,10 @@ GOOD: dict[str, Callable[[], Good]] = {
     "plots.draw_cells": lambda: (
         plots.draw_cells,
         {"ax": axes(), "codebook": torch.rand(3, 2), "points": torch.rand(4, 2), "numbers": False, "border": 0.1},
+    ),
+    "plots.rate_distortion": lambda: (
+        plots.rate_distortion,
+        {"curves": {"JPEG": [(1.0, 0.1), (2.0, 0.05)]}, "title": "some", "loss": "distortion"},
     ),
     "plots.draw_gradient_flow": lambda: (
         plots.draw_gradient_flow,
@@ -713,7 +734,7 @@ GOOD: dict[str, Callable[[], Good]] = {
     ),
     "VQVAE.forward": lambda: (tokenizer(), {"x": images()}),
     "VQVAE.encode": lambda: (tokenizer().encode, {"x": images()}),
-    "VQVAE.decode": lambda: (tokenizer().decode, {"indices": tables()}),
+    "VQVAE.decode": lambda: (tokenizer().decode, {"indices": tables(), "depth": 1}),
     "VQVAE.reconstruct": lambda: (tokenizer().reconstruct, {"x": images()}),
 }  # fmt: skip
 
@@ -732,12 +753,15 @@ scores = importlib.import_module("companion.pretrained").scores  # the name `pre
 for _kind, (_make, _options) in QUANTIZERS.items():
     GOOD[_kind] = lambda make=_make, options=_options: (make, options())
     for _method, _given in (
-        ("forward", lambda: {"z": latents()}),
+        ("forward", lambda: {"z": latents(), "mask": torch.ones(40, 2, 2, dtype=torch.bool)}),
         ("encode", lambda: {"z": latents()}),
         ("decode", lambda: {"indices": tables(3, (2, 2)), "depth": 1}),
     ):
         if _kind == "ResidualQuantizer" and _method == "decode":
             GOOD[f"{_kind}.decode"] = lambda: (residual().decode, {"indices": tables(3, (2, 2, 2)), "depth": 1})
+            continue
+        if _kind == "ResidualQuantizer" and _method == "forward":  # its dropout takes no mask
+            GOOD[f"{_kind}.forward"] = lambda given=_given: (residual(), given())
             continue
         GOOD[f"{_kind}.{_method}"] = lambda make=_make, options=_options, method=_method, given=_given: (
             getattr(make(**options()), method) if method != "forward" else make(**options()),
@@ -803,7 +827,7 @@ NOT_CALLED = {
     "a result, made by the library": (
         "AdversarialOutput", "AutoencoderOutput", "ClassifierOutput", "Diagnosis", "Epoch", "Finding", "History",
         "Look", "MambaState", "PriorOutput", "ProjectedQuantized", "Quantized", "ResidualQuantized",
-        "SampleQuality", "VAEOutput", "VQVAEOutput",
+        "RatePoint", "SampleQuality", "Scores", "VAEOutput", "VQVAEOutput",
     ),
     "a base class, a protocol, or a part of saving": (
         "Configured", "Examples", "Likelihood", "Prior", "Quantizer", "VectorwiseQuantizer",
@@ -1082,6 +1106,7 @@ RIGHT_THERE: dict[str, set[str]] = {
     "Picture.alt": {"other"},
     "plots.show.alt": {"other"},
     "*.title": {"other"},
+    "plots.rate_distortion.loss": {"other"},
     "*.tokenizer": {"other"},
     "ImageSet.name": {"other"},
     "ImageSet.split": {"other"},

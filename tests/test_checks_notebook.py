@@ -46,7 +46,7 @@ def test_a_wrong_answer_says_on_which_input_what_was_expected_and_why(capsys):
     assert check(mse) is companion.metrics.mse
     out = capsys.readouterr().out
     for part in (
-        "❌ mse differs on input 1 of 3",
+        "❌ mse differs on input 1 of 4",
         "expected",
         "got",
         "Hint: this is the sum",

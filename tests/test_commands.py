@@ -202,6 +202,27 @@ def test_evaluation_measures_what_the_library_measures(place: Path) -> None:
     assert found["bits_nominal"] == 64 * 3
 
 
+def test_a_diagnosis_tells_a_collapsed_codebook_from_one_in_use(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = companion.load(place / "runs/tokenizer/tokenizer.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    x, _ = companion.data.load(place / "pictures", image_size=32).batch(range(PICTURES))
+    latents = model.encoder(x).detach().movedim(1, -1).flatten(0, -2)
+    model.quantizer.codebook.copy_(latents[torch.randperm(len(latents), generator=generator)[:8]])
+    companion.save(model, "used.safetensors")
+    model.quantizer.codebook[1:] = 1e6
+    companion.save(model, "collapsed.safetensors")
+    for name in ("used", "collapsed"):
+        words = ["diagnose", "pictures", "--tokenizer", f"{name}.safetensors", "--out", name]
+        assert main([*words, "--image-size", "32"]) == 0
+    assert "fine   codes: 100% are used" in (place / "used/report.txt").read_text(encoding="utf-8")
+    report = (place / "collapsed/report.txt").read_text(encoding="utf-8")
+    assert "WRONG  codes: 12% are used, evenly as 1 of 8 would be" in report
+    assert "what mends it: fewer --num-codes" in report
+    assert report in capsys.readouterr().out
+
+
 def test_a_stack_of_codes_goes_all_the_way(empty: Path) -> None:
     assert main(["train-tokenizer", "pictures", "--depth", "2", *SMALL["train-tokenizer"]]) == 0
     assert main(["tokenize", "pictures"]) == 0
@@ -426,6 +447,7 @@ def test_a_table_has_a_line_for_each_run(place: Path) -> None:
             "holds a TransformerPrior, want a to",
         ),
         (["sample", "--prior", "runs/tokenizer/tokenizer.safetensors"], "holds a VQVAE, want a prior"),
+        (["diagnose", "pictures", "--prior", "runs/tokenizer"], "has no prior.safetensors"),
         (["sample", "--top-k", "99", "--out", "x"], "top_k: got 99, want"),
         (["train-prior", "--codes", "runs/tokenizer", "--out", "x"], "has no codes.safetensors"),
         (["train-tokenizer", "pictures", "--out", "words/a.txt"], "words/a.txt is a file, want the name of a folder"),

@@ -3,8 +3,10 @@
 import copy
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 import companion
 from companion import VQVAE, EMAVectorQuantizer, VectorQuantizer, diagnose
+from companion.diagnosis import Look
 from companion.diagnosis.remedies import MEANING_AND_REPAIR
 
 TEST = companion.data.load("glyphs", "test", size=300)
@@ -183,6 +186,13 @@ def test_a_report_says_what_was_found_and_what_was_looked_at() -> None:
     assert "   dead codes (quantizer): codes 64, used 64" in healthy
 
 
+def test_a_report_is_printed_where_a_number_is_none() -> None:
+    """Of latents that ran away by orders of magnitude, a share of 0 / 0."""
+    assert "spread nan" in str(
+        replace(diagnose(vqvae(), TEST), looks=(Look("a", "b", {"spread": math.nan}, "c", False),))
+    )
+
+
 def test_a_quantizer_alone_is_looked_at_with_latents() -> None:
     z = torch.randn(200, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     quantizer = EMAVectorQuantizer.from_codebook(
@@ -191,3 +201,162 @@ def test_a_quantizer_alone_is_looked_at_with_latents() -> None:
     assert diagnose(quantizer, z).names == ()
     torch.manual_seed(0)
     assert "a codebook far from its latents" in diagnose(VectorQuantizer(8, 4), z + 20).names
+
+
+# Images
+
+
+def test_images_in_another_range_are_a_finding_and_no_error() -> None:
+    x = TEST.batch(range(100))[0]
+    for wrong in (255 * x, 2 * x - 1, x / 255, x.masked_fill(x > 0.9, torch.nan), torch.full_like(x, 0.5)):
+        assert "images out of range" in diagnose(vqvae(), wrong).names
+    assert diagnose(vqvae(), x).names == ()
+
+
+def test_inverted_images_are_unlike_those_of_training() -> None:
+    names = diagnose(vqvae(), 1 - TEST.batch(range(300))[0]).names
+    assert "images unlike the training images" in names
+    assert "images out of range" not in names
+
+
+def test_all_kinds_of_data_give_the_same_numbers() -> None:
+    class Lazy(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return TEST[index]
+
+    model, want = vqvae(), diagnose(vqvae(), TEST.subset(60)).as_dict()["looks"]
+    for data in (Lazy(), TEST.batch(range(60))[0]):
+        assert diagnose(model, data).as_dict()["looks"] == want
+    for wrong in ([1, 2], torch.utils.data.DataLoader(Lazy()), "glyphs", 3):
+        with pytest.raises(ValueError, match=r"^data: "):
+            diagnose(model, wrong)
+
+
+def test_few_images_raise_no_alarm() -> None:
+    for n in (1, 2, 8):
+        assert diagnose(vqvae(), TEST.subset(n)).names == ()
+
+
+# Healthy models that come with the package
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "prior"),
+    [
+        ("glyphs-vqvae", "glyphs-prior"), ("glyphs-rqvae", "glyphs-rqtransformer"), ("emoji-vqvae", None),
+        ("emoji-perceptualvqvae", None), ("emoji-adversarialvqvae", None),
+    ],
+)  # fmt: skip
+def test_a_healthy_model_raises_no_alarm(tokenizer: str, prior: str | None) -> None:
+    images = TEST if tokenizer.startswith("glyphs") else companion.data.load("emoji", "test")
+    model = companion.pretrained(tokenizer)
+    diagnosis = diagnose(model, images, None if prior is None else companion.pretrained(prior))  # type: ignore[arg-type]
+    assert diagnosis.names == ()
+    numbers = {look.name: look.measured for look in diagnosis.looks}
+    assert 0.9 < numbers["latents running away"]["latents over codes"] < 1.1  # far from the thresholds
+    assert numbers["a decoder that ignores its codes"]["reconstructions moved, over images"] > 0.5
+    if prior is not None:
+        assert numbers["a prior that ignores its class"]["more"] > 0.1
+
+
+# Priors
+
+
+class Shares(companion.priors.Prior):
+    """A table of logits for each position; it reads neither code nor class."""
+
+    def __init__(self, num_codes: int, grid: tuple[int, ...], tokenizer: str) -> None:
+        super().__init__(num_codes, grid, num_classes=10, label_dropout=0.1, tokenizer=tokenizer)
+        self.table = nn.Parameter(torch.zeros(*grid, num_codes))
+
+    def all_logits(self, codes: Tensor, classes: Tensor) -> Tensor:
+        return self.table.expand(len(codes), *self.table.shape)
+
+    def steps(self, classes: Tensor, *, cache: bool) -> companion.priors.base.Steps:
+        table = self.table.flatten(0, 1)
+
+        class Read(companion.priors.base.Steps):
+            def logits(self, codes: Tensor, step: int) -> Tensor:
+                return table[step].expand(len(codes), -1)
+
+        return Read()
+
+
+def counting(codes: companion.CodeSet, *, by_position: bool, sharpness: float = 1.0) -> Shares:
+    """How often each code occurs, at each position or in all."""
+    shares = nn.functional.one_hot(codes.codes, codes.num_codes).double().mean(0)  # (h, w, K)
+    shares = shares if by_position else shares.mean((0, 1), keepdim=True).expand_as(shares)
+    prior = Shares(codes.num_codes, codes.grid, codes.tokenizer)
+    prior.table.data = (shares + 1e-6).log().float() * sharpness
+    return prior
+
+
+@pytest.fixture(scope="module")
+def codes() -> companion.CodeSet:
+    return companion.tokenize(vqvae(), TEST)
+
+
+def test_a_prior_that_counts_codes_is_found(codes: companion.CodeSet) -> None:
+    names = diagnose(vqvae(), TEST, counting(codes, by_position=False)).names
+    assert "a prior no better than counting codes" in names
+    assert "a prior that ignores its class" in names
+    assert "a prior that ignores the codes before" not in names
+
+
+def test_a_prior_that_counts_codes_at_each_position_is_found(codes: companion.CodeSet) -> None:
+    names = diagnose(vqvae(), TEST, counting(codes, by_position=True)).names
+    assert "a prior that ignores the codes before" in names
+    assert "a prior no better than counting codes" not in names
+
+
+def test_a_prior_whose_samples_repeat_is_found(codes: companion.CodeSet) -> None:
+    names = diagnose(vqvae(), TEST, counting(codes, by_position=True, sharpness=1e4)).names
+    assert "samples that repeat few codes" in names
+
+
+def test_a_prior_without_classes_in_its_start_is_found() -> None:
+    prior = companion.pretrained("glyphs-prior")
+    starts = [one for name, one in prior.named_parameters() if one.ndim == 2 and len(one) == 11]
+    assert len(starts) == 1
+    starts[0].data[:] = starts[0].data[-1].clone()
+    assert "a prior that ignores its class" in diagnose(vqvae(), TEST, prior).names
+
+
+def test_a_prior_of_another_tokenizer_is_found_and_one_of_other_tables_refused() -> None:
+    prior = companion.pretrained("glyphs-prior")
+    prior.tokenizer = "another"
+    assert "a prior for another tokenizer" in diagnose(vqvae(), TEST, prior).names
+    with pytest.raises(ValueError, match=r"^prior: "):
+        diagnose(rqvae(), TEST, prior)
+
+
+# Models without codes
+
+
+def test_an_autoencoder_has_no_codes_to_collapse() -> None:
+    model = companion.Autoencoder(companion.Encoder(4), companion.Decoder(4))
+    with pytest.raises(ValueError, match=r"^model: got an Autoencoder, which has no codes"):
+        diagnose(model, TEST)
+
+
+def test_a_vae_whose_posterior_is_the_prior_is_found() -> None:
+    class Halves(nn.Module):
+        """Means of some variety, and log-variances; or zeros for both, as the prior has them."""
+
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x: Tensor) -> Tensor:
+            means = x.flatten(1)[:, 300:500:25]
+            return self.scale * torch.cat([means - means.mean(), torch.full_like(means, -3)], 1)
+
+    def made(scale: float) -> companion.VAE:
+        torch.manual_seed(0)
+        return companion.VAE(Halves(scale), companion.Decoder(8), companion.likelihoods.Gaussian())
+
+    assert "posterior collapse" in diagnose(made(0.0), TEST).names
+    assert "posterior collapse" not in diagnose(made(1.0), TEST).names

@@ -139,6 +139,66 @@ def test_shapes_counts_encode_and_decode_agree(kind, spatial):
         quantizer.decode(out.indices, depth=quantizer.depth + 1)
 
 
+@everything
+@pytest.mark.parametrize("spatial", [(), (5,), (3, 2)])
+def test_padding_is_left_out_of_losses_counts_averages_and_the_first_codes(kind, spatial):
+    """Whatever stands there: as if only the other positions had been given."""
+    if any(getattr(part, "depth_dropout", 0) for part in made(kind).modules()):
+        pytest.skip("depth dropout draws for whole images")
+    z = latents(spatial)
+    mask = torch.rand(len(z), *spatial, generator=torch.Generator().manual_seed(2)) < 0.7
+    results = []
+    for padding in (0.0, 7.0, 1e4):
+        quantizer = made(kind)
+        given = z.where(mask[:, None], padding).requires_grad_()
+        torch.manual_seed(3)  # for what is drawn
+        out = [quantizer(given, mask=mask) for _ in range(2)][1]
+        (out.z_q.square().sum() + out.loss).backward()
+        assert not bool(given.grad.movedim(1, -1)[~mask].any())
+        assert bool(given.grad.movedim(1, -1)[mask].any())
+        assert not bool(out.z_q.movedim(1, -1)[~mask].any())
+        assert not bool(out.indices[~mask].any())
+        assert out.z_q.shape == z.shape
+        results.append([out.z_q, out.loss, out.indices, out.code_counts, *quantizer.state_dict().values()])
+    quantizer = made(kind)
+    torch.manual_seed(3)
+    alone = [quantizer(z.movedim(1, -1)[mask]) for _ in range(2)][1]
+    expected = [alone.loss, alone.indices, alone.code_counts, *quantizer.state_dict().values()]
+    for result in results:
+        z_q, loss, indices, *others = result
+        torch.testing.assert_close(z_q.movedim(1, -1)[mask], alone.z_q)
+        torch.testing.assert_close([loss, indices[mask], *others], expected)
+    counted = alone.code_counts.sum().item()
+    assert counted == int(mask.sum()) * (quantizer.depth if alone.indices.ndim == 2 else 1)
+    if kind in ("vector", "EMA"):  # the wrong version: padding is learnt, and takes a code of the first ones
+        wrong = made(kind)
+        wrong(z.where(mask[:, None], 1e4))
+        out = wrong(z.where(mask[:, None], 1e4))
+        assert out.loss > 10 * alone.loss if kind == "vector" else wrong.codebook.max() > 1e3
+
+
+def test_a_mask_that_is_none_and_one_beside_depth_dropout_are_refused():
+    z = latents((3, 2))
+    whole = torch.ones(len(z), 3, 2, dtype=torch.bool)
+    for mask, says in (
+        (whole[:, :2], r"mask: got bool of shape \(48, 2, 2\), want bool of shape \(48, 3, 2\)"),
+        (whole[:, None], r"mask: got bool of shape \(48, 1, 3, 2\)"),
+        (whole.float(), "mask: got float32"),
+        (~whole, "mask: got False everywhere, want True for at least one position"),
+    ):
+        quantizer = made("EMA")
+        with pytest.raises(ValueError, match=says):
+            quantizer(z, mask=mask)
+        assert int(quantizer.step) == 0
+    for kind in ("residual of EMA with dropout", "projected residual of EMA"):
+        quantizer = made(kind)
+        with pytest.raises(ValueError, match="mask: got one in training with depth_dropout"):
+            quantizer(z, mask=whole)
+        quantizer(z)
+        out = quantizer.eval()(z, mask=whole)
+        assert torch.equal(out.indices, quantizer(z).indices)
+
+
 class Flat(nn.Module):
     """Images to latents with any number of positions, and back: for the counts only."""
 

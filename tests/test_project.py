@@ -278,7 +278,7 @@ ROOMS = (
     *("configured", "checkpoint", "hub"),
     *("metrics", "likelihoods", "plots", "data", "augment", "backbones", "quantizers", "priors"),
     *("autoencoder", "vae", "vqvae", "codes", "pretrained", "classifier", "losses", "training"),
-    *("diagnosis", "commands", "__main__"),
+    *("diagnosis", "evaluation", "commands", "__main__"),
 )
 
 
@@ -413,7 +413,7 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train, sound, video, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
@@ -426,6 +426,15 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["history"].last["validation_loss"] < names["history"].rows[0]["validation_loss"]
     companion.check_identity(names["model"], names["prior"])
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.safetensors"]
+    exec(sound, names)
+    assert names["codes"].shape == (32, 64, 4)
+    assert names["coarse"].shape == (32, 1, 1024)
+    assert names["sounds"].shape == (2, 1, 1024)
+    assert names["loss"].isfinite()
+    exec(video, names)
+    assert names["codes"].shape == (16, 4, 4, 4)
+    assert names["clips"].shape == (2, 3, 4, 16, 16)
+    assert names["loss"].isfinite()
 
 
 def test_the_readmes_script_goes_from_a_folder_of_pictures_to_new_ones(
@@ -447,3 +456,14 @@ def test_the_readmes_script_goes_from_a_folder_of_pictures_to_new_ones(
         "prior.safetensors",
         "tokenizer.safetensors",
     ]
+
+
+def test_the_readmes_longer_training_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "schedule=" in block]
+    quantizer = companion.EMAVectorQuantizer(4, 2)
+    model = companion.VQVAE(companion.ResNetEncoder(1, 2, hidden=4), quantizer, companion.ResNetDecoder(1, 2, hidden=4))
+    train, test = companion.data.load("glyphs", size=192), companion.data.load("glyphs", "test", size=16)
+    exec(code, {"companion": companion, "model": model, "train": train, "test": test})
+    assert quantizer.step == 24  # of 8 epochs of 3 batches, each in 4 parts
+    assert not model.training

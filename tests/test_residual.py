@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import companion
+from companion import VQVAE, ResNetDecoder, ResNetEncoder
 from companion.quantizers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
@@ -332,6 +333,25 @@ def test_decode_refuses_other_indices():
         quantizer.decode(codes[..., 0])
     with pytest.raises(ValueError, match="indices: got 8 to 8"):
         quantizer.decode(codes * 0 + torch.arange(9)[:3].clamp(max=8) * 4)
+
+
+def test_stacks_that_were_cut_are_decoded_where_their_depth_is_said(tmp_path):
+    """Also through what is put around the quantizer; unsaid, a table without stacks could pass for one."""
+    for quantizer in (stack(), ProjectedQuantizer(stack(), 5)):
+        codes = torch.randint(0, 8, (6, 3, 2, 3), generator=torch.Generator().manual_seed(0))
+        for depth in (1, 2, 3):
+            whole = quantizer.decode(codes, depth=depth)
+            assert torch.equal(quantizer.decode(codes[..., :depth], depth=depth), whole)
+            assert depth == 3 or not torch.allclose(whole, quantizer.decode(codes))
+        for cut, depth in ((codes[..., :2], None), (codes[..., :1], 2), (codes[..., :2], 1), (codes[..., 0], 1)):
+            with pytest.raises(ValueError, match=r"indices: got shape \(.*\), want \(B, \*spatial, 3\)"):
+                quantizer.decode(cut, depth=depth)
+    quantizer = ResidualQuantizer([VectorQuantizer(8, 4) for _ in range(3)])
+    model = VQVAE(ResNetEncoder(1, 4, hidden=8), quantizer, ResNetDecoder(1, 4, hidden=8))
+    coarse = model.decode(codes, depth=2)
+    assert torch.equal(model.decode(codes[..., :2], depth=2), coarse)
+    assert torch.equal(coarse, model.decoder(quantizer.decode(codes, depth=2)).clamp(0, 1))
+    assert not torch.allclose(coarse, model.decode(codes))
 
 
 # The loop, the sum and the rate, as functions ------------------------------------------------------------------------

@@ -148,6 +148,34 @@ class Pictures(Dataset[Any]):
         return self.items[index % len(self.items)], 3
 
 
+class Rows(Dataset[Any]):
+    """As a data set of Hugging Face: its items are dicts, and its ``batch`` is another."""
+
+    __module__ = "datasets.arrow_dataset"
+
+    def __len__(self) -> int:
+        return 53
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": Digits(53, 1).x[index], "label": index % 10}
+
+    def batch(self, batch_size: int, drop_last_batch: bool = False) -> "Rows":
+        return self
+
+
+def as_pairs(items: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([item["image"] for item in items]), torch.tensor([item["label"] for item in items])
+
+
+def test_items_that_are_dicts_need_a_collate_fn() -> None:
+    with pytest.raises(
+        ValueError, match="train: its batches are 'dict', want a tensor or a tuple of them: a DataLoader"
+    ):
+        fit(noisy(), Rows(), batch_size=8, **OPTIONS)
+    history = fit(noisy(), DataLoader(Rows(), batch_size=8, collate_fn=as_pairs), **OPTIONS)
+    assert history == fit(noisy(), Digits(53, 1), batch_size=8, **OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("examples", "options", "message"),
     [

@@ -244,6 +244,7 @@ def test_all_forwards_in_a_block_are_one_update_which_an_error_takes_back() -> N
     with one_update(failed.eval()):
         failed(z)
     assert failed.step == 2
+    assert vars(failed).keys() == vars(quantizer).keys()  # the block leaves no trace
 
 
 def test_k_means_takes_its_codes_from_all_parts_and_leaves_other_buffers_alone() -> None:
@@ -263,6 +264,33 @@ def test_k_means_takes_its_codes_from_all_parts_and_leaves_other_buffers_alone()
     model.quantizer = companion.EMAVectorQuantizer(8, 2)
     initialise_from(model, [partial(model, part) for part in x.split(2)])
     torch.testing.assert_close(model.quantizer.state_dict(), quantizer.state_dict())
+
+
+class TwoLevels(nn.Module):
+    """Two quantizers, one after the other, and a third that nothing calls; as fields of a model of the reader's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.idle = (companion.EMAVectorQuantizer(4, 2, seed=i) for i in range(3))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.second(z=z - self.first(z).z_q).z_q
+
+
+def test_k_means_in_parts_reaches_each_quantizer_that_is_called_and_ends() -> None:
+    class Always(companion.EMAVectorQuantizer):
+        calls = 0
+        initialised = False  # type: ignore[assignment]
+
+        def initialise(self, z: Tensor) -> None:
+            self.calls += 1
+
+    model, z = TwoLevels(), torch.randn(8, 2, 3, 3)
+    initialise_from(model, [partial(model, part) for part in z.split(2)])
+    assert [one.counts.sum().item() for one in (model.first, model.second, model.idle)] == [72, 72, 0]
+    model.second, model.idle = (always := Always(4, 2, init="uniform")), None
+    initialise_from(model, [partial(model, part) for part in z.split(2)])
+    assert always.calls == 1
 
 
 # Averaged weights -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """ConvNeXt encoders and decoders: 7×7 convolutions of single channels, and gated MLPs between them (chapter 10)."""
 
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -160,14 +161,14 @@ def _attention(hidden: int, heads: int, wanted: bool) -> list[nn.Module]:
     return [_OverGrid(hidden, heads)] if wanted else []
 
 
-def _image_layer(hidden: int, out_channels: int, stride: tuple[int, int]) -> nn.ConvTranspose2d:
+def _image_layer(hidden: int, out_channels: int, stride: tuple[int, ...]) -> nn.ConvTranspose2d:
     layer = nn.ConvTranspose2d(hidden, out_channels, *_shape(stride))
     bound = (prod(stride) / (hidden * prod(layer.kernel_size))) ** 0.5  # a pixel gets kernel / stride of each channel
     nn.init.uniform_(layer.weight, -bound, bound)
     return layer
 
 
-def _shape(stride: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def _shape(stride: tuple[int, ...]) -> Any:
     """Kernel, stride and padding, in the order in which torch's convolutions take them."""
     kernel, padding = window(stride)
     return kernel, stride, padding

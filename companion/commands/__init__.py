@@ -8,6 +8,7 @@ does the step with the library, and reads from top to bottom. Around it:
 * ``inputs``: pictures, tokenizers and priors, by the folders that earlier commands wrote.
 """
 
+from companion.commands.diagnose import Diagnose
 from companion.commands.evaluate import Evaluate
 from companion.commands.reconstruct import Reconstruct
 from companion.commands.results import Command
@@ -25,4 +26,5 @@ COMMANDS: dict[str, type[Command]] = {
     "sample": Sample,
     "reconstruct": Reconstruct,
     "evaluate": Evaluate,
+    "diagnose": Diagnose,
 }

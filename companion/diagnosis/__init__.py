@@ -235,7 +235,8 @@ def _plain(measured: Mapping[str, float]) -> dict[str, float | None]:
 
 def _numbers(measured: Mapping[str, float]) -> str:
     return ", ".join(
-        f"{name} {value:,}" if value == int(value) else f"{name} {value:.3g}" for name, value in measured.items()
+        f"{name} {value:,}" if math.isfinite(value) and value == int(value) else f"{name} {value:.3g}"
+        for name, value in measured.items()
     )
 
 

@@ -230,7 +230,7 @@ def _shared_codes(some: Tensor | None, others: Tensor | None) -> float:
     if some is None or others is None or some.shape[1] != others.shape[1]:
         return 0.0
     least = torch.cdist(others.float(), some.float()).amin(1)
-    return float((least <= 1e-3 * others.float().norm(dim=1).clamp_min(1e-12)).double().mean())
+    return float((least <= 1e-3 * others.float().norm(dim=1).clamp_min(1e-12)).float().mean())
 
 
 # Reconstructions -----------------------------------------------------------------------------------------------------

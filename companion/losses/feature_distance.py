@@ -157,6 +157,21 @@ class FeatureDistance(nn.Module):
             features_hat, features = self._features("x_hat", x_hat), self._features("x", x)
             return feature_distance(features_hat, features, self._weights(), epsilon=self.epsilon)
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """The features at the last tap, averaged over positions: for a Fréchet distance.
+
+        Shapes:
+            x: (B, C, H, W) → (B, C_l).
+
+        Raises:
+            ValueError: the shape or type is another, or a number is NaN or infinite.
+        """
+        check_tensor("x", x, shape=("B", "C", "H", "W"), finite=True)
+        if self._of_unit_range:
+            check_about_unit("x", x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._features("x", x)[-1].flatten(2).mean(2)
+
     def train(self, mode: bool = True) -> Self:
         """As any module; the network in it stays in eval mode."""
         check_flag("mode", mode)

@@ -38,15 +38,10 @@ def one_update(model: nn.Module) -> Iterator[None]:
     quantizers = [part for part in model.modules() if isinstance(part, Quantizer)]
     if any(quantizer._hold is not None for quantizer in quantizers):
         raise ValueError("model: got one that is in a block of one_update already, want one block around all parts")
-    held: list[tuple[Quantizer, list[tuple[Tensor, Quantized]]]] = [(quantizer, []) for quantizer in quantizers]
-    for quantizer, calls in held:
-        quantizer._hold = _note_in(calls)
-    try:
+    held: list[list[tuple[Tensor, Quantized]]] = [[] for _ in quantizers]
+    with _instead_of_updates([_note_in(calls) for calls in held], quantizers):
         yield
-    finally:
-        for quantizer in quantizers:
-            quantizer._hold = None
-    for quantizer, calls in held:  # not after an error: then nothing is learnt
+    for quantizer, calls in zip(quantizers, held, strict=True):  # not after an error: then nothing is learnt
         if calls:
             z, results = zip(*calls, strict=True)
             quantizer.update(torch.cat(z), joined(results))
@@ -56,8 +51,8 @@ def initialise_from(model: nn.Module, forwards: Sequence[Callable[[], Any]]) -> 
     """Let the quantizers of a model take what they take from their first batch, such as codes by k-means, from all of
     its parts together.
 
-    Each forward is run until it comes to a quantizer that still needs data. Buffers outside the quantizers, such as
-    those of a batch norm, are as before afterwards.
+    Each forward is run until it comes to a quantizer that still needs data. Quantizers that it passes on the way do not
+    update themselves. Buffers outside the quantizers, such as those of a batch norm, are as before afterwards.
 
     Args:
         forwards: each passes one part of the batch through ``model``.
@@ -65,12 +60,15 @@ def initialise_from(model: nn.Module, forwards: Sequence[Callable[[], Any]]) -> 
     quantizers = [part for part in model.modules() if isinstance(part, Quantizer)]
     theirs = {id(buffer) for quantizer in quantizers for buffer in quantizer.buffers()}
     others = [(buffer, buffer.clone()) for buffer in model.buffers() if id(buffer) not in theirs]
-    with torch.no_grad():
-        while waiting := [one for one in quantizers if one.training and not one.initialised]:
+    waiting = [quantizer for quantizer in quantizers if quantizer.training]
+    with torch.no_grad(), _instead_of_updates([lambda z, quantized: None for _ in quantizers], quantizers):
+        while waiting := [quantizer for quantizer in waiting if not quantizer.initialised]:
             taken = [found for forward in forwards if (found := _latents_at(waiting, forward))]
-            if not taken:  # none of them is called by itself
+            if not taken:  # those that are left are called by others, or not at all
                 break
-            taken[0][0].initialise(torch.cat([z for _, z in taken]))
+            first = taken[0][0]
+            first.initialise(torch.cat([z for quantizer, z in taken if quantizer is first]))
+            waiting.remove(first)
         for buffer, before in others:
             buffer.copy_(before)
 
@@ -99,6 +97,20 @@ def joined(results: tuple[Any, ...]) -> Any:
     return first
 
 
+@contextmanager
+def _instead_of_updates(
+    holds: Sequence[Callable[[Tensor, Quantized], None]], quantizers: Sequence[Quantizer]
+) -> Iterator[None]:
+    """In this block each quantizer calls its own of ``holds`` where it would update itself."""
+    for quantizer, hold in zip(quantizers, holds, strict=True):
+        quantizer._hold = hold
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            del quantizer._hold
+
+
 def _note_in(calls: list[tuple[Tensor, Quantized]]) -> Callable[[Tensor, Quantized], None]:
     def note(z: Tensor, quantized: Quantized) -> None:
         calls.append((z, joined((quantized,))))  # without its graph
@@ -114,11 +126,13 @@ def _latents_at(quantizers: list[Quantizer], forward: Callable[[], Any]) -> tupl
     """The first of the quantizers that ``forward`` comes to, and the latents there; None if it comes to none."""
     reached: list[tuple[Quantizer, Tensor]] = []
 
-    def stop(quantizer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        reached.append((cast(Quantizer, quantizer), arguments[0].detach()))
+    def stop(quantizer: nn.Module, arguments: tuple[Any, ...], by_name: dict[str, Any]) -> None:
+        z, mask = arguments[0] if arguments else by_name["z"], by_name.get("mask")
+        z = z if mask is None else z.movedim(1, -1)[mask]  # (n, D): the positions that count
+        reached.append((cast(Quantizer, quantizer), z.detach()))
         raise _Reached
 
-    handles = [quantizer.register_forward_pre_hook(stop) for quantizer in quantizers]
+    handles = [quantizer.register_forward_pre_hook(stop, with_kwargs=True) for quantizer in quantizers]
     try:
         forward()
     except _Reached:

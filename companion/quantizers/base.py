@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion._arguments import check_codes, check_finite, check_place, check_size, check_tensor, check_whole
+from companion._arguments import (
+    check_codes,
+    check_finite,
+    check_place,
+    check_size,
+    check_tensor,
+    check_whole,
+    checks_values,
+)
 from companion._devices import at_least_float32
 from companion._pytrees import pytree
 from companion.configured import Configured
@@ -29,6 +37,8 @@ class Quantized:
         losses: the terms by name, each 0-dim and *before* its weight.
         code_counts: (K,) int64, how often each code was used in this batch; (R, K) with R codes per position. Where
             ``quantize`` leaves it None, ``forward`` counts the indices.
+
+    With a mask, z_q and indices are 0 at the positions that do not count.
     """
 
     z_q: Tensor
@@ -46,6 +56,7 @@ class Quantizer(Configured, nn.Module, ABC):
     3. ``update``, in training mode: what is learnt without a gradient, such as moving averages.
 
     So a lookup sees the codebook as it was before this batch's update. ``encode`` and ``decode`` never change anything.
+    With a ``mask``, these see the vectors of the positions that count, as if each were an image of its own, (n, D).
     A quantizer that contains others calls *their* methods in its own, and skips 1 and 3 for one that is in eval mode.
     Subclasses do not override ``forward``.
     """
@@ -57,14 +68,31 @@ class Quantizer(Configured, nn.Module, ABC):
         None  # called instead of ``update`` in a block of ``one_update``
     )
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
         """Latents (B, D, *spatial) → :class:`Quantized`.
 
+        Args:
+            mask: which positions count, (B, *spatial) bool; for sounds of several lengths, ``torch.arange(T) <
+                lengths[:, None]``. The others, padding, are left out of losses, counts, averages and k-means. Their
+                z_q is 0, without a gradient to z, and so are their indices. What a result has beyond the fields of
+                ``Quantized`` is then of n images without spatial axes, one for each position that counts.
+
         Raises:
-            ValueError: ``z`` has another shape, or holds NaN or infinity; the codebook is then unchanged.
+            ValueError: ``z`` has another shape, or holds NaN or infinity; ``mask`` has another shape, or is False
+                everywhere. The codebook is then unchanged.
         """
         check_latents(z, self.dim)
         self._check_device("z", z)
+        if mask is None:
+            return self._forward(z)
+        self._check_mask(mask, z)
+        out = self._forward(z.movedim(1, -1)[mask])  # of n positions, (n, D)
+        z_q = z.new_zeros(*mask.shape, self.dim).index_put((mask,), out.z_q).movedim(-1, 1)  # (B, D, *spatial)
+        indices = out.indices.new_zeros(*mask.shape, *out.indices.shape[1:])  # (B, *spatial), or (B, *spatial, R)
+        indices[mask] = out.indices
+        return replace(out, z_q=z_q, indices=indices)
+
+    def _forward(self, z: Tensor) -> Quantized:
         if self.training and not self.initialised:
             self.initialise(z.detach())
         quantized = self.quantize(z)
@@ -116,6 +144,16 @@ class Quantizer(Configured, nn.Module, ABC):
         Raises:
             ValueError: the indices are not int64, one lies outside 0…K − 1, or ``depth`` is not from 1 to R.
         """
+
+    def _check_mask(self, mask: Tensor, z: Tensor) -> None:
+        check_tensor("mask", mask, shape=_positions(z), dtype=torch.bool)
+        check_place("mask", mask, z.device)
+        if checks_values(mask) and not bool(mask.any()):
+            raise ValueError("mask: got False everywhere, want True for at least one position")
+        if self.training and any(getattr(part, "depth_dropout", 0) for part in self.modules()):
+            raise ValueError(
+                "mask: got one in training with depth_dropout, which draws for whole images, want one of both"
+            )
 
     def _check_device(self, name: str, value: Tensor) -> None:
         own = next(chain(self.parameters(), self.buffers()), None)

@@ -55,17 +55,20 @@ def decode_to_depth(indices: Tensor, quantizers: Sequence[Quantizer], depth: int
     """The sum of the first ``depth`` codes of every stack: from coarse (1) to fine (R).
 
     Shapes:
-        indices: (B, *spatial, R) int64; quantizers: R of them, one per depth → (B, D, *spatial).
+        indices: (B, *spatial, R) int64, or (B, *spatial, depth), stacks that were cut; quantizers: R of them, one per
+        depth → (B, D, *spatial).
 
     Raises:
-        ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
+        ValueError: the last axis is neither R nor ``depth`` long, an index is no code, or ``depth`` is not between 1
+            and R.
     """
     check_quantizers(quantizers)
     check_whole("depth", depth, most=len(quantizers))
     check_tensor("indices", indices, dtype=torch.int64)
-    if indices.ndim < 2 or indices.shape[-1] != len(quantizers):
-        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (B, *spatial, {len(quantizers)})")
-    for r, quantizer in enumerate(quantizers):
+    if indices.ndim < 2 or indices.shape[-1] not in (depth, len(quantizers)):
+        cut = f", or (B, *spatial, {depth}) for depth={depth}" * (depth < len(quantizers))
+        raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (B, *spatial, {len(quantizers)}){cut}")
+    for r, quantizer in enumerate(quantizers[: indices.shape[-1]]):
         check_codes("indices", indices[..., r], quantizer.num_codes)
     codes = [quantizer.decode(indices[..., r]) for r, quantizer in enumerate(quantizers[:depth])]
     return torch.stack(codes).sum(0)
@@ -171,8 +174,12 @@ class ResidualQuantizer(Quantizer):
     def decode(self, indices: Tensor, *, depth: int | None = None) -> Tensor:
         """Indices (B, *spatial, R) → the sum of their codes, of the first ``depth`` depths only if given.
 
+        Then the stacks may be cut: ``decode(indices[..., :2], depth=2)`` is ``decode(indices, depth=2)``. (Without
+        ``depth`` they have to be whole, since indices of plain tables, (B, h, w), could pass for stacks that were cut.)
+
         Raises:
-            ValueError: the last axis is not R long, an index is no code, or ``depth`` is not between 1 and R.
+            ValueError: the last axis is not R long (with ``depth``: nor ``depth`` long), an index is no code, or
+                ``depth`` is not between 1 and R.
         """
         return decode_to_depth(indices, self._in_order(), self.depth if depth is None else depth)
 

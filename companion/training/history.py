@@ -31,11 +31,12 @@ class History:
     """What ``fit`` logged: a row an epoch.
 
     A row has ``epoch``, ``step``, the mean of each term over the training batches of that epoch (while
-    the weights moved) and, as ``validation_…``, over the validation set after it. Plain numbers, and no
-    times: equal runs have equal histories.
+    the weights moved) and, as ``validation_…``, over the validation set after it; with ``clip`` also the mean of
+    ``gradient_norm``, and with ``schedule`` the ``lr`` of the last step. Plain numbers, and no times: equal runs have
+    equal histories.
 
-    ``interrupted`` says that training was stopped; the last row is then of the part of an epoch that
-    was done.
+    ``interrupted`` says that training was stopped (not by ``after_epoch``); the last row is then of the part of an
+    epoch that was done.
     """
 
     rows: list[Row] = field(default_factory=list)

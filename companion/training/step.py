@@ -83,11 +83,9 @@ class Step:
         if len(parts) == 1:
             return
 
-        def forward(part: Tensor) -> None:
-            with random_state_kept(self.batches.device), self.accelerator.autocast():
-                self.batches.terms_of("train", part, moment, Means())
-
-        initialise_from(self.model, [partial(forward, part) for part in parts])
+        forwards = [partial(self.batches.terms_of, "train", part, moment, Means()) for part in parts]
+        with random_state_kept(self.batches.device), self.accelerator.autocast():
+            initialise_from(self.model, forwards)
 
     def _forward_and_backward(self, part: Tensor, share: float, moment: str, means: Means) -> dict[str, Tensor]:
         """The terms of a part of the batch. The loss is a mean over examples, so each part counts by its ``share``."""

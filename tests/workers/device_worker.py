@@ -100,7 +100,8 @@ def quantize(make: Callable[[], quantizers.Quantizer], device: torch.device) -> 
     quantizer.eval()
     indices = quantizer.encode(z)
     learnt = list(quantizer.state_dict().values())
-    return [*fields(out), z.grad, again, *fields(quantizer(z)), indices, quantizer.decode(indices), learnt]
+    masked = fields(quantizer(z, mask=(torch.arange(2) < torch.tensor([[1], [2], [0]])).expand(5, 3, 2).to(device)))
+    return [*fields(out), z.grad, again, *fields(quantizer(z)), indices, quantizer.decode(indices), learnt, masked]
 
 
 for name, make in QUANTIZERS.items():
@@ -153,7 +154,6 @@ case(
 PRIORS = {
     "transformer": lambda **options: TransformerPrior(7, (2, 3), dim=8, heads=2, layers=2, dropout=0.2, **options),
     "over stacks": lambda **options: RQTransformer(7, (2, 2, 3), dim=8, heads=2, layers=1, **options),
-    "over stacks in a row": lambda **options: RQTransformer(7, (4, 2), dim=8, heads=2, layers=1, **options),
     "mamba": lambda **options: MambaPrior(7, (2, 3), dim=8, state=3, head_dim=4, layers=2, **options),
     "convolutions": lambda **options: PixelCNN(7, (3, 2), dim=8, layers=2, **options),
 }
@@ -407,6 +407,7 @@ case(
 def diagnosed(device: torch.device) -> Any:
     """What is measured of tokenizers that were trained for a step, of their priors, a VAE, and a quantizer alone."""
     looks: list[Any] = []
+    numbers: list[float] = []
     x = images(device, 12)
     held = data.ImageSet("noise", "train", (x * 255).byte().cpu(), torch.arange(12) % 2, ("a", "b"))
     for kind, grid in (("moving", (2, 2)), ("residual, moving", (2, 2, 2))):
@@ -414,14 +415,16 @@ def diagnosed(device: torch.device) -> Any:
         model(x)
         prior = TransformerPrior(6, grid, dim=8, layers=1, heads=2, num_classes=2).to(device)
         looks += companion.diagnose(model, held, prior, batch_size=5, samples=3).looks
+        scores = companion.evaluate_tokenizer(model, held, prior, features="glyphs", batch_size=5)
+        numbers += [value for value in scores.as_row().values() if isinstance(value, float)]
     likelihood = likelihoods.Gaussian()
     variational = VAE(Encoder(6, hidden=4, image_size=8), Decoder(3, hidden=4, image_size=8), likelihood).to(device)
     looks += companion.diagnose(variational, x).looks
     looks += companion.diagnose(QUANTIZERS["learnt"]().to(device), torch.randn(5, 4, 3, 2).to(device)).looks
-    return torch.tensor([value for look in looks for value in look.measured.values()]).to(device)
+    return torch.tensor(numbers + [value for look in looks for value in look.measured.values()]).to(device)
 
 
-case("a diagnosis", diagnosed, companion.diagnose)
+case("a diagnosis, and scores", diagnosed, companion.diagnose, companion.evaluate_tokenizer)
 
 
 case("augmented images", lambda device: Augment(sharpness=1, autocontrast=1)(images(device)), Augment)

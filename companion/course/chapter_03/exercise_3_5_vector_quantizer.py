@@ -91,7 +91,7 @@ def _variant(
     """The quantizer with some of its parts replaced."""
 
     class Variant(VectorQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             vectors = rows(z)
             indices = search(vectors, self.codebook)
             codes = self.codebook[indices]
@@ -109,13 +109,13 @@ def _variant(
 
 
 class _OnlyInTraining(VectorQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         right = super().forward(z)
         return right if self.training else replace(right, z_q=self.decode(right.indices))
 
 
 class _WritesIntoTheCodebook(VectorQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         right = super().forward(z)
         with torch.no_grad():
             self.codebook[right.indices.flatten()] = _rows(z)
@@ -123,7 +123,7 @@ class _WritesIntoTheCodebook(VectorQuantizer):
 
 
 class _WritesIntoZ(VectorQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         right = super().forward(z)
         z.data.copy_(right.z_q)
         return replace(right, z_q=z)

@@ -32,7 +32,7 @@ def variant(
     """The quantizer with one of its parts replaced; ``code`` has a graph to its codebook."""
 
     class Variant(ResidualQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             residual, parts, codes = z, [], []
             for quantizer in self._in_order():
                 part = quantizer(given(z, residual))
@@ -49,7 +49,7 @@ def variant(
 
 
 class OneLossForTheSum(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         indices = self.encode(z)
         total = self.decode(indices)
         codebook, commitment = vq_losses(z, total)
@@ -69,20 +69,20 @@ def through(order: slice) -> type[ResidualQuantizer]:
 
 
 class NoLossInEval(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         out = super().forward(z)
         return Quantized(out.z_q, out.indices, float(self.training) * out.loss, out.losses)
 
 
 class WritesIntoZ(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         out = super().forward(z)
         z.data -= out.z_q.detach()
         return out
 
 
 class LooksUpOnly(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         training, self.training = self.training, False
         out = super().forward(z)
         self.training = training
@@ -93,7 +93,7 @@ def changed(change: Callable[[Any, Quantized], tuple[Any, Any]]) -> type[Residua
     """The right result with another loss and other terms."""
 
     class Changed(ResidualQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             out = super().forward(z)
             return Quantized(out.z_q, out.indices, *change(self, out))
 
@@ -104,7 +104,7 @@ def learns_first(what: str) -> type[ResidualQuantizer]:
     """A quantizer learns in its call; ``what`` is looked up again afterwards, among the codes that have moved."""
 
     class Late(ResidualQuantizer):
-        def forward(self, z: Tensor) -> Any:
+        def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
             residual, z_q, found, parts = z, torch.zeros_like(z), [], []
             for quantizer in self._in_order():
                 part = quantizer(residual)
@@ -123,12 +123,12 @@ def learns_first(what: str) -> type[ResidualQuantizer]:
 
 
 class ATuple(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         out = super().forward(z)
         return out.z_q, out.indices, out.loss, out.losses
 
 
 class EncodesAfterwards(ResidualQuantizer):
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
         out = super().forward(z)
         return Quantized(out.z_q, self.encode(z), out.loss, out.losses)

@@ -142,6 +142,104 @@ MISTAKES = (
         _variant(finish=lambda rq, flat: (float(rq), float(flat))),
         "the numbers are right, but they are floats; a count is whole. (/ gives a float, // does not.)",
     ),
+    Mistake(
+        "depth transformer over all codes at each position",
+        _variant(rq=lambda cost, t, r, layers, deep: layers * cost(t) + t * deep * cost(t * r)),
+        "your depth transformer runs T times over all T·R codes. Each time it reads one stack, R vectors.",
+    ),
+    Mistake(
+        "R runs over the positions",
+        _variant(rq=lambda cost, t, r, layers, deep: layers * cost(t) + r * deep * cost(t)),
+        "your depth transformer reads R sequences of T vectors; it is the other way round, T sequences of R.",
+    ),
+    Mistake(
+        "a run for each code",
+        _variant(rq=lambda cost, t, r, layers, deep: layers * cost(t) + t * r * deep * cost(r)),
+        "the depth transformer is counted T·R times. One run predicts all R codes of a position: T runs. (T·R"
+        " of them come in drawing.)",
+    ),
+    Mistake(
+        "spatial transformer R times",
+        _variant(rq=lambda cost, t, r, layers, deep: layers * r * cost(t) + t * deep * cost(r)),
+        "the spatial transformer is counted R times. To it a stack is one vector: it runs once.",
+    ),
+    Mistake(
+        "layers multiplied",
+        _variant(flat=lambda cost, t, r, layers, deep: layers * deep * cost(t * r)),
+        "the flattened transformer has layers + depth_layers layers; you multiply the two.",
+    ),
+    Mistake(
+        "T + R codes in a row",
+        _variant(flat=lambda cost, t, r, layers, deep: (layers + deep) * cost(t + r)),
+        "the flattened transformer reads T + R vectors here. T positions of R codes are T·R codes.",
+    ),
+    Mistake(
+        "R rows",
+        _variant(flat=lambda cost, t, r, layers, deep: (layers + deep) * r * cost(t)),
+        "the flattened transformer reads R rows of T here. It is *one* row of T·R codes, in which all pairs count.",
+    ),
+    Mistake(
+        "8 in place of 12",
+        _variant(layer=lambda n, dim: 8 * n * dim**2 + 2 * n**2 * dim),
+        "the matrices count 12·dim² for each vector: 3 + 1 in attention, which are missing, and 4 + 4 in the MLP.",
+    ),
+    Mistake(
+        "no pairs",
+        _variant(layer=lambda n, dim: 12 * n * dim**2),
+        "only the matrices of a layer are counted; the pairs, 2·n²·dim, are missing.",
+    ),
+    Mistake(
+        "squares exchanged",
+        _variant(layer=lambda n, dim: 12 * n**2 * dim + 2 * n * dim**2),
+        "the squares are exchanged: 12·n·dim² in the matrices, 2·n²·dim for the pairs.",
+    ),
+    Mistake(
+        "width not squared",
+        _variant(layer=lambda n, dim: 12 * n * dim + 2 * n**2 * dim),
+        "a matrix has dim² numbers: 12·n·dim², not 12·n·dim.",
+    ),
+    Mistake(
+        "pairs with the width squared",
+        _variant(layer=lambda n, dim: 12 * n * dim**2 + 2 * n**2 * dim**2),
+        "each pair costs dim multiplications in either product, not dim²: 2·n²·dim.",
+    ),
+    Mistake(
+        "2 n squared",
+        _variant(layer=lambda n, dim: 12 * n * dim**2 + (2 * n) ** 2 * dim),
+        "2·n²·dim is 2 · (n²) · dim: only n is squared, not the 2.",
+    ),
+    Mistake(
+        "exclusive or",
+        _variant(layer=lambda n, dim: 12 * n * (dim ^ 2) + 2 * (n ^ 2) * dim),
+        "^ is no power in Python, but an exclusive or: n**2.",
+        also=(_variant(layer=lambda n, dim: 12 * n * dim**2 + 2 * (n ^ 2) * dim),),
+    ),
+    Mistake(
+        "one vector more a stack",
+        _variant(rq=lambda cost, t, r, layers, deep: layers * cost(t) + t * deep * cost(r + 1)),
+        "your depth transformer reads R + 1 vectors. h takes the place of a start, and the last code is not read: R.",
+    ),
+    Mistake(
+        "one position more",
+        _variant(rq=lambda cost, t, r, layers, deep: layers * cost(t + 1) + t * deep * cost(r)),
+        "your spatial transformer reads T + 1 vectors. The start comes in front and the last stack is not read: T.",
+    ),
+    Mistake(
+        "one layer each",
+        _variant(rq=lambda cost, t, r, layers, deep: cost(t) + t * cost(r)),
+        "one layer of each transformer is counted: there are `layers` and `depth_layers` of them.",
+        also=(_variant(flat=lambda cost, t, r, layers, deep: cost(t * r)),),
+    ),
+    Mistake(
+        "49 positions written in",
+        lambda t, r, dim, layers, deep: multiplications(49, r, dim, layers, deep),
+        "there are 49 positions here, whatever is given: use `positions`.",
+    ),
+    Mistake(
+        "width 64 written in",
+        lambda t, r, dim, layers, deep: multiplications(t, r, 64, layers, deep),
+        "the width is 64 here, whatever is given: use `dim`.",
+    ),
 )
 
 EXERCISE = Exercise(

@@ -174,6 +174,10 @@ MISTAKES = (
         "start everywhere",
         _start_everywhere,
         "the <sos> is added to every input. It is the first input, and only that; attention carries it to the others.",
+        also=(
+            _variant(put=lambda start, e: torch.cat([start[:, None], e[:, :-1]], 1) + start[:, None]),
+            _variant(put=lambda start, e: e + start[:, None]),
+        ),
     ),
     Mistake(
         "start without its position",
@@ -185,6 +189,93 @@ MISTAKES = (
         lambda *given: spatial_inputs(*given).float(),
         "float64 comes in and float32 goes out (.float(), or a tensor made with torch.zeros): stay in the tables' "
         "dtype.",
+    ),
+    Mistake(
+        "tables reversed",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables.flip(0)).sum(2)),
+        "the tables are taken from the last to the first; the code of depth r has table r.",
+    ),
+    Mistake(
+        "tables moved by one",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables.roll(1, 0)).sum(2)),
+        "each depth is looked up in a neighbour's table: tables[torch.arange(R), stacks].",
+        also=(_variant(embed=lambda stacks, tables: embed_stacks(stacks, tables.roll(-1, 0)).sum(2)),),
+    ),
+    Mistake(
+        "positions moved",
+        _variant(add_positions=lambda x, p: x + p.roll(1, 0)),
+        "the positions are moved by one: input t gets positions[t].",
+        also=(_variant(add_positions=lambda x, p: x + p.roll(-1, 0)),),
+    ),
+    Mistake(
+        "positions reversed",
+        _variant(add_positions=lambda x, p: x + p.flip(0)),
+        "the positions are added in reverse: input t gets positions[t].",
+    ),
+    Mistake(
+        "positions twice",
+        _variant(add_positions=lambda x, p: x + 2 * p),
+        "the positions are added twice.",
+    ),
+    Mistake(
+        "one position for all",
+        _variant(add_positions=lambda x, p: x + p[:1] + 0 * p),
+        "every input gets positions[0]; input t gets positions[t].",
+    ),
+    Mistake(
+        "last code left out",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables)[:, :, : max(1, stacks.shape[2] - 1)].sum(2)),
+        "the last code of each stack is left out of the sum. It belongs to earlier positions, which are "
+        "known: all R codes.",
+        also=(
+            _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables)[:, :, :2].sum(2)),
+            _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables)[:, :, :-1].sum(2)),
+        ),
+    ),
+    Mistake(
+        "start of the first image",
+        _variant(put=lambda start, e: torch.cat([start[:1, None].expand(len(e), -1, -1), e[:, :-1]], 1)),
+        "all images get the <sos> of the first one; each has its own class.",
+    ),
+    Mistake(
+        "no start",
+        _variant(put=lambda start, e: torch.cat([0 * start[:, None], e[:, :-1]], 1)),
+        "the first input is 0: the <sos> is missing, and with it the class.",
+    ),
+    Mistake(
+        "shifted across images",
+        _variant(
+            put=lambda start, e: torch.cat([start[:1], e.flatten(0, 1)[:-1]]).reshape(e.shape) + 0 * start[:, None]
+        ),
+        "the shift runs through all images in one row: the second begins with the last stack of the first. "
+        "Each begins with its <sos>.",
+    ),
+    Mistake(
+        "shifted by two",
+        _variant(put=lambda start, e: torch.cat([start[:, None], start[:, None], e[:, :-2]], 1)[:, : e.shape[1]]),
+        "the stacks are shifted by two positions: input t is to hold the stack just before it.",
+    ),
+    Mistake(
+        "product",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables).prod(2)),
+        "the embeddings of a stack are multiplied; their sum is wanted.",
+    ),
+    Mistake(
+        "largest",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables).amax(2)),
+        "of each stack the largest numbers are taken; the sum of its embeddings is wanted.",
+    ),
+    Mistake(
+        "scaled by the width",
+        _variant(
+            add_positions=lambda x, p: x * x.shape[-1] ** 0.5 + p,
+        ),
+        "the embeddings are multiplied by √dim, as some models do. Here they are added as they are.",
+    ),
+    Mistake(
+        "running sum with the start",
+        _variant(put=lambda start, e: torch.cat([start[:, None], e[:, :-1]], 1).cumsum(1)),
+        "each input holds the <sos> and all stacks so far. One stack each: attention gathers the rest.",
     ),
 )
 

@@ -58,6 +58,11 @@ def _depths_summed_too(h: Tensor, stacks: Tensor, tables: Tensor, depths: Tensor
     return torch.cat([(h + depths[0])[:, :, None], partial], 2)
 
 
+def _depths_of_the_codes(h: Tensor, stacks: Tensor, tables: Tensor, depths: Tensor) -> Tensor:
+    partial = (embed_stacks(stacks, tables) + depths)[:, :, :-1].cumsum(2)
+    return torch.cat([h[:, :, None], partial], 2)
+
+
 MISTAKES = (
     Mistake(
         "R + 1 inputs",
@@ -104,7 +109,8 @@ MISTAKES = (
     Mistake(
         "h in every input",
         _variant(put=lambda h, partial: torch.cat([h[:, :, None], h[:, :, None] + partial], 2)),
-        "h is added to every input. It comes once, as the first of the R; attention carries it to the others.",
+        "h is in every input (a running sum that begins with h does that, too). It comes once, as the first of the R; "
+        "attention carries it to the others.",
     ),
     Mistake(
         "h last",
@@ -159,11 +165,89 @@ MISTAKES = (
         _depths_summed_too,
         "the depth embeddings are inside the running sum, so that input r has those of all depths before it as well. "
         "Sum the codes, then add depths[r] once.",
+        also=(_depths_of_the_codes,),
     ),
     Mistake(
         "always float32",
         lambda *given: depth_inputs(*given).float(),
         "float64 comes in and float32 goes out (.float(), or a tensor made with torch.zeros): stay in the dtype of h.",
+    ),
+    Mistake(
+        "first code left out",
+        _variant(parts=lambda codes: codes[:, :, 1:].cumsum(2)),
+        "the first code is left out in place of the last: input 2 holds code 2, which is to be predicted from it.",
+    ),
+    Mistake(
+        "own code and h",
+        _variant(parts=lambda codes: codes.cumsum(2), put=lambda h, partial: partial + h[:, :, None]),
+        "input r holds code r itself, which is to be predicted from it, and h is in all of them. First comes "
+        "h alone, then the sums shifted by one.",
+    ),
+    Mistake(
+        "sums from the end",
+        _variant(parts=lambda codes: codes[:, :, :-1].flip(2).cumsum(2).flip(2)),
+        "the sums begin with the last codes, so that input 2 knows nearly the whole stack. They begin with the first.",
+        also=(_variant(parts=lambda codes: codes[:, :, 1:].flip(2).cumsum(2).flip(2)),),
+    ),
+    Mistake(
+        "depths moved",
+        _variant(add_depths=lambda x, d: x + d.roll(1, 0)),
+        "the depth embeddings are moved by one: input r gets depths[r].",
+        also=(_variant(add_depths=lambda x, d: x + d.roll(-1, 0)),),
+    ),
+    Mistake(
+        "one depth for all",
+        _variant(add_depths=lambda x, d: x + d[:1] + 0 * d),
+        "every input gets depths[0]; input r gets depths[r].",
+    ),
+    Mistake(
+        "depths twice",
+        _variant(add_depths=lambda x, d: x + 2 * d),
+        "the depth embeddings are added twice.",
+    ),
+    Mistake(
+        "stack of the position before",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks.roll(1, 1), tables)),
+        "h of position t comes with the stack of position t − 1. h has seen all earlier stacks already: stacks[:, t].",
+    ),
+    Mistake(
+        "h of the position before",
+        _variant(put=lambda h, partial: torch.cat([h.roll(1, 1)[:, :, None], partial], 2)),
+        "the stack of position t is put behind the h of position t − 1: h[:, t] goes with stacks[:, t].",
+    ),
+    Mistake(
+        "h one late",
+        _variant(put=lambda h, partial: torch.cat([0 * h[:, :, None], h[:, :, None] + partial], 2)),
+        "the first input is 0 and h comes with the sums. h is the first input, alone.",
+    ),
+    Mistake(
+        "h and one code",
+        _variant(
+            parts=lambda codes: codes[:, :, :-1],
+            put=lambda h, partial: torch.cat([0 * h[:, :, None], partial], 2) + h[:, :, None],
+        ),
+        "input r is h and code r − 1. h comes once, first; then the *sums* of the codes before r.",
+    ),
+    Mistake(
+        "tables moved by one",
+        _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables.roll(-1, 0))),
+        "each depth is looked up in a neighbour's table; depth r has tables[r].",
+        also=(_variant(embed=lambda stacks, tables: embed_stacks(stacks, tables.roll(1, 0))),),
+    ),
+    Mistake(
+        "products",
+        _variant(parts=lambda codes: codes[:, :, :-1].cumprod(2)),
+        "the embeddings are multiplied; their running *sum* is wanted.",
+    ),
+    Mistake(
+        "running over the row",
+        _variant(parts=lambda codes: codes.flatten(1, 2).cumsum(1).reshape(codes.shape)[:, :, :-1]),
+        "the running sum goes on from position to position. It begins anew at each: earlier stacks are in h.",
+    ),
+    Mistake(
+        "h of the first image",
+        _variant(put=lambda h, partial: torch.cat([h[:1, :, None].expand(len(h), -1, -1, -1), partial], 2)),
+        "all images get the h of the first one.",
     ),
 )
 

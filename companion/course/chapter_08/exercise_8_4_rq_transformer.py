@@ -68,6 +68,7 @@ def _variant(
     start: Callable[[RQTransformer, Tensor, Tensor | None], Tensor] = lambda m, codes, labels: m.sos(
         torch.full((len(codes),), m.num_classes) if labels is None else labels
     ),
+    stack: Callable[[Tensor], Tensor] = lambda codes: codes.reshape(len(codes), -1, codes.shape[-1]),
     spatial: Callable[[RQTransformer, Tensor], Tensor] = lambda m, x: m.spatial(x),
     deep: Callable[[RQTransformer, Tensor], Tensor] = lambda m, x: m.depthwise(x.flatten(0, 1)).reshape(x.shape),
     shape: Callable[[Tensor, Tensor], Tensor] = lambda logits, codes: logits.reshape(*codes.shape, -1),
@@ -78,7 +79,7 @@ def _variant(
 
     class Variant(RQTransformer):
         def forward(self, codes: Tensor, labels: Tensor | None = None) -> Any:  # type: ignore[override]  # without mask
-            stacks = codes.reshape(len(codes), -1, codes.shape[-1])
+            stacks = stack(codes)
             h = spatial(self, spatial_inputs(stacks, self.codes, start(self, codes, labels), self.positions))
             out = deep(self, depth_inputs(h, stacks, self.codes, self.depths))
             logits = self.to_logits(out)  # (B, T, R, K)
@@ -166,6 +167,7 @@ MISTAKES = (
             )
         ),
         "the depth transformer attends along the positions; it is to go down the stack, (B·T, R, dim).",
+        also=(_variant(deep=lambda m, x: m.depthwise(x.transpose(1, 2).flatten(0, 1)).reshape(x.shape)),),
     ),
     Mistake(
         "depth transformer on four axes",
@@ -197,6 +199,7 @@ MISTAKES = (
         "depth first in the codes",
         _DepthBeforeSpace,
         "the codes are (B, h, w, R), the depth last: reshape them to (B, T, R), not to (B, R, T).",
+        also=(_variant(stack=lambda codes: codes.reshape(len(codes), codes.shape[-1], -1).mT),),
     ),
     Mistake(
         "logits without a grid",
@@ -255,6 +258,126 @@ MISTAKES = (
         ),
         "images and positions are mixed on the way back: rows b·T + t were made from (B, T), so reshape to (B, T, R, "
         "dim), in this order.",
+    ),
+    Mistake(
+        "sum",
+        _variant(loss=lambda logits, codes: codes.numel() * _cross_entropy(logits, codes)),
+        "the loss is a sum over all codes of the batch; it is to be their mean.",
+    ),
+    Mistake(
+        "no start without labels",
+        _variant(
+            start=lambda m, codes, labels: (
+                0 * m.sos(torch.full((len(codes),), m.num_classes)) if labels is None else m.sos(labels)
+            )
+        ),
+        "without labels the start is 0. 'No class' has a vector of its own, self.sos of index self.num_classes.",
+    ),
+    Mistake(
+        "mean of the classes",
+        _variant(
+            start=lambda m, codes, labels: (
+                m.sos.weight[: max(1, m.num_classes)].mean(0).expand(len(codes), -1)
+                if labels is None
+                else m.sos(labels)
+            )
+        ),
+        "without labels the start is the mean of the classes. 'No class' has a vector of its own, self.sos of"
+        " index self.num_classes.",
+    ),
+    Mistake(
+        "labels moved by one",
+        _variant(
+            start=lambda m, codes, labels: m.sos(
+                torch.full((len(codes),), m.num_classes) if labels is None else (labels + 1) % (m.num_classes + 1)
+            )
+        ),
+        "the labels are moved by one: class y is self.sos of index y.",
+        also=(
+            _variant(
+                start=lambda m, codes, labels: m.sos(
+                    ((m.num_classes if labels is None else labels) + torch.ones(len(codes), dtype=torch.int64))
+                    % (m.num_classes + 1)
+                )
+            ),
+        ),
+    ),
+    Mistake(
+        "no start",
+        _variant(
+            start=lambda m, codes, labels: (
+                0 * m.sos(torch.full((len(codes),), m.num_classes) if labels is None else labels)
+            )
+        ),
+        "the start is 0 throughout: it is self.sos of the label.",
+    ),
+    Mistake(
+        "spatial transformer twice over",
+        _variant(spatial=lambda m, x: m.spatial(m.spatial(x))),
+        "self.spatial runs twice over its inputs: once.",
+    ),
+    Mistake(
+        "transformers exchanged",
+        _variant(
+            spatial=lambda m, x: m.depthwise(x),
+            deep=lambda m, x: m.spatial(x.flatten(0, 1)).reshape(x.shape),
+        ),
+        "the two transformers are exchanged: self.spatial goes over the positions, self.depthwise down the stacks.",
+    ),
+    Mistake(
+        "axes mixed",
+        _variant(deep=lambda m, x: m.depthwise(x.permute(2, 0, 1, 3).reshape(-1, *x.shape[2:])).reshape(x.shape)),
+        "the depth was moved before the reshape to (B·T, R, dim), so that the rows are no stacks. It is the "
+        "third axis already: reshape at once.",
+    ),
+    Mistake(
+        "probabilities given back",
+        _variant(
+            shape=lambda logits, codes: logits.softmax(-1).reshape(*codes.shape, -1),
+            loss=lambda logits, codes: _cross_entropy(logits.softmax(-1), codes),
+        ),
+        "you give back probabilities; the logits are what self.to_logits gives, and cross_entropy takes them "
+        "as they are.",
+        also=(_variant(shape=lambda logits, codes: logits.softmax(-1).reshape(*codes.shape, -1)),),
+    ),
+    Mistake(
+        "logarithms given back",
+        _variant(shape=lambda logits, codes: logits.log_softmax(-1).reshape(*codes.shape, -1)),
+        "you give back log-probabilities. The loss is the same, but the logits are what self.to_logits gives.",
+    ),
+    Mistake(
+        "first codes left out",
+        _variant(loss=lambda logits, codes: _cross_entropy(logits[:, :, 1:], codes[..., 1:])),
+        "the first code of each stack is not in the loss. h predicts it: all R count.",
+    ),
+    Mistake(
+        "first position left out",
+        _variant(loss=lambda logits, codes: _cross_entropy(logits[:, 1:], codes.flatten(1, 2)[:, 1:])),
+        "the first position is not in the loss. The <sos> predicts it: all T count.",
+    ),
+    Mistake(
+        "labels of the next code",
+        _variant(
+            loss=lambda logits, codes: functional.cross_entropy(
+                logits.reshape(-1, logits.shape[-1])[:-1], codes.flatten()[1:]
+            )
+        ),
+        "the labels are shifted against the logits once more. The inputs are shifted already: logit i belongs"
+        " to code i.",
+    ),
+    Mistake(
+        "by columns",
+        _variant(stack=lambda codes: codes.transpose(1, 2).reshape(len(codes), -1, codes.shape[-1])),
+        "the positions are in the order of columns; raster order is row by row: codes.reshape(B, T, R).",
+    ),
+    Mistake(
+        "label smoothing",
+        _variant(
+            loss=lambda logits, codes: functional.cross_entropy(
+                logits.reshape(-1, logits.shape[-1]), codes.flatten(), label_smoothing=0.1
+            )
+        ),
+        "the labels are smoothed, so that the loss is no longer the cost of the codes: plain cross-entropy.",
     ),
 )
 

@@ -69,18 +69,21 @@ def run(implementation: Any, case: Case) -> Observed:
         module.register_forward_hook(counted(name))
         for name, module in (("spatial", model.spatial), ("depth", model.depthwise))
     ]
-    given = uniform.clone()
+    given, mode = uniform.clone(), model.training
     try:
         result = implementation(model, start.clone(), given)
     finally:
         for handle in handles:
             handle.remove()
+        changed = model.training != mode
+        model.train(mode)
     _, t, r = uniform.shape
     seen: Observed = {"the codes": result}
     seen["how often the spatial transformer ran"] = calls["spatial"]
     seen["how often the depth transformer ran"] = calls["depth"]
     seen["has the result a graph?"] = isinstance(result, Tensor) and result.requires_grad
     seen["uniform after the call"] = given
+    seen["was the model switched between train() and eval()?"] = changed
     seen[DIAGNOSTIC + "positions and depths"] = f"{t} {r}"
     return seen
 
@@ -179,6 +182,12 @@ def _spatial_once(model: RQTransformer, start: Tensor, uniform: Tensor) -> Tenso
         return stacks
 
 
+def _switches_the_mode(model: RQTransformer, start: Tensor, uniform: Tensor) -> Tensor:
+    stacks: Tensor = sample_stacks(model, start, uniform)
+    model.train(not model.training)
+    return stacks
+
+
 MISTAKES = (
     Mistake(
         "spatial transformer for every code",
@@ -191,6 +200,7 @@ MISTAKES = (
         _whole_stacks_at_once,
         "all codes of a stack are drawn from one pass, so that none knows of those before it. Run the depth "
         "transformer once a code, with the codes drawn so far.",
+        also=(_variant(context=lambda stacks, t, r: 0 * stacks[:, t : t + 1]),),
     ),
     Mistake(
         "always the likeliest",
@@ -326,6 +336,55 @@ MISTAKES = (
         _variant(window=lambda r: slice(r, r + 1)),
         "the depth transformer is given the newest input only, and there is no cache that remembers h and the others. "
         "Give it the first r + 1, and take the last output.",
+    ),
+    Mistake(
+        "1 − u",
+        _variant(random_numbers=lambda u, t, r: 1 - u[:, t, r]),
+        "1 − u is as random as u, but draws other codes: pass uniform[:, t, r] as it is.",
+    ),
+    Mistake(
+        "a temperature",
+        _variant(pick=lambda logits, u: draw((2 * logits).softmax(-1), u)),
+        "the logits are scaled before the softmax; no temperature is wanted here.",
+        also=(_variant(pick=lambda logits, u: draw((logits / 2).softmax(-1), u)),),
+    ),
+    Mistake(
+        "stack of another position",
+        _variant(context=lambda stacks, t, r: stacks[:, max(t - 1, 0) : max(t, 1)]),
+        "the depth transformer reads the stack of another position: that of position t is stacks[:, t : t + 1].",
+        also=(_variant(context=lambda stacks, t, r: stacks[:, :1]),),
+    ),
+    Mistake(
+        "one input too few",
+        _variant(window=lambda r: slice(0, max(r, 1))),
+        "the depth transformer lacks its newest input: code r (from 0) is predicted from the first r + 1.",
+    ),
+    Mistake(
+        "one position for all inputs",
+        _variant(
+            spatial=lambda m, stacks, start, t: m.spatial(
+                spatial_inputs(stacks[:, : t + 1], m.codes, start, m.positions[t : t + 1])
+            )[:, -1:]
+        ),
+        "all inputs get the same position. t + 1 inputs have the first t + 1 positions: model.positions[: t + 1].",
+        also=(
+            _variant(
+                spatial=lambda m, stacks, start, t: m.spatial(
+                    spatial_inputs(stacks[:, : t + 1], m.codes, start, m.positions[:1])
+                )[:, -1:]
+            ),
+        ),
+    ),
+    Mistake(
+        "last position not drawn",
+        _variant(finish=lambda stacks: torch.cat([stacks[:, :-1], 0 * stacks[:, -1:]], 1)),
+        "the last position is not drawn: range(T).",
+    ),
+    Mistake(
+        "mode switched",
+        _switches_the_mode,
+        "the codes are right, but the model is left in another mode, train() or eval(), than it came in. "
+        "Leave that to the caller.",
     ),
 )
 

@@ -18,9 +18,15 @@ import torch
 from torch import Tensor
 
 from companion.course.checks.comparison import Observed, describe_difference
+from companion.course.checks.facts import of_an_error, what_is_seen
 from companion.course.checks.isolation import Failure, initial_settings, interrupts
 
 Runner = Callable[[Any, "Case"], Observed]
+_ELSEWHERE = (
+    "the values agree, the gradient does not. Look for detach, .data, .item() or no_grad where the gradient should "
+    "pass, "
+    "and for a missing one where it should not."
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ def examine(exercise: Exercise, implementation: Any) -> Report:
             if not hint and not isinstance(got, Failure):
                 hint = _hint_of_few_digits(expected, got, exercise)
             hint = hint or _general_hint(difference)
+            if not hint or hint == _ELSEWHERE:
+                hint = _facts(exercise, implementation, cases, number) or of_an_error(difference) or hint
             lines = [f"❌ {name} differs on input {number + 1} of {len(cases)}: {case.label}"]
             lines.append(_with_names(difference, exercise.reference))
             if hint:
@@ -130,7 +138,8 @@ def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case], differ
     """The hint of the listed mistake that behaves like this implementation on every input.
 
     If none does, that of the first one that does so on input ``differs``: elsewhere the same mistake may take another
-    form, or raise.
+    form, or raise. Where that input gives few numbers, which may agree by chance, it has to do so on half of the inputs
+    that differ.
     """
     seen = [_observe(exercise, implementation, case) for case in cases]
 
@@ -142,7 +151,32 @@ def _hint(exercise: Exercise, implementation: Any, cases: Sequence[Case], differ
     for hint, form in candidates:
         if all(alike(form, number) for number in range(len(cases))):
             return hint
-    return candidates[0][0] if candidates else ""
+    if not candidates or _tells(seen[differs]):
+        return candidates[0][0] if candidates else ""
+    right = (_observe(exercise, exercise.reference, case) for case in cases)
+    wrong = [n for n, e in enumerate(right) if not isinstance(e, Failure) and _difference(e, seen[n], exercise)]
+    agreement = [sum(alike(form, n) for n in wrong) for _, form in candidates]
+    best = agreement.index(max(agreement))
+    return candidates[best][0] if 2 * agreement[best] >= len(wrong) else ""
+
+
+def _tells(seen: Observed | Failure) -> bool:
+    """Whether so much was seen that two different mistakes hardly agree in it by chance."""
+    if isinstance(seen, Failure):
+        return False
+    tensors = [v for name, v in seen.items() if isinstance(v, Tensor) and not name.endswith("after the call")]
+    return sum(v.numel() for v in tensors) > 3
+
+
+def _facts(exercise: Exercise, implementation: Any, cases: Sequence[Case], differs: int) -> str:
+    """What can be seen in the numbers, on input ``differs`` and then on the others."""
+    order = [cases[differs], *(case for number, case in enumerate(cases) if number != differs)]
+    pairs = [(_observe(exercise, exercise.reference, case), _observe(exercise, implementation, case)) for case in order]
+    if isinstance(pairs[0][1], Failure):
+        return ""
+    return what_is_seen(
+        [(e, g) for e, g in pairs if not isinstance(e, Failure) and not isinstance(g, Failure)], exercise.tolerance
+    )
 
 
 def _alike(a: Observed | Failure, b: Observed | Failure, exercise: Exercise) -> bool:
@@ -156,8 +190,8 @@ def _hint_of_few_digits(expected: Observed, got: Observed, exercise: Exercise) -
     if describe_difference(expected, got, max(exercise.tolerance, 1e-4), in_float64=1e-4):
         return ""
     return (
-        "only the first digits are right: something is computed in float32 although the input is float64 (.float(), "
-        "torch.zeros or torch.tensor without a dtype), or an ε is added."
+        "only the first digits are right: something is computed in float32 where float64 is wanted (.float(), "
+        "torch.zeros or torch.tensor without a dtype), an ε is added, or something is rounded."
     )
 
 
@@ -171,10 +205,7 @@ def _general_hint(difference: str) -> str:
                 "the values agree, but the gradient is NaN: 0 · ∞ on the way back. torch.where sends zeros back "
                 "through the side that it does not take, and they meet an infinite slope there, as of log at 0."
             )
-        return (
-            "the values agree, the gradient does not. Look for detach, .data, .item() or no_grad where the gradient "
-            "should pass, and for a missing one where it should not."
-        )
+        return _ELSEWHERE
     if "leaf Variable" in difference:  # torch's words for x += …, where x is an input or a weight
         return "your code writes into its input: x += … and x[…] = … change x itself; write x = x + … instead."
     if "modified by an inplace operation" in difference:  # torch's words where a gradient needs what was written over
