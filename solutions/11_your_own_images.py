@@ -310,8 +310,9 @@ print("the same tokenizer:", companion.codes.identity(elsewhere) == held_out.tok
 #
 # The prior is the RQ-Transformer of chapter 08, with a class for each sub-folder. Transformers want one thing more than the networks before: a learning rate
 # that changes. It begins small (**warm-up**, Goyal et al. 2017), while Adam
-# has seen few gradients. Towards the end it goes down again, along half a cosine (a **cosine schedule**, Loshchilov and Hutter 2017), so that the noise of single
-# batches moves the weights less and less. (These are the usual reasons; below we test the effect, not the reasons.) As a factor of the learning rate in step $s = 0, 1, …, S - 1$:
+# has seen few gradients. Towards the end it goes down again, along half a cosine (a **cosine schedule**, Loshchilov and Hutter 2017), so that the noise of
+# single batches moves the weights less and less. (These are the usual reasons; below we test the effect, not the reasons.) As a factor of the learning rate in step
+# $s = 0, 1, …, S - 1$:
 #
 # $$f(s) = \begin{cases}(s + 1) / W & s < W\\ f_0 + (1 - f_0)\,\tfrac12\left(1 + \cos \pi \dfrac{s - W}{S - W}\right) & s \ge W\end{cases}$$
 #
@@ -727,7 +728,8 @@ for side, (of_tokenizer, of_prior) in zip(settings.sides, costs, strict=True):
 
 # %% [markdown]
 # With four times as many pixels the tokenizer's step takes two to four times as long: its work grows with the pixels. The prior's grows faster, since its
-# attention compares each position with all before it. That is why large pictures are given *more pixels a code* (a factor of 16 at 256 × 256 is usual), and not
+# attention compares each position with all before it. That is why large pictures are given *more pixels a code* (a factor of 16 at 256 × 256 is usual), and
+# not
 # more positions. (Times are those of one machine; compare the columns, not the digits.)
 #
 # On paper, what would ImageNet take? It has 1.28 million pictures. At 256 × 256 with a factor of 16 there are 256 positions. A transformer needs about 6
