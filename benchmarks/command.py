@@ -102,7 +102,7 @@ def kept(folder: Path | None, device: torch.device, part: str, measure: Callable
     return found
 
 
-def about(device: torch.device) -> Row:
+def about(device: torch.device, peers: Sequence[str] = PEERS) -> Row:
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -114,7 +114,7 @@ def about(device: torch.device) -> Row:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{peer: metadata.version(peer) for peer in PEERS},
+        **{peer: metadata.version(peer) for peer in peers},
         "date": date.today().isoformat(),
     }
 

@@ -499,8 +499,8 @@ GOOD: dict[str, Callable[[], Good]] = {
     "data.load": lambda: (
         data.load,
         {
-            "name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "fit": "crop",
-            "background": "white", "unreadable": "raise", "cache": None, "root": SCRATCH.name,
+            "name": "glyphs", "split": "train", "size": 3, "seed": 0, "image_size": 28, "test_share": None,
+            "fit": "crop", "background": "white", "unreadable": "raise", "cache": None, "root": SCRATCH.name,
         },
     ),
     "ImageSet": lambda: (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import command, measure, report
+from benchmarks import command, folders, measure, report
 from benchmarks.cases import COMPARISONS
 from benchmarks.codes import OFFSETS, Verdict, check_codes, compare, demand_right, encoded_by, inputs
 from benchmarks.comparison import Setup, Work, Wrong
@@ -479,3 +479,25 @@ def test_the_committed_tables_are_those_of_the_committed_numbers(device: str) ->
     numbers = ROOT / f"benchmarks/{device}.json"
     new = report.tables(json.loads(numbers.read_text(encoding="utf-8"))) if numbers.is_file() else None
     assert new is None or report.with_tables(readme, device, new) == readme
+
+
+def test_the_contestants_of_folders_give_the_same_images(tmp_path: Path) -> None:
+    folders.make(tmp_path / "made", images=12, side=16)
+    ours = [x for x, _ in folders.from_cache(tmp_path / "made", tmp_path / "caches", side=8)]
+    theirs = [x for x, _ in folders.from_folder(tmp_path / "made", side=8, workers=0)]
+    assert torch.cat(ours).flatten(1).sum(1).sort().values.tolist() == pytest.approx(
+        torch.cat(theirs).flatten(1).sum(1).sort().values.tolist(), rel=1e-4
+    )
+
+
+def test_the_table_of_folders_shows_the_quickest_round_and_the_spread_of_the_ratios() -> None:
+    def rounds(*rates: float) -> list[dict[str, float]]:
+        return [{"rate": rate, "start": 2.0, "own": 3 * MIB, "mapped": 4 * MIB} for rate in rates]
+
+    found = {"images": 1000, "side": 64, "build": {"seconds": 5.0, "peak": 7 * MIB}}
+    found |= {"cache": rounds(900, 1000), "folder": rounds(300, 250), "folder-2": rounds(500, 400)}
+    text = folders.table(found, "The machine was busy.")
+    assert "The cache has 12 MiB (0.2 GiB at 256×256). Making it took 5 s, 200 images a second, and at the peak" in text
+    assert "| ImageFolder, no worker | 300 | 3.3 (3.0–4.0) | 2.0 | 3 | 4 |" in text
+    assert "The machine was busy." in text
+    report.with_tables((ROOT / "benchmarks/README.md").read_text(encoding="utf-8"), "folders", text)

@@ -252,6 +252,19 @@ def rates_by_number(indices, num_codes):
     }
 
 
+def rates_by_distributions(indices, num_codes):
+    stacks = indices.flatten(0, -2)
+
+    def bits(counts):  # of a single stack: nearly 0, but for rounding
+        return torch.distributions.Categorical(counts.double()).entropy().item() / math.log(2)
+
+    return {
+        "nominal": stacks.shape[1] * math.log2(num_codes),
+        "entropy": math.fsum(bits(torch.bincount(codes, minlength=num_codes)) for codes in stacks.unbind(1)),
+        "joint": bits(torch.unique(stacks, dim=0, return_counts=True)[1]),
+    }
+
+
 def classes_by_label(codes, labels, num_codes, num_classes, dropped=None):
     labels = torch.full((len(codes),), num_classes) if labels is None else labels
     labels = labels if dropped is None else torch.where(dropped, num_classes, labels)
@@ -276,6 +289,7 @@ class AttentionWithAMask(AttentionWeights):
         ("residual_encode", encode_into_a_copy),
         ("ResidualQuantizer", QuantizerByAddition),
         ("rate_bits", rates_by_number),
+        ("rate_bits", rates_by_distributions),
         ("CausalSelfAttention", AttentionWithAMask),
         ("conditional_inputs", classes_by_label),
         ("cached_attention", one_step),

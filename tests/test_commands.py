@@ -198,8 +198,15 @@ def test_evaluation_measures_what_the_library_measures(place: Path) -> None:
     assert found["mse"] == pytest.approx(companion.metrics.mse(model.reconstruct(x), x).item(), rel=1e-4)
     prior = companion.load(place / "runs/prior/prior.safetensors")
     bits = companion.priors.base.prior_bits(prior, model.encode(x), labels)
-    assert found["bits_prior"] == pytest.approx(bits, rel=1e-4)
-    assert found["bits_nominal"] == 64 * 3
+    assert found["prior_bits"] == pytest.approx(bits, rel=1e-4)
+    assert found["nominal_bits"] == 64 * 3
+
+
+def test_an_evaluation_is_drawn_beside_jpeg(place: Path) -> None:
+    assert main(["evaluate", "pictures", "--codecs", "--out", "beside"]) == 0
+    with Image.open(place / "beside/rate_distortion.png") as picture:
+        picture.load()
+    assert picture.format == "PNG"
 
 
 def test_a_diagnosis_tells_a_collapsed_codebook_from_one_in_use(
@@ -211,15 +218,15 @@ def test_a_diagnosis_tells_a_collapsed_codebook_from_one_in_use(
     latents = model.encoder(x).detach().movedim(1, -1).flatten(0, -2)
     model.quantizer.codebook.copy_(latents[torch.randperm(len(latents), generator=generator)[:8]])
     companion.save(model, "used.safetensors")
-    model.quantizer.codebook[1:] = 1e6
+    model.quantizer.codebook[1:] = 100
     companion.save(model, "collapsed.safetensors")
     for name in ("used", "collapsed"):
         words = ["diagnose", "pictures", "--tokenizer", f"{name}.safetensors", "--out", name]
         assert main([*words, "--image-size", "32"]) == 0
-    assert "fine   codes: 100% are used" in (place / "used/report.txt").read_text(encoding="utf-8")
+    assert "one code for all" not in str(numbers_in(place / "used")["wrong"])
+    assert "one code for all" in str(numbers_in(place / "collapsed")["wrong"])
     report = (place / "collapsed/report.txt").read_text(encoding="utf-8")
-    assert "WRONG  codes: 12% are used, evenly as 1 of 8 would be" in report
-    assert "what mends it: fewer --num-codes" in report
+    assert "one code for all" in report
     assert report in capsys.readouterr().out
 
 

@@ -589,6 +589,30 @@ def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
         load(tmp_path / "train", "test")
 
 
+def test_an_undivided_folder_is_divided_by_names(tmp_path: Path) -> None:
+    def parts(share: float) -> list[list[int]]:
+        return [
+            load(tmp_path / "a", split, test_share=share).images[:, 0, 0, 0].tolist() for split in ("train", "test")
+        ]
+
+    for i in range(40):
+        paint(tmp_path / "a" / ("cat" if i < 20 else "dog") / f"{i}.png", i)
+    train, test = parts(0.2)
+    assert sorted(train + test) == list(range(40))
+    assert (sum(i < 20 for i in test), len(test)) == (4, 8)  # a fifth of each class
+    assert load(tmp_path / "a", "test", test_share=0.2).labels.tolist() == [0] * 4 + [1] * 4
+    paint(tmp_path / "a" / "cat" / "40.png", 40)
+    assert set(parts(0.2)[0]) - {40} <= {*train, *test}
+    assert len({*parts(0.2)[1]} & {*test}) >= 7  # one more file moves one at most
+    with pytest.raises(ValueError, match=r"^test_share: got 0.01, want a share that leaves images .* to 'test'"):
+        parts(0.01)
+    with pytest.raises(ValueError, match=r"^test_share: got 1, want a finite number"):
+        load(tmp_path / "a", test_share=1)
+    (tmp_path / "a").rename(tmp_path / "train")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    assert len(load(tmp_path, "test", test_share=0.2)) == 41  # a folder that is divided stays as it is
+
+
 def test_a_class_has_the_same_label_in_train_and_test(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "train/c", "test/b", "test/c"):
         paint(tmp_path / name / "1.png", ord(name[-1]))

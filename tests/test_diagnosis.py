@@ -360,3 +360,14 @@ def test_a_vae_whose_posterior_is_the_prior_is_found() -> None:
 
     assert "posterior collapse" in diagnose(made(0.0), TEST).names
     assert "posterior collapse" not in diagnose(made(1.0), TEST).names
+
+
+def test_latents_that_ran_away_from_the_only_code_left_are_named_before_what_follows_from_them() -> None:
+    """Without a commitment loss they grow by orders of magnitude, and one code is chosen everywhere."""
+    model = one_code()
+    model.quantizer.codebook[1:] += 1e6
+    model.encoder = Then(model.encoder, lambda z: 1000 * z)
+    names = diagnose(model, TEST).names
+    assert names[0] == "latents running away"
+    assert "one code for all" in names
+    assert "latents running away" not in diagnose(one_code(), TEST).names

@@ -6,6 +6,7 @@ The wrong versions, which must fail: a value that is read while torch traces, an
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,7 @@ class Method(nn.Module):
     def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
         self.model, self.name = model, name
+        self.train(model.training)  # torch warns of a model that is exported in training mode
 
     def forward(self, *inputs: Tensor) -> Any:
         return getattr(self.model, self.name)(*inputs)
@@ -113,6 +115,7 @@ class Step(nn.Module):
     def __init__(self, prior: Prior, step: int) -> None:
         super().__init__()
         self.prior, self.step = prior, step
+        self.train(prior.training)
 
     def forward(self, codes: Tensor, classes: Tensor) -> Tensor:
         return self.prior.steps(classes, cache=False).logits(codes, self.step)
@@ -245,6 +248,49 @@ def test_a_step_of_a_prior_compiles_and_is_exported(kind: str) -> None:
     model = Step(made, step=7)
     assert_same(compiled(model)(*inputs), model(*inputs))
     assert_same(exported(model, *inputs)(*twice(*inputs)), model(*twice(*inputs)))
+
+
+# ONNX -------------------------------------------------------------------------------------------------------------
+
+
+def through_onnx(folder: Path, model: nn.Module, *inputs: Tensor) -> Callable[..., list[Tensor]]:
+    """The model as a program of the ONNX Runtime, which knows nothing of torch."""
+    pytest.importorskip("onnxscript", reason='the extra "export" is not installed')
+    runtime = pytest.importorskip("onnxruntime", reason="there is nothing to run an ONNX file with")
+    program = torch.onnx.export(
+        Method(model, "forward"), inputs, dynamo=True, dynamic_shapes=((ANY,) * len(inputs),), verbose=False
+    )
+    program.save(folder / "model.onnx")
+    session = runtime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(*values: Tensor) -> list[Tensor]:
+        given = dict(zip(names, (value.numpy() for value in values), strict=True))
+        return [torch.from_numpy(one) for one in session.run(None, given)]
+
+    return run
+
+
+@every_quantizer
+def test_encode_and_decode_of_a_quantizer_run_as_onnx(kind: str, tmp_path: Path) -> None:
+    made = quantizer(kind)
+    for name, x in (("encode", latents()), ("decode", made.encode(latents()))):
+        model, more = Method(made, name), twice(x)
+        assert_same(through_onnx(tmp_path, model, x)(*more), [model(*more)])
+
+
+def test_a_tokenizer_runs_as_onnx(tmp_path: Path) -> None:
+    made, x = tokenizer(), torch.rand(3, 1, 16, 16)
+    for name, one in (("encode", x), ("decode", made.encode(x))):
+        model, more = Method(made, name), twice(one)
+        assert_same(through_onnx(tmp_path, model, one)(*more), [model(*more)])
+
+
+@every_prior
+def test_a_step_of_a_prior_runs_as_onnx(kind: str, tmp_path: Path) -> None:
+    made, codes, classes = prior(kind)
+    inputs, model = (codes.flatten(1), classes), Step(made, step=7)
+    assert_same(through_onnx(tmp_path, model, *inputs)(*twice(*inputs)), [model(*twice(*inputs))])
 
 
 # The wrong versions -----------------------------------------------------------------------------------------------

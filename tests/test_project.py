@@ -413,7 +413,10 @@ def test_the_readme_shows_the_chapters_of_the_manifest() -> None:
 
 def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    draw, train, sound, video, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    draw, train = blocks[:2]
+    (sound,) = (block for block in blocks if "sounds = " in block)
+    (video,) = (block for block in blocks if "clips = " in block)
     assert len([line for line in draw.splitlines() if line and not line.startswith("import")]) <= 4
     assert len([line for line in train.splitlines() if line and not line.startswith("import")]) <= 9
     monkeypatch.chdir(tmp_path)
@@ -456,6 +459,19 @@ def test_the_readmes_script_goes_from_a_folder_of_pictures_to_new_ones(
         "prior.safetensors",
         "tokenizer.safetensors",
     ]
+
+
+def test_the_readmes_diagnosis_and_evaluation_run() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = "".join(block for block in blocks if "diagnose(" in block or "evaluate_tokenizer(" in block)
+    names: dict[str, Any] = {
+        "companion": companion,
+        "model": companion.pretrained("glyphs-vqvae"),
+        "prior": companion.pretrained("glyphs-prior"),
+        "test": companion.data.load("glyphs", "test", size=100),
+    }
+    exec(code, names)
+    assert {point.name for point in names["points"]} == {"VQVAE", "JPEG", "WebP", "PNG"}
 
 
 def test_the_readmes_longer_training_runs() -> None:

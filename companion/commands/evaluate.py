@@ -1,16 +1,13 @@
 """``evaluate``: how good a tokenizer, and a prior on its codes, are."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import ClassVar
 
 import companion
+from companion import plots
 from companion.commands.inputs import open_pictures, open_prior, open_tokenizer
 from companion.commands.results import Command, Numbers, Result, say
-from companion.metrics import WINDOW, CodeUsage, bits_per_image, mse, ssim
-from companion.priors.base import prior_bits
 
 
 @dataclass(frozen=True)
@@ -43,33 +40,29 @@ class Evaluate(Command):
     """Pictures in a batch."""
     seed: int = 0
     """Of the pictures that --limit draws."""
+    codecs: bool = False
+    """Draw what is lost at how many bits, beside JPEG and WebP (rate_distortion.png)."""
     again: bool = False
     """Begin anew, in place of what is in the folder."""
+
+    makes: ClassVar[tuple[str, ...]] = ("rate_distortion.png",)
 
     def run(self, result: Result) -> Numbers:
         opened = open_tokenizer(self.tokenizer)
         model, size = opened.model, self.image_size or opened.image_size
         pictures = open_pictures(self.folder, self.split, image_size=size, limit=self.limit, seed=self.seed)
-        codes = companion.tokenize(model, pictures, batch_size=self.batch_size, progress=True)
-
-        error = likeness = 0.0
-        device = next(model.parameters()).device
-        for rows in torch.arange(len(pictures)).split(self.batch_size):
-            x, _ = pictures.batch(rows, device)
-            rebuilt = model.decode(codes.codes[rows].to(device))
-            share = len(rows) / len(pictures)
-            error += share * mse(rebuilt, x).item()
-            likeness += share * ssim(rebuilt, x).item() if min(x.shape[2:]) >= WINDOW else math.nan
-        usage = CodeUsage(codes.num_codes).update(codes.codes)
-        bits = bits_per_image(codes.codes, codes.num_codes)
-        numbers: Numbers = {"pictures": len(pictures), "mse": error, "psnr": -10 * math.log10(max(error, 1e-12))}
-        numbers |= {"ssim": likeness} if not math.isnan(likeness) else {}
-        numbers |= {"perplexity": usage.perplexity, "usage": usage.usage}
-        numbers |= {"bits_nominal": bits["nominal"], "bits_entropy": bits["entropy"]}
-        if self.prior is not None:
-            prior = open_prior(self.prior).model
+        prior = None if self.prior is None else open_prior(self.prior).model
+        if prior is not None:
             companion.check_identity(model, prior)
-            numbers["bits_prior"] = prior_bits(prior, codes.codes, codes.labels if prior.num_classes else None)
-        for name, value in numbers.items():
-            say(f"{name:>14}  {value:.5g}")
-        return numbers
+        scores = companion.evaluate_tokenizer(model, pictures, prior, batch_size=self.batch_size)
+        say(f"{scores}")
+        if self.codecs:
+            curves: dict[str, list[tuple[float, float]]] = {}
+            for point in (*scores.points(), *companion.classical_codecs(pictures)):
+                if point.distortion > 0:  # what loses nothing has no place on a logarithmic scale
+                    curves.setdefault(f"{point.name}, {point.rate}", []).append(
+                        (point.bits_per_pixel, point.distortion)
+                    )
+            result.write("rate_distortion.png", plots.to_png(plots.rate_distortion(curves)))
+            say(f"{result.path('rate_distortion.png')}: what is lost at how many bits, beside JPEG and WebP")
+        return {name: value for name, value in scores.as_row().items() if value not in (None, "")}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from companion._arguments import check_instance, check_size, check_whole, expanded
+from companion._arguments import check_instance, check_number, check_size, check_whole, expanded
 from companion.data.images import ImageSet
 
 __all__ = ["ImageSet", "load"]
@@ -15,6 +15,7 @@ def load(
     size: int | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    test_share: float | None = None,
     fit: str = "crop",
     background: str = "white",
     unreadable: str = "raise",
@@ -35,6 +36,9 @@ def load(
         image_size: crop each image to its middle square and resize it to this side. By default images keep their size,
             except those of celeba (64). Emoji are not resized: 16, 64 and 128 are read from a file that a command makes
             from the font.
+        test_share: which share of each class of a folder is its split "test", where the folder is not divided into
+            train/ and test/: 0.1, for example. The files are drawn by their names, the same in every call, so that
+            "train" and "test" of one share have none in common.
         fit: how images of a folder come to ``image_size``: "crop" to the middle square; "resize", which changes their
             proportions; or "pad" to a square, with ``background`` around them.
         background: of a folder's images, a colour as pillow names it ("white", "#808080"): transparent ones are laid on
@@ -76,8 +80,10 @@ def load(
     published = name in (*built_in, *real.NAMES)
     if published and split not in ("train", "test"):
         raise ValueError(f"split: got {split!r}, want 'train' or 'test', which {name} has")
-    usual = {"fit": "crop", "background": "white", "unreadable": "raise", "cache": None}
-    given = {"fit": fit, "background": background, "unreadable": unreadable, "cache": cache}
+    if test_share is not None:
+        check_number("test_share", test_share, above=0, below=1)
+    usual = {"test_share": None, "fit": "crop", "background": "white", "unreadable": "raise", "cache": None}
+    given = {"test_share": test_share, "fit": fit, "background": background, "unreadable": unreadable, "cache": cache}
     if published and (other := [argument for argument in usual if given[argument] != usual[argument]]):
         raise ValueError(
             f"{other[0]}: got {given[other[0]]!r}, want {usual[other[0]]!r} for {name}: it is for folders of your own"
@@ -95,4 +101,6 @@ def load(
         names = ", ".join((*built_in, *real.NAMES))
         raise ValueError(f"name: got {str(name)!r}, want one of {names}, or the path of a folder of images")
     place = expanded("cache", cache) if isinstance(cache, str | Path) else cache
-    return folder.folder(folder_path, split, size=size, seed=seed, reading=reading, cache=place, root=root)
+    return folder.folder(
+        folder_path, split, size=size, seed=seed, test_share=test_share, reading=reading, cache=place, root=root
+    )

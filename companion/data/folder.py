@@ -10,6 +10,7 @@ each kind of file is read. A set that takes more than ``IN_MEMORY`` bytes is hel
 ``companion.data.cache``.
 """
 
+import hashlib
 import math
 import re
 import warnings
@@ -40,6 +41,7 @@ def folder(
     *,
     size: int | None,
     seed: int,
+    test_share: float | None,
     reading: Reading,
     cache: bool | Path | None,
     root: str | Path | None,
@@ -51,7 +53,8 @@ def folder(
             no images, ``size`` is more than there are, or an image cannot be read.
         OSError: a cache cannot be written.
     """
-    top = _split_folder(path, split)
+    divide = test_share is not None and split in ("train", "test") and _is_undivided(path)
+    top = path if divide else _split_folder(path, split)
     classes = _folders(top) or [top]
     names = [path.resolve().name if class_folder == top else class_folder.name for class_folder in classes]
     if classes != [top] and (loose := [file for file in _images(top, "*")]):
@@ -65,8 +68,13 @@ def folder(
         found = _images(class_folder, "**/*")
         if not found:
             raise ValueError(f"{class_folder} has no images ({', '.join(SUFFIXES)}): add some, or remove the folder")
+        if divide and test_share is not None:
+            test = _test_part(found, class_folder, test_share)
+            found = [file for file in found if (file in test) == (split == "test")]
         files += found
         labels += [known.index(name)] * len(found)
+    if not files:
+        raise ValueError(f"test_share: got {test_share}, want a share that leaves images of {path} to {split!r}")
     if others := _named(top, "**/*", _OTHER_PICTURES):
         warnings.warn(
             f"{top}: {len(others)} pictures are left out, as their kind is not read (the first: {others[0].name}); "
@@ -142,6 +150,16 @@ def _split_folder(path: Path, split: str) -> Path:
         there = f"one of {sorted(names)}" if splits else "'train', as there are no folders train and test"
         raise ValueError(f"split: got {split!r}, want {there} in {path}")
     return path
+
+
+def _is_undivided(path: Path) -> bool:
+    return _split_folder(path, "train") == path
+
+
+def _test_part(files: Sequence[Path], class_folder: Path, share: float) -> set[Path]:
+    """The files of a class whose names have the smallest hashes: most stay on their side when others are added."""
+    order = sorted(files, key=lambda file: hashlib.sha256(file.relative_to(class_folder).as_posix().encode()).digest())
+    return set(order[: round(share * len(files))])
 
 
 def _is_like_split(name: str) -> bool:

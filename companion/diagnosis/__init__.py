@@ -218,8 +218,8 @@ def _looks(
     if not isinstance(model, Quantizer):
         yield rules.of_range(seen.pictures.least, seen.pictures.most, seen.pictures.variance)
     if quantizer is not None:
-        yield from rules.of_codes(seen, quantizer)
         yield from rules.of_searches(seen)
+        yield from rules.of_codes(seen, quantizer)
         yield from rules.of_depths(seen, quantizer)
     if isinstance(model, VAE):
         yield rules.of_posterior(seen)
@@ -235,8 +235,7 @@ def _plain(measured: Mapping[str, float]) -> dict[str, float | None]:
 
 def _numbers(measured: Mapping[str, float]) -> str:
     return ", ".join(
-        f"{name} {value:,}" if math.isfinite(value) and value == int(value) else f"{name} {value:.3g}"
-        for name, value in measured.items()
+        f"{name} {value:,}" if float(value).is_integer() else f"{name} {value:.3g}" for name, value in measured.items()
     )
 
 

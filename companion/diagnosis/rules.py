@@ -185,7 +185,12 @@ def of_searches(seen: Seen) -> Iterator[Look]:
             "norm of a latent": search.norm,
             "norm of its code": search.code_norm,
         }
-        limit, grown = f"latents over codes above {STRETCH:g}", search.scale > STRETCH  # false for NaN
+        limit, grown = f"latents over codes above {STRETCH:g}", search.scale > STRETCH
+        if math.isnan(search.scale):  # one code is all that is chosen: is the cloud of latents wide beside its length?
+            measured["latents over codes"] = (
+                math.sqrt(search.spread) / search.code_norm if search.code_norm else math.nan
+            )
+            grown = measured["latents over codes"] > STRETCH
         yield Look("latents running away", where, measured, limit, grown)
         if search.spread > 0:
             error, shift = search.error / search.spread, search.shift / search.spread

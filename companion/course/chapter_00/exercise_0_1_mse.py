@@ -22,6 +22,7 @@ def cases() -> Sequence[Case]:
         Case("a batch of four grey images, 5×7", pair(4, 1, 5, 7), gradient_of=both),
         Case("a batch of one", pair(1, 3, 3, 5), gradient_of=both),
         Case("images that are not contiguous in memory", turned, gradient_of=both),
+        Case("two images of 2×2 without a batch, as in the text", pair(2, 2), gradient_of=both),
     ]
 
 
@@ -95,6 +96,59 @@ MISTAKES = (
         "detached",
         lambda x_hat, x: (x_hat.detach() - x).square().mean(),
         "x_hat is detached (or used under no_grad): the value is right, but no gradient would reach the model.",
+    ),
+    Mistake(
+        "mean over pixels, sum over images",
+        lambda x_hat, x: (x_hat - x).square().mean() * len(x),
+        "you average over the pixels and add up over the images. The mean runs over every pixel of every image.",
+    ),
+    Mistake(
+        "divided by height and width only",
+        lambda x_hat, x: (x_hat - x).square().sum() / (x.shape[-1] * x.shape[-2]),
+        "you divide by height × width only. N counts every pixel of every image, with all channels: .mean().",
+    ),
+    Mistake(
+        "divided by N − 1",
+        lambda x_hat, x: (x_hat - x).square().sum() / (x.numel() - 1),
+        "you divide by N − 1, as the variance of a sample does. A mean divides by N.",
+    ),
+    Mistake(
+        "variance of the differences",
+        lambda x_hat, x: (x_hat - x).var(correction=0),
+        "this is the variance of the differences, which takes their mean away first: a constant error would count as "
+        "none.",
+        also=(lambda x_hat, x: (x_hat - x).var(),),
+    ),
+    Mistake(
+        "784 written in",
+        lambda x_hat, x: (x_hat - x).square().sum() / 784,
+        "you divide by 784, the pixels of one image of 28 × 28. Divide by the number of pixels that there are: "
+        ".mean().",
+        also=(lambda x_hat, x: (x_hat - x).square().sum() / (784 * len(x)),),
+    ),
+    Mistake(
+        "norm",
+        lambda x_hat, x: (x_hat - x).norm(),
+        "a norm is the root of the sum of the squares. Wanted is their mean: .square().mean().",
+        also=(lambda x_hat, x: (x_hat - x).norm() / x.numel(),),
+    ),
+    Mistake(
+        "difference of squares",
+        lambda x_hat, x: (x_hat.square() - x.square()).mean(),
+        "this is the difference of the squares. Subtract first, and square the difference.",
+    ),
+    Mistake(
+        "sum of the images", lambda x_hat, x: (x_hat + x).square().mean(), "the two images are added. Subtract them."
+    ),
+    Mistake(
+        "divided by the variance",
+        lambda x_hat, x: (x_hat - x).square().mean() / x.var(correction=0),
+        "this is divided by the variance, as the distortion further down is. Here the mean alone is wanted.",
+    ),
+    Mistake(
+        "smooth L1",
+        lambda x_hat, x: torch.nn.functional.smooth_l1_loss(x_hat, x),
+        "smooth_l1_loss is square for small differences only, and halved there. Square them all.",
     ),
 )
 

@@ -17,6 +17,7 @@ def cases() -> Sequence[Case]:
         (5, 5, 1, 0),
         (11, 3, 1, 1),
         (11, 3, 3, 0),
+        (10, 3, 3, 1),
     ]
     cases = [Case(f"size {s}, kernel {k}, stride {t}, padding {p}", (s, k, t, p)) for s, k, t, p in rows]
     return [*cases, Case("size 28, kernel 3, stride 2, no padding given", (28, 3, 2)), Case("size 9, kernel 4", (9, 4))]
@@ -37,6 +38,10 @@ MISTAKES = (
         "rounded up",
         lambda s, k, t=1, p=0: -(-(s + 2 * p - k) // t) + 1,
         "you round up. A last window that does not fit whole is left out, so the division rounds down.",
+        also=(
+            lambda s, k, t=1, p=0: -(-(s + 2 * p) // t),
+            lambda s, k, t=1, p=0: int((s + 2 * p - k) / t + 1.5),
+        ),
     ),
     Mistake(
         "true division",
@@ -47,6 +52,7 @@ MISTAKES = (
         "kernel forgotten",
         lambda s, k, t=1, p=0: (s + 2 * p) // t + 1,
         "the first window already covers `kernel` positions; only the rest of the axis is left to step over.",
+        also=(lambda s, k, t=1, p=0: (s + 2 * p) // t,),
     ),
     Mistake(
         "+ 1 inside",
@@ -102,6 +108,52 @@ MISTAKES = (
         "other defaults",
         lambda s, k, t=2, p=1: (s + 2 * p - k) // t + 1,
         "right where all four are given, but the defaults were changed: without them stride is 1 and padding 0.",
+    ),
+    Mistake(
+        "stride written in",
+        lambda s, k, t=1, p=0: (s + 2 * p - k) // 2 + 1,
+        "you take 2 for the stride, whatever it is: use `stride`.",
+    ),
+    Mistake(
+        "padding written in",
+        lambda s, k, t=1, p=0: (s + 2 - k) // t + 1,
+        "you take 1 for the padding, whatever it is: use `padding`.",
+    ),
+    Mistake(
+        "padding added after the division",
+        lambda s, k, t=1, p=0: (s - k) // t + 1 + 2 * p,
+        "the padding is added after the division. It makes the axis longer on which the window steps: put it inside.",
+        also=(
+            lambda s, k, t=1, p=0: (s - k) // t + 1 + 2 * p // t,
+            lambda s, k, t=1, p=0: (s - k) // t + 1 + p,
+        ),
+    ),
+    Mistake(
+        "a transposed convolution",
+        lambda s, k, t=1, p=0: (s - 1) * t - 2 * p + k,
+        "this is the way back, the length after a transposed convolution.",
+    ),
+    Mistake(
+        "halved",
+        lambda s, k, t=1, p=0: (s + 1) // 2,
+        "this halves the length whatever kernel, stride and padding are. Count the windows.",
+    ),
+    Mistake(
+        "one pixel too few",
+        lambda s, k, t=1, p=0: (s - 1 + 2 * p - k) // t + 1,
+        "you stop one pixel early (range leaves its end out): after the first window size + 2 · padding − kernel "
+        "pixels are "
+        "left to step over.",
+    ),
+    Mistake(
+        "half of the kernel",
+        lambda s, k, t=1, p=0: (s + 2 * p - k // 2) // t + 1,
+        "the first window takes the whole kernel off the length, not a half of it.",
+    ),
+    Mistake(
+        "stride and padding exchanged",
+        lambda s, k, t=1, p=0: (s + 2 * t - k) // max(p, 1) + 1,
+        "stride and padding are exchanged: the padding makes the axis longer, the stride divides.",
     ),
 )
 

@@ -1,9 +1,10 @@
 """Exercise 1.2, the encoder: two convolutions with ReLU and a linear layer, from images to latents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from companion.autoencoder import Encoder
 from companion.course.checks.engine import Case, Exercise, Mistake
@@ -29,6 +30,9 @@ def cases() -> Sequence[Case]:
             {"latent_dim": 1, "hidden": 4, "image_size": 8},
             image,
             seed=2,
+        ),
+        Case(
+            "bright images", (50 * torch.randn(2, 1, 8, 8, generator=g),), {"latent_dim": 3, "image_size": 8}, image, 3
         ),
     ]
 
@@ -94,10 +98,37 @@ class _TrainingOnly(Encoder):
         return z if self.training else z.detach() * 0
 
 
-class _Gelu(Encoder):
+def _with(
+    activation: Callable[[Tensor], Tensor] = torch.relu,
+    flatten: Callable[[Tensor], Tensor] = lambda h: h.flatten(1),
+    image: Callable[[Tensor], Tensor] = lambda x: x,
+) -> type[Encoder]:
+    """The encoder with another activation, another way to flatten, or something done to the image first."""
+
+    class Variant(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            h = activation(self.conv2(activation(self.conv1(image(x)))))
+            return self.to_latent(flatten(h))
+
+    return Variant
+
+
+class _NewLayer(Encoder):
     def forward(self, x: Tensor) -> Tensor:
-        h = nn.functional.gelu(self.conv2(nn.functional.gelu(self.conv1(x))))
-        return self.to_latent(h.flatten(1))
+        h = self.conv2(self.conv1(x).relu()).relu().flatten(1)
+        z: Tensor = nn.Linear(h.shape[1], self.to_latent.out_features)(h)
+        return z
+
+
+_OTHERS = (
+    functional.leaky_relu,
+    functional.elu,
+    torch.sigmoid,
+    torch.tanh,
+    functional.silu,
+    functional.relu6,
+    torch.abs,
+)
 
 
 class _ChannelsLast(Encoder):
@@ -153,7 +184,12 @@ MISTAKES = (
         _FixedSize,
         "64 * 7 * 7 is right for 28×28 images and 32 hidden channels only: flatten(1) is right for all.",
     ),
-    Mistake("GELU", _Gelu, "another activation than asked for: a ReLU after each convolution."),
+    Mistake(
+        "GELU",
+        _with(functional.gelu),
+        "another activation than asked for: a ReLU after each convolution.",
+        also=tuple(_with(other) for other in _OTHERS),
+    ),
     Mistake(
         "the batch is flattened too",
         _FlattenAll,
@@ -188,6 +224,32 @@ MISTAKES = (
         "in training only",
         _TrainingOnly,
         "in eval() it does something else than in training. An encoder is the same in both.",
+    ),
+    Mistake(
+        "ReLU on the image",
+        _with(image=torch.relu),
+        "the image itself goes through a ReLU first. ReLUs come after the convolutions only.",
+    ),
+    Mistake(
+        "flattened from axis 2",
+        _with(flatten=lambda h: h.flatten(2)),
+        "flatten(2) keeps the channels apart. The linear layer wants (B, features): flatten(1).",
+    ),
+    Mistake(
+        "height and width exchanged",
+        _with(flatten=lambda h: h.transpose(2, 3).flatten(1)),
+        "height and width are exchanged before flattening: flatten without moving axes.",
+    ),
+    Mistake(
+        "the image shifted",
+        _with(image=lambda x: x - 0.5),
+        "the image is changed before the first convolution (shifted or scaled). It goes in as it is.",
+    ),
+    Mistake(
+        "a layer made in forward",
+        _NewLayer,
+        "a layer that is made in forward has new random weights at every call, and nobody trains them: self.to_latent "
+        "is there already.",
     ),
 )
 

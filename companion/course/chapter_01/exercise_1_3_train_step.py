@@ -1,14 +1,15 @@
 """Exercise 1.3, one training step: gradients, a step of the optimizer, and the loss without its graph."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from companion.autoencoder import Autoencoder, AutoencoderOutput, Decoder, Encoder
-from companion.course.checks.comparison import DIAGNOSTIC, Observed
+from companion.course.checks.comparison import DIAGNOSTIC, Observed, kind
 from companion.course.checks.engine import Case, Exercise, Mistake
+from companion.metrics import mse
 from companion.training import train_step
 
 
@@ -35,7 +36,7 @@ def run(implementation: Any, case: Case) -> Observed:
     seen: Observed = {}
     for number, x in enumerate(case.arguments, 1):
         loss = implementation(model, optimizer, x.clone())
-        seen[f"the loss returned by step {number}"] = loss
+        seen[f"the loss returned by step {number}"] = kind(loss) if isinstance(loss, AutoencoderOutput) else loss
         seen[f"the loss of step {number} still hangs on the graph"] = isinstance(loss, Tensor) and loss.requires_grad
         seen |= {f"{name} after step {number}": p.detach().clone() for name, p in model.named_parameters()}
         seen[f"the model is in training mode after step {number}"] = model.training
@@ -179,6 +180,53 @@ def _twice(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Ten
     return loss
 
 
+def _variant(
+    loss_of: Callable[[nn.Module, Tensor], Tensor] = lambda model, x: model(x).loss,
+    backward: Callable[[Tensor, int], Any] = lambda loss, n: loss.backward(),
+    step: Callable[[torch.optim.Optimizer], Any] = lambda optimizer: optimizer.step(),
+    give: Callable[[Tensor, int], Tensor] = lambda loss, n: loss.detach(),
+) -> Callable[[nn.Module, torch.optim.Optimizer, Tensor], Any]:
+    """The right step with one of its parts replaced; n is the number of images."""
+
+    def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+        loss = loss_of(model, x)
+        optimizer.zero_grad()
+        backward(loss, len(x))
+        step(optimizer)
+        return give(loss, len(x))
+
+    return one_step
+
+
+def _backward_twice(loss: Tensor, n: int) -> None:
+    loss.backward(retain_graph=True)
+    loss.backward()
+
+
+def _by_hand(optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight -= group["lr"] * (0 if weight.grad is None else weight.grad)
+
+
+def _output(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Any:
+    output = model(x)
+    optimizer.zero_grad()
+    output.loss.backward()
+    optimizer.step()
+    return output
+
+
+def _two_steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    train_step(model, optimizer, x)
+    return train_step(model, optimizer, x)
+
+
+def _own_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
+    return train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
+
+
 MISTAKES = (
     Mistake(
         "no zero_grad",
@@ -193,7 +241,9 @@ MISTAKES = (
     Mistake(
         "no backward",
         _no_backward,
-        "backward() is missing, so there are no gradients for optimizer.step() to use.",
+        "no gradient reaches the weights, so optimizer.step() has nothing to use: backward() is missing, or the loss "
+        "was cut "
+        "from the graph before it (detach).",
     ),
     Mistake(
         "step before backward",
@@ -256,6 +306,46 @@ MISTAKES = (
         _frozen,
         "after the step the weights no longer want a gradient (requires_grad), so that the next step cannot train "
         "them. Only what is returned is to be detached: loss.detach().",
+    ),
+    Mistake(
+        "neither backward nor step",
+        lambda model, optimizer, x: model(x).loss.detach(),
+        "the loss is computed, and nothing follows from it: backward() and optimizer.step() are missing.",
+        also=(_variant(backward=lambda loss, n: None, step=lambda optimizer: None),),
+    ),
+    Mistake("the output returned", _output, "this is the whole output of the model. Return its loss, detached."),
+    Mistake("the step done twice", _two_steps, "the whole step is done twice on the same batch."),
+    Mistake(
+        "backward twice",
+        _variant(backward=_backward_twice),
+        "backward() runs twice, and gradients add up: the step is twice as large as it should be.",
+    ),
+    Mistake(
+        "loss scaled",
+        _variant(backward=lambda loss, n: (n * loss).backward()),
+        "the loss is multiplied before backward(). It is a mean over the batch already: minimise it as it comes.",
+    ),
+    Mistake(
+        "returned loss scaled",
+        _variant(give=lambda loss, n: loss.detach() / n),
+        "the weights are right, the loss returned is not: it is a mean over the batch already, so return it as it is.",
+        also=(_variant(give=lambda loss, n: loss.detach() * n),),
+    ),
+    Mistake(
+        "loss of the whole output",
+        _variant(lambda model, x: mse(model(x), x)),
+        "model(x) is a result with several fields, not an image. Its loss is there already: model(x).loss.",
+    ),
+    Mistake(
+        "weights moved by hand",
+        _variant(step=_by_hand),
+        "you move the weights yourself. The optimizer knows how (momentum, Adam): optimizer.step().",
+    ),
+    Mistake(
+        "an optimizer of its own",
+        _own_optimizer,
+        "a new optimizer in every step forgets what the last one remembered, and has another learning rate: use the "
+        "one that is handed in.",
     ),
 )
 

@@ -57,6 +57,48 @@ def _directions(x_train: Tensor) -> Tensor:
     return torch.linalg.eigh(centred.T @ centred / len(centred))[1]
 
 
+def _rows_of_svd(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    mean = x_train.flatten(1).mean(0)
+    basis = torch.linalg.svd(x_train.flatten(1) - mean)[2][:, :d]
+    return ((x.flatten(1) - mean) @ basis @ basis.T + mean).reshape(x.shape)
+
+
+def _mean_of_x(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    """The directions of x_train, and the mean of x on the way in and out."""
+    basis, mean = _directions(x_train)[:, -d:], x.flatten(1).mean(0)
+    return ((x.flatten(1) - mean) @ basis @ basis.T + mean).reshape(x.shape)
+
+
+def _directions_of_x(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    mean = x_train.flatten(1).mean(0)
+    centred = x.flatten(1) - mean
+    basis = torch.linalg.eigh(centred.T @ centred)[1][:, -d:]
+    return (centred @ basis @ basis.T + mean).reshape(x.shape)
+
+
+def _over_the_images(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    mean = x_train.flatten(1).mean(0)
+    centred = x_train.flatten(1) - mean
+    return (x.flatten(1) - mean) @ torch.linalg.eigh(centred @ centred.T)[1][:, -d:]
+
+
+def _standardised(x_train: Tensor, x: Tensor, d: int) -> Tensor:
+    mean, scale = x_train.flatten(1).mean(0), x_train.flatten(1).std(0)
+    z = (x_train.flatten(1) - mean) / scale
+    basis = torch.linalg.eigh(z.T @ z)[1][:, -d:]
+    return ((x.flatten(1) - mean) @ basis @ basis.T + mean).reshape(x.shape)
+
+
+def _weighted(x_train: Tensor, x: Tensor, d: int, power: float) -> Tensor:
+    """The directions times a power of their eigenvalues; whitening for −½."""
+    mean = x_train.flatten(1).mean(0)
+    centred = x_train.flatten(1) - mean
+    values, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    weight = values[-d:] ** power
+    out = directions[:, -d:] * (weight if power > 0 else 1)
+    return ((x.flatten(1) - mean) @ (directions[:, -d:] * weight) @ out.T + mean).reshape(x.shape)
+
+
 MISTAKES = (
     Mistake(
         "least variance",
@@ -82,6 +124,7 @@ MISTAKES = (
         "mean of x",
         lambda t, x, d: _variant(t, x, d, mean_of=x),
         "the mean is that of x. Everything is fitted on x_train; x is only rebuilt.",
+        also=(_mean_of_x,),
     ),
     Mistake(
         "covariance around zero",
@@ -143,6 +186,58 @@ MISTAKES = (
         _by_chance,
         "torch.pca_lowrank finds the directions only nearly, from random vectors: with another seed you get others. "
         "torch.linalg.eigh of the covariance finds them exactly.",
+    ),
+    Mistake(
+        "directions of x",
+        _directions_of_x,
+        "the directions are fitted on x, the images to rebuild. They come from x_train, as the mean does.",
+    ),
+    Mistake(
+        "one direction too few",
+        lambda t, x, d: _variant(t, x, d, pick=lambda v, d: v[:, -d + 1 :]),
+        "you keep d − 1 directions (for d = 1 all), or a number of them that is written in: directions[:, -d:].",
+    ),
+    Mistake(
+        "all directions but d",
+        lambda t, x, d: _variant(t, x, d, pick=lambda v, d: v[:, :-d]),
+        "you keep all directions but the last d. The last d are those to keep: directions[:, -d:].",
+    ),
+    Mistake(
+        "all directions",
+        lambda t, x, d: x.clone(),
+        "x comes back as it was: with all directions nothing is left out. Keep d of them.",
+    ),
+    Mistake(
+        "one direction alone",
+        lambda t, x, d: _variant(t, x, d, pick=lambda v, d: v[:, -d].unsqueeze(1)),
+        "you take one direction only. All of the last d are wanted: directions[:, -d:].",
+    ),
+    Mistake("columns of svd", _rows_of_svd, "svd gives the directions as the rows of its third result: Vh[:d].T."),
+    Mistake(
+        "covariance of the images",
+        _over_the_images,
+        "X Xᵀ compares images, (N, N). The covariance of the pixels is Xᵀ X / N, (F, F).",
+    ),
+    Mistake(
+        "pixels divided by their spread",
+        _standardised,
+        "the pixels were divided by their standard deviations. PCA wants the directions of largest variance, so leave "
+        "them.",
+    ),
+    Mistake(
+        "weighted directions",
+        lambda t, x, d: _weighted(t, x, d, 1.0),
+        "the directions are multiplied or divided by something (eigenvalues, their roots). They have length 1 as eigh "
+        "gives them, and z Bᵀ undoes x B only then.",
+        also=(
+            lambda t, x, d: _weighted(t, x, d, -0.5),
+            lambda t, x, d: _weighted(t, x, d, 0.5),
+        ),
+    ),
+    Mistake(
+        "mean image only",
+        lambda t, x, d: t.mean(0).expand_as(x).clone(),
+        "this is the mean image for every x. What z holds, z @ basis.T, is to be added to it.",
     ),
 )
 

@@ -132,6 +132,57 @@ MISTAKES = (
         lambda a, b, n: interpolate(a, b, n).squeeze(),
         "squeeze() also drops the latent's own axes of length 1: leave it out.",
     ),
+    Mistake(
+        "the start is left out",
+        lambda a, b, n: _line(a, b, torch.arange(1, n + 1, device=a.device) / n),
+        "the first point is not `start`. Both ends are included, so t starts at 0: torch.linspace(0, 1, n).",
+    ),
+    Mistake(
+        "steps on the second axis",
+        lambda a, b, n: interpolate(a, b, n).movedim(0, 1),
+        "the steps are on the second axis; they belong on the first: torch.stack(points) without a dim.",
+    ),
+    Mistake(
+        "flattened",
+        lambda a, b, n: interpolate(a, b, n).flatten(1),
+        "each point is flattened to a row. It is to have the shape of the latent: (steps, *latent).",
+    ),
+    Mistake(
+        "the difference turned",
+        lambda a, b, n: _line(a, 2 * a - b, _t(a, n)),
+        "the line runs away from `end`: the difference is end − start.",
+    ),
+    Mistake(
+        "end subtracted",
+        lambda a, b, n: _line(a, -b, _t(a, n)),
+        "the second term is subtracted: (1 − t)·start + t·end.",
+    ),
+    Mistake(
+        "number of steps written in",
+        lambda a, b, n: interpolate(a, b, 11),
+        "the number of steps is written in. It is the argument `steps`.",
+        also=(
+            lambda a, b, n: interpolate(a, b, 5),
+            lambda a, b, n: interpolate(a, b, 10),
+        ),
+    ),
+    Mistake(
+        "not a straight pace",
+        lambda a, b, n: _line(a, b, _t(a, n).square()),
+        "the ends are right, the points between them are not evenly spaced: t itself is the weight, without a square "
+        "or a cosine.",
+        also=(lambda a, b, n: _line(a, b, (1 - torch.cos(torch.pi * _t(a, n))) / 2),),
+    ),
+    Mistake(
+        "one weight for both",
+        lambda a, b, n: _line(a + b, torch.zeros_like(b), _t(a, n)),
+        "both have the same weight. It is 1 − t for start and t for end.",
+    ),
+    Mistake(
+        "half the way",
+        lambda a, b, n: _line(a, b, _t(a, n) / 2),
+        "t does not go from 0 to 1, so the last point is not `end`.",
+    ),
 )
 
 EXERCISE = Exercise(

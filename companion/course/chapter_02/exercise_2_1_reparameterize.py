@@ -1,5 +1,6 @@
 """Exercise 2.1, reparameterisation: a latent drawn from mean, log-variance and noise."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -124,6 +125,72 @@ MISTAKES = (
         lambda m, s, e: reparameterize(m, s.clamp(-4, 4), e),
         "log_variance is clamped: a latent could never be more certain (or less) than that, and where it is cut no "
         "gradient passes. Leave it as it comes.",
+    ),
+    Mistake(
+        "no exponential",
+        lambda m, s, e: m + s / 2 * e,
+        "half of the log-variance is the logarithm of the standard deviation. The exponential is missing: "
+        "exp(log_variance / 2).",
+    ),
+    Mistake(
+        "noise left out",
+        lambda m, s, e: m + (0.5 * s).exp(),
+        "the noise is not used: every draw would be the same, one standard deviation above the mean.",
+    ),
+    Mistake("the mean alone", lambda m, s, e: m, "this is the mean, and no draw: the noise, scaled, is missing."),
+    Mistake(
+        "mean scaled in place of the noise",
+        lambda m, s, e: m * (0.5 * s).exp() + e,
+        "the standard deviation multiplies the mean. It belongs to the noise.",
+    ),
+    Mistake(
+        "all multiplied",
+        lambda m, s, e: m * (0.5 * s).exp() * e,
+        "the mean is a factor here. It is added: mean + standard deviation · noise.",
+    ),
+    Mistake(
+        "one noise for all latents",
+        lambda m, s, e: m + (0.5 * s).exp() * e[..., :1],
+        "all latents of an image get the same noise. Each has its own: use all of noise.",
+    ),
+    Mistake(
+        "a number added to the standard deviation",
+        lambda m, s, e: m + ((0.5 * s).exp() + 1e-6) * e,
+        "a number is added to the standard deviation. The exponential is never 0, so nothing has to be added.",
+        also=(
+            lambda m, s, e: m + ((0.5 * s).exp() + 1e-3) * e,
+            lambda m, s, e: m + ((0.5 * s).exp() + 1e-2) * e,
+        ),
+    ),
+    Mistake(
+        "another base",
+        lambda m, s, e: m + 10 ** (0.5 * s) * e,
+        "the logarithm is the natural one, so the power has the base e: exp(log_variance / 2).",
+        also=(lambda m, s, e: m + 2 ** (0.5 * s) * e,),
+    ),
+    Mistake(
+        "root of the size of the log-variance",
+        lambda m, s, e: m + s.abs().sqrt() * e,
+        "you take the root of the logarithm's size. First exp, then the root: exp(log_variance / 2).",
+    ),
+    Mistake(
+        "noise standardised",
+        lambda m, s, e: m + (0.5 * s).exp() * (e - e.mean()) / e.std(),
+        "the noise is standardised first. Use it as it comes: it is a draw from N(0, 1), and draws have other means.",
+    ),
+    Mistake(
+        "noise squared", lambda m, s, e: m + (0.5 * s).exp() * e.square(), "the noise is squared; it enters as it is."
+    ),
+    Mistake(
+        "factor outside the exponential",
+        lambda m, s, e: m + 0.5 * math.e * s * e,
+        "log_variance has to stand inside the exponential: exp(log_variance / 2).",
+        also=(lambda m, s, e: m + math.exp(0.5) * s * e,),
+    ),
+    Mistake(
+        "expm1",
+        lambda m, s, e: m + torch.expm1(0.5 * s) * e,
+        "expm1 is exp − 1. The standard deviation is exp(log_variance / 2).",
     ),
 )
 

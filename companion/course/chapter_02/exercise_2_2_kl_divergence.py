@@ -77,6 +77,7 @@ MISTAKES = (
         lambda m, s: kl_divergence(m, s).flatten(1).sum(1),
         "this is the sum over the latent numbers, one number an image. Asked for is each latent's own, in the shape of "
         "mean: the sum is taken in the ELBO.",
+        also=(lambda m, s: kl_divergence(m, s).sum(-1, keepdim=True),),
     ),
     Mistake(
         "summed over everything",
@@ -87,6 +88,10 @@ MISTAKES = (
         "averaged",
         lambda m, s: kl_divergence(m, s).mean(),
         "this is an average. Asked for is each latent's own KL; over the latents of an image a KL is summed.",
+        also=(
+            lambda m, s: kl_divergence(m, s).mean(0),
+            lambda m, s: kl_divergence(m, s).mean(-1),
+        ),
     ),
     Mistake(
         "no − 1",
@@ -127,6 +132,48 @@ MISTAKES = (
         "log-variance clamped",
         lambda m, s: kl_divergence(m, s.clamp(-10, 10)),
         "log_variance is clamped, and beyond that the KL no longer grows. Leave it as it comes.",
+    ),
+    Mistake("mean left out", lambda m, s: kl_divergence(0 * m, s), "mean does not enter: μ² is missing."),
+    Mistake(
+        "size of the mean",
+        lambda m, s: 0.5 * (m.abs() + s.exp() - 1 - s),
+        "the mean enters by its absolute value. Square it.",
+    ),
+    Mistake(
+        "+ log-variance", lambda m, s: 0.5 * (m.square() + s.exp() - 1 + s), "log_variance is added; it is subtracted."
+    ),
+    Mistake("no log-variance", lambda m, s: 0.5 * (m.square() + s.exp() - 1), "the last term, − log σ², is missing."),
+    Mistake("no variance", lambda m, s: 0.5 * (m.square() - 1 - s), "σ² is missing: exp(log_variance)."),
+    Mistake(
+        "log-variance read as the variance",
+        lambda m, s: 0.5 * (m.square() + s - 1 - s.log()),
+        "log_variance is used as if it were the variance, and its logarithm is NaN where it is negative. σ² is "
+        "exp(log_variance), and log σ² is log_variance.",
+        also=(lambda m, s: 0.5 * (m.square() + s - 1 - s),),
+    ),
+    Mistake(
+        "variance squared",
+        lambda m, s: 0.5 * (m.square() + s.exp().square() - 1 - s),
+        "exp(log_variance) is σ² already: no square around it.",
+    ),
+    Mistake(
+        "size of the log-variance",
+        lambda m, s: 0.5 * (m.square() + s.exp() - 1 - s.abs()),
+        "log_variance enters by its absolute value. It may be negative, and is subtracted as it is.",
+    ),
+    Mistake(
+        "mean minus 1",
+        lambda m, s: 0.5 * ((m - 1).square() + s.exp() - 1 - s),
+        "the 1 is inside the square: it stands alone in the sum, and the prior's mean is 0.",
+    ),
+    Mistake(
+        "free bits",
+        lambda m, s: kl_divergence(m, s).clamp(min=0.5),
+        "the KL is kept above a number (free bits). Asked for is the KL itself.",
+        also=(
+            lambda m, s: kl_divergence(m, s).clamp(min=0.1),
+            lambda m, s: kl_divergence(m, s).clamp(min=1.0),
+        ),
     ),
 )
 

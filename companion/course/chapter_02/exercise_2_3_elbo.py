@@ -1,5 +1,6 @@
 """Exercise 2.3, the ELBO, in nats per image."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -96,6 +97,7 @@ MISTAKES = (
         lambda a, b: (a.sum(1) - b.sum(1)).mean(),
         "sum(1) adds up one axis. Images have three after the batch, latents one or three: flatten(1).sum(1), where "
         "there is anything to flatten.",
+        also=(lambda a, b: (a.sum(-1) if a.ndim > 1 else a).mean() - (b.sum(-1) if b.ndim > 1 else b).mean(),),
     ),
     Mistake(
         "always flattened",
@@ -133,6 +135,60 @@ MISTAKES = (
         "half of the KL",
         lambda a, b: (_sum(a) - 0.5 * _sum(b)).mean(),
         "the KL is halved. Its ½ is inside it already, from exercise 2.2.",
+    ),
+    Mistake(
+        "both negative",
+        lambda a, b: (-_sum(a) - _sum(b)).mean(),
+        "log_likelihood is a logarithm already, and comes with its own sign: it is added as it is.",
+    ),
+    Mistake(
+        "minus the size of the likelihood",
+        lambda a, b: (-_sum(a).abs() - _sum(b)).mean(),
+        "the size of log_likelihood is subtracted. A density's logarithm may be positive: take it as it comes.",
+    ),
+    Mistake(
+        "per pixel",
+        lambda a, b: elbo(a, b) / a[0].numel(),
+        "this is divided by the number of pixels. Asked for are nats per image.",
+    ),
+    Mistake("KL alone", lambda a, b: -_sum(b).mean(), "log_likelihood is not used: this is the KL alone."),
+    Mistake(
+        "summed over the batch axis",
+        lambda a, b: a.sum(0).mean() - b.sum(0).mean(),
+        "sum(0) runs over the images. It is the other way round: sum over the axes of an image, mean over the images.",
+    ),
+    Mistake(
+        "likelihood not a logarithm",
+        lambda a, b: (_sum(a).exp() - _sum(b)).mean(),
+        "log_likelihood is a logarithm, and the bound is one of logarithms: no exp around it.",
+    ),
+    Mistake(
+        "logarithm of the KL",
+        lambda a, b: (_sum(a) - _sum(b).log()).mean(),
+        "the KL is in nats already: no logarithm around it.",
+    ),
+    Mistake(
+        "free bits",
+        lambda a, b: (_sum(a) - _sum(b).clamp(min=2.0)).mean(),
+        "the KL is kept above a number (free bits). The bound has the KL as it is.",
+        also=(
+            lambda a, b: (_sum(a) - _sum(b).clamp(min=1.0)).mean(),
+            lambda a, b: _sum(a).mean() - _sum(b.clamp(min=0.5)).mean(),
+        ),
+    ),
+    Mistake(
+        "log of the mean",
+        lambda a, b: (_sum(a) - _sum(b)).logsumexp(0) - math.log(len(a)),
+        "images are averaged as logarithms: .mean(), not logsumexp.",
+    ),
+    Mistake(
+        "B − 1",
+        lambda a, b: (_sum(a) - _sum(b)).sum() / max(len(a) - 1, 1),
+        "you divide by B − 1. A mean divides by B.",
+    ),
+    Mistake("one image's KL", lambda a, b: _sum(a).mean() - _sum(b)[0], "the KL is that of the first image only."),
+    Mistake(
+        "batch size written in", lambda a, b: (a.sum() - b.sum()) / 4, "the number of images is written in: len(kl)."
     ),
 )
 

@@ -34,6 +34,7 @@ def cases() -> Sequence[Case]:
         Case("far above the mean, with a small scale", (far, -0.5 * one, -5.0 * one), gradient_of=wanted),
         # The gradient at the mean nearly cancels here, and rounding is as large.
         Case("a scale of e²", (far, 0.5 * one, 2.0 * one), gradient_of={2: "log_scale"}),
+        Case("a scale of e⁶", (far, 0.5 * one, 6.0 * one), gradient_of={2: "log_scale"}),
         Case("a scale of e⁻⁹, one step above the mean", (far, far - 1 / 255, -9.0 * one), gradient_of=wanted),
         Case(
             "x smaller than the shape that the three broadcast to",
@@ -81,15 +82,17 @@ def _product(
     mean: Tensor,
     log_scale: Tensor,
     *,
+    upper: Callable[[Tensor], Tensor] = functional.logsigmoid,
     lower: Callable[[Tensor], Tensor] = lambda a: functional.logsigmoid(-a),
     width: Callable[[Tensor], Tensor] = lambda t: -torch.expm1(t),
+    log: Callable[[Tensor], Tensor] = torch.log,
 ) -> Tensor:
-    """The right answer with another second factor, from A, or third, from A − B."""
+    """The right answer with another first factor, from B, second, from A, or third, from A − B."""
     inverse = torch.exp(-log_scale)
     above, below = (x + 1 / 510 - mean) * inverse, (x - 1 / 510 - mean) * inverse
     first, last = x < 1 / 510, x > 1 - 1 / 510
-    third = torch.where(first | last, 0.0, torch.log(width(-inverse / 255)))
-    return torch.where(last, 0.0, functional.logsigmoid(above)) + torch.where(first, 0.0, lower(below)) + third
+    third = torch.where(first | last, 0.0, log(width(-inverse / 255)))
+    return torch.where(last, 0.0, upper(above)) + torch.where(first, 0.0, lower(below)) + third
 
 
 def _of_logarithms(x: Tensor, mean: Tensor, log_scale: Tensor, *, rest: Callable[[Tensor], Tensor]) -> Tensor:
@@ -112,6 +115,16 @@ def _swapped_ends(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def _log_density(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     z = (x - mean) * torch.exp(-log_scale)
     return -z - 2 * functional.softplus(-z) - log_scale
+
+
+def _edges(x: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tensor:
+    """The product with other edges, but the right third factor."""
+    inverse = torch.exp(-log_scale)
+    above, below = (x + half - mean) * inverse, (x - half - mean) * inverse
+    first, last = x < 1 / 510, x > 1 - 1 / 510
+    third = torch.where(first | last, 0.0, torch.log(-torch.expm1(-inverse / 255)))
+    above, below = functional.logsigmoid(above), functional.logsigmoid(-below)
+    return torch.where(last, 0.0, above) + torch.where(first, 0.0, below) + third
 
 
 _HIDDEN = "that both sigmoids round to the same number far from the mean: the log-mass stays at log"
@@ -189,6 +202,7 @@ MISTAKES = (
         "bins twice as wide",
         lambda x, m, s: _variant(x, m, s, below=1.0, above=1.0),
         "your bins are twice as wide and overlap: half a step is 1/510 here (1/255 belongs to images in [−1, 1]).",
+        also=(lambda x, m, s: _edges(x, m, s, 1 / 255),),
     ),
     Mistake(
         "width in grey levels",
@@ -296,6 +310,50 @@ MISTAKES = (
             ("expm1", lambda t: -torch.expm1(t)),
             ("exp", lambda t: 1 - torch.exp(t)),
         )
+    ),
+    Mistake(
+        "1 − exp",
+        lambda x, m, s: _product(x, m, s, width=lambda t: 1 - torch.exp(t)),
+        "1 − exp(A − B) loses its digits where the bin is narrow beside the scale: e^(A−B) is nearly 1 there. "
+        "−torch.expm1(A − B) keeps them.",
+    ),
+    Mistake(
+        "sigmoid(−B)",
+        lambda x, m, s: _product(x, m, s, upper=lambda b: functional.logsigmoid(-b)),
+        "the first factor is sigmoid(B), what lies below the upper edge. Yours is sigmoid(−B).",
+    ),
+    Mistake(
+        "e^(B−A) − 1",
+        lambda x, m, s: _product(x, m, s, width=lambda t: torch.expm1(-t)),
+        "the third factor is 1 − e^(A−B), below 1. Yours is e^(B−A) − 1.",
+    ),
+    Mistake(
+        "third factor without its logarithm",
+        lambda x, m, s: _product(x, m, s, log=lambda t: t),
+        "the third term is the logarithm of 1 − e^(A−B); yours is 1 − e^(A−B) itself.",
+    ),
+    Mistake(
+        "width without the scale",
+        lambda x, m, s: _product(x, m, s, width=lambda t: -torch.expm1(0 * t - 1 / 255)),
+        "A and B are divided by the scale, so B − A is 1/(255 · scale), not 1/255.",
+    ),
+    Mistake(
+        "log-scale read as a log-variance",
+        lambda x, m, s: discretized_logistic(x, m, s / 2),
+        "the scale is exp(log_scale), without a ½: log_scale is no log-variance.",
+    ),
+    Mistake(
+        "softplus",
+        lambda x, m, s: discretized_logistic(x, m, functional.softplus(s).log()),
+        "softplus makes a positive number too, but of another parameter: here it is the logarithm of the scale.",
+    ),
+    Mistake(
+        "mean added",
+        lambda x, m, s: discretized_logistic(x, -m, s),
+        "the mean is added. A and B are distances from it: x ± 1/510 − mean.",
+    ),
+    Mistake(
+        "mean left out", lambda x, m, s: discretized_logistic(x, 0 * m, s), "the mean does not enter: x ± 1/510 − mean."
     ),
 )
 

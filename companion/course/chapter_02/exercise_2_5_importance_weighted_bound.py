@@ -121,8 +121,10 @@ MISTAKES = (
     Mistake(
         "the mean taken out",
         lambda w: w.mean(0) + (w - w.mean(0)).exp().mean(0).log(),
-        "you take the mean out; what lies far above it overflows in exp. Take the largest out, so that nothing is "
+        "what you take out before exp is not the largest; what lies far above it overflows in exp. Take the largest "
+        "out, so that nothing is "
         "above 0.",
+        also=(lambda w: w[0] + (w - w[0]).exp().mean(0).log(),),
     ),
     Mistake(
         "maximum not added back",
@@ -132,12 +134,74 @@ MISTAKES = (
     Mistake(
         "number of samples written in",
         lambda w: w.logsumexp(0) - math.log(100),
-        "you divide by 100. The number of samples is len(log_weights).",
+        "you divide by a number that is written in. The number of samples is len(log_weights).",
+        also=(
+            lambda w: w.logsumexp(0) - math.log(50),
+            lambda w: w.logsumexp(0) - math.log(10),
+            lambda w: w.logsumexp(0) - math.log(1000),
+        ),
     ),
     Mistake(
         "squeezed",
         lambda w: importance_weighted_bound(w).squeeze(),
         "squeeze() also drops the axis of the images when there is only one: leave it out.",
+    ),
+    Mistake(
+        "divided by all numbers",
+        lambda w: w.logsumexp(0) - math.log(w.numel()),
+        "log(samples · images) is taken away. The mean is over the samples alone: len(log_weights).",
+    ),
+    Mistake(
+        "a small number added",
+        lambda w: (w.exp().mean(0) + 1e-30).log(),
+        "adding a small number hides that exp(−2000) is 0: the result stays at its logarithm, and no gradient passes. "
+        "torch.logsumexp.",
+        also=(
+            lambda w: (w.exp().mean(0) + 1e-8).log(),
+            lambda w: (w.exp().mean(0) + 1e-12).log(),
+            lambda w: w.clamp(min=-80).logsumexp(0) - math.log(len(w)),
+        ),
+    ),
+    Mistake(
+        "logarithm to the base 2",
+        lambda w: w.logsumexp(0) - math.log2(len(w)),
+        "log-weights are natural logarithms, so log(samples) is one too: math.log.",
+    ),
+    Mistake(
+        "minus the number of samples",
+        lambda w: w.logsumexp(0) - len(w),
+        "the number of samples is taken away; it is its logarithm.",
+    ),
+    Mistake(
+        "product of the weights",
+        lambda w: w.sum(0),
+        "a sum of logarithms is the logarithm of the product. Wanted is the logarithm of the mean weight.",
+    ),
+    Mistake(
+        "weights upside down",
+        lambda w: (-w).logsumexp(0) - math.log(len(w)),
+        "the log-weights are negated inside, so that these are the mean of 1/weight.",
+    ),
+    Mistake(
+        "largest over the number of samples",
+        lambda w: w.amax(0) - math.log(len(w)),
+        "this is log(largest / samples): the other weights count as well.",
+    ),
+    Mistake(
+        "log_softmax",
+        lambda w: w.log_softmax(0).mean(0),
+        "log_softmax makes the weights add up to one, and then they say nothing of p(x): logsumexp.",
+    ),
+    Mistake(
+        "the middle one",
+        lambda w: w.median(0).values,
+        "this is the median of the log-weights. Average the weights, then take the logarithm.",
+    ),
+    Mistake(
+        "S − 1",
+        lambda w: w.logsumexp(0) - math.log(max(len(w) - 1, 1)),
+        "you divide by samples − 1 (or + 1). A mean divides by their number.",
+        also=(lambda w: w.logsumexp(0) - math.log(len(w) + 1),),
     ),
 )
 

@@ -1,6 +1,6 @@
 """Exercise 3.1, nearest code: the index of the code at the smallest distance, without an (N, K, D) array."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -58,6 +58,26 @@ def _scores(z: Tensor, codebook: Tensor) -> Tensor:
     return torch.cdist(z, codebook, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+def _expanded(
+    z: Tensor,
+    codebook: Tensor,
+    norm: Callable[[Tensor], Tensor] = lambda e: e.square().sum(1),
+    centre: Callable[[Tensor], Tensor] = lambda e: e.mean(0),
+) -> Tensor:
+    """‖z − e‖² − ‖z‖² for all pairs, around the centre, with the codes' squared lengths taken otherwise."""
+    z, codebook = z - centre(codebook), codebook - centre(codebook)
+    return norm(codebook) - 2 * z @ codebook.T
+
+
+def _cosine(z: Tensor, codebook: Tensor) -> Tensor:
+    return (torch.nn.functional.normalize(z, dim=1) @ torch.nn.functional.normalize(codebook, dim=1).T).argmax(1)
+
+
+def _standardised(z: Tensor, codebook: Tensor) -> Tensor:
+    scale = codebook.std(0, correction=0).clamp(min=1e-6)
+    return nearest_code((z - codebook.mean(0)) / scale, (codebook - codebook.mean(0)) / scale)
+
+
 def _in_place(z: Tensor, codebook: Tensor) -> Tensor:
     centre = codebook.mean(0)
     z -= centre
@@ -87,6 +107,11 @@ MISTAKES = (
         lambda z, e: (e.square().sum(1) - 2 * z @ e.T).argmin(1),
         "right near the origin, wrong far from it: ‖e‖² and 2 z·e are large there and nearly cancel. Subtract "
         "codebook.mean(0) from both first.",
+        also=(
+            lambda z, e: (z.square().sum(1, keepdim=True) + e.square().sum(1) - 2 * z @ e.T).argmin(1),
+            lambda z, e: (z.square().sum(1, keepdim=True) - 2 * z @ e.T + e.square().sum(1)).argmin(1),
+            lambda z, e: (e.square().sum(1) - 2 * (z @ e.T)).argmin(1),
+        ),
     ),
     Mistake(
         "torch.cdist",
@@ -134,6 +159,7 @@ MISTAKES = (
         "cosine",
         lambda z, e: torch.nn.functional.cosine_similarity(z[:, None], e[None], dim=2).argmax(1),
         "this is the code with the most similar direction (cosine); lengths count in a distance.",
+        also=(lambda z, e: _cosine(z - e.mean(0), e - e.mean(0)),),
     ),
     Mistake(
         "2 forgotten",
@@ -154,21 +180,25 @@ MISTAKES = (
         "nearest latent of each code",
         lambda z, e: _scores(z, e).argmin(0),
         "argmin(0) gives for each code its nearest latent, (K,). You want for each latent its nearest code: argmin(1).",
+        also=(lambda z, e: _expanded(z, e).argmin(0),),
     ),
     Mistake(
         "argmin of the whole table",
         lambda z, e: _scores(z, e).argmin(),
         "argmin() without an axis gives one number for the whole table: argmin(1).",
+        also=(lambda z, e: _expanded(z, e).argmin(),),
     ),
     Mistake(
         "distances",
         lambda z, e: _scores(z, e).amin(1),
         "these are the smallest distances; wanted is where they are: argmin.",
+        also=(lambda z, e: _expanded(z, e).amin(1),),
     ),
     Mistake(
         "min not unpacked",
         lambda z, e: _scores(z, e).min(1),
         "min(1) gives two things, values and indices: use argmin(1), or .indices.",
+        also=(lambda z, e: _expanded(z, e).min(1),),
     ),
     Mistake(
         "codes",
@@ -221,6 +251,35 @@ MISTAKES = (
         lambda z, e: (z[:, None] - e[None]).square().sum(2).argmin(1),
         "right, but on the way there is an (N, K, D) array: with 16,384 latents, 8,192 codes and D = 64 it would take "
         "34 gigabytes. Centre, then expand ‖z − e‖².",
+    ),
+    Mistake(
+        "length for its square",
+        lambda z, e: _expanded(z, e, lambda e: e.norm(dim=1)).argmin(1),
+        "‖e‖² is the square of the length; yours is the length (norm): .square().sum(1).",
+    ),
+    Mistake(
+        "mean for the sum",
+        lambda z, e: _expanded(z, e, lambda e: e.square().mean(1)).argmin(1),
+        "‖e‖² is the sum of the squares over the dimensions; yours is their mean.",
+    ),
+    Mistake(
+        "divided by the spread",
+        _standardised,
+        "dividing by the codes' standard deviations changes which code is nearest. Only the centre is subtracted.",
+    ),
+    Mistake(
+        "the second nearest",
+        lambda z, e: _scores(z, e).topk(min(2, len(e)), largest=False).indices[:, -1],
+        "this is the second nearest code.",
+    ),
+    Mistake(
+        "counted from one", lambda z, e: _scores(z, e).argmin(1) + 1, "indices count from 0, as argmin gives them."
+    ),
+    Mistake(
+        "a mean for each row",
+        lambda z, e: nearest_code(z - z.mean(1, keepdim=True), e - e.mean(1, keepdim=True)),
+        "each row is moved by a mean of its own: mean(1) is over the dimensions. One centre for all rows: "
+        "codebook.mean(0).",
     ),
 )
 

@@ -40,7 +40,8 @@ MISTAKES = (
     Mistake(
         "the product",
         lambda a, b: a * b,
-        "the plain product: its gradient at b is +a. b is to get −a, which needs a term of its own.",
+        "the plain product: its gradient at b is +a. b is to get −a, which needs a term of its own. (clone() does not "
+        "stop a gradient, detach() does.)",
     ),
     Mistake(
         "minus the product",
@@ -98,7 +99,8 @@ MISTAKES = (
     Mistake(
         "minus inside",
         lambda a, b: a * (sg(b) - b) + sg(a * b),
-        "in a·(sg[b] − b) the bracket is 0, so a gets no gradient: detach a in the term for b, and keep a·sg[b] apart.",
+        "the value and b's gradient are right, but a gets none (in a·(sg[b] − b) the bracket is 0): its term is "
+        "a·sg[b].",
     ),
     Mistake(
         "a Python number",
@@ -108,7 +110,8 @@ MISTAKES = (
     Mistake(
         "summed",
         lambda a, b: stop_gradient_puzzle(a, b).sum(),
-        "this is the sum. Value and gradients are wanted elementwise, in the shape of a and b.",
+        "this is one number, a sum or a mean. Value and gradients are wanted elementwise, in the shape of a and b.",
+        also=(lambda a, b: stop_gradient_puzzle(a, b).mean(),),
     ),
     Mistake(
         "weights for gradients",
@@ -119,6 +122,26 @@ MISTAKES = (
         "divided by b",
         lambda a, b: a * sg(b).square() / b,
         "value and gradients are right, but where b is 0 you divide by it, and get NaN. Sums of products do without.",
+    ),
+    Mistake(
+        "gradients of one",
+        lambda a, b: sg(a * b) + (a - sg(a)) - (b - sg(b)),
+        "the gradients are 1 and −1. A gradient is the factor that stands beside: a·sg[b] gives a the gradient b.",
+    ),
+    Mistake(
+        "each its own gradient",
+        lambda a, b: (a.square() - b.square()) / 2 + sg(a * b - (a.square() - b.square()) / 2),
+        "each gets itself as its gradient. It is the other one that stands beside it: a·sg[b], sg[a]·b.",
+    ),
+    Mistake(
+        "b's gradient of one",
+        lambda a, b: a * sg(b) - (b - sg(b)),
+        "the gradient at b is −1. It is to be −a: multiply b by sg[a].",
+    ),
+    Mistake(
+        "b's gradient by the square",
+        lambda a, b: a * sg(b) - sg(a * a) * b + sg(a * a * b),
+        "the gradient at b is −a². The factor beside b is sg[a].",
     ),
 )
 

@@ -1,5 +1,6 @@
 """Exercise 3.3, straight-through: the value of z_q to the bit, with the gradient of z."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,12 @@ from companion.course.checks.comparison import DIAGNOSTIC, Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 from companion.course.checks.runners import arguments_after, leaf_arguments, routes
 from companion.quantizers import straight_through
+
+
+def cases() -> Sequence[Case]:
+    g = torch.Generator().manual_seed(34)
+    z, z_q = torch.randn(5, 3, generator=g), torch.randn(5, 3, generator=g)
+    return [*pair_cases(), Case("latents of about 10¹⁴", (1e14 * z, z_q))]
 
 
 def run(implementation: Any, case: Case) -> Observed:
@@ -99,6 +106,7 @@ MISTAKES = (
         lambda z, z_q: z * (z_q / z).detach(),
         "the value is right up to rounding, but the gradient is multiplied by z_q/z. Straight-through copies it as it "
         "is: add instead of multiplying.",
+        also=(lambda z, z_q: z_q.detach() * (z / z.detach()),),
     ),
     Mistake(
         "half and half",
@@ -121,13 +129,43 @@ MISTAKES = (
         _added_into_z,
         "the result is right, but z itself was changed on the way (.data, copy_ or +=): leave it as it came.",
     ),
+    Mistake(
+        "by way of float64",
+        lambda z, z_q: (z.double() + (z_q.double() - z.double()).detach()).to(z.dtype),
+        "float64 makes the rounding smaller, and it comes back where z is large. z − sg[z] is exactly 0 in any dtype.",
+    ),
+    Mistake(
+        "a pair",
+        lambda z, z_q: (straight_through(z, z_q), z_q),
+        "you give two things back. Wanted is one tensor, with the value of z_q.",
+    ),
+    Mistake(
+        "the gradient clipped",
+        lambda z, z_q: z_q.detach() + (z.clamp(-1, 1) - z.clamp(-1, 1).detach()),
+        "no gradient passes where z lies outside [−1, 1] (clamp). Straight-through hands all of it on.",
+    ),
+    Mistake(
+        "through another function",
+        lambda z, z_q: z_q.detach() + (z.square() - z.square().detach()),
+        "the gradient at z is multiplied by the slope of a function (a square, sigmoid, tanh). z itself has the slope "
+        "1: z − sg[z].",
+        also=(
+            lambda z, z_q: z_q.detach() + (z.sigmoid() - z.sigmoid().detach()),
+            lambda z, z_q: z_q.detach() + (z.tanh() - z.tanh().detach()),
+        ),
+    ),
+    Mistake(
+        "in the middle",
+        lambda z, z_q: (z + z_q) / 2,
+        "this is the mean of z and z_q. The value is z_q itself, and nothing flows to it.",
+    ),
 )
 
 EXERCISE = Exercise(
     name="straight_through",
     chapter="03_vector_quantisation",
     reference=straight_through,
-    cases=pair_cases,
+    cases=cases,
     mistakes=MISTAKES,
     run=run,
 )

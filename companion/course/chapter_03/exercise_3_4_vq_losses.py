@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from companion.course.chapter_03._gradients import PAIR, losses_after_straight_through, pair_cases, sg
@@ -36,6 +37,10 @@ def _variant(
 def _both(loss: Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], tuple[Any, Any]]:
     """The same slip in both losses."""
     return _variant(lambda z, z_q: loss(sg(z) - z_q), lambda z, z_q: loss(z - sg(z_q)))
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(a, b, -1).mean()
 
 
 MISTAKES = (
@@ -160,6 +165,43 @@ MISTAKES = (
         "Python numbers",
         lambda z, z_q: tuple(loss.item() for loss in vq_losses(z, z_q)),
         ".item() gives Python numbers, through which no gradient can flow. Return the tensors.",
+    ),
+    Mistake(
+        "root", _both(lambda d: d.square().mean().sqrt()), "these are roots of the mean squares: leave the root out."
+    ),
+    Mistake(
+        "square of the mean",
+        _both(lambda d: d.mean().square()),
+        "you average first and square afterwards, so that errors up and down cancel.",
+    ),
+    Mistake(
+        "smooth L1",
+        _both(lambda d: torch.nn.functional.smooth_l1_loss(d, torch.zeros_like(d))),
+        "smooth_l1_loss is square for small differences only, and halved there. Square them all.",
+    ),
+    Mistake(
+        "cosine",
+        lambda z, z_q: (1 - _cosine(sg(z), z_q), 1 - _cosine(z, sg(z_q))),
+        "these compare directions (cosine). Wanted are squared differences.",
+    ),
+    Mistake(
+        "difference of squares",
+        lambda z, z_q: ((sg(z).square() - z_q.square()).mean(), (z.square() - sg(z_q).square()).mean()),
+        "this is the difference of the squares. Subtract first, and square the difference.",
+    ),
+    Mistake(
+        "three",
+        lambda z, z_q: (*vq_losses(z, z_q), 1.25 * vq_losses(z, z_q)[0]),
+        "you return three. Two are wanted: codebook loss, commitment loss.",
+    ),
+    Mistake(
+        "N − 1",
+        _both(lambda d: d.square().sum() / (d.numel() - 1)),
+        "you divide by N − 1. A mean divides by the number of all numbers.",
+        also=(_both(lambda d: d.var()),),
+    ),
+    Mistake(
+        "one vector", lambda z, z_q: vq_losses(z[0], z_q[0]), "only the first vector counts. The mean is over all."
     ),
 )
 

@@ -17,6 +17,7 @@ from companion.quantizers import Quantized, VectorQuantizer, nearest_code, strai
 def cases() -> Sequence[Case]:
     g = torch.Generator().manual_seed(33)
     turned = torch.randn(2, 5, 4, 3, generator=g).transpose(1, 3)
+    far = 0.5 * torch.randn(2, 3, 4, generator=g) + 3000
     z = {0: "z"}
     return [
         Case("a grid of latents, 2×3×4×5", (torch.randn(2, 3, 4, 5, generator=g),), {"num_codes": 7, "dim": 3}, z),
@@ -35,18 +36,24 @@ def cases() -> Sequence[Case]:
             seed=2,
         ),
         Case("one image, not contiguous in memory", (turned[:1],), {"num_codes": 6, "dim": 3}, z, seed=3),
+        Case("latents and codes far from the origin", (far,), {"num_codes": 5, "dim": 3}, z, seed=4),
     ]
 
 
 def run(implementation: Any, case: Case) -> Observed:
     """The fields of the result; of z_q and each loss also where the gradient goes."""
-    quantizer, seen = built_alike(implementation, VectorQuantizer, case)
+    place = case.arguments[0].mean().round(decimals=-2)  # the codes lie where the latents lie
+    quantizer, seen = built_alike(
+        implementation, VectorQuantizer, case, lambda own: {n: w + place for n, w in own.items()}
+    )
     z = case.arguments[0].detach().clone().requires_grad_()
+    codebook = dict(quantizer.named_parameters()).get("codebook", torch.empty(0)).detach().clone()
     result = quantizer(z)
     if not isinstance(result, Quantized):
         return seen | {"what is returned": kind(result)}
     tensors = {"z (the encoder)": z} | dict(quantizer.named_parameters())
     seen |= {"what is returned": "a Quantized", "indices": result.indices, "the value of z_q": result.z_q}
+    seen["z_q holds the codes to the bit"] = _holds_codes(result, codebook)
     seen |= routes("a loss on z_q", result.z_q, tensors)
     losses = result.losses
     seen["the names in losses"] = sorted(losses) if isinstance(losses, dict) else kind(losses)
@@ -58,6 +65,13 @@ def run(implementation: Any, case: Case) -> Observed:
     seen |= {f"{name} after the call": weight.detach() for name, weight in quantizer.named_parameters()}
     result = quantizer.eval()(z)
     return seen | {"the value of z_q in eval()": result.z_q} | routes("a loss on z_q in eval()", result.z_q, tensors)
+
+
+def _holds_codes(result: Quantized, codebook: Tensor) -> bool:
+    if not isinstance(result.z_q, Tensor) or not isinstance(result.indices, Tensor):
+        return False
+    wanted = result.indices.long().clamp(0, len(codebook) - 1)
+    return torch.equal(result.z_q.detach(), codebook[wanted].movedim(-1, 1))
 
 
 def _rows(z: Tensor) -> Tensor:
@@ -127,6 +141,11 @@ class _WritesIntoZ(VectorQuantizer):
         right = super().forward(z)
         z.data.copy_(right.z_q)
         return replace(right, z_q=z)
+
+
+class _LatentsDetached(VectorQuantizer):
+    def forward(self, z: Tensor) -> Any:  # type: ignore[override]  # without mask
+        return super().forward(z.detach())
 
 
 def _cut_across(z: Tensor) -> Tensor:
@@ -340,6 +359,33 @@ MISTAKES = (
         "the indices transposed",
         _variant(positions=lambda indices, z: _positions(indices, z).mT if z.ndim == 4 else _positions(indices, z)),
         "height and width of indices are exchanged. The rows came in the order (B, *spatial): reshape gives that back.",
+    ),
+    Mistake(
+        "only up to rounding",
+        _variant(estimate=lambda z, codes: z + (codes - z).detach()),
+        "z_q is the codes only up to rounding: z + (codes − z) is rounded twice. straight_through gives them to the "
+        "bit.",
+    ),
+    Mistake(
+        "search not centred",
+        _variant(search=lambda z, codebook: (codebook.square().sum(1) - 2 * z @ codebook.T).argmin(1)),
+        "the search is right near the origin only: use nearest_code, which centres first.",
+    ),
+    Mistake(
+        "loss detached",
+        _variant(weigh=lambda codebook, commitment, beta: (codebook + beta * commitment).detach()),
+        "loss is detached, and nothing learns from it.",
+    ),
+    Mistake(
+        "no stop-gradients in the losses",
+        _variant(losses=lambda z, codes: ((z - codes).square().mean(),) * 2),
+        "nothing is detached in your losses, so each moves both sides: vq_losses has the stop-gradients.",
+    ),
+    Mistake(
+        "latents detached",
+        _LatentsDetached,
+        "z is detached at the start, so the encoder learns nothing. The stop-gradients are inside the losses and "
+        "straight_through.",
     ),
 )
 

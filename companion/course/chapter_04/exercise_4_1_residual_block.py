@@ -97,7 +97,8 @@ MISTAKES = (
     Mistake(
         "only one convolution",
         _variant(lambda branch, x: x + branch[:2](x)),
-        "the branch stops after the 3 × 3 convolution; a ReLU and the 1 × 1 convolution follow.",
+        "the branch stops before its 1 × 1 convolution: all four of its layers are to run, self.branch(x).",
+        also=(_variant(lambda branch, x: x + branch[:3](x)),),
     ),
     Mistake(
         "branch twice",
@@ -118,12 +119,73 @@ MISTAKES = (
     Mistake(
         "averaged",
         _variant(lambda branch, x: (x + branch(x)) / 2),
-        "this is the mean of the two; it is to be their sum.",
+        "the sum is divided (by 2, or √2). It is to be the sum as it is.",
+        also=(_variant(lambda branch, x: (x + branch(x)) / 2**0.5),),
     ),
     Mistake(
         "a tenth of the branch",
         _variant(lambda branch, x: x + 0.1 * branch(x)),
         "the branch is multiplied by a factor such as 0.1 before it is added. The block adds it as it is.",
+        also=(_variant(lambda branch, x: x + 0.5 * branch(x)),),
+    ),
+    Mistake("sign of x", _variant(lambda branch, x: branch(x) - x), "x is subtracted; it is to be added."),
+    Mistake(
+        "two blocks",
+        _variant(lambda branch, x: x + branch(x) + branch(x + branch(x))),
+        "the branch runs a second time, on the sum: these are two blocks in a row.",
+    ),
+    Mistake("x twice", _variant(lambda branch, x: 2 * x + branch(x)), "x is in the sum twice."),
+    Mistake(
+        "branch cut off",
+        _variant(lambda branch, x: x + branch(x).detach()),
+        "the value is right, but the branch's weights get no gradient (detach or no_grad around it).",
+    ),
+    Mistake(
+        "no ReLU",
+        _variant(lambda branch, x: x + branch[3](branch[1](x))),
+        "both ReLUs of the branch are missing: self.branch(x) runs all four layers.",
+    ),
+    Mistake(
+        "3 × 3 left out",
+        _variant(lambda branch, x: x + branch[3](x.relu())),
+        "the 3 × 3 convolution is missing: self.branch(x) runs all four layers.",
+    ),
+    Mistake("product", _variant(lambda branch, x: x * branch(x)), "the two are multiplied; they are to be added."),
+    Mistake(
+        "side by side",
+        _variant(lambda branch, x: torch.cat([x, branch(x)], 1)),
+        "torch.cat puts the channels side by side. Add them, so that the number of channels stays.",
+    ),
+    Mistake(
+        "ReLU after the branch",
+        _variant(lambda branch, x: x + branch(x).relu()),
+        "there is a ReLU after the branch, which could then only ever raise x. The 1 × 1 convolution is the last.",
+    ),
+    Mistake(
+        "size of x",
+        _variant(lambda branch, x: x.abs() + branch(x)),
+        "x enters by its absolute value. The skip path hands it on as it came.",
+    ),
+    Mistake(
+        "height and width exchanged",
+        _variant(lambda branch, x: x + branch(x.mT).mT),
+        "height and width are exchanged on one of the two ways.",
+        also=(_variant(lambda branch, x: x.mT + branch(x)),),
+    ),
+    Mistake(
+        "normalised",
+        _variant(lambda branch, x: nn.functional.layer_norm(x + branch(x), x.shape[1:])),
+        "the sum is normalised. This block has no normalisation: the sum is the result.",
+    ),
+    Mistake(
+        "gated",
+        _variant(lambda branch, x: x + x.sigmoid() * branch(x)),
+        "the branch is multiplied by something that depends on x. It is added as it is.",
+    ),
+    Mistake(
+        "layers in another order",
+        _variant(lambda branch, x: x + nn.Sequential(*reversed(branch))(x)),
+        "the layers of the branch run in another order: self.branch(x) keeps theirs.",
     ),
 )
 

@@ -166,10 +166,9 @@ def _codebook_assumed(model: VQVAE, x: Tensor) -> VQVAEOutput:
     return _assemble(model, x, z_e, model.quantizer(z_e), counts=lambda i, _: torch.bincount(i.flatten(), minlength=k))
 
 
-def _swapped(model: VQVAE, x: Tensor) -> VQVAEOutput:
-    z_e = model.encoder(x)
-    out = _assemble(model, x, z_e, model.quantizer(z_e))
-    return replace(out, z_e=out.z_q, z_q=out.z_e)
+def _replaced(change: Callable[[VQVAEOutput], Any]) -> type[VQVAE]:
+    """The right output, changed afterwards."""
+    return _forward(lambda model, x: change(VQVAE.forward(model, x)))
 
 
 MISTAKES = (
@@ -228,8 +227,7 @@ MISTAKES = (
         "decoder gets the codes with their graph",
         _forward(_decodes_the_codebook),
         "the decoder gets the codes from the codebook: the reconstruction's gradient then goes to the codebook, and "
-        "none to "
-        "the encoder. quantized.z_q has the same value and passes the gradient to the encoder.",
+        "none to the encoder. quantized.z_q has the same value and passes the gradient to the encoder.",
     ),
     Mistake(
         "z_q detached",
@@ -241,15 +239,13 @@ MISTAKES = (
         "z_e detached",
         _forward(_encoder_cut),
         "z_e is detached: neither reconstruction nor commitment reaches the encoder. The stop-gradients are all inside "
-        "the "
-        "quantizer.",
+        "the quantizer.",
     ),
     Mistake(
         "losses taken again from z_q",
         _forward(_losses_again),
         "you compute the losses again from quantized.z_q, which the straight-through estimator has cut from the "
-        "codebook: "
-        "the codebook gets no gradient. Use quantized.loss and quantized.losses.",
+        "codebook: the codebook gets no gradient. Use quantized.loss and quantized.losses.",
     ),
     Mistake(
         "counts too short",
@@ -283,7 +279,7 @@ MISTAKES = (
     ),
     Mistake(
         "z_e and z_q exchanged",
-        _forward(_swapped),
+        _replaced(lambda out: replace(out, z_e=out.z_q, z_q=out.z_e)),
         "z_e and z_q are in each other's place: the order is reconstruction, z_e, z_q, indices, code_counts, loss, "
         "losses.",
     ),
@@ -326,6 +322,71 @@ MISTAKES = (
         _variant(error=lambda a, b: (a - b).square().flatten(1).sum(1).mean()),
         "the reconstruction term is summed over the pixels of an image, and averaged over the images only. Here it is "
         "the mean over every pixel of every image (mse): α and β are meant for that.",
+    ),
+    Mistake(
+        "alpha on one term",
+        _variant(loss=lambda e, q, a: e + a * q.losses.get("commitment", 0) + q.losses.get("codebook", 0)),
+        "α weighs the whole of quantized.loss, not one of its terms.",
+    ),
+    Mistake(
+        "beta again",
+        _variant(loss=lambda e, q, a: e + a * (q.losses.get("codebook", 0) + 0.25 * q.losses.get("commitment", 0))),
+        "β is written in. quantized.loss has the quantizer's own in it already.",
+    ),
+    Mistake(
+        "alpha written in",
+        _variant(loss=lambda e, q, a: e + 0.25 * q.loss),
+        "the weight of quantized.loss is written in. It is α, self.quantizer_weight.",
+        also=(_variant(loss=lambda e, q, a: e + 0.1 * q.loss),),
+    ),
+    Mistake(
+        "quantizer's loss subtracted",
+        _variant(loss=lambda e, q, a: e - a * q.loss),
+        "quantized.loss is subtracted; it is to be added.",
+    ),
+    Mistake(
+        "sigmoid",
+        _variant(image=torch.sigmoid),
+        "the reconstruction goes through a sigmoid. The decoder's output is the reconstruction as it is.",
+    ),
+    Mistake(
+        "cross-entropy",
+        _variant(error=torch.nn.functional.binary_cross_entropy_with_logits),
+        "the first term is the mean squared error here, no cross-entropy: mse(reconstruction, x).",
+    ),
+    Mistake(
+        "64 codes",
+        _variant(counts=lambda i, k: torch.bincount(i.flatten(), minlength=64)),
+        "K = 64 is written in. It is self.quantizer.num_codes.",
+    ),
+    Mistake(
+        "images counted",
+        _variant(counts=lambda i, k: torch.stack([(i == j).flatten(1).any(1).sum() for j in range(k)])),
+        "these are the images that use a code. Count every position: torch.bincount(indices.flatten(), minlength=K).",
+    ),
+    Mistake(
+        "first image counted",
+        _variant(counts=lambda i, k: torch.bincount(i[0].flatten(), minlength=k)),
+        "only the first image is counted. All of the batch: indices.flatten().",
+    ),
+    Mistake(
+        "terms kept apart",
+        _variant(losses=lambda e, q, a: {"reconstruction": e, "quantizer": q.losses}),
+        'the quantizer\'s terms belong into the same dict: {"reconstruction": error, **quantized.losses}.',
+        also=(_variant(losses=lambda e, q, a: {"reconstruction": e}),),
+    ),
+    Mistake("z_e for z_q", _replaced(lambda out: replace(out, z_q=out.z_e)), "the field z_q holds z_e."),
+    Mistake(
+        "fields in another order",
+        _replaced(lambda out: replace(out, code_counts=out.loss, loss=out.code_counts)),
+        "the fields are in another order: reconstruction, z_e, z_q, indices, code_counts, loss, losses. Naming them "
+        "is safer: loss=….",
+        also=(_replaced(lambda out: replace(out, indices=out.code_counts, code_counts=out.indices)),),
+    ),
+    Mistake(
+        "a tuple",
+        _replaced(lambda out: tuple(vars(out).values())),
+        "this is a tuple. Its fields are to have names: VQVAEOutput(…).",
     ),
 )
 

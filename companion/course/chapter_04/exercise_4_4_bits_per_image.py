@@ -30,10 +30,15 @@ def cases() -> Sequence[Case]:
 
 def run(implementation: Any, case: Case) -> Observed:
     """Each number under its name."""
-    result = implementation(*case.arguments)
+    indices, num_codes = case.arguments
+    given = indices.clone()
+    result = implementation(given, num_codes)
     if not isinstance(result, dict):
         return {"the type of the result": type(result).__name__}
-    return {"the type of the result": "dict", "the names": sorted(result)} | {f'"{n}"': v for n, v in result.items()}
+    return {"the type of the result": "dict", "the names": sorted(result)} | {
+        **{f'"{n}"': v for n, v in result.items()},
+        "argument 1 after the call": given,
+    }
 
 
 def _entropy(counts: Tensor) -> float:
@@ -146,6 +151,13 @@ MISTAKES = (
         "rows instead of positions",
         _variant(per_position=lambda i, k: sum(_entropy(torch.bincount(i[:, r].flatten())) for r in range(i.shape[1]))),
         '"per_position" takes a whole row of the grid for a position: flatten h and w into T first.',
+        also=(
+            _variant(
+                per_position=lambda i, k: (
+                    i.shape[2] * sum(_entropy(torch.bincount(i[:, r].flatten())) for r in range(i.shape[1]))
+                )
+            ),
+        ),
     ),
     Mistake(
         "used codes only",
@@ -187,6 +199,89 @@ MISTAKES = (
         "tensors",
         lambda i, k: {name: torch.tensor(bits) for name, bits in bits_per_image(i, k).items()},
         "the numbers are tensors. Python's own are wanted: float(…) or .item().",
+    ),
+    Mistake(
+        "per position times T",
+        _variant(per_position=lambda i, k: i[0].numel() * sum(_entropy_by_position(i, k))),
+        '"per_position" is T times too large: the sum runs over the T positions already.',
+    ),
+    Mistake(
+        "perplexities for entropies",
+        _variant(
+            entropy=lambda i, k: i[0].numel() * perplexity(torch.bincount(i.flatten())),
+            per_position=lambda i, k: sum(2**h for h in _entropy_by_position(i, k)),
+        ),
+        "these are perplexities, numbers of codes. Bits are their logarithms: math.log2(perplexity(…)).",
+        also=(_variant(entropy=lambda i, k: i[0].numel() * perplexity(torch.bincount(i.flatten()))),),
+    ),
+    Mistake(
+        "per position: log of the mean perplexity",
+        _variant(
+            per_position=lambda i, k: (t := i[0].numel()) * math.log2(sum(2**h for h in _entropy_by_position(i, k)) / t)
+        ),
+        '"per_position" averages perplexities before the logarithm. Take the logarithm at each position, then add up.',
+    ),
+    Mistake("K written in", _variant(nominal=lambda t, k: t * 6.0), '"nominal" has K = 64 written in. K is num_codes.'),
+    Mistake(
+        "images and positions exchanged",
+        lambda i, k: bits_per_image(i.flatten(1).T[:, :, None], k),
+        "images and positions are exchanged: in indices (N, h, w) the first axis counts images, and T is h·w.",
+    ),
+    Mistake(
+        "positions cut across images",
+        _variant(per_position=lambda i, k: sum(_entropy_by_position(i.reshape(i[0].numel(), len(i)).T[:, :, None], k))),
+        '"per_position" cuts across images: reshape(T, N) does not transpose. A position is a column of '
+        "indices.flatten(1).",
+    ),
+    Mistake(
+        "a position left out",
+        _variant(per_position=lambda i, k: sum(_entropy_by_position(i, k)[:-1])),
+        '"per_position" leaves a position out (the first or the last): all T count.',
+        also=(_variant(per_position=lambda i, k: sum(_entropy_by_position(i, k)[1:])),),
+    ),
+    Mistake(
+        "names exchanged",
+        lambda i, k: (
+            (bits := bits_per_image(i, k)) | {"entropy": bits["per_position"], "per_position": bits["entropy"]}
+        ),
+        'the numbers of "entropy" and "per_position" are exchanged.',
+    ),
+    Mistake(
+        "per pixel",
+        lambda i, k: {name: bits / 784 for name, bits in bits_per_image(i, k).items()},
+        "these are bits per pixel. Bits per image are wanted.",
+        also=(lambda i, k: {name: bits / i[0].numel() for name, bits in bits_per_image(i, k).items()},),
+    ),
+    Mistake(
+        "one more for each code",
+        _variant(
+            entropy=lambda i, k: i[0].numel() * _entropy(torch.bincount(i.flatten(), minlength=k) + 1),
+            per_position=lambda i, k: sum(
+                _entropy(torch.bincount(column, minlength=k) + 1) for column in i.flatten(1).unbind(1)
+            ),
+        ),
+        "codes that were never chosen are counted as if they were (+ 1). The shares are those of these images.",
+    ),
+    Mistake(
+        "log of T times the perplexity",
+        _variant(entropy=lambda i, k: math.log2(i[0].numel() * perplexity(torch.bincount(i.flatten())))),
+        '"entropy" is T·H: T stands outside the logarithm.',
+    ),
+    Mistake(
+        "shares of the first image",
+        _variant(entropy=lambda i, k: i[0].numel() * _entropy(torch.bincount(i[0].flatten()))),
+        '"entropy" has the shares of the first image only. They are those of all images together.',
+    ),
+    Mistake(
+        "rounded to whole bits",
+        lambda i, k: {name: int(bits) for name, bits in bits_per_image(i, k).items()},
+        "the numbers are rounded. Bits per image are means and need not be whole.",
+    ),
+    Mistake(
+        "other names",
+        lambda i, k: {name.replace("_", " "): bits for name, bits in bits_per_image(i, k).items()},
+        'the three names are "nominal", "entropy" and "per_position", spelt so.',
+        also=(lambda i, k: dict(list(bits_per_image(i, k).items())[:2]),),
     ),
 )
 

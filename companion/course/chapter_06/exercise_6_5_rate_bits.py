@@ -20,15 +20,12 @@ def cases() -> Sequence[Case]:
     second = (first + torch.randint(0, 2, first.shape, generator=g)) % 6
     third = torch.randint(0, 3, first.shape, generator=g)
     many = torch.randint(0, 16, (60, 5, 3), generator=g)
-    deep = torch.randint(0, 64, (1, 1, 8), generator=g).repeat(10, 6, 1)  # stacks that differ in one code only
-    deep[:5, :, 0], deep[5:, :, -1] = torch.arange(30).reshape(5, 6), torch.arange(30).reshape(5, 6)
     return [
         Case("three depths that know of each other, K = 6", (torch.stack([first, second, third], -1), 6)),
         Case("two depths, K = 8", (torch.stack([first, (5 * first) % 7], -1), 8)),
         Case("one depth, K = 5", (first[..., None], 5)),
         Case("one image, one position, four depths", (torch.tensor([[[[3, 0, 3, 3]]]]), 4)),
         Case("sequences in place of grids, three depths, K = 16", (many, 16)),
-        Case("eight depths, K = 64: more than 2⁴⁷ stacks", (deep, 64)),
     ]
 
 
@@ -314,16 +311,6 @@ MISTAKES = (
         _positions_apart,
         "each position has shares of its own here, and the entropies are averaged. All positions share one "
         "table of shares.",
-    ),
-    Mistake(
-        "numbered in float32",
-        _variant(
-            joint=lambda stacks, k: _entropy(
-                (stacks.float() * float(k) ** torch.arange(stacks.shape[1])).sum(1, keepdim=True)
-            )
-        ),
-        "the stacks' numbers, k₁ + K·k₂ + …, are float32, which holds whole numbers up to 2²⁴ only. Stay with"
-        " int64, or use torch.unique with dim=0.",
     ),
     Mistake(
         "numbered with R",

@@ -133,7 +133,7 @@ MISTAKES = (
     Mistake(
         "itself masked",
         _variant(mask=lambda scores: scores.masked_fill(_later(scores, 0), -torch.inf)),
-        "each position is forbidden to see itself, and the first is left with nothing at all (0/0 = NaN). Its own "
+        "each position is forbidden to see itself; the first, unless excepted, has nothing left (0/0 = NaN). Its own "
         "input is the code *before* the one to be predicted: it may see it.",
         also=(
             _variant(

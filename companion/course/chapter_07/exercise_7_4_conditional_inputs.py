@@ -159,7 +159,7 @@ MISTAKES = (
     Mistake(
         "no class is -1",
         _variant(nothing=lambda k, c: -1),
-        '"no class" is number −1: an embedding has no row of that number. It is K + C, after all classes.',
+        '"no class" is a negative number: an embedding has no row of it. It is K + C, after all classes.',
         also=(
             _variant(nothing=lambda k, c: -100),
             _variant(drop=lambda start, dropped, none: start.masked_fill(dropped, -100)),
