@@ -23,6 +23,7 @@ ONE_CODE = 1.5  # effective number of codes: at 1.5, one code has at least 85 % 
 FEW_IMAGES = 8  # with fewer, a position has few codes by chance
 IGNORES_IMAGE = 0.05  # entropy of a code given its position, over that without. Healthy: 0.66 to 0.89
 STRETCH = 2.0  # how much longer than the codes the latents are. Healthy: 0.998 to 1.005, a code being a mean of vectors
+ALONE = 100  # the same where one code is chosen: it may lie at the mean of all latents, and be short there
 SHIFT = 0.5  # ‖z̄ − ē‖² over the spread of the latents. Healthy: below 0.001
 FAR = 1.2  # mean ‖z − e‖² over the spread; a single code at the mean of the latents has 1. Healthy: 0.02 to 0.29
 USED = 0.9  # the share of codes that are chosen. Healthy: 1
@@ -190,7 +191,7 @@ def of_searches(seen: Seen) -> Iterator[Look]:
             measured["latents over codes"] = (
                 math.sqrt(search.spread) / search.code_norm if search.code_norm else math.nan
             )
-            grown = measured["latents over codes"] > STRETCH
+            limit, grown = f"latents over codes above {ALONE:g}", measured["latents over codes"] > ALONE
         yield Look("latents running away", where, measured, limit, grown)
         if search.spread > 0:
             error, shift = search.error / search.spread, search.shift / search.spread
