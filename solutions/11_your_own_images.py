@@ -553,9 +553,9 @@ for name, some_points in points.items():
 # | look at | healthy | if not |
 # | --- | --- | --- |
 # | codes that are chosen at all | nearly all K | *dead codes*: start from k-means, restart |
-# | length of the latents over the epochs | settles | *latents run away*: commitment weight |
-# | distance from a latent to its code, beside the length of latents | a fraction | *the codebook is far from the latents*: k-means start, learning rate |
-# | the prior's bits with the right class and with a wrong one | right is cheaper | *the prior ignores its class*: labels, label dropout |
+# | length of the latents over the epochs | settles | *latents running away*: commitment weight |
+# | distance from a latent to its code, beside the length of latents | a fraction | *a codebook far from its latents*: k-means start, learning rate |
+# | the prior's bits with the right class and with a wrong one | right is cheaper | *a prior that ignores its class*: labels, label dropout |
 # | the prior's bits beside the histogram's | fewer | not trained, or other codes |
 #
 # Here are three runs that were broken on purpose, on the same pictures, each trained for a few seconds:
@@ -627,7 +627,7 @@ for name, (right, other) in with_class.items():
 
 # %% [markdown]
 # ### Exercise 11.4 · reading three broken runs  (medium, 10 minutes)
-# Name the fault of each run: `"dead codes"`, `"latents run away"`, `"the codebook is far from the latents"`, `"the prior ignores its class"` or `"nothing"`.
+# Name the fault of each run: `"dead codes"`, `"latents running away"`, `"a codebook far from its latents"`, `"a prior that ignores its class"` or `"nothing"`.
 # Where one fault follows from another, name the one that came first.
 #
 # <details><summary>Hint</summary>Go through the table of numbers to look at, row by row, and find for each run the row in which it is unlike the healthy one.
@@ -638,17 +638,20 @@ for name, (right, other) in with_class.items():
 def faults() -> dict[str, str]:
     """The fault of each run."""
     ### BEGIN SOLUTION
-    return {"A": "latents run away", "B": "dead codes", "C": "the prior ignores its class"}
+    return {
+        "A": "latents running away",
+        "B": "dead codes",
+        "C": "a prior that ignores its class",
+    }
     ### END SOLUTION
 
 
 faults = check(faults)
 
 # %% [markdown]
-# In run A the commitment weight was 0. Nothing keeps the latents near the codes (chapter 03): they grow by orders of magnitude, the only code that is left is
-# far behind, and yet the reconstruction error falls a little. In run B the codes began at random and were never restarted: three or four of 64 do all the work.
-# Its error is not much worse than that of a healthy codebook *at this stage*. **The error alone would not have told you.** Run C learnt from labels in random
-# order.
+# In run A the commitment weight was 0. Nothing keeps the latents near the codes (chapter 03): they grow by orders of magnitude, and the only code that is left is
+# far behind. In run B the codes began at random and were never restarted: three of 64 do all the work. Run C learnt from labels in random order. A wrong class
+# costs it nothing, and the prior above a little.
 #
 # `companion.diagnose` does this reading for any model and data. It measures, names what is wrong, and says what to change:
 

@@ -80,7 +80,9 @@ RIGHT = {
     "save_checkpoint": (with_a_random_name, removed_after_a_failure),
     "load_checkpoint": (read_by_pieces,),
     "learning_rate_factor": (by_minimum,),
-    "faults": (lambda: {"C": "the prior ignores its class", "B": "dead codes", "A": "latents run away", "D": 1},),
+    "faults": (
+        lambda: {"C": "a prior that ignores its class", "B": "dead codes", "A": "latents running away", "D": 1},
+    ),
 }
 
 

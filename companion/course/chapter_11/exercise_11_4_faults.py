@@ -8,12 +8,12 @@ from companion.course.checks.engine import Case, Exercise, Mistake
 
 FAULTS = (
     "dead codes",
-    "the codebook is far from the latents",
-    "latents run away",
-    "the prior ignores its class",
+    "a codebook far from its latents",
+    "latents running away",
+    "a prior that ignores its class",
     "nothing",
 )
-RIGHT = {"A": "latents run away", "B": "dead codes", "C": "the prior ignores its class"}
+RIGHT = {"A": "latents running away", "B": "dead codes", "C": "a prior that ignores its class"}
 
 
 def faults() -> dict[str, str]:
@@ -51,7 +51,7 @@ MISTAKES = (
     *(
         Mistake(f"A: {name}", _with(A=name), _NOT_A)
         for name in FAULTS
-        if name not in ("latents run away", "the codebook is far from the latents", "dead codes")
+        if name not in ("latents running away", "a codebook far from its latents", "dead codes")
     ),
     Mistake(
         "A: dead codes",
@@ -59,35 +59,35 @@ MISTAKES = (
         "Nearly all codes of run A are dead, but that follows from something else: look how long its latents get.",
     ),
     Mistake(
-        "A: the codebook is far from the latents",
-        _with(A="the codebook is far from the latents"),
-        "In run A the codebook is far from the latents in the end. But which of the two moved? The latents got longer "
+        "A: a codebook far from its latents",
+        _with(A="a codebook far from its latents"),
+        "In run A the codebook is far from its latents in the end. But which of the two moved? The latents got longer "
         "by orders of magnitude: that came first.",
     ),
     *(
         Mistake(f"B: {name}", _with(B=name), _NOT_B)
         for name in FAULTS
-        if name not in ("dead codes", "the codebook is far from the latents")
+        if name not in ("dead codes", "a codebook far from its latents")
     ),
     Mistake(
-        "B: the codebook is far from the latents",
-        _with(B="the codebook is far from the latents"),
+        "B: a codebook far from its latents",
+        _with(B="a codebook far from its latents"),
         "Some codes of run B lie among the latents and are chosen. It is the others that nobody chooses.",
     ),
-    *(Mistake(f"C: {name}", _with(C=name), _NOT_C) for name in FAULTS if name != "the prior ignores its class"),
+    *(Mistake(f"C: {name}", _with(C=name), _NOT_C) for name in FAULTS if name != "a prior that ignores its class"),
     Mistake(
         "A and B exchanged",
-        _with(A="dead codes", B="latents run away"),
+        _with(A="dead codes", B="latents running away"),
         "A and B are exchanged. In one the latents get longer without end; in the other their length settles.",
     ),
     Mistake(
         "A and C exchanged",
-        _with(A="the prior ignores its class", C="latents run away"),
+        _with(A="a prior that ignores its class", C="latents running away"),
         "A and C are exchanged: C is a prior, A a tokenizer.",
     ),
     Mistake(
         "B and C exchanged",
-        _with(B="the prior ignores its class", C="dead codes"),
+        _with(B="a prior that ignores its class", C="dead codes"),
         "B and C are exchanged: C is a prior, B a tokenizer.",
     ),
     Mistake(
