@@ -148,7 +148,8 @@ MISTAKES = (
     Mistake(
         "half of the kernel",
         lambda s, k, t=1, p=0: (s + 2 * p - k // 2) // t + 1,
-        "the first window takes the whole kernel off the length, not a half of it.",
+        "the first window takes the kernel off the length once, neither a half of it nor twice.",
+        also=(lambda s, k, t=1, p=0: (s + 2 * p - 2 * k) // t + 1,),
     ),
     Mistake(
         "stride and padding exchanged",

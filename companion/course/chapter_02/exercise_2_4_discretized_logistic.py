@@ -34,7 +34,6 @@ def cases() -> Sequence[Case]:
         Case("far above the mean, with a small scale", (far, -0.5 * one, -5.0 * one), gradient_of=wanted),
         # The gradient at the mean nearly cancels here, and rounding is as large.
         Case("a scale of e²", (far, 0.5 * one, 2.0 * one), gradient_of={2: "log_scale"}),
-        Case("a scale of e⁶", (far, 0.5 * one, 6.0 * one), gradient_of={2: "log_scale"}),
         Case("a scale of e⁻⁹, one step above the mean", (far, far - 1 / 255, -9.0 * one), gradient_of=wanted),
         Case(
             "x smaller than the shape that the three broadcast to",
@@ -310,12 +309,6 @@ MISTAKES = (
             ("expm1", lambda t: -torch.expm1(t)),
             ("exp", lambda t: 1 - torch.exp(t)),
         )
-    ),
-    Mistake(
-        "1 − exp",
-        lambda x, m, s: _product(x, m, s, width=lambda t: 1 - torch.exp(t)),
-        "1 − exp(A − B) loses its digits where the bin is narrow beside the scale: e^(A−B) is nearly 1 there. "
-        "−torch.expm1(A − B) keeps them.",
     ),
     Mistake(
         "sigmoid(−B)",

@@ -47,13 +47,11 @@ def run(implementation: Any, case: Case) -> Observed:
         implementation, VectorQuantizer, case, lambda own: {n: w + place for n, w in own.items()}
     )
     z = case.arguments[0].detach().clone().requires_grad_()
-    codebook = dict(quantizer.named_parameters()).get("codebook", torch.empty(0)).detach().clone()
     result = quantizer(z)
     if not isinstance(result, Quantized):
         return seen | {"what is returned": kind(result)}
     tensors = {"z (the encoder)": z} | dict(quantizer.named_parameters())
     seen |= {"what is returned": "a Quantized", "indices": result.indices, "the value of z_q": result.z_q}
-    seen["z_q holds the codes to the bit"] = _holds_codes(result, codebook)
     seen |= routes("a loss on z_q", result.z_q, tensors)
     losses = result.losses
     seen["the names in losses"] = sorted(losses) if isinstance(losses, dict) else kind(losses)
@@ -65,13 +63,6 @@ def run(implementation: Any, case: Case) -> Observed:
     seen |= {f"{name} after the call": weight.detach() for name, weight in quantizer.named_parameters()}
     result = quantizer.eval()(z)
     return seen | {"the value of z_q in eval()": result.z_q} | routes("a loss on z_q in eval()", result.z_q, tensors)
-
-
-def _holds_codes(result: Quantized, codebook: Tensor) -> bool:
-    if not isinstance(result.z_q, Tensor) or not isinstance(result.indices, Tensor):
-        return False
-    wanted = result.indices.long().clamp(0, len(codebook) - 1)
-    return torch.equal(result.z_q.detach(), codebook[wanted].movedim(-1, 1))
 
 
 def _rows(z: Tensor) -> Tensor:
@@ -359,12 +350,6 @@ MISTAKES = (
         "the indices transposed",
         _variant(positions=lambda indices, z: _positions(indices, z).mT if z.ndim == 4 else _positions(indices, z)),
         "height and width of indices are exchanged. The rows came in the order (B, *spatial): reshape gives that back.",
-    ),
-    Mistake(
-        "only up to rounding",
-        _variant(estimate=lambda z, codes: z + (codes - z).detach()),
-        "z_q is the codes only up to rounding: z + (codes − z) is rounded twice. straight_through gives them to the "
-        "bit.",
     ),
     Mistake(
         "search not centred",

@@ -225,8 +225,8 @@ MISTAKES = (
     Mistake(
         "last code left out",
         _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables)[:, :, : max(1, stacks.shape[2] - 1)].sum(2)),
-        "the last code of each stack is left out of the sum. It belongs to earlier positions, which are "
-        "known: all R codes.",
+        "the last code of each stack is not in the sum (are two written in?). It belongs to an earlier position, "
+        "which is known: all R codes.",
         also=(
             _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables)[:, :, :2].sum(2)),
             _variant(embed=lambda stacks, tables: embed_stacks(stacks, tables)[:, :, :-1].sum(2)),

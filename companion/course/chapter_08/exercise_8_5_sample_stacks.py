@@ -377,7 +377,7 @@ MISTAKES = (
     ),
     Mistake(
         "last position not drawn",
-        _variant(finish=lambda stacks: torch.cat([stacks[:, :-1], 0 * stacks[:, -1:]], 1)),
+        _variant(order=lambda t, r: _stack_by_stack(t - 1, r)),
         "the last position is not drawn: range(T).",
     ),
     Mistake(
