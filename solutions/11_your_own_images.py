@@ -46,8 +46,9 @@ settings, device = session.settings, session.device
 # %% [markdown]
 # ## A folder
 #
-# Put the path of a folder of pictures here, one sub-folder for each class, or all of them in one folder. With None we write the emoji of [chapter
-# 09](09_sharper_pictures.ipynb) into a folder as 32 × 32 PNG files, so that everything below starts from files, as it would with yours.
+# Put the path of a folder of colour pictures here, one sub-folder for each class, or all of them in one folder; a tenth is held out, if it has no `train` and
+# `test` inside. With None we write the emoji of [chapter 09](09_sharper_pictures.ipynb) into a folder as 32 × 32
+# PNG files, so that everything below starts from files, as it would with yours.
 
 # %%
 FOLDER = None  # for example Path.home() / "Pictures" / "birds"
@@ -63,8 +64,10 @@ if FOLDER is None:
             pixels = picture.permute(1, 2, 0).cpu().numpy()
             Image.fromarray(pixels).save(place / f"{i:04}.png")
 
-train = companion.data.load(FOLDER, "train", image_size=32).to(device)
-test = companion.data.load(FOLDER, "test", image_size=32).to(device)
+train, test = (
+    companion.data.load(FOLDER, split, image_size=32, test_share=0.1).to(device)
+    for split in ("train", "test")
+)
 print(f"{len(train):,} pictures to learn from, {len(test)} held out")
 print("an image:", tuple(train.images.shape[1:]), "· classes:", ", ".join(train.classes))
 
@@ -89,7 +92,7 @@ plots.show(
 # 1. A pixel has 3 × 8 = 24 bits. How many does PNG need for these pictures, which it stores exactly?
 # 2. Our tokenizer will write 4 × 4 positions of 3 codes of 6 bits, or 0.28 bits a pixel. JPEG at its lowest quality needs about as many. Which
 #    of the two will be closer to the picture?
-# 3. In a class of 24 learners, each trains on pictures of their own, and ten runs go wrong. Which fault do you expect most often?
+# 3. A prior learns from labels in random order. What will a wrong class cost it, compared with the right one?
 #
 # ## A tokenizer
 #
@@ -136,10 +139,10 @@ plots.show(
     plots.image_rows(
         {"held out": x_test[some], "rebuilt": rebuilt[some]},
         size=0.7,
-        title="Shapes and colours are there, fine lines are not",
+        title="Shapes are there; fine lines and some colours are not",
     ),
-    alt="Twelve held-out pictures and their reconstructions: the same shapes and colours, "
-    "softer.",
+    alt="Twelve held-out pictures and their reconstructions: the same shapes, softer, and "
+    "some in other colours.",
 )
 
 # %% [markdown]
@@ -172,8 +175,8 @@ plots.show(
 )
 
 # %% [markdown]
-# The codes of depth 1 are a palette of colours, some with stripes or a weave. If many of these squares were alike, the codebook would be wasted; if one code
-# were chosen everywhere, it would draw the mean picture. Both faults come back below.
+# The codes of depth 1 are a palette of colours, some with stripes or a weave. Green is missing: the leaves above came back brown. If many of these
+# squares were alike, the codebook would be wasted; if one code were chosen everywhere, it would draw the mean picture. Both faults come back below.
 #
 # ## What does a picture cost?
 #
@@ -239,8 +242,8 @@ for content in (b"the weights", b"the weighta"):
 # %% [markdown]
 # ### Exercise 11.2 · the checkpoint  (medium, 15 minutes)
 # `save_checkpoint(content, path, write)` puts the checksum (64 digits, as bytes) and after it `content` into the file `path`. `write(path, bytes)` is the disk:
-# it writes a file, and the power may fail in the middle of it. After a failure the old file must still be there, whole. `load_checkpoint(path)` gives the
-# content back, and raises `ValueError` if the checksum is not that of the rest.
+# it writes a file, and the power may fail in the middle of it. After a failure the old file must still be there, whole, and the caller gets the error.
+# `load_checkpoint(path)` gives the content back, and raises `ValueError` if the checksum is not that of the rest.
 #
 # <details><summary>Hint 1</summary><code>path.with_name(path.name + ".tmp")</code> is a name in the same folder.</details>
 # <details><summary>Hint 2</summary><code>hashlib.sha256(content).hexdigest().encode()</code> gives the 64 digits as bytes. When reading, split the bytes at
@@ -308,11 +311,11 @@ print("the same tokenizer:", companion.codes.identity(elsewhere) == held_out.tok
 #
 # ## A prior, and a schedule
 #
-# The prior is the RQ-Transformer of chapter 08, with a class for each sub-folder. Transformers want one thing more than the networks before: a learning rate
+# The prior is the RQ-Transformer of chapter 08, with a class for each sub-folder. Transformers are usually trained with one thing more: a learning rate
 # that changes. It begins small (**warm-up**, Goyal et al. 2017), while Adam
 # has seen few gradients. Towards the end it goes down again, along half a cosine (a **cosine schedule**, Loshchilov and Hutter 2017), so that the noise of
-# single batches moves the weights less and less. (These are the usual reasons; below we test the effect, not the reasons.) As a factor of the learning rate in step
-# $s = 0, 1, …, S - 1$:
+# single batches moves the weights less and less. (These are the usual reasons; below we test the effect, not the reasons.) As a factor of the learning rate in
+# step $s = 0, 1, …, S - 1$:
 #
 # $$f(s) = \begin{cases}(s + 1) / W & s < W\\ f_0 + (1 - f_0)\,\tfrac12\left(1 + \cos \pi \dfrac{s - W}{S - W}\right) & s \ge W\end{cases}$$
 #
@@ -410,8 +413,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Three times the rate costs the constant run a good deal: it is behind from the first epoch to the last. With your schedule the same rate ends about where the
-# small one does. So in these few hundred steps the schedule does not reach lower; it forgives a rate that was chosen too high. (One seed. Which of its two
+# Three times the rate costs the constant run a good deal: it is behind from the first epoch to the last. With your schedule the same rate ends a little above
+# the small one. So in these few hundred steps the schedule does not reach lower; it forgives a rate that was chosen too high. (One seed. Which of its two
 # halves does it, we did not test.)
 #
 # `clip=1.0` is the third habit of people who train transformers: if the gradient is longer than 1, it is shortened to 1. One odd batch can then do no great
@@ -440,8 +443,8 @@ plots.show(
 )
 
 # %% [markdown]
-# They are blurred, and two minutes of training do not draw a face. But the classes can be told apart: flags are cloth from edge to edge, smileys are discs,
-# people have hair and shoulders. And no picture here is one of the training pictures: the prior put their codes together anew. (You can check that as in [study
+# They are blurred, and two minutes of training do not draw a face. But three classes can be told from the rest: most flags are cloth from edge to edge,
+# most smileys are discs, many people have hair and shoulders. The prior put the codes together anew. (That no picture is a copy can be checked as in [study
 # 07b](07b_judging_samples.ipynb).)
 #
 # ## Beside JPEG, WebP and PNG
@@ -532,13 +535,13 @@ for name, some_points in points.items():
 
 # %% [markdown]
 # Read the plane at the left. JPEG ends there: even at quality 1 it needs about a third of a bit a pixel. Our tokenizer, with the prior to count its bits, needs
-# two thirds of that and is a little closer to the picture. WebP, a newer codec, does much better than both where it begins. And the star is the shipped
-# tokenizer of chapter 09, of as many codes as one of our depths but four times as many positions, which was trained for longer: at fewer bits than WebP can
-# write it is closer than WebP.
+# two thirds of that and is a little closer to the picture. Depth 1 alone, at 0.09 bits, is as close as JPEG there. WebP, a newer codec, does much better
+# than both where it begins. The star is the shipped tokenizer of chapter 09: one of 64 codes at each of 8 × 8 positions, trained for longer. It needs fewer
+# bits than WebP can go down to, and is closer.
 #
-# Towards the right the codecs win without a contest. They can spend as many bits as one likes, down to no error at all (PNG). A codebook has to grow
-# exponentially for that, or stacks have to get deep (chapter 06). **Learnt codes are for rates at which a picture is described, not copied**, and that is what
-# a prior can learn.
+# Towards the right the codecs win without a contest. They can spend as many bits as one likes, down to no error at all (PNG, 8.4 of 24). A codebook has to
+# grow exponentially for that, or stacks have to get deep (chapter 06). **Learnt codes are for rates at which a picture is described, not copied**, and that
+# is what a prior can learn.
 #
 # Note how three tables move one and the same tokenizer along its line: nominal, histogram, prior. The histogram saves almost nothing, because these codebooks
 # use their codes evenly. The prior saves a fifth.
@@ -554,18 +557,22 @@ for name, some_points in points.items():
 # | --- | --- | --- |
 # | codes that are chosen at all | nearly all K | *dead codes*: start from k-means, restart |
 # | length of the latents over the epochs | settles | *latents running away*: commitment weight |
-# | distance from a latent to its code, beside the length of latents | a fraction | *a codebook far from its latents*: k-means start, learning rate |
+# | gap: distance from a latent to its code, over the length of latents | a fraction | *a codebook far from its latents*: k-means start, learning rate |
 # | the prior's bits with the right class and with a wrong one | right is cheaper | *a prior that ignores its class*: labels, label dropout |
 # | the prior's bits beside the histogram's | fewer | not trained, or other codes |
 #
-# Here are three runs that were broken on purpose, on the same pictures, each trained for a few seconds:
+# Here are three runs that were broken on purpose, A and B on the emoji (whatever your folder holds), each trained for a few seconds:
 
 
 # %%
+emoji, held_out_emoji = session.data()
+x_emoji, _ = held_out_emoji.batch(torch.arange(len(held_out_emoji)))
+
+
 def measured(model: companion.VQVAE) -> dict[str, float]:
-    """What the table asks of a tokenizer, on the held-out pictures."""
+    """What the table asks of a tokenizer, on pictures that are held out."""
     with torch.no_grad():
-        out = model.eval()(x_test)
+        out = model.eval()(x_emoji)
     z = out.z_e.movedim(1, -1).flatten(0, -2)
     gap = (out.z_q - out.z_e).movedim(1, -1).flatten(0, -2).norm(dim=1).mean()
     return {
@@ -586,7 +593,7 @@ def trained_with(quantizer: Quantizer) -> tuple[companion.VQVAE, list[dict[str, 
     rows = [measured(model)]
     for epoch in range(settings.broken_epochs):
         companion.fit(
-            model, train, epochs=1, batch_size=settings.batch_size, lr=settings.lr,
+            model, emoji, epochs=1, batch_size=settings.batch_size, lr=settings.lr,
             seed=epoch, progress=False,
         )  # fmt: skip
         rows.append(measured(model))
@@ -615,6 +622,8 @@ with_class = {
 }
 
 # %% tags=["hide-input"]
+print("the tokenizer above, of three depths:")
+print("   " + ", ".join(f"{key} {value:.3g}" for key, value in measured(tokenizer).items()))
 for name, (_, rows) in runs.items():
     print(f"run {name}: a tokenizer, before training and after each epoch")
     for key in rows[0]:
@@ -627,11 +636,11 @@ for name, (right, other) in with_class.items():
 
 # %% [markdown]
 # ### Exercise 11.4 · reading three broken runs  (medium, 10 minutes)
-# Name the fault of each run: `"dead codes"`, `"latents running away"`, `"a codebook far from its latents"`, `"a prior that ignores its class"` or `"nothing"`.
-# Where one fault follows from another, name the one that came first.
+# Return `{"A": …, "B": …, "C": …}`, each one of `"dead codes"`, `"latents running away"`, `"a codebook far from its latents"`,
+# `"a prior that ignores its class"` or `"nothing"`. Where one fault causes another, name the cause. A and B begin alike: judge by what training makes of them.
 #
 # <details><summary>Hint</summary>Go through the table of numbers to look at, row by row, and find for each run the row in which it is unlike the healthy one.
-# Then ask what came first.</details>
+# Then ask what causes what.</details>
 
 
 # %%
@@ -651,7 +660,7 @@ faults = check(faults)
 # %% [markdown]
 # In run A the commitment weight was 0. Nothing keeps the latents near the codes (chapter 03): they grow by orders of magnitude, and the only code that is left is
 # far behind. In run B the codes began at random and were never restarted: three of 64 do all the work. Run C learnt from labels in random order. A wrong class
-# costs it nothing, and the prior above a little.
+# costs it nothing, and the prior above 0.004 bits a pixel, 4 bits a picture.
 #
 # `companion.diagnose` does this reading for any model and data. It measures, names what is wrong, and says what to change:
 
@@ -678,7 +687,7 @@ told(companion.diagnose(tokenizer, test, prior=prior))
 # %%
 for name, (model, _) in runs.items():
     print("run", name)
-    told(companion.diagnose(model, test))
+    told(companion.diagnose(model, held_out_emoji))
 print("run C")
 told(companion.diagnose(tokenizer, test, prior=deaf))
 
@@ -730,10 +739,9 @@ for side, (of_tokenizer, of_prior) in zip(settings.sides, costs, strict=True):
     )
 
 # %% [markdown]
-# With four times as many pixels the tokenizer's step takes two to four times as long: its work grows with the pixels. The prior's grows faster, since its
-# attention compares each position with all before it. That is why large pictures are given *more pixels a code* (a factor of 16 at 256 × 256 is usual), and
-# not
-# more positions. (Times are those of one machine; compare the columns, not the digits.)
+# With four times as many pixels the tokenizer's step takes two to four times as long: its work grows with the pixels. The prior's takes three to four times
+# as long, so it too still grows with the positions; but the attention table grows sixteenfold, and in the end it rules. That is why large pictures are given
+# *more pixels a code* (a factor of 16 at 256 × 256 is usual), not more positions. (Times are those of one machine.)
 #
 # On paper, what would ImageNet take? It has 1.28 million pictures. At 256 × 256 with a factor of 16 there are 256 positions. A transformer needs about 6
 # floating-point operations a weight and token (forward and backward; Kaplan et al. 2020). A prior of 100 million weights that sees each picture a hundred
@@ -808,7 +816,7 @@ explorers.codec_beside_codes(tokenizer, x_test[some])
 # %% tags=["hide-input"]
 plots.show(
     explorers.draw_codec_beside_codes(tokenizer, x_test[some], quality=5),
-    alt="Six pictures, what JPEG makes of them at quality 5, and our tokenizer at one and two "
+    alt="Six pictures, what JPEG makes of them at quality 5, and our tokenizer at one to three "
     "depths: JPEG in blocks and false colours, ours soft.",
 )
 
@@ -855,7 +863,7 @@ for n in (1, 10, 100):
     )
 
 # %% [markdown]
-# **A schedule that begins again.** If it is a counter that is not saved, a resumed run warms up a second time, at a learning rate the weights are not made for.
+# **A schedule that begins again.** If it keeps a counter that is not saved, a resumed run warms up again and then runs at the full rate, late in training.
 # Yours is a function of the step, and cannot. (`fit` refuses a scheduler that is hung on the optimizer, and says why.)
 #
 # ## Pen and paper

@@ -75,8 +75,12 @@ def by_minimum(step, total, warmup, floor):
     return rising if step < warmup else floor * 1.0 + (1 - floor) * math.cos(math.pi * u / 2) ** 2
 
 
+def in_float64(codes, new_codes, num_codes):
+    return by_categorical(codes, new_codes, num_codes).double()
+
+
 RIGHT = {
-    "code_length": (by_categorical, by_loops, by_one_hot),
+    "code_length": (by_categorical, by_loops, by_one_hot, in_float64),
     "save_checkpoint": (with_a_random_name, removed_after_a_failure),
     "load_checkpoint": (read_by_pieces,),
     "learning_rate_factor": (by_minimum,),
@@ -112,7 +116,6 @@ WRONG = {
         lambda codes, new, k: by_categorical(codes.unique()[:, None, None], new, k),
         lambda codes, new, k: by_categorical(codes[:, :1], new, k),
         lambda codes, new, k: by_categorical(codes, new, k + 1),
-        lambda codes, new, k: by_categorical(codes, new, k).double(),
     ),
     "save_checkpoint": (kept_when_equal, one_name_for_all, lambda content, path, write: None),
     "load_checkpoint": (

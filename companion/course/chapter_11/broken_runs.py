@@ -6,7 +6,6 @@ from companion.quantizers import Quantizer
 
 def quantizer_of_run(name: str) -> Quantizer:
     """The quantizer of run "A" or "B", for latents of 32 numbers."""
-    return {
-        "A": lambda: VectorQuantizer(64, 32, commitment_weight=0.0),
-        "B": lambda: EMAVectorQuantizer(64, 32, init="uniform", restart_below=0.0),
-    }[name]()
+    if name == "A":
+        return VectorQuantizer(64, 32, commitment_weight=0.0)
+    return EMAVectorQuantizer(64, 32, init="uniform", restart_below=0.0)

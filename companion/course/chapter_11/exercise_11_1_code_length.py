@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 from companion.course.checks.runners import call
 
@@ -33,6 +34,7 @@ def cases() -> Sequence[Case]:
     return [
         Case("30 images of 3×5 codes, 20 new ones, 11 codes", (skewed(30, 3, 5, 11), skewed(20, 3, 5, 11), 11)),
         Case("new images with codes that no old one has, 16 codes", (skewed(9, 2, 4, 8), skewed(6, 2, 4, 8) + 8, 16)),
+        Case("20 images of 16×16 codes, 3 new ones, 64 codes", (skewed(20, 16, 16, 64), skewed(3, 16, 16, 64), 64)),
         Case("one old image, one new one, 4 codes", (skewed(1, 2, 3, 4), skewed(1, 2, 3, 4), 4)),
         Case(
             "codes that are not contiguous in memory, the last two of 9 never used",
@@ -43,6 +45,15 @@ def cases() -> Sequence[Case]:
             ),
         ),
     ]
+
+
+def run(implementation: Any, case: Case) -> Observed:
+    """As ``call``; float64 is as good as float32."""
+    seen = call(implementation, case)
+    result = seen["the result"]
+    if isinstance(result, Tensor) and result.dtype == torch.float64:
+        seen["the result"] = result.float()
+    return seen
 
 
 def _variant(
@@ -204,6 +215,39 @@ MISTAKES = (
         also=(_variant(sum_=lambda bits: bits.sum(1)),),
     ),
     Mistake(
+        "softmax of the counts",
+        lambda codes, new, k: (
+            -torch.bincount(codes.flatten(), minlength=k).float().softmax(0).log2()[new].flatten(1).sum(1)
+        ),
+        "a softmax makes probabilities of logits. Counts become probabilities when they are divided by their sum.",
+    ),
+    Mistake(
+        "weighted by p",
+        _variant(cost=lambda p: -p * p.log2()),
+        "each code costs −log₂ p(k). The weights p(k) belong to an average over codes (the entropy); here you add "
+        "up the codes that are there.",
+    ),
+    Mistake(
+        "1/K added",
+        lambda codes, new, k: _variant(add=1 / k)(codes, new, k),
+        "Laplace's rule adds 1 to each count, not 1/K.",
+    ),
+    Mistake(
+        "rounded",
+        lambda codes, new, k: code_length(codes, new, k).round(),
+        "you round. The bits of a code need not be whole numbers.",
+        also=(
+            lambda codes, new, k: code_length(codes, new, k).ceil(),
+            _variant(cost=lambda p: (-p.log2()).ceil()),
+            _variant(cost=lambda p: (-p.log2()).round()),
+        ),
+    ),
+    Mistake(
+        "summed over images",
+        _variant(sum_=lambda bits: bits.flatten(1).sum(0)),
+        "you sum over the images, axis 0. Sum over the positions of each image: axes 1 and 2.",
+    ),
+    Mistake(
         "a list",
         _variant(sum_=lambda bits: bits.flatten(1).sum(1).tolist()),
         "the numbers are right; leave them in a tensor, (M,).",
@@ -222,5 +266,5 @@ EXERCISE = Exercise(
     reference=code_length,
     cases=cases,
     mistakes=MISTAKES,
-    run=call,
+    run=run,
 )

@@ -10,7 +10,7 @@ from companion.course.chapter_11._disk import DIGITS, with_checksum
 from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 
-CONTENT = bytes(range(256)) * 2 + b"weights"
+CONTENT = b" \n" + bytes(range(256)) * 2 + b"weights\0"
 GOOD = with_checksum(CONTENT)
 
 
@@ -33,6 +33,12 @@ def _flipped(position: int, bit: int = 1) -> bytes:
     return bytes(damaged)
 
 
+def _exchanged() -> bytes:
+    """The first two neighbours that differ."""
+    i = next(i for i in range(DIGITS) if GOOD[i] != GOOD[i + 1])
+    return GOOD[:i] + GOOD[i + 1 : i + 2] + GOOD[i : i + 1] + GOOD[i + 2 :]
+
+
 def cases() -> Sequence[Case]:
     return [
         Case("a good file", (GOOD,)),
@@ -40,6 +46,11 @@ def cases() -> Sequence[Case]:
         Case("one bit of the contents turned over", (_flipped(DIGITS + 100),)),
         Case("the last bit turned over", (_flipped(-1),)),
         Case("one digit of the checksum changed", (_flipped(5),)),
+        Case("one digit in the middle of the checksum changed", (_flipped(31),)),
+        Case("the last digit of the checksum changed", (_flipped(63),)),
+        Case("two digits of the checksum exchanged", (_exchanged(),)),
+        Case("a letter of the checksum in upper case", (GOOD[:DIGITS].upper() + CONTENT,)),
+        Case("the file ends within its checksum", (GOOD[:20],)),
         Case("the second half is missing", (GOOD[: len(GOOD) // 2],)),
         Case("the last byte is missing", (GOOD[:-1],)),
         Case("an empty file", (b"",)),
@@ -66,6 +77,8 @@ def run(implementation: Any, case: Case) -> Observed:
 
 
 def _in_words(result: Any) -> Any:
+    if isinstance(result, Exception):
+        return f"a {type(result).__name__}, given back and not raised"
     if isinstance(result, bytes | bytearray):
         name = "the contents" if bytes(result) == CONTENT else "no bytes" if not result else "other bytes"
         return name if isinstance(result, bytes) else f"a {type(result).__name__}: {name}"
@@ -173,6 +186,21 @@ MISTAKES = (
         "starts alike",
         _variant(wrong=lambda checksum, content: hashlib.sha256(content).hexdigest().encode()[:4] != checksum[:4]),
         "you compare a part of the checksum only.",
+    ),
+    Mistake(
+        "only the digits that are there",
+        _variant(wrong=lambda checksum, content: not hashlib.sha256(content).hexdigest().encode().startswith(checksum)),
+        "a file that ends within its checksum passes: compare all 64 digits.",
+    ),
+    Mistake(
+        "spaces taken off",
+        _variant(what=lambda checksum, content: content.strip()),
+        "spaces or line ends are gone from the contents. Give the bytes back as they are.",
+    ),
+    Mistake(
+        "the error given back",
+        _variant(error=lambda: ValueError("damaged")),
+        "the error is given back as a result. Raise it: raise ValueError(…).",
     ),
     Mistake(
         "empty is damaged",

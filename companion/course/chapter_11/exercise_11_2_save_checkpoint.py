@@ -50,15 +50,16 @@ def run(implementation: Any, case: Case) -> Observed:
             asked.append(Path(to).resolve())
             (write_half if len(asked) == fails_in else write)(Path(to), content)
 
+        told = "no error"
         try:
-            result = implementation(new, path, recorded)
+            implementation(new, path, recorded)
         except PowerCutError:
-            result = None
+            told = "PowerCutError"
         elsewhere = [to for to in asked if to.parent != folder]
         seen: Observed = {
-            "the result": result,
             "write was called": len(asked) > 0,
             "the file under its name": _read(path),
+            "what the caller gets": told,
             "the temporary file was in the folder of the file": not elsewhere,
             f"{DIAGNOSTIC}given to write": [to == path for to in asked],
             f"{DIAGNOSTIC}before the contents": _before_contents(path, new),
@@ -150,6 +151,13 @@ def _swallowed(content: bytes, path: Path, write: Write) -> None:
         path.unlink()
 
 
+def _kept_quiet(content: bytes, path: Path, write: Write) -> None:
+    try:
+        save_checkpoint(content, path, write)
+    except Exception:
+        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+
+
 def _copied(temporary: Path, path: Path) -> None:
     path.write_bytes(temporary.read_bytes())
 
@@ -205,6 +213,12 @@ MISTAKES = (
         _swallowed,
         "after a power cut no file of that name is left. Write into another name, and leave the old file alone until "
         "the new one is whole.",
+    ),
+    Mistake(
+        "the error kept quiet",
+        _kept_quiet,
+        "the old file is safe, but whoever calls you does not learn that the new one was not saved. Let the error "
+        "pass.",
     ),
     Mistake(
         "copied",

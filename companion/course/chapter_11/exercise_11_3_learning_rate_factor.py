@@ -27,6 +27,7 @@ def cases() -> Sequence[Case]:
         Case("the last step of the warm-up: 9 of 100", (9, 100, 10, 0.0)),
         Case("the first step after it: 10 of 100", (10, 100, 10, 0.1)),
         Case("in the warm-up, with a floor: step 3 of 50, warm-up of 8", (3, 50, 8, 0.2)),
+        Case("early in the warm-up, with a floor above it: step 1 of 50, warm-up of 10", (1, 50, 10, 0.5)),
         Case("step 37 of 100, warm-up of 10, floor 0.1", (37, 100, 10, 0.1)),
         Case("half of the way down: step 30 of 50, warm-up of 10", (30, 50, 10, 0.0)),
         Case("step 80 of 100, warm-up of 20, floor 0.25", (80, 100, 20, 0.25)),
@@ -67,6 +68,16 @@ MISTAKES = (
         also=(_variant(warm=lambda step, warmup: step <= warmup),),
     ),
     Mistake(
+        "one too short",
+        _variant(warm=lambda step, warmup: step + 1 < warmup),
+        "the warm-up is one step too short: its last step is warmup − 1, with the factor 1.",
+    ),
+    Mistake(
+        "never below the floor",
+        _variant(up=lambda step, total, warmup, floor: max(floor, (step + 1) / warmup)),
+        "the floor holds for the cosine only. The warm-up is (step + 1) / warmup, also where that is less.",
+    ),
+    Mistake(
         "from the floor",
         _variant(up=lambda s, t, w, floor: floor + (1 - floor) * (s + 1) / w),
         "the warm-up begins at the floor. The floor is where the cosine ends; the line goes from nearly 0 to 1.",
@@ -80,6 +91,7 @@ MISTAKES = (
         "no warm-up",
         _variant(warm=lambda step, warmup: False),
         "there is no warm-up: for step < warmup the factor is (step + 1) / warmup.",
+        also=(_variant(up=lambda step, total, warmup, floor: 1.0),),
     ),
     Mistake(
         "cosine over all steps",
@@ -128,6 +140,7 @@ MISTAKES = (
         "degrees",
         _variant(down=lambda u, floor: floor + (1 - floor) * (1 + math.cos(180 * u)) / 2),
         "math.cos wants radians: π·u, not 180·u.",
+        also=(_variant(down=lambda u, floor: floor + (1 - floor) * (1 + math.cos(u)) / 2),),
     ),
     Mistake(
         "two waves",
@@ -172,6 +185,7 @@ MISTAKES = (
         "whole numbers",
         _variant(up=lambda step, total, warmup, floor: (step + 1) // warmup),
         "// rounds down to a whole number; / gives the fraction.",
+        also=(_variant(u=lambda step, total, warmup: (step - warmup) // max(1, total - warmup)),),
     ),
 )
 

@@ -30,10 +30,11 @@ def run(implementation: Any, case: Case) -> Observed:
     answers = implementation()
     if not isinstance(answers, dict):
         return {"the result": kind(answers)}
-    if missing := [name for name in RIGHT if name not in answers]:
-        return {"the result": f"a dict without {', '.join(missing)}"}
+    if any(name not in answers for name in RIGHT):
+        return {"the result": "a dict without A, B or C"}
     if unknown := [name for name in RIGHT if answers[name] not in FAULTS]:
-        return {"the result": f"a dict in which {unknown[0]} is {answers[unknown[0]]!r}, none of the five"}
+        seen = {"the result": "a dict with words that are none of the five"}
+        return seen | {"~ which": unknown[0], "~ what": repr(answers[unknown[0]])}
     return {"the result": "a dict"} | {f"your answer for run {name}": answers[name] for name in RIGHT}
 
 
@@ -89,6 +90,16 @@ MISTAKES = (
         "B and C exchanged",
         _with(B="a prior that ignores its class", C="dead codes"),
         "B and C are exchanged: C is a prior, B a tokenizer.",
+    ),
+    Mistake(
+        "other keys",
+        lambda: {f"run {name}": fault for name, fault in RIGHT.items()},
+        'the keys are the names of the runs, "A", "B" and "C".',
+    ),
+    Mistake(
+        "other words",
+        lambda: dict.fromkeys(RIGHT, "broken"),
+        "choose among the five words as they stand in the exercise: " + "; ".join(FAULTS) + ".",
     ),
     Mistake(
         "three lines",
