@@ -296,7 +296,8 @@ session.expect("patches_distortion", mse(rebuilt, grey).item() / variance)
 #
 # Most of the rebuilt digits can be read, although each is described by 294 bits instead of 6,272. Few of the samples can be read: the strokes are right,
 # one by one, but each position ignores its neighbours. Chapters 01 to 06 make the upper road better, and chapters 07 and 08 the lower one. [Chapter
-# 09](09_sharper_pictures.ipynb) makes the pictures sharper, and [chapter 10](10_backbones.ipynb) tries other networks as encoder and decoder.
+# 09](09_sharper_pictures.ipynb) makes the pictures sharper, [chapter 10](10_backbones.ipynb) tries other networks as encoder and decoder, and [chapter
+# 11](11_your_own_images.ipynb) goes the whole way with a folder of your own pictures.
 #
 # ## Play: what the squared error calls far
 # Move a digit by a pixel or two, or blur it, and watch its distance from where it was. Which hurts the MSE more, and

@@ -11,6 +11,7 @@ from companion.course import explorers
 from companion.course.chapter_00.explorer import blurred
 from companion.course.chapter_09.explorer import grid
 from companion.course.chapter_10.explorer import fields, moments
+from companion.course.chapter_11.explorer import jpeg
 
 
 def boxes():
@@ -350,3 +351,39 @@ def test_the_pictures_of_the_last_moment_are_nearer_to_the_originals_than_those_
     assert bool((errors[:, -1] == errors.amin(1)).all())
     others = (made.drawn[:, -1] - made.originals.roll(1, 0)).square().mean((1, 2, 3, 4))
     assert bool((errors[:, -1] < 0.5 * others).all())
+
+
+def small_stack_of(channels):
+    torch.manual_seed(0)
+    return companion.VQVAE(
+        companion.ResNetEncoder(channels, 4, hidden=8),
+        companion.ResidualQuantizer([companion.VectorQuantizer(8, 4) for _ in range(2)]),
+        companion.ResNetDecoder(channels, 4, hidden=8),
+    )
+
+
+def test_jpeg_costs_more_at_a_higher_quality_and_is_closer_to_the_picture():
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0), device="cpu")
+    coarse, fine = jpeg(image, 5), jpeg(image, 90)
+    assert 0 < coarse[0] < fine[0]
+    assert (coarse[1] - image).square().mean() > (fine[1] - image).square().mean()
+    assert jpeg(torch.full((3, 32, 32), 0.5), 50)[0] == 1  # nothing beside the header and its tables
+
+
+def test_codec_beside_codes_follows_its_sliders_and_says_what_each_costs(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "image_rows", lambda rows, **options: drawn.append(rows) or plots.figure()[0])
+    model, images = small_stack_of(3), torch.rand(9, 3, 16, 16)
+    first, quality, picture = explorers.codec_beside_codes(model, images).children
+    first.value = 3
+    quality.value = 40
+    assert "quality 40" in picture.value
+    rows = drawn[-1]
+    original, coded, *depths = rows
+    assert torch.equal(rows[original], images[3:])
+    assert coded.startswith("JPEG 40\n")
+    assert [name.split("\n")[:2] for name in depths] == [  # 16 positions of 3 bits on 256 pixels, and twice that
+        ["depth 1", "0.19 bits a pixel"],
+        ["depth 2", "0.38 bits a pixel"],
+    ]
+    torch.testing.assert_close(rows[depths[1]], model.eval().reconstruct(images[3:]))

@@ -1,5 +1,6 @@
 """The companion gives the numbers that the notebooks glued when they were executed."""
 
+import math
 from pathlib import Path
 
 import nbformat
@@ -392,6 +393,19 @@ def proof_sample_stacks() -> object:
     return model.sample(4, labels, generator=torch.Generator().manual_seed(3)).flatten().tolist()
 
 
+def proof_code_length() -> object:
+    """By the logarithms of torch.distributions."""
+    torch.manual_seed(0)
+    old, new = (torch.rand(n, 4, 4).square().mul(16).long() for n in (30, 5))
+    table = torch.distributions.Categorical(probs=torch.bincount(old.flatten(), minlength=16).double() + 1)
+    return (-table.log_prob(new).sum((1, 2)) / math.log(2)).tolist()
+
+
+def proof_learning_rate_factor() -> object:
+    schedule = companion.training.WarmupCosine(warmup=10, floor=0.05)
+    return [schedule(step, 100) for step in range(0, 100, 9)]
+
+
 PROOFS = {
     "00_start_here": {"proof.mse": proof_mse},
     "01_autoencoder": {
@@ -463,6 +477,10 @@ PROOFS = {
         "proof.patchify": proof_patchify,
         "proof.recurrence": proof_recurrence,
         "proof.grid_energy": proof_grid_energy,
+    },
+    "11_your_own_images": {
+        "proof.code_length": proof_code_length,
+        "proof.learning_rate_factor": proof_learning_rate_factor,
     },
 }
 

@@ -19,6 +19,7 @@ from companion.course import (
     chapter_08,
     chapter_09,
     chapter_10,
+    chapter_11,
     session,
 )
 from companion.course.checks.engine import Exercise, Report, examine
@@ -35,6 +36,7 @@ CHAPTERS = (
     chapter_08,
     chapter_09,
     chapter_10,
+    chapter_11,
 )
 
 

@@ -16,15 +16,18 @@ from companion.course.chapter_10.explorer import (
     draw_receptive_fields,
     receptive_fields,
 )
+from companion.course.chapter_11.explorer import codec_beside_codes, draw_codec_beside_codes
 from companion.course.explorer_widgets import explorer
 
 __all__ = [
     "backbones_over_training",
     "code_map",
+    "codec_beside_codes",
     "codes_in_the_plane",
     "depth_slider",
     "draw_backbones_over_training",
     "draw_chase",
+    "draw_codec_beside_codes",
     "draw_loss_weights",
     "draw_receptive_fields",
     "draw_steps",
