@@ -12,16 +12,19 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import companion
 from companion.commands import COMMANDS
 from companion.commands.command_line import main, words_of
-from companion.commands.inputs import held_out
+from companion.commands.inputs import held_out, open_pictures, pictures_at
+from companion.data.cache import CachedImageSet
 from companion.training.states import States
 
 pytestmark = pytest.mark.cpu_only("fit chooses the device, and the numbers compared are those of one")
@@ -248,6 +251,45 @@ def test_a_set_by_name_needs_no_pictures(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # Once more
+
+
+def test_a_folder_that_is_in_a_file_trains_the_same_weights_and_is_not_copied(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPANION_DATA", str(place / "data"))
+    monkeypatch.setattr("companion.data.folder.IN_MEMORY", 0)
+    pictures = open_pictures("pictures")
+    assert isinstance(pictures, CachedImageSet)
+
+    copied: list[int] = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            ours = isinstance(out, torch.Tensor) and out.dtype == torch.uint8
+            if ours and out.untyped_storage().data_ptr() != pictures.images.untyped_storage().data_ptr():
+                copied.append(len(out))
+            return out
+
+    rows, _ = held_out(len(pictures))
+    with Copies():
+        some = pictures_at(pictures, rows)
+        assert not copied
+        x, y = some.batch([3, 0, 17])
+    assert copied == [3]
+    assert len(some) == len(rows) == 18
+    assert torch.equal(x, pictures.images[rows[[3, 0, 17]]].float() / 255)
+    assert torch.equal(y, pictures.labels[rows[[3, 0, 17]]])
+    with pytest.raises(ValueError, match="want 0 to 17"):
+        some.batch([18])
+
+    assert main(["train-tokenizer", "pictures", *SMALL["train-tokenizer"], "--out", "filed"]) == 0
+    assert same(*(weights(place / one / "tokenizer.safetensors") for one in ("runs/tokenizer", "filed")))
+    assert (place / "filed/reconstructions.png").read_bytes() == (
+        place / "runs/tokenizer/reconstructions.png"
+    ).read_bytes()
 
 
 def test_the_configuration_run_again_gives_the_same_weights(place: Path) -> None:
