@@ -335,6 +335,20 @@ def test_what_is_done_is_not_done_again(place: Path, capsys: pytest.CaptureFixtu
     assert (place / "runs/tokenizer/mine.txt").exists()
 
 
+def test_what_was_made_from_an_older_result_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", *SMALL["sample"]]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "runs/samples: done already; --again begins anew\n"
+    later = (place / "runs/samples/result.json").stat().st_mtime + 1
+    os.utime(place / "runs/prior/result.json", (later, later))
+    assert main(words) == 0
+    assert capsys.readouterr().out == "runs/samples: done already, though runs/prior is newer; --again begins anew\n"
+    os.utime(place / "runs/tokenizer/result.json", (later, later))
+    assert main(words) == 0
+    assert "though runs/prior and runs/tokenizer are newer; --again" in capsys.readouterr().out
+    assert main([*words, "--again"]) == 0
+
+
 def test_other_options_in_the_same_folder_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train-tokenizer", "pictures", *SMALL["train-tokenizer"], "--width", "16", "--augment"]) == 2
     said = capsys.readouterr().err.splitlines()
