@@ -182,6 +182,7 @@ def test_classes_are_known_by_name(place: Path, capsys: pytest.CaptureFixture[st
     by_name, by_number = ["sample", "--n", "4", "--label", "light"], ["sample", "--n", "4", "--label", "1"]
     assert main([*by_name, "--out", "a"]) == main([*by_number, "--out", "b"]) == 0
     assert (place / "a/samples.png").read_bytes() == (place / "b/samples.png").read_bytes()
+    assert "a/samples.png: 4 new pictures: 4 of light\n" in capsys.readouterr().out
     assert main(["sample", "--label", "red", "--out", "c"]) == 2
     assert capsys.readouterr().err == "error: label: got 'red', want one of dark, light\n"
 
@@ -582,7 +583,7 @@ def program(*words: str, folder: Path, launcher: tuple[str, ...] = ()) -> subpro
 def test_it_is_a_program(place: Path) -> None:
     done = program("sample", "--n", "2", "--out", "two", folder=place)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "two/samples.png: 2 new pictures"
+    assert done.stdout.splitlines()[-1] == "two/samples.png: 2 new pictures: 1 of dark, 1 of light"
     wrong = program("sample", "--prior", "none", "--out", "three", folder=place)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "error: none is not there, want the folder that train-prior wrote\n"
