@@ -508,6 +508,8 @@ def test_a_table_has_a_line_for_each_run(place: Path) -> None:
         ),
         (["train-tokenizer", "pictures", "--steps", "0"], "steps: got 0, want at least 1"),
         (["train-tokenizer", "pictures", "--batch-size", "0"], "batch_size: got 0, want at least 1"),
+        (["sample", "--columns", "0"], "columns: got 0, want at least 1"),
+        (["reconstruct", "pictures", "--n", "2", "--columns", "-1"], "columns: got -1, want at least 1"),
         (["train-prior", "--steps", "-5"], "steps: got -5, want at least 1"),
         (["tokenize", "pictures", "--tokenizer", "runs/none"], "runs/none is not there, want the folder that"),
         (["tokenize", "pictures", "--tokenizer", "words/a.txt"], "words/a.txt"),
