@@ -12,16 +12,19 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import companion
 from companion.commands import COMMANDS
 from companion.commands.command_line import main, words_of
-from companion.commands.inputs import held_out
+from companion.commands.inputs import held_out, open_pictures, pictures_at
+from companion.data.cache import CachedImageSet
 from companion.training.states import States
 
 pytestmark = pytest.mark.cpu_only("fit chooses the device, and the numbers compared are those of one")
@@ -179,6 +182,7 @@ def test_classes_are_known_by_name(place: Path, capsys: pytest.CaptureFixture[st
     by_name, by_number = ["sample", "--n", "4", "--label", "light"], ["sample", "--n", "4", "--label", "1"]
     assert main([*by_name, "--out", "a"]) == main([*by_number, "--out", "b"]) == 0
     assert (place / "a/samples.png").read_bytes() == (place / "b/samples.png").read_bytes()
+    assert "a/samples.png: 4 new pictures: 4 of light\n" in capsys.readouterr().out
     assert main(["sample", "--label", "red", "--out", "c"]) == 2
     assert capsys.readouterr().err == "error: label: got 'red', want one of dark, light\n"
 
@@ -250,6 +254,45 @@ def test_a_set_by_name_needs_no_pictures(tmp_path: Path, monkeypatch: pytest.Mon
 # Once more
 
 
+def test_a_folder_that_is_in_a_file_trains_the_same_weights_and_is_not_copied(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPANION_DATA", str(place / "data"))
+    monkeypatch.setattr("companion.data.folder.IN_MEMORY", 0)
+    pictures = open_pictures("pictures")
+    assert isinstance(pictures, CachedImageSet)
+
+    copied: list[int] = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            ours = isinstance(out, torch.Tensor) and out.dtype == torch.uint8
+            if ours and out.untyped_storage().data_ptr() != pictures.images.untyped_storage().data_ptr():
+                copied.append(len(out))
+            return out
+
+    rows, _ = held_out(len(pictures))
+    with Copies():
+        some = pictures_at(pictures, rows)
+        assert not copied
+        x, y = some.batch([3, 0, 17])
+    assert copied == [3]
+    assert len(some) == len(rows) == 18
+    assert torch.equal(x, pictures.images[rows[[3, 0, 17]]].float() / 255)
+    assert torch.equal(y, pictures.labels[rows[[3, 0, 17]]])
+    with pytest.raises(ValueError, match="want 0 to 17"):
+        some.batch([18])
+
+    assert main(["train-tokenizer", "pictures", *SMALL["train-tokenizer"], "--out", "filed"]) == 0
+    assert same(*(weights(place / one / "tokenizer.safetensors") for one in ("runs/tokenizer", "filed")))
+    assert (place / "filed/reconstructions.png").read_bytes() == (
+        place / "runs/tokenizer/reconstructions.png"
+    ).read_bytes()
+
+
 def test_the_configuration_run_again_gives_the_same_weights(place: Path) -> None:
     for name in ("tokenizer", "prior"):
         assert main(["run", f"runs/{name}/config.json", "--out", f"second/{name}"]) == 0
@@ -291,6 +334,20 @@ def test_what_is_done_is_not_done_again(place: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--again"]) == 0
     assert model.stat().st_mtime_ns != before
     assert (place / "runs/tokenizer/mine.txt").exists()
+
+
+def test_what_was_made_from_an_older_result_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", *SMALL["sample"]]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "runs/samples: done already; --again begins anew\n"
+    later = (place / "runs/samples/result.json").stat().st_mtime + 1
+    os.utime(place / "runs/prior/result.json", (later, later))
+    assert main(words) == 0
+    assert capsys.readouterr().out == "runs/samples: done already, though runs/prior is newer; --again begins anew\n"
+    os.utime(place / "runs/tokenizer/result.json", (later, later))
+    assert main(words) == 0
+    assert "though runs/prior and runs/tokenizer are newer; --again" in capsys.readouterr().out
+    assert main([*words, "--again"]) == 0
 
 
 def test_other_options_in_the_same_folder_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -445,7 +502,15 @@ def test_a_table_has_a_line_for_each_run(place: Path) -> None:
         (["train-tokenizer", "words"], "words has no images"),
         (["train-tokenizer", "pictures", "--limit", "1"], "got a single picture, want at least 2"),
         (["train-tokenizer", "pictures", "--batch-size", "32"], "batch_size: got 32, want at most the 18 examples"),
-        (["train-tokenizer", "pictures", "--image-size", "30", "--batch-size", "4"], "want a multiple of the factor 4"),
+        (
+            ["train-tokenizer", "pictures", "--image-size", "30"],
+            "image_size: got pictures of 30×30, want a multiple of",
+        ),
+        (["train-tokenizer", "pictures", "--steps", "0"], "steps: got 0, want at least 1"),
+        (["train-tokenizer", "pictures", "--batch-size", "0"], "batch_size: got 0, want at least 1"),
+        (["sample", "--columns", "0"], "columns: got 0, want at least 1"),
+        (["reconstruct", "pictures", "--n", "2", "--columns", "-1"], "columns: got -1, want at least 1"),
+        (["train-prior", "--steps", "-5"], "steps: got -5, want at least 1"),
         (["tokenize", "pictures", "--tokenizer", "runs/none"], "runs/none is not there, want the folder that"),
         (["tokenize", "pictures", "--tokenizer", "words/a.txt"], "words/a.txt"),
         (["tokenize", "pictures", "--tokenizer", "runs/prior"], "runs/prior has no tokenizer.safetensors"),
@@ -526,7 +591,7 @@ def program(*words: str, folder: Path, launcher: tuple[str, ...] = ()) -> subpro
 def test_it_is_a_program(place: Path) -> None:
     done = program("sample", "--n", "2", "--out", "two", folder=place)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "two/samples.png: 2 new pictures"
+    assert done.stdout.splitlines()[-1] == "two/samples.png: 2 new pictures: 1 of dark, 1 of light"
     wrong = program("sample", "--prior", "none", "--out", "three", folder=place)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "error: none is not there, want the folder that train-prior wrote\n"

@@ -1,6 +1,7 @@
 """What commands read: pictures, and the results of earlier commands."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from companion.checkpoint import load
 from companion.codes import CodeSet
 from companion.commands.results import NUMBERS, read_config
 from companion.data import ImageSet
+from companion.data.cache import CachedImageSet
+from companion.data.images import as_indices
 from companion.priors.base import Prior
 from companion.vqvae import VQVAE
 
@@ -47,7 +50,29 @@ def held_out(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return order[few:].sort().values, order[:few].sort().values
 
 
-def pictures_at(pictures: ImageSet, rows: Tensor) -> ImageSet:
+@dataclass(frozen=True, eq=False)
+class SomeOf:
+    """Some pictures of a set that is in a file: of them only those of a batch are read, and none is kept.
+
+    Shapes:
+        rows: (n,) int64.
+    """
+
+    pictures: CachedImageSet
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor | Sequence[int], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """As :meth:`ImageSet.batch`, with indices into ``rows``."""
+        return self.pictures.batch(self.rows[as_indices(indices, len(self)).cpu()], device)
+
+
+def pictures_at(pictures: ImageSet, rows: Tensor) -> ImageSet | SomeOf:
+    """Some pictures of a set, which are not copied where it is in a file, as it may be larger than the memory."""
+    if isinstance(pictures, CachedImageSet):
+        return SomeOf(pictures, rows)
     return replace(pictures, images=pictures.images[rows], labels=pictures.labels[rows])
 
 

@@ -83,7 +83,9 @@ class Result:
         if before is not None:
             self._check_same(before, options)
             if (self.folder / NUMBERS).exists() and before["options"] == options:
-                say(f"{self.folder}: done already; --again begins anew")
+                newer = " and ".join(map(str, self._newer_inputs()))
+                though = f", though {newer} {'are' if ' and ' in newer else 'is'} newer" if newer else ""
+                say(f"{self.folder}: done already{though}; --again begins anew")
                 return False
         versions = {"companion": __version__, "torch": torch.__version__, "python": platform.python_version()}
         self.write_json(CONFIG, {"command": self.name, "options": options, "versions": versions})
@@ -128,6 +130,16 @@ class Result:
         made = [self.folder / name for name in (NUMBERS, *self.command.makes)]
         files = [file for path in made for file in ([path] if path.is_file() else path.glob("*"))]
         return config["command"] != self.name or any(file.is_file() and file.name != "lock" for file in files)
+
+    def _newer_inputs(self) -> list[Path]:
+        """Which results that this one was made from were finished after it, as by more training."""
+        own = (self.folder / NUMBERS).stat().st_mtime_ns
+        options = [getattr(self.command, one.name) for one in fields(self.command) if one.name != "out"]
+        inputs = [path for path in options if isinstance(path, Path)]
+        files = [path / NUMBERS if path.is_dir() else path for path in inputs]
+        return [
+            path for path, file in zip(inputs, files, strict=True) if file.exists() and file.stat().st_mtime_ns > own
+        ]
 
     def _clear(self) -> None:
         """Delete what this command made here before, and nothing else."""

@@ -12,6 +12,8 @@ from companion.commands.inputs import open_prior, open_tokenizer
 from companion.commands.results import Command, Numbers, Result, say
 from companion.commands.sheets import png, sheet
 
+_NAMED = 20  # classes at most, in the line that says how many pictures of each were drawn
+
 
 @dataclass(frozen=True)
 class Sample(Command):
@@ -58,9 +60,10 @@ class Sample(Command):
         opened, tokenizer = open_prior(self.prior), open_tokenizer(self.tokenizer).model
         prior = opened.model
         companion.check_identity(tokenizer, prior)
+        labels = self._labels(prior.num_classes, opened.classes)
         codes = prior.sample(
             self.n,
-            self._labels(prior.num_classes, opened.classes),
+            labels,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
@@ -71,7 +74,10 @@ class Sample(Command):
         for i, image in enumerate(images if self.files else []):
             result.write(f"pictures/{i:05}.png", png(image))
         result.write("samples.png", sheet(images, self.columns))
-        say(f"{result.path('samples.png')}: {self.n} new pictures")
+        counts = [] if labels is None else labels.bincount(minlength=len(opened.classes)).tolist()
+        of_each = [f"{count} of {name}" for name, count in zip(opened.classes, counts, strict=False) if count]
+        told = f": {', '.join(of_each)}" if 0 < len(of_each) <= _NAMED else ""
+        say(f"{result.path('samples.png')}: {self.n} new pictures{told}")
         return {}
 
     def _labels(self, num_classes: int, names: list[str]) -> Tensor | None:

@@ -18,7 +18,11 @@ def sheet(images: Tensor, columns: int) -> bytes:
 
     Shapes:
         images: (n, C, H, W) in [0, 1], with C = 1 or 3.
+
+    Raises:
+        ValueError: a row would have no images.
     """
+    _check_columns(columns)
     n, channels, height, width = images.shape
     scale = max(1, -(-_LEAST // max(height, width)))
     pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
@@ -37,13 +41,22 @@ def rows_sheet(rows: Sequence[Tensor], columns: int) -> bytes:
 
     Shapes:
         each of rows: (n, C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: a row would have no images.
     """
+    _check_columns(columns)
     together = torch.stack([row.detach().float().cpu() for row in rows])  # (rows, n, C, H, W)
     columns = min(columns, together.shape[1])
     missing = -together.shape[1] % columns  # of the last rows
     white = together.new_ones(len(rows), missing, *together.shape[2:])
     blocks = torch.cat([together, white], dim=1).split(columns, dim=1)
     return sheet(torch.cat([block.flatten(0, 1) for block in blocks]), columns)
+
+
+def _check_columns(columns: int) -> None:
+    if columns < 1:
+        raise ValueError(f"columns: got {columns}, want at least 1")
 
 
 def png(image: Tensor) -> bytes:

@@ -39,7 +39,7 @@ class TrainPrior(Command):
     dropout: float = 0.2
     """Of its branches. Few pictures want much, many want little."""
     classes: bool = True
-    """Learn from the classes too, so that sample can be asked for one."""
+    """Whether to learn the classes too, so that sample can be asked for one; --no-classes leaves them out."""
     steps: int = 1500
     """Batches to learn from at most, rounded up to whole passes over the codes."""
     patience: int = 10

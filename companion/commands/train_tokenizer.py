@@ -78,6 +78,11 @@ class TrainTokenizer(Command):
     def run(self, result: Result) -> Numbers | None:
         pictures = open_pictures(self.folder, image_size=self.image_size, limit=self.limit, seed=self.seed)
         say(f"{pictures!r}")
+        if self.factor > 0 and any(side % self.factor for side in pictures.shape[1:]):
+            height, width = pictures.shape[1:]
+            raise ValueError(
+                f"image_size: got pictures of {height}×{width}, want a multiple of the factor {self.factor}"
+            )
         train_rows, held_out_rows = held_out(len(pictures), self.seed)
         train, validation = pictures_at(pictures, train_rows), pictures_at(pictures, held_out_rows)
 

@@ -18,7 +18,14 @@ Log = Literal["no", "tensorboard", "wandb"]
 
 
 def in_epochs(steps: int, batch_size: int, examples: int) -> int:
-    """The fewest whole epochs that have so many steps."""
+    """The fewest whole epochs that have so many steps.
+
+    Raises:
+        ValueError: there is no step among them, or a batch has no examples.
+    """
+    for option, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{option}: got {value}, want at least 1")
     return -(-steps // max(1, examples // batch_size))
 
 
