@@ -25,6 +25,7 @@ from companion._arguments import (
     check_finite,
     check_fits,
     check_flag,
+    check_float_type,
     check_generator,
     check_given,
     check_images,
@@ -286,6 +287,14 @@ def test_a_tensor_without_numbers_cannot_be_brought_to_a_device() -> None:
     other = torch.device("cuda", 0)
     assert not refusal(check_place, torch.zeros(2, device=cpu), other, movable=True)
     assert "got a tensor on cpu, want one on cuda:0" in refusal(check_place, torch.zeros(2, device=cpu), other)
+
+
+def test_a_type_of_numbers_is_a_floating_point_type_of_torch() -> None:
+    for good in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        check_float_type("dtype", good)
+    for wrong in (torch.int64, torch.bool, "float32", float, None):
+        with pytest.raises(ValueError, match=r"dtype: got .* want one of torch\.float"):
+            check_float_type("dtype", wrong)
 
 
 def test_a_generator_draws_on_the_device() -> None:

@@ -1621,7 +1621,7 @@ BY_HAND: dict[str, tuple[str, Callable[[], Any]]] = {
     "a share in percent": ("dropout", lambda: Classifier(dropout=30)),
     "all labels dropped": ("label_dropout", lambda: TransformerPrior(5, (2, 2), num_classes=2, label_dropout=1.0)),
     "a grid of one number": ("grid", lambda: TransformerPrior(5, 4)),
-    "a grid without depth": ("grid", lambda: RQTransformer(5, (2, 2))),
+    "a grid without depth": ("grid", lambda: RQTransformer(5, (2,))),
     "a grid with depth": ("grid", lambda: PixelCNN(5, (2, 2, 2))),
     "an even PixelCNN": ("kernel", lambda: PixelCNN(5, (2, 2), kernel=4)),
     "no place in a grid": ("grid", lambda: PixelCNN(5, (0, 2))),

@@ -205,8 +205,10 @@ def channels_of(files: Sequence[Path]) -> int:
 def _regular(file: Path) -> Path:
     """
     Raises:
-        ValueError: it is a pipe, which to open would wait for ever, or a link to nothing.
+        ValueError: it is not there, or a pipe, which to open would wait for ever, or a link to nothing.
     """
+    if not file.exists() and not file.is_symlink():
+        raise ValueError(f"{file} is missing: put it back")
     if not file.is_file():
         raise ValueError(f"{file} is no file that can be read, though its name is an image's: remove it")
     return file

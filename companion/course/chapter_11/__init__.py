@@ -16,8 +16,8 @@ from companion.course.chapter_11 import (
     exercise_11_3_learning_rate_factor,
     exercise_11_4_faults,
 )
+from companion.course.chapter_11._broken_runs import quantizer_of_run
 from companion.course.chapter_11._disk import PowerCutError, write, write_half
-from companion.course.chapter_11.broken_runs import quantizer_of_run
 
 __all__ = ["EXERCISES", "PowerCutError", "quantizer_of_run", "write", "write_half"]
 

@@ -34,3 +34,16 @@ def write_half(path: Path, content: bytes) -> None:
 def with_checksum(content: bytes) -> bytes:
     """The SHA-256 checksum of ``content`` as 64 hexadecimal digits, and ``content``."""
     return hashlib.sha256(content).hexdigest().encode() + content
+
+
+def load_checkpoint(path: Path) -> bytes:
+    """What ``save_checkpoint`` was given.
+
+    Raises:
+        ValueError: the file is damaged: the checksum at its beginning is not that of the rest.
+    """
+    whole = path.read_bytes()
+    checksum, content = whole[:DIGITS], whole[DIGITS:]
+    if hashlib.sha256(content).hexdigest().encode() != checksum:
+        raise ValueError(f"path: {path} is damaged, want a file whose checksum is that of its contents")
+    return content

@@ -6,25 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from companion.course.chapter_11._disk import DIGITS, with_checksum
+from companion.course.chapter_11._disk import DIGITS, load_checkpoint, with_checksum
 from companion.course.checks.comparison import Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 
 CONTENT = b" \n" + bytes(range(256)) * 2 + b"weights\0"
 GOOD = with_checksum(CONTENT)
-
-
-def load_checkpoint(path: Path) -> bytes:
-    """What ``save_checkpoint`` was given.
-
-    Raises:
-        ValueError: the file is damaged: the checksum at its beginning is not that of the rest.
-    """
-    whole = path.read_bytes()
-    checksum, content = whole[:DIGITS], whole[DIGITS:]
-    if hashlib.sha256(content).hexdigest().encode() != checksum:
-        raise ValueError(f"path: {path} is damaged, want a file whose checksum is that of its contents")
-    return content
 
 
 def _flipped(position: int, bit: int = 1) -> bytes:

@@ -7,8 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from companion.course.chapter_11._disk import DIGITS, PowerCutError, Write, with_checksum, write, write_half
-from companion.course.chapter_11.exercise_11_2_load_checkpoint import load_checkpoint
+from companion.course.chapter_11._disk import (
+    DIGITS,
+    PowerCutError,
+    Write,
+    load_checkpoint,
+    with_checksum,
+    write,
+    write_half,
+)
 from companion.course.checks.comparison import DIAGNOSTIC, Observed
 from companion.course.checks.engine import Case, Exercise, Mistake
 
