@@ -77,6 +77,8 @@ LEFT_OUT = {
     explorers.draw_loss_weights: "of pictures that were made beforehand",
     explorers.receptive_fields: "of maps that were made beforehand",
     explorers.draw_receptive_fields: "of maps that were made beforehand",
+    explorers.codec_beside_codes: "pillow encodes on the CPU",
+    explorers.draw_codec_beside_codes: "pillow encodes on the CPU",
     explorers.backbones_over_training: "of pictures that were made beforehand",
     explorers.draw_backbones_over_training: "of pictures that were made beforehand",
 }

@@ -49,11 +49,7 @@ _NOT_B = (
 _NOT_C = "Look at run C again: its tokenizer is the healthy one. What changes if the prior is told a wrong class?"
 
 MISTAKES = (
-    *(
-        Mistake(f"A: {name}", _with(A=name), _NOT_A)
-        for name in FAULTS
-        if name not in ("latents running away", "a codebook far from its latents", "dead codes")
-    ),
+    Mistake("A: a prior that ignores its class", _with(A=FAULTS[3]), _NOT_A, also=(_with(A="nothing"),)),
     Mistake(
         "A: dead codes",
         _with(A="dead codes"),
@@ -65,17 +61,13 @@ MISTAKES = (
         "In run A the codebook is far from its latents in the end. But which of the two moved? The latents got longer "
         "by orders of magnitude: that came first.",
     ),
-    *(
-        Mistake(f"B: {name}", _with(B=name), _NOT_B)
-        for name in FAULTS
-        if name not in ("dead codes", "a codebook far from its latents")
-    ),
+    Mistake("B: latents running away", _with(B=FAULTS[2]), _NOT_B, also=(_with(B=FAULTS[3]), _with(B="nothing"))),
     Mistake(
         "B: a codebook far from its latents",
         _with(B="a codebook far from its latents"),
         "Some codes of run B lie among the latents and are chosen. It is the others that nobody chooses.",
     ),
-    *(Mistake(f"C: {name}", _with(C=name), _NOT_C) for name in FAULTS if name != "a prior that ignores its class"),
+    Mistake("C: nothing", _with(C="nothing"), _NOT_C, also=tuple(_with(C=name) for name in FAULTS[:3])),
     Mistake(
         "A and B exchanged",
         _with(A="dead codes", B="latents running away"),
