@@ -369,12 +369,12 @@ def _points(
     pixels = raw.shape[2] * raw.shape[3]
     single, whole, bare = _Sums(), 0, 0
     for image in raw:
-        file, decoded = _through(codec, quality, image)
+        file, decoded = through_codec(codec, quality, image)
         whole, bare = whole + len(file), bare + _payload(codec, file)
         single.add(image[None].float() / 255, decoded[None].float() / 255)
     tiled, together = _Sums(), 0
     for sheet in sheets:
-        file, decoded = _through(codec, quality, sheet)
+        file, decoded = through_codec(codec, quality, sheet)
         together += len(file)
         tiled.add(sheet[None].float() / 255, decoded[None].float() / 255)
     for rate, size, sums in (
@@ -405,7 +405,7 @@ def _sheet(images: Tensor) -> Tensor:
     )
 
 
-def _through(codec: str, quality: int | None, image: Tensor) -> tuple[bytes, Tensor]:
+def through_codec(codec: str, quality: int | None, image: Tensor) -> tuple[bytes, Tensor]:
     """The file of an image (C, H, W) of bytes, and what comes out of it again."""
     pillow = require("PIL.Image", extra="data", what="classical_codecs")
     pixels = image.permute(1, 2, 0).squeeze(-1).contiguous().numpy()

@@ -13,7 +13,7 @@ import companion
 from companion._devices import default_device
 from companion.checkpoint import load
 from companion.codes import CodeSet
-from companion.commands.results import NUMBERS, read_config
+from companion.commands.results import NUMBERS, Command, read_config
 from companion.data import ImageSet
 from companion.data.cache import CachedImageSet
 from companion.data.images import as_indices
@@ -138,3 +138,30 @@ def _file(path: Path, name: str, command: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path} is not there, want the folder that {command} wrote")
     return path
+
+
+@dataclass(frozen=True)
+class OfModels(Command):
+    """The options of a command that looks at a tokenizer, and at a prior if there is one, on pictures."""
+
+    folder: str
+    """Pictures: a folder or the name of a set, as for train-tokenizer."""
+    tokenizer: Path = Path("runs/tokenizer")
+    """The folder that train-tokenizer wrote, or a model in a .safetensors file."""
+    prior: Path | None = None
+    """The folder that train-prior wrote, or a model in a .safetensors file."""
+    split: str = "train"
+    """The part of the set: "train" or "test"."""
+    image_size: int | None = None
+    """The middle square of each picture is resized to this side. None: as the tokenizer was trained."""
+    limit: int | None = None
+    """Use so many pictures, drawn at random. None: all of them."""
+    seed: int = 0
+    """Of the pictures that --limit draws."""
+
+    def opened(self) -> tuple[VQVAE, Prior | None, ImageSet]:
+        """The tokenizer, the prior, and the pictures in the size that the tokenizer was trained on."""
+        tokenizer = open_tokenizer(self.tokenizer)
+        size = self.image_size or tokenizer.image_size
+        pictures = open_pictures(self.folder, self.split, image_size=size, limit=self.limit, seed=self.seed)
+        return tokenizer.model, None if self.prior is None else open_prior(self.prior).model, pictures

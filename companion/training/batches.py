@@ -16,7 +16,7 @@ from companion.training.objective import Terms, error_with_cause
 from companion.training.plan import Plan
 
 
-class Batches:
+class BatchTerms:
     """The batches of training and of validation, and what the objective makes of them on ``device``."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from companion._extras import require
-from companion.training.batches import Batches
+from companion.training.batches import BatchTerms
 from companion.training.details import parts_kept_in_eval
 from companion.training.epochs import Epoch, checked_verdict
 from companion.training.history import History, Row
@@ -40,7 +40,7 @@ class Loop:
     ) -> None:
         self.plan, self.model, self.accelerator, self.states = plan, plan.model, accelerator, states
         self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
-        self.batches = Batches(plan, self.device)
+        self.batches = BatchTerms(plan, self.device)
         self.train_step = Step(plan, self.batches, optimizer, accelerator)
         self.optimizer, self.averages = self.train_step.optimizer, self.train_step.averages
         self.step, self.means, self.rows = 0, Means(), list[Row]()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from companion.quantizers.accumulation import initialise_from, one_update
 from companion.training.averages import AveragedWeights
-from companion.training.batches import Batches
+from companion.training.batches import BatchTerms
 from companion.training.checks import check_gradient, check_step, loss_of
 from companion.training.means import Means
 from companion.training.objective import backward_error_with_cause, own_backward
@@ -44,7 +44,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) ->
 class Step:
     """``train_step`` from above for ``fit``: by way of Accelerate, on a batch that may be cut into parts."""
 
-    def __init__(self, plan: Plan, batches: Batches, optimizer: torch.optim.Optimizer, accelerator: Any) -> None:
+    def __init__(self, plan: Plan, batches: BatchTerms, optimizer: torch.optim.Optimizer, accelerator: Any) -> None:
         self.plan, self.model, self.batches, self.accelerator = plan, plan.model, batches, accelerator
         self.rates = [group.get("lr", 0.0) for group in optimizer.param_groups]  # which the schedule multiplies
         self.rates = [rate.clone() if isinstance(rate, Tensor) else rate for rate in self.rates]

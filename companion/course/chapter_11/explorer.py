@@ -1,16 +1,15 @@
 """Explorer of chapter 11: pictures through JPEG and through the tokenizer, with what each costs."""
 
-import io
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
-import numpy as np
 import torch
 from torch import Tensor
 
 from companion import plots
 from companion._arguments import check_images, check_whole
 from companion.course.explorer_widgets import explorer
+from companion.evaluation import through_codec
 from companion.metrics import mse
 
 if TYPE_CHECKING:
@@ -27,17 +26,10 @@ def jpeg(image: Tensor, quality: int) -> tuple[int, Tensor]:
     Shapes:
         image: (3, H, W) in [0, 1] → a number, (3, H, W)
     """
-    from PIL import Image
-
-    def file_of(pixels: Tensor) -> io.BytesIO:
-        file = io.BytesIO()
-        array = (255 * pixels).round().byte().permute(1, 2, 0).cpu().numpy()
-        Image.fromarray(array).save(file, "JPEG", quality=quality)
-        return file
-
-    file, plain = file_of(image), file_of(torch.full_like(image, 0.5))
-    back = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).to(image) / 255
-    return max(1, len(file.getvalue()) - len(plain.getvalue())), back
+    pixels = (255 * image).round().byte().cpu()
+    file, back = through_codec("JPEG", quality, pixels)
+    plain, _ = through_codec("JPEG", quality, torch.full_like(pixels, 128))
+    return max(1, len(file) - len(plain)), back.to(image) / 255
 
 
 def draw_codec_beside_codes(model: "VQVAE", images: Tensor, *, quality: int) -> "Figure":
